@@ -1,0 +1,33 @@
+//! devp2pd: the whole devp2p stack as one process, served over gRPC.
+//!
+//! # Rooms
+//!
+//! A folder is one idea. The upper block is pure: values and state machines, no async, no sockets, no files, no
+//! clocks ([`Now`] is an argument), no ambient randomness (an RNG is an argument). The lower block does I/O and
+//! decides as little as it can. `tests/layering.rs` holds both rules.
+//!
+//! | room | what it is |
+//! | --- | --- |
+//! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//!
+//! # The engine contract
+//!
+//! Every pure state machine has the same shape. It is a shape, not a trait: nobody is generic over engines.
+//!
+//! ```text
+//! fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]);   // or handle_bytes, handle_command …
+//! fn handle_timeout(&mut self, now: Now);
+//! fn poll_timeout(&self) -> Option<Instant>;
+//! fn poll_action(&mut self) -> Option<Action>;          // what happened or is wanted; never I/O itself
+//! fn poll_transmit(&mut self, now: Now, out: &mut BytesMut) -> Option<…>;    // hot output, into the caller's buffer
+//! ```
+//!
+//! One mutation, drain the actions, re-arm the timer. A peer's fault is an action that says whose fault it was, not
+//! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
+//! any bug be replayed from a seed.
+
+pub mod node;
+mod now;
+pub mod rlp;
+
+pub use now::Now;

@@ -1,0 +1,24 @@
+//! The time, as engines are told it.
+//!
+//! Pure rooms never read a clock: every call that needs the time takes a [`Now`]. It carries both clocks because
+//! they answer different questions. Expirations on the wire, record sequences and bans are wall time; timers and
+//! deadlines are monotonic, so that a step of the wall clock fires none of them.
+
+use std::time::{Duration, Instant};
+
+/// One reading of both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic time: timers, deadlines, ages.
+    pub mono: Instant,
+    /// Wall time since the Unix epoch: expirations on the wire, record sequences, bans.
+    pub unix: Duration,
+}
+
+impl Now {
+    /// This reading moved on by `by`, for virtual time in tests and simulations.
+    #[must_use]
+    pub fn after(self, by: Duration) -> Self {
+        Self { mono: self.mono + by, unix: self.unix.saturating_add(by) }
+    }
+}
