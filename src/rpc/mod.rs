@@ -5,6 +5,8 @@
 //!
 //! Left out: what a registration or a peer is (`switch`), and where the server listens (`app`).
 
+pub mod status;
+
 /// The contract as Rust: generated from `proto/devp2p/v1/` by `build.rs`.
 pub mod proto {
     #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
