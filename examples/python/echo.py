@@ -10,6 +10,7 @@ peer that appears, compares the answers byte by byte, and goes on when peers com
 """
 
 import argparse
+import collections
 import json
 import queue
 import random
@@ -22,11 +23,8 @@ from stubs import message_pb2 as pb, message_pb2_grpc, protocol_pb2, types_pb2
 
 REQUEST, ANSWER = 0, 1
 
-# Requests to one peer that may wait for their answers, in bytes. The sidecar queues up to 1 MiB for a peer and
-# refuses what is beyond; a quarter of that leaves room for our answers to the peer's own requests. One message may
-# always go, however large.
-IN_FLIGHT = 256 * 1024
-OVERHEAD = 64  # what a message costs beside its payload, so that empty ones are not free
+# What a message costs of a window beside its payload, so that empty ones are not free (WindowUpdate in the contract).
+OVERHEAD = 64
 
 # All that is ready goes into one frame, up to this much: batching is the largest factor of speed in Python.
 FRAME_EVENTS, FRAME_BYTES = 512, 256 * 1024
@@ -43,14 +41,21 @@ class Peer:
     def __init__(self, app, opened):
         self.app, self.id, self.node_id = app, opened.channel_id, opened.peer.node_id
         self.sent, self.answers, self.requests = Ledger(), Ledger(), Ledger()
-        self.in_flight, self.since, self.parts = 0, time.monotonic(), bytearray()
+        self.credit, self.owed, self.parts = opened.send_window_bytes, collections.deque(), bytearray()
+        self.since = time.monotonic()
 
-    def send_more(self):
-        while self.sent.messages < self.app.args.count and (self.in_flight == 0 or self.in_flight < IN_FLIGHT):
-            data = self.app.payload(self.sent.messages)
-            self.in_flight += len(data) + OVERHEAD
-            self.sent.add(data)
-            self.app.send(self.id, REQUEST, data, send_id=self.sent.messages)
+    def write(self):
+        """Sends while the window is open: first the answers that we owe, then requests of our own."""
+        while self.credit > 0:
+            if self.owed:
+                code, data = ANSWER, self.owed.popleft()
+            elif self.sent.messages < self.app.args.count:
+                code, data = REQUEST, self.app.payload(self.sent.messages)
+                self.sent.add(data)
+            else:
+                return
+            self.credit -= len(data) + OVERHEAD
+            self.app.send(self.id, code, data)
 
     def received(self, message):
         data = message.payload
@@ -61,7 +66,8 @@ class Peer:
             data, self.parts = bytes(self.parts), bytearray()
         if message.code == REQUEST:
             self.requests.add(data)
-            self.app.send(self.id, ANSWER, data)
+            self.owed.append(data)
+            self.write()
         elif message.code == ANSWER and self.answers.messages < self.sent.messages:
             self.answered(data)
         else:
@@ -70,7 +76,6 @@ class Peer:
     def answered(self, data):
         number = self.answers.messages
         self.answers.add(data)
-        self.in_flight -= len(data) + OVERHEAD
         if data != self.app.payload(number):
             self.say("difference", number=number, bytes=len(data))
         elif self.answers.messages == self.app.args.count:
@@ -78,7 +83,6 @@ class Peer:
             self.say("answered", seconds=round(seconds, 3), sent=self.sent.entry(), answers=self.answers.entry())
         elif self.answers.messages % max(1, self.app.args.count // 10) == 0:
             self.say("answer", number=number, bytes=len(data))
-        self.send_more()
 
     def say(self, event, **fields):
         self.app.say(event, node_id=self.node_id, **fields)
@@ -88,7 +92,7 @@ class Application:
     """Keeps one Exchange stream to the sidecar."""
 
     def __init__(self, args):
-        self.args = args
+        self.args, self.sends = args, 0
 
     def run(self):
         delay = 0.1
@@ -123,12 +127,16 @@ class Application:
             while len(frame) < FRAME_EVENTS and size < FRAME_BYTES and not source.empty():
                 if (event := source.get()) is None:
                     return
+                if len(event.message.payload) > FRAME_BYTES:  # a large message goes alone
+                    yield pb.ExchangeRequest(events=frame)
+                    frame, size = [], 0
                 frame.append(event)
                 size += len(event.message.payload)
             yield pb.ExchangeRequest(events=frame)
 
-    def send(self, channel_id, code, data, send_id=0):
-        message = pb.OutboundMessage(channel_ids=[channel_id], code=code, payload=data, send_id=send_id)
+    def send(self, channel_id, code, data):
+        self.sends += 1
+        message = pb.OutboundMessage(channel_ids=[channel_id], code=code, payload=data, send_id=self.sends)
         self.events.put(pb.ClientEvent(message=message))
 
     def handle(self, event):
@@ -141,7 +149,10 @@ class Application:
         elif kind == "channel_opened":
             peer = self.peers[body.channel_id] = Peer(self, body)
             peer.say("peer-opened", name=body.peer.client_name, inbound=body.peer.inbound)
-            peer.send_more()
+            peer.write()
+        elif kind == "window_update" and body.channel_id in self.peers:  # a closed channel may still have one
+            self.peers[body.channel_id].credit += body.bytes
+            self.peers[body.channel_id].write()
         elif kind == "channel_closed":
             peer = self.peers.pop(body.channel_id)
             reason = types_pb2.DisconnectReason.Name(body.reason)
@@ -149,7 +160,7 @@ class Application:
                      requests=peer.requests.entry(), answers=peer.answers.entry())
         elif kind == "send_failure":
             reason = types_pb2.ErrorReason.Name(body.reason)
-            self.say("send-failed", channel=body.channel_id, number=body.send_id, reason=reason, detail=body.detail)
+            self.say("send-failed", channel=body.channel_id, send_id=body.send_id, reason=reason, detail=body.detail)
         elif kind == "gap":
             self.peers[body.channel_id].say("gap", messages=body.messages, bytes=body.bytes)
         elif kind == "drain":
