@@ -9,6 +9,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //!
 //! # The engine contract
 //!
@@ -29,5 +30,6 @@
 pub mod node;
 mod now;
 pub mod rlp;
+pub mod rlpx;
 
 pub use now::Now;
