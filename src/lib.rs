@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
+//! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //!
 //! # The engine contract
 //!
@@ -31,5 +32,6 @@ pub mod node;
 mod now;
 pub mod rlp;
 pub mod rpc;
+pub mod rlpx;
 
 pub use now::Now;
