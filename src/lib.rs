@@ -9,6 +9,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //!
 //! # The engine contract
 //!
@@ -29,5 +30,6 @@
 pub mod node;
 mod now;
 pub mod rlp;
+pub mod switch;
 
 pub use now::Now;
