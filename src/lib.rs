@@ -11,6 +11,7 @@
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //!
 //! # The engine contract
 //!
@@ -33,5 +34,6 @@ mod now;
 pub mod rlp;
 pub mod rpc;
 pub mod rlpx;
+pub mod switch;
 
 pub use now::Now;
