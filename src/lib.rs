@@ -29,11 +29,12 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+pub mod net;
 pub mod node;
 mod now;
 pub mod rlp;
-pub mod rpc;
 pub mod rlpx;
+pub mod rpc;
 pub mod switch;
 
 pub use now::Now;
