@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //!
 //! # The engine contract
 //!
@@ -29,6 +30,7 @@
 
 pub mod node;
 mod now;
+pub mod p2p;
 pub mod rlp;
 pub mod rlpx;
 
