@@ -12,6 +12,7 @@
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
+//! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //!
 //! # The engine contract
 //!
@@ -32,6 +33,7 @@
 pub mod net;
 pub mod node;
 mod now;
+pub mod p2p;
 pub mod rlp;
 pub mod rlpx;
 pub mod rpc;

@@ -141,6 +141,23 @@ fn encode_code(code: u64) -> ([u8; 9], usize) {
     (out, start)
 }
 
+/// Whether a frame can carry a message with this code and so many bytes of payload.
+pub fn check_len(code: u64, payload: usize) -> Result<(), MessageTooLarge> {
+    let (code, skip) = encode_code(code);
+    body_len(code.len().saturating_sub(skip), payload).map(|_| ())
+}
+
+/// A message as it came in a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The message code on the wire.
+    pub code: u64,
+    /// The rest of the body, compressed or not.
+    pub payload: BytesMut,
+    /// How many bytes the frame took on the wire.
+    pub wire_len: usize,
+}
+
 /// Authenticates and decrypts frames.
 pub struct FrameReader {
     stream: KeyStream,
@@ -160,11 +177,7 @@ impl FrameReader {
     /// are refused when their header is read.
     ///
     /// The message is decrypted where it stands and split off, so it shares memory with `received` until dropped.
-    pub fn read(
-        &mut self,
-        received: &mut BytesMut,
-        limit: usize,
-    ) -> Result<Option<(u64, BytesMut)>, FrameError> {
+    pub fn read(&mut self, received: &mut BytesMut, limit: usize) -> Result<Option<Frame>, FrameError> {
         let size = match self.size {
             Some(size) => size,
             None => match self.read_header(received)? {
@@ -192,7 +205,7 @@ impl FrameReader {
         received.advance(TAG_LEN);
         body.truncate(size);
         let code = take_code(&mut body).ok_or(FrameError::Code)?;
-        Ok(Some((code, body)))
+        Ok(Some(Frame { code, payload: body, wire_len: wire_len(size) }))
     }
 
     fn read_header(&mut self, received: &mut BytesMut) -> Result<Option<usize>, FrameError> {

@@ -26,9 +26,9 @@ pub mod secrets;
 pub mod snappy;
 
 pub use ecies::Refused;
-pub use frame::{FrameError, FrameReader, FrameWriter};
+pub use frame::{Frame, FrameError, FrameReader, FrameWriter};
 pub use handshake::{Initiator, Recipient, Session};
 pub use snappy::{Compressed, Compressor, Decompressor, MessageTooLarge, SnappyError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -54,11 +54,11 @@ fn both_sides_get_the_same_session() {
 
     let mut wire = BytesMut::new();
     initiator.writer.write(0, b"to the recipient", &mut wire).unwrap();
-    let (code, body) = recipient.reader.read(&mut wire, MAX_FRAME).unwrap().unwrap();
-    assert_eq!((code, &body[..]), (0, &b"to the recipient"[..]));
+    let frame = recipient.reader.read(&mut wire, MAX_FRAME).unwrap().unwrap();
+    assert_eq!((frame.code, &frame.payload[..]), (0, &b"to the recipient"[..]));
     recipient.writer.write(1, b"to the initiator", &mut wire).unwrap();
-    let (code, body) = initiator.reader.read(&mut wire, MAX_FRAME).unwrap().unwrap();
-    assert_eq!((code, &body[..]), (1, &b"to the initiator"[..]));
+    let frame = initiator.reader.read(&mut wire, MAX_FRAME).unwrap().unwrap();
+    assert_eq!((frame.code, &frame.payload[..]), (1, &b"to the initiator"[..]));
 }
 
 /// Packets of one side vary in size, within what everybody accepts and what EIP-8 asks for.
