@@ -6,11 +6,16 @@
 //! | --- | --- |
 //! | [`capability`] | a devp2p capability, the rules of its name, the message counts everybody must agree on |
 //! | [`inbox`] | peers → application: bounded queues that outlive streams, credit, fairness, every loss reported |
+//! | [`lease`] | who owns a capability, for how long, and who may act for it |
+//! | [`reason`] | why something was refused, as a word that programs compare |
 //!
 //! Their promise, tested by operation sequences: nothing is delivered twice, nothing is lost unreported, nothing
 //! grows above its bound.
 
 pub mod capability;
 pub mod inbox;
+pub mod lease;
+pub mod reason;
 
 pub use capability::Capability;
+pub use reason::ErrorReason;
