@@ -5,6 +5,8 @@ use std::time::Duration;
 use rand::SeedableRng;
 
 use super::super::reason::ErrorReason;
+use std::sync::Arc;
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);

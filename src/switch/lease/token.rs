@@ -111,8 +111,11 @@ mod tests {
         assert!(read.secret.is(&token.secret));
         assert!(!read.secret.is(&Secret::random(&mut rng)));
         let printed = format!("{token:?}");
-        assert!(!printed.contains(&text[16..]) && printed.contains("(secret)"), "{printed}");
-        for bad in ["", "abc", &text[..47], &format!("{text}0"), &text.to_uppercase(), &"\u{e9}".repeat(24)] {
+        let (_, secret) = text.split_at(16);
+        assert!(!printed.contains(secret) && printed.contains("(secret)"), "{printed}");
+        for bad in
+            ["", "abc", text.split_at(47).0, &format!("{text}0"), &text.to_uppercase(), &"\u{e9}".repeat(24)]
+        {
             assert!(ResumeToken::parse(bad).is_none(), "{bad:?}");
         }
     }
