@@ -29,7 +29,6 @@
 //! .
 
 mod attach;
-mod budget;
 mod channel;
 mod credit;
 mod event;
@@ -50,7 +49,6 @@ use std::time::Instant;
 use bytes::Bytes;
 
 pub use attach::{AttachParams, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};
-pub use budget::{Budget, DEFAULT_BUDGET};
 pub use channel::{MAX_KEEP_FIRST, MAX_KEEP_FIRST_BYTES};
 pub use credit::{DEFAULT_CHANNEL_WINDOW, DEFAULT_STREAM_WINDOW, MESSAGE_COST, cost};
 pub use event::{About, Close, ClosedBy, Event, FirstMessage, Opened, Part};
@@ -60,6 +58,7 @@ pub use shared::{Hooks, SharedInbox};
 pub use slab::ChannelKey;
 pub use stall::{OverflowPolicy, Sharing, Stalls};
 
+use super::budget::{Budget, Share};
 use attach::Stream;
 use channel::{Channel, Place};
 use slab::Slab;
@@ -150,7 +149,7 @@ struct Wake {
 #[derive(Debug)]
 pub struct Inbox<P> {
     config: Config,
-    share: budget::Share,
+    share: Share,
     channels: Slab<Channel<P>>,
     /// Closed channels that still have something to fold, oldest first.
     closed: BTreeMap<u64, ChannelKey>,
@@ -173,7 +172,7 @@ impl<P> Inbox<P> {
     pub fn new(config: Config, budget: Arc<Budget>) -> Self {
         Self {
             config,
-            share: budget::Share::new(budget),
+            share: Share::new(budget),
             channels: Slab::default(),
             closed: BTreeMap::new(),
             closings: 0,

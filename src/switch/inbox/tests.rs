@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::super::budget::INBOUND_BUDGET;
 use super::super::capability::Capability;
 use super::*;
 
 pub(super) type TestInbox = Inbox<&'static str>;
 
 pub(super) fn inbox() -> TestInbox {
-    Inbox::new(Config::default(), Budget::new(DEFAULT_BUDGET))
+    Inbox::new(Config::default(), Budget::new(INBOUND_BUDGET))
 }
 
 pub(super) fn about(session_id: u64, name: &str) -> About<&'static str> {
@@ -19,7 +20,6 @@ pub(super) fn about(session_id: u64, name: &str) -> About<&'static str> {
         session_id,
         capability: Capability::new(name, 1, 20),
         peer: "peer",
-        send_window: 1 << 20,
         keep_first: 0,
         greeting_sent: false,
     }
@@ -177,7 +177,7 @@ fn kept_first_messages_come_once_or_as_a_repetition() {
 
     // A first message that was lost to a full queue is repeated as well: it comes only once.
     let mut lossy =
-        TestInbox::new(Config { away_bytes: 0, ..Config::default() }, Budget::new(DEFAULT_BUDGET));
+        TestInbox::new(Config { away_bytes: 0, ..Config::default() }, Budget::new(INBOUND_BUDGET));
     let mut kept = about(2, "eth");
     kept.keep_first = 1;
     let key = lossy.open(kept).unwrap();
@@ -229,7 +229,7 @@ fn credit_opens_and_closes_windows() {
 #[test]
 fn what_costs_nothing_waits_for_no_credit() {
     let config = Config { channel_bytes: 100, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(DEFAULT_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
     let stream = inbox.attach(manual(1, 1));
     let a = inbox.open(about(1, "eth")).unwrap();
     let b = inbox.open(about(2, "eth")).unwrap();
@@ -246,7 +246,7 @@ fn what_costs_nothing_waits_for_no_credit() {
 #[test]
 fn a_full_queue_drops_and_says_where() {
     let config = Config { channel_bytes: 200, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(DEFAULT_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
     let stream = inbox.attach(manual(0, 1));
     let key = inbox.open(about(1, "eth")).unwrap();
     for (len, queued) in [(36, true), (36, true), (5, false), (6, false)] {
@@ -263,7 +263,7 @@ fn a_full_queue_drops_and_says_where() {
 #[test]
 fn a_stalled_connection_is_woken_when_there_is_room() {
     let config = Config { channel_bytes: 200, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(DEFAULT_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
     let stream = inbox.attach(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();
     let (now, mut stalls) = (start(), Stalls::default());
@@ -356,7 +356,7 @@ fn turns_are_fair_by_bytes() {
 #[test]
 fn an_absent_application_costs_no_more_than_its_bound() {
     let config = Config { away_bytes: 64 << 10, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(DEFAULT_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
     // Strangers that connect, say something and leave, again and again.
     for session in 0..1_000 {
         let key = inbox.open(about(session, "eth")).unwrap();
@@ -384,7 +384,7 @@ fn an_absent_application_costs_no_more_than_its_bound() {
 #[test]
 fn when_the_stream_breaks_the_fullest_queues_give_way() {
     let config = Config { away_bytes: 100_000, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(DEFAULT_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
     let stream = inbox.attach(manual(0, 1));
     let keys: Vec<ChannelKey> = (1..=3).map(|session| inbox.open(about(session, "eth")).unwrap()).collect();
     for (key, count) in keys.iter().zip([1000, 300, 10]) {
@@ -406,7 +406,7 @@ fn when_the_stream_breaks_the_fullest_queues_give_way() {
 #[test]
 fn a_reader_that_grants_no_credit_cannot_pile_up_ended_sessions() {
     let config = Config { away_bytes: 100_000, channel_bytes: 10_000, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(DEFAULT_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
     let stream = inbox.attach(manual(1, 1));
     let mut gaps = 0;
     for session in 0..1000 {
@@ -421,7 +421,7 @@ fn a_reader_that_grants_no_credit_cannot_pile_up_ended_sessions() {
 
 #[test]
 fn the_end_of_a_registration_frees_everything() {
-    let budget = Budget::new(DEFAULT_BUDGET);
+    let budget = Budget::new(INBOUND_BUDGET);
     let mut inbox = TestInbox::new(Config::default(), Arc::clone(&budget));
     let stream = inbox.attach(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();

@@ -1,17 +1,21 @@
-//! One bound over what all inboxes of the process hold.
+//! One bound over what all queues of the process hold: one for inboxes, one for outboxes.
 //!
-//! An inbox never looks into another (a lock across registrations would let one application wait for another), so
+//! A queue never looks into another (a lock across registrations would let one application wait for another), so
 //! "the largest" is decided by a share that everybody can compute: when three quarters of the budget are used, a
 //! channel may hold its share of the last quarter and no more. Large queues are refused first, small ones go on, and
-//! the bound itself is never crossed by more than the messages being pushed at that moment.
+//! the bound itself is never crossed by more than the messages being queued at that moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The default bound: 512 MiB over all inbound queues.
-pub const DEFAULT_BUDGET: u64 = 512 << 20;
+/// The default bound of all inbound queues: 512 MiB.
+pub const INBOUND_BUDGET: u64 = 512 << 20;
 
-/// Inboxes take and return budget in steps of this size, so that the shared counter is not touched for every message.
+/// The default bound of all outbound queues: 256 MiB. A broadcast counts once for each peer it waits for, though its
+/// payload is shared.
+pub const OUTBOUND_BUDGET: u64 = 256 << 20;
+
+/// Queues take and return budget in steps of this size, so that the shared counter is not touched for every message.
 const STEP: u64 = 128 << 10;
 
 /// The bound, and what is taken of it.
@@ -47,7 +51,7 @@ impl Budget {
     }
 }
 
-/// One inbox's part of the budget, returned when it is dropped.
+/// One owner's part of the budget, returned when it is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
@@ -64,15 +68,15 @@ impl Share {
         self.budget.allows(held)
     }
 
-    /// The inbox holds so much now.
+    /// The owner holds so much now.
     pub(super) fn hold(&mut self, bytes: u64) {
-        // One step is kept by an inbox that drains: it is about to fill again.
+        // One step is kept by a queue that drains: it is about to fill again.
         if bytes > self.taken || self.taken.saturating_sub(bytes) > 2 * STEP {
             self.take(bytes.next_multiple_of(STEP));
         }
     }
 
-    /// The inbox has so many channels now.
+    /// The owner has so many channels now.
     pub(super) fn set_channels(&mut self, channels: u64) {
         self.budget.channels.fetch_add(channels, Ordering::Relaxed);
         self.budget.channels.fetch_sub(self.channels, Ordering::Relaxed);
@@ -115,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_shared_counter_moves_in_steps_and_comes_back_to_zero() {
-        let budget = Budget::new(DEFAULT_BUDGET);
+        let budget = Budget::new(INBOUND_BUDGET);
         let mut share = Share::new(Arc::clone(&budget));
         for bytes in [1, STEP, STEP + 1, 10 * STEP, STEP * 17 / 2] {
             share.hold(bytes);
