@@ -10,6 +10,9 @@
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
 //! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
+//! | [`rpc`] | the gRPC contract: services, errors, reflection |
+//! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //!
 //! # The engine contract
 //!
@@ -28,8 +31,12 @@
 //! any bug be replayed from a seed.
 
 pub mod dnsdisc;
+pub mod net;
 pub mod node;
 mod now;
 pub mod rlp;
+pub mod rlpx;
+pub mod rpc;
+pub mod switch;
 
 pub use now::Now;
