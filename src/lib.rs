@@ -9,6 +9,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
@@ -30,6 +31,7 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+pub mod dnsdisc;
 pub mod net;
 pub mod node;
 mod now;
