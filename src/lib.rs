@@ -9,7 +9,11 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
+//! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
+//! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //!
 //! # The engine contract
 //!
@@ -27,9 +31,14 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+pub mod dnsdisc;
+pub mod net;
 pub mod node;
 mod now;
+pub mod p2p;
 pub mod rlp;
+pub mod rlpx;
 pub mod rpc;
+pub mod switch;
 
 pub use now::Now;
