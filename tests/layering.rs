@@ -60,7 +60,6 @@ const PURE_CRATES: &[&str] = &[
     "rlp",
     "secp256k1",
     "serde",
-    "serde",
     "sha2",
     "sha3",
     "snap",
