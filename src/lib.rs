@@ -9,6 +9,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`policy`] | who is dialed, who is let in, who stays, and why |
 //!
 //! # The engine contract
 //!
@@ -28,6 +29,7 @@
 
 pub mod node;
 mod now;
+pub mod policy;
 pub mod rlp;
 
 pub use now::Now;
