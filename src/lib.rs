@@ -14,6 +14,7 @@
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
+//! | [`policy`] | who is dialed, who is let in, who stays, and why |
 //!
 //! # The engine contract
 //!
@@ -36,6 +37,7 @@ pub mod net;
 pub mod node;
 mod now;
 pub mod p2p;
+pub mod policy;
 pub mod rlp;
 pub mod rlpx;
 pub mod rpc;
