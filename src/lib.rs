@@ -9,6 +9,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //!
 //! # The engine contract
@@ -27,6 +28,7 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+pub mod config;
 pub mod node;
 mod now;
 pub mod rlp;
