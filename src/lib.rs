@@ -11,6 +11,8 @@
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
 //! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
+//! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //!
 //! # The engine contract
 //!
@@ -29,9 +31,12 @@
 //! any bug be replayed from a seed.
 
 pub mod config;
+pub mod net;
 pub mod node;
 mod now;
 pub mod rlp;
+pub mod rlpx;
 pub mod rpc;
+pub mod switch;
 
 pub use now::Now;

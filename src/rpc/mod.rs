@@ -6,6 +6,8 @@
 //! Left out: what a registration or a peer is (`switch`), and where the server listens (`app`).
 
 pub mod descriptors;
+pub mod incoming;
+pub mod server;
 pub mod status;
 
 /// The contract as Rust: generated from `proto/devp2p/v1/` by `build.rs`.

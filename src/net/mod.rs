@@ -1,0 +1,19 @@
+//! The drivers: one socket or file each. They move bytes between the world and the pure rooms, and decide as little
+//! as they can.
+//!
+//! | file | what it drives |
+//! | --- | --- |
+//! | [`clock`] | the one reader of the clocks |
+//! | [`listener`], [`dialer`] | how TCP connections come about |
+//! | [`connection`] | one connection: its socket and its engine |
+//! | [`outbound`] | messages on their way to one peer |
+//! | [`buffers`] | receive buffers and what they may hold in all |
+//! | [`traffic`] | what went over a connection |
+//! | [`udp`] | the sockets of discovery |
+
+pub mod buffers;
+pub mod clock;
+pub mod dialer;
+pub mod listener;
+pub mod traffic;
+pub mod udp;
