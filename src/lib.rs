@@ -12,6 +12,9 @@
 //! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`http`] | the probes: read only |
+//! | [`telemetry`] | log events: how they are written, and which |
+//! | [`process`] | what the process asks of the system: signals, file limit |
 //! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //!
 //! # The engine contract
@@ -31,12 +34,15 @@
 //! any bug be replayed from a seed.
 
 pub mod config;
+pub mod http;
 pub mod net;
 pub mod node;
 mod now;
+pub mod process;
 pub mod rlp;
 pub mod rlpx;
 pub mod rpc;
 pub mod switch;
+pub mod telemetry;
 
 pub use now::Now;
