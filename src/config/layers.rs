@@ -91,7 +91,11 @@ pub(super) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Flag
         Err(error) => {
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Flags::Print(error.to_string())),
-                _ => Err(ConfigError::Usage(error.to_string().trim_end().to_owned())),
+                _ => {
+                    let text = error.to_string();
+                    let text = text.strip_prefix("error: ").unwrap_or(&text);
+                    Err(ConfigError::Usage(text.trim_end().to_owned()))
+                }
             };
         }
     };

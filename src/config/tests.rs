@@ -121,7 +121,7 @@ impl Config {
 fn errors_name_the_place_and_what_would_be_right() {
     let key = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
     for (args, env, expected) in [
-        (&["--prot", "1"][..], &[][..], &["'--prot'", "--port"][..]),
+        (&["--prot", "1"][..], &[][..], &["unexpected argument '--prot'", "--port"][..]),
         (&["--port", "70000"], &[], &["--port", "70000"]),
         (&["--network", "goerli"], &[], &["goerli", "sepolia"]),
         (&[], &[("DEVP2PD_PROT", "1")], &["DEVP2PD_PROT", "did you mean DEVP2PD_PORT?"]),
