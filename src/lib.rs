@@ -10,8 +10,12 @@
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
 //! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
+//! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`http`] | the probes: read only |
+//! | [`telemetry`] | log events: how they are written, and which |
+//! | [`process`] | what the process asks of the system: signals, file limit |
 //! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //! | [`policy`] | who is dialed, who is let in, who stays, and why |
@@ -38,9 +42,16 @@ pub mod node;
 mod now;
 pub mod p2p;
 pub mod policy;
+pub mod config;
+pub mod http;
+pub mod net;
+pub mod node;
+mod now;
+pub mod process;
 pub mod rlp;
 pub mod rlpx;
 pub mod rpc;
 pub mod switch;
+pub mod telemetry;
 
 pub use now::Now;

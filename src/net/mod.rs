@@ -4,6 +4,7 @@
 //! | file | what it drives |
 //! | --- | --- |
 //! | [`clock`] | the one reader of the clocks |
+//! | [`data_dir`], [`key_file`] | what survives a restart: who may use it, and who we are |
 //! | [`listener`], [`dialer`] | how TCP connections come about |
 //! | [`connection`] | one connection: its socket and its engine |
 //! | [`outbound`] | messages on their way to one peer |
@@ -13,7 +14,9 @@
 
 pub mod buffers;
 pub mod clock;
+pub mod data_dir;
 pub mod dialer;
+pub mod key_file;
 pub mod listener;
 pub mod traffic;
 pub mod udp;
