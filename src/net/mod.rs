@@ -11,6 +11,8 @@
 //! | [`buffers`] | receive buffers and what they may hold in all |
 //! | [`traffic`] | what went over a connection |
 //! | [`udp`] | the sockets of discovery |
+//! | [`node_db`] | nodes that were alive, for the next start |
+//! | [`state_file`] | small files for what must not be lost |
 
 pub mod buffers;
 pub mod clock;
@@ -18,5 +20,7 @@ pub mod data_dir;
 pub mod dialer;
 pub mod key_file;
 pub mod listener;
+pub mod node_db;
+pub mod state_file;
 pub mod traffic;
 pub mod udp;
