@@ -52,3 +52,31 @@ impl Refresh {
         self.next = self.next.min(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn first_at_once_then_within_half_an_hour_and_soon_when_empty() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
+        let now = Instant::now();
+        for seed in 0..50 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut refresh = Refresh::new(now);
+            assert!(refresh.is_due(now, &mut rng));
+            assert!(!refresh.is_due(now, &mut rng));
+            assert!(INTERVAL.contains(&(refresh.poll_timeout() - now)));
+            refresh.table_is_empty(now, &mut rng);
+            let soon = refresh.poll_timeout();
+            assert!(INTERVAL_EMPTY.contains(&(soon - now)));
+            // Said again and again, it is not put off.
+            refresh.table_is_empty(now + INTERVAL_EMPTY.start / 2, &mut rng);
+            assert_eq!(refresh.poll_timeout(), soon);
+            refresh.now(now);
+            assert!(refresh.is_due(now, &mut rng));
+        }
+    }
+}

@@ -55,3 +55,28 @@ impl RandomWalk {
         self.under_way = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walks_only_while_wanted_one_at_a_time_and_spaced() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
+        let now = Instant::now();
+        let mut walk = RandomWalk::default();
+        assert!(!walk.start(now), "nothing is wanted");
+        walk.set_demand(2);
+        assert!(walk.start(now));
+        assert!(!walk.start(now + SPACING), "one is under way");
+        walk.found();
+        walk.ended();
+        assert_eq!(walk.poll_timeout(now), Some(now + SPACING));
+        assert!(!walk.start(now));
+        assert!(walk.start(now + SPACING));
+        walk.found();
+        walk.found();
+        walk.ended();
+        assert_eq!((walk.demand(), walk.poll_timeout(now)), (0, None));
+    }
+}
