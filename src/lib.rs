@@ -27,6 +27,7 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+pub mod discv4;
 pub mod kademlia;
 pub mod node;
 mod now;
