@@ -19,6 +19,7 @@
 //! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //! | [`policy`] | who is dialed, who is let in, who stays, and why |
+//! | [`kademlia`] | the table and the lookup of both discovery protocols |
 //!
 //! # The engine contract
 //!
@@ -38,6 +39,8 @@
 
 pub mod dnsdisc;
 pub mod net;
+pub mod discv4;
+pub mod kademlia;
 pub mod node;
 mod now;
 pub mod p2p;
