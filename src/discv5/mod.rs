@@ -1,0 +1,6 @@
+//! Node discovery v5.1: encrypted sessions between nodes that prove their identity, and a table of those that live.
+
+pub mod crypto;
+pub mod header;
+pub mod message;
+pub mod packet;
