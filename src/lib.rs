@@ -9,6 +9,7 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`kademlia`] | the table and the lookup of both discovery protocols |
 //! | [`discv5`] | node discovery v5.1: encrypted sessions, challenges, requests and answers, applications talking |
 //!
 //! # The engine contract
@@ -28,6 +29,7 @@
 //! any bug be replayed from a seed.
 
 pub mod discv5;
+pub mod kademlia;
 pub mod node;
 mod now;
 pub mod rlp;
