@@ -10,14 +10,20 @@ use std::time::{Duration, Instant};
 const SPACING: Duration = Duration::from_secs(1);
 
 /// The demand for candidates and the pace of meeting it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct RandomWalk {
     wanted: usize,
-    next: Option<Instant>,
+    next: Instant,
     under_way: bool,
 }
 
 impl RandomWalk {
+    /// Nothing is wanted yet; the first lookup may start at `now`.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { wanted: 0, next: now, under_way: false }
+    }
+
     /// How many candidates are wanted from now on; zero means no lookups.
     pub fn set_demand(&mut self, wanted: usize) {
         self.wanted = wanted;
@@ -36,16 +42,16 @@ impl RandomWalk {
 
     /// When the next lookup should start; `None` while nothing is wanted or one is under way.
     #[must_use]
-    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        (self.wanted > 0 && !self.under_way).then(|| self.next.unwrap_or(now))
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        (self.wanted > 0 && !self.under_way).then_some(self.next)
     }
 
     /// Whether a lookup should start now; if so, it counts as started.
     pub fn start(&mut self, now: Instant) -> bool {
-        let due = self.poll_timeout(now).is_some_and(|at| at <= now);
+        let due = self.poll_timeout().is_some_and(|at| at <= now);
         if due {
             self.under_way = true;
-            self.next = Some(now + SPACING);
+            self.next = now + SPACING;
         }
         due
     }
@@ -64,19 +70,19 @@ mod tests {
     fn walks_only_while_wanted_one_at_a_time_and_spaced() {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let now = Instant::now();
-        let mut walk = RandomWalk::default();
+        let mut walk = RandomWalk::new(now);
         assert!(!walk.start(now), "nothing is wanted");
         walk.set_demand(2);
         assert!(walk.start(now));
         assert!(!walk.start(now + SPACING), "one is under way");
         walk.found();
         walk.ended();
-        assert_eq!(walk.poll_timeout(now), Some(now + SPACING));
+        assert_eq!(walk.poll_timeout(), Some(now + SPACING));
         assert!(!walk.start(now));
         assert!(walk.start(now + SPACING));
         walk.found();
         walk.found();
         walk.ended();
-        assert_eq!((walk.demand(), walk.poll_timeout(now)), (0, None));
+        assert_eq!((walk.demand(), walk.poll_timeout()), (0, None));
     }
 }
