@@ -31,6 +31,10 @@ pub const MIN_PACKET: usize = CHALLENGE_DATA;
 pub const CHALLENGE_DATA: usize = IV + STATIC + WHOAREYOU_AUTH;
 /// Bytes of an ordinary message packet around its plaintext: IV, static header, source id, GCM tag.
 pub const MESSAGE_OVERHEAD: usize = IV + STATIC + MESSAGE_AUTH + TAG;
+/// Bytes of a handshake packet around its plaintext, without the record.
+pub const HANDSHAKE_OVERHEAD: usize = IV + STATIC + HANDSHAKE_AUTH + TAG;
+/// The most bytes a plaintext may have, in an ordinary message packet.
+pub const MAX_MESSAGE: usize = MAX_PACKET - MESSAGE_OVERHEAD;
 
 const IV: usize = 16;
 const STATIC: usize = 23;

@@ -43,13 +43,14 @@ pub struct Session {
     previous: Option<MessageKey>,
     sealed: u32,
     since: Instant,
-    record: Record,
+    record: Option<Record>,
 }
 
 impl Session {
-    /// The session that a handshake at `now` yields with the owner of `record`.
+    /// The session that a handshake at `now` yields with the owner of `record`. We may have begun it
+    /// without knowing one.
     #[must_use]
-    pub fn new(keys: SessionKeys, role: Role, record: Record, now: Instant) -> Self {
+    pub fn new(keys: SessionKeys, role: Role, record: Option<Record>, now: Instant) -> Self {
         let SessionKeys { initiator, recipient } = keys;
         let (read, write) = match role {
             Role::Initiator => (recipient, initiator),
@@ -58,10 +59,10 @@ impl Session {
         Self { read, write, previous: None, sealed: 0, since: now, record }
     }
 
-    /// The peer's newest record that was proven in a handshake.
+    /// The peer's record as it was known at the handshake.
     #[must_use]
-    pub fn record(&self) -> &Record {
-        &self.record
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
     }
 
     /// Opens a message of the peer.
@@ -137,10 +138,16 @@ impl Sessions {
         }
     }
 
+    /// Whether there is a session with `peer`, used up or not.
+    #[must_use]
+    pub fn contains(&self, peer: &Peer) -> bool {
+        self.ours.peek(peer).is_some() || self.theirs.peek(peer).is_some()
+    }
+
     /// The record of `peer` as its session knows it.
     #[must_use]
     pub fn record(&self, peer: &Peer) -> Option<&Record> {
-        self.ours.peek(peer).or_else(|| self.theirs.peek(peer)).map(Session::record)
+        self.ours.peek(peer).or_else(|| self.theirs.peek(peer)).and_then(Session::record)
     }
 
     /// Stores what a handshake yielded. It replaces an earlier session with `peer`, whose read key stays valid for
