@@ -1,7 +1,7 @@
 //! The cryptography of sessions: key agreement, key derivation, identity proof, and the seal of a message.
 //!
 //! What costs tens of microseconds (elliptic curves) stands behind the trait [`Crypto`], so that a simulation of ten
-//! thousand nodes can put something cheap in its place; [`KeyCrypto`] is the real thing. What costs less than one
+//! thousand nodes can put something cheap in its place; a [`NodeKey`] is the real thing. What costs less than one
 //! microsecond (HKDF, AES-GCM) is always real.
 //!
 //! Source: devp2p, discv5/discv5-theory.md, "Sessions" and "Identity-Specific Cryptography"; AES-128-GCM with a tag
@@ -42,21 +42,7 @@ pub trait Crypto {
     fn decode_record(&self, bytes: &[u8]) -> Result<Record, RecordError>;
 }
 
-/// [`Crypto`] by our node key and secp256k1.
-#[derive(Clone, Debug)]
-pub struct KeyCrypto {
-    key: NodeKey,
-}
-
-impl KeyCrypto {
-    /// The cryptography of the node that owns `key`.
-    #[must_use]
-    pub fn new(key: NodeKey) -> Self {
-        Self { key }
-    }
-}
-
-impl Crypto for KeyCrypto {
+impl Crypto for NodeKey {
     fn agree_ephemeral(&self, rng: &mut dyn RngCore, dest: &PublicKey) -> ([u8; 33], Zeroizing<[u8; 33]>) {
         let ephemeral = NodeKey::random(rng);
         (ephemeral.public().to_compressed(), ephemeral.agree(dest).compressed())
@@ -64,11 +50,11 @@ impl Crypto for KeyCrypto {
 
     fn agree_static(&self, ephemeral: &[u8; 33]) -> Option<Zeroizing<[u8; 33]>> {
         let point = PublicKey::from_compressed(ephemeral).ok()?;
-        Some(self.key.agree(&point).compressed())
+        Some(self.agree(&point).compressed())
     }
 
     fn sign_proof(&self, digest: &[u8; 32]) -> [u8; 64] {
-        self.key.sign(digest)
+        self.sign(digest)
     }
 
     fn verify_proof(&self, key: &PublicKey, digest: &[u8; 32], signature: &[u8; 64]) -> bool {

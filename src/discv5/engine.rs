@@ -29,7 +29,7 @@ use std::{
 use bytes::BytesMut;
 use rand::rngs::StdRng;
 
-pub use action::{Action, Counters, PingAnswer, QueryId};
+pub use action::{Action, Counters, Ponged, QueryId};
 use outbox::Outbox;
 use request::{Purpose, Request};
 use search::Searches;
@@ -55,17 +55,20 @@ pub struct Config {
     pub sessions: usize,
     /// Which addresses may be contacted and taken into the table (`--netrestrict`). Default: all.
     pub allowed: Box<dyn Fn(IpAddr) -> bool + Send>,
+    /// Whom to ask first, at every refresh. Default: nobody.
+    pub bootnodes: Vec<Contact>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { sessions: 2048, allowed: Box::new(|_| true) }
+        Self { sessions: 2048, allowed: Box::new(|_| true), bootnodes: Vec::new() }
     }
 }
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config").field("sessions", &self.sessions).finish_non_exhaustive()
+        let Self { sessions, bootnodes, .. } = self;
+        write!(f, "Config({sessions} sessions, {bootnodes:?})")
     }
 }
 
@@ -95,8 +98,6 @@ pub struct Engine<C> {
     calls: Calls<Purpose>,
     talk: TalkServer,
     searches: Searches,
-    bootnodes: Vec<Contact>,
-    next_query: u64,
     actions: VecDeque<Action>,
     outbox: Outbox,
     counters: Counters,
@@ -135,8 +136,6 @@ impl<C: Crypto> Engine<C> {
             calls: Calls::default(),
             talk: TalkServer::default(),
             searches: Searches::new(now.mono),
-            bootnodes: Vec::new(),
-            next_query: 0,
             actions: VecDeque::new(),
             outbox: Outbox::default(),
             counters: Counters::default(),
@@ -237,8 +236,8 @@ impl<C: Crypto> Engine<C> {
 
     /// Adds a node that every refresh starts from, and refreshes. Its record may be missing: the key is enough.
     pub fn add_bootnode(&mut self, now: Now, node: Contact) {
-        self.bootnodes.retain(|known| known.id != node.id);
-        self.bootnodes.push(node);
+        self.config.bootnodes.retain(|known| known.id != node.id);
+        self.config.bootnodes.push(node);
         self.searches.refresh_now(now.mono);
     }
 
@@ -257,7 +256,7 @@ impl<C: Crypto> Engine<C> {
         self.report_table();
     }
 
-    /// How many [`Action::Candidate`] are wanted from now on. None are looked for while it is zero.
+    /// How many [`Action::Discovered`] are wanted from now on. None are looked for while it is zero.
     pub fn set_demand(&mut self, wanted: usize) {
         self.searches.set_demand(wanted);
     }
@@ -267,24 +266,21 @@ impl<C: Crypto> Engine<C> {
         self.talk.set_protocols(protocols);
     }
 
-    /// Pings a node; ends in [`Action::PingEnded`].
-    pub fn ping(&mut self, now: Now, node: Contact) -> Result<QueryId, CallError> {
-        let query = self.new_query();
-        self.begin_call(now, node, &Request::Ping, Purpose::Ping(query))?;
-        Ok(query)
+    /// Pings a node; ends in [`Action::PingResult`].
+    pub fn ping(&mut self, now: Now, query: QueryId, node: Contact) -> Result<(), CallError> {
+        self.begin_call(now, node, &Request::Ping, Purpose::Ping(query))
     }
 
-    /// Asks an application at `node`; ends in [`Action::TalkEnded`].
+    /// Asks an application at `node`; ends in [`Action::TalkResult`].
     pub fn talk(
         &mut self,
         now: Now,
+        query: QueryId,
         node: Contact,
         protocol: &[u8],
         request: &[u8],
-    ) -> Result<QueryId, CallError> {
-        let query = self.new_query();
-        self.begin_call(now, node, &Request::Talk { protocol, request }, Purpose::Talk(query))?;
-        Ok(query)
+    ) -> Result<(), CallError> {
+        self.begin_call(now, node, &Request::Talk { protocol, request }, Purpose::Talk(query))
     }
 
     /// Answers a TALKREQ.
@@ -297,11 +293,6 @@ impl<C: Crypto> Engine<C> {
         }
         let asker = self.talk.answer(token).ok_or(TalkError::Expired)?;
         if self.respond_talk(now, &asker, response) { Ok(()) } else { Err(TalkError::Expired) }
-    }
-
-    fn new_query(&mut self) -> QueryId {
-        self.next_query += 1;
-        QueryId(self.next_query)
     }
 
     /// Offers a node to the table, if the restriction allows it.
@@ -340,3 +331,6 @@ impl<C: Crypto> Engine<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

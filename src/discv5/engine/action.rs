@@ -1,53 +1,74 @@
 //! What the engine reports, and what it counts.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
 use crate::{
     discv5::{call::CallError, peer::Peer, talk::TalkToken},
     kademlia::{self, Contact},
-    node::Record,
+    node::NodeId,
 };
 
-/// Names a command whose result comes later. Never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Names a query in the actions that answer it. The owner chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QueryId(pub u64);
 
-/// What a node that answered a PING said.
+/// What a node's PONG to a queried PING said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PingAnswer {
-    /// The sequence number of its record.
-    pub enr_seq: u64,
-    /// Our endpoint, as it sees it.
-    pub endpoint: SocketAddr,
+pub struct Ponged {
     /// From the newest packet of the request to its answer.
     pub round_trip: Duration,
+    /// Where it sees us.
+    pub sees_us_at: SocketAddr,
+    /// The sequence number of its record.
+    pub enr_seq: u64,
 }
 
 /// What happened, or is wanted. Nothing of it has to be acted on for the engine to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A node came into the table, was proven, changed, or left.
-    Table(kademlia::Event),
-    /// The random walk found a node; at least [`super::Engine::set_demand`] of them are wanted.
-    Candidate(Record),
-    /// A node of the table that we asked says where our packets come from: a vote on our own endpoint.
-    EndpointStatement {
-        /// Who says it, and where that node is.
-        by: Peer,
-        /// Our endpoint, as it sees it.
-        endpoint: SocketAddr,
+    /// A candidate that was asked for with [`super::Engine::set_demand`]. Its record was told by others; whether it
+    /// is alive was not asked.
+    Discovered(Contact),
+    /// A lookup was told of this node for the first time.
+    LookupNode {
+        /// The query.
+        query: QueryId,
+        /// The node.
+        contact: Contact,
     },
-    /// A node has proven often enough to be there that it is worth remembering beyond a restart.
-    Persist {
-        /// Its record.
-        record: Record,
-        /// How many liveness checks it has passed.
-        checks: u32,
+    /// A lookup ended.
+    LookupDone {
+        /// The query.
+        query: QueryId,
+        /// The closest nodes that answered, at most 16, closest first.
+        closest: Vec<Contact>,
     },
-    /// The table is being refreshed: nodes of the node database are welcome ([`super::Engine::add_seed`]).
-    SeedsWanted,
+    /// A node was resolved or not.
+    Resolved {
+        /// The query.
+        query: QueryId,
+        /// The node with the newest record that was found.
+        contact: Option<Contact>,
+    },
+    /// A ping was answered or not.
+    PingResult {
+        /// The query.
+        query: QueryId,
+        /// What the node said.
+        pong: Result<Ponged, CallError>,
+    },
+    /// A TALKREQ was answered or not.
+    TalkResult {
+        /// The query.
+        query: QueryId,
+        /// The response. An empty one means that nobody there serves the protocol.
+        response: Result<Bytes, CallError>,
+    },
     /// Somebody asks an application of ours; the answer goes to [`super::Engine::answer_talk`] within 500 ms.
     TalkRequested {
         /// What the answer must name.
@@ -59,41 +80,26 @@ pub enum Action {
         /// What it is asked.
         request: Bytes,
     },
-    /// The result of [`super::Engine::ping`].
-    PingEnded {
-        /// Which command.
-        query: QueryId,
-        /// What the node said.
-        result: Result<PingAnswer, CallError>,
+    /// A table node that we asked says where it sees us: a vote on our own endpoint.
+    EndpointStatement {
+        /// Who says so.
+        by: NodeId,
+        /// From where.
+        from: IpAddr,
+        /// Where it sees us.
+        sees_us_at: SocketAddr,
     },
-    /// The result of [`super::Engine::talk`]. An empty response means that nobody there serves the protocol.
-    TalkEnded {
-        /// Which command.
-        query: QueryId,
-        /// The response.
-        result: Result<Bytes, CallError>,
+    /// A node passed a liveness check. The node database keeps those with more than 5 checks, as geth.
+    Persist {
+        /// The node.
+        contact: Contact,
+        /// How many checks it has passed.
+        checks: u32,
     },
-    /// A lookup ([`super::Engine::lookup`]) heard of a node for the first time.
-    LookupFound {
-        /// Which command.
-        query: QueryId,
-        /// The node, which need not be alive.
-        record: Record,
-    },
-    /// The result of [`super::Engine::lookup`].
-    LookupEnded {
-        /// Which command.
-        query: QueryId,
-        /// Up to 16 nodes that answered, closest first.
-        closest: Vec<Contact>,
-    },
-    /// The result of [`super::Engine::resolve`].
-    ResolveEnded {
-        /// Which command.
-        query: QueryId,
-        /// The newest record that was found.
-        record: Option<Record>,
-    },
+    /// Something happened in the table.
+    Table(kademlia::Event),
+    /// A refresh begins: nodes from the database are welcome now ([`super::Engine::add_seed`]).
+    SeedsWanted,
 }
 
 /// Plain counters, only growing.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rand::RngCore;
 
-use super::{Action, Engine, PingAnswer, QueryId};
+use super::{Action, Engine, Ponged, QueryId};
 use crate::{
     Now,
     discv5::{
@@ -19,8 +19,6 @@ use crate::{
     node::{NodeId, Record, endpoint::may_relay},
 };
 
-/// Passed checks after which a node is worth remembering beyond a restart (geth: more than 5).
-const CHECKS_TO_PERSIST: u32 = 5;
 /// The lowest UDP port a node may have that others tell us of (geth: 1025): lower ones belong to other services, at
 /// which discovery must not be aimed.
 const MIN_RELAYED_PORT: u16 = 1025;
@@ -53,7 +51,7 @@ pub(super) enum Request<'a> {
 /// What an answer says. The records of NODES are with the request, which collects them.
 #[derive(Debug)]
 pub(super) enum Reply {
-    Pong(PingAnswer),
+    Pong(Ponged),
     Nodes,
     Talk(Bytes),
 }
@@ -159,7 +157,7 @@ impl<C: Crypto> Engine<C> {
             }
             Message::TalkResponse(talk) => Reply::Talk(Bytes::copy_from_slice(talk.response)),
             Message::Pong(pong) => {
-                Reply::Pong(PingAnswer { enr_seq: pong.enr_seq, endpoint: pong.recipient, round_trip })
+                Reply::Pong(Ponged { enr_seq: pong.enr_seq, sees_us_at: pong.recipient, round_trip })
             }
             Message::Ping(_) | Message::FindNode(_) | Message::TalkRequest(_) => return,
         };
@@ -220,16 +218,16 @@ impl<C: Crypto> Engine<C> {
                 self.resolve_asked(now, query, *id, records.into_iter().find(|record| record.id() == *id));
             }
             (Purpose::Ping(query), Ok(Reply::Pong(pong))) => {
-                self.actions.push_back(Action::PingEnded { query, result: Ok(pong) });
+                self.actions.push_back(Action::PingResult { query, pong: Ok(pong) });
             }
             (Purpose::Talk(query), Ok(Reply::Talk(response))) => {
-                self.actions.push_back(Action::TalkEnded { query, result: Ok(response) });
+                self.actions.push_back(Action::TalkResult { query, response: Ok(response) });
             }
             (Purpose::Ping(query), Err(error)) => {
-                self.actions.push_back(Action::PingEnded { query, result: Err(error) });
+                self.actions.push_back(Action::PingResult { query, pong: Err(error) });
             }
             (Purpose::Talk(query), Err(error)) => {
-                self.actions.push_back(Action::TalkEnded { query, result: Err(error) });
+                self.actions.push_back(Action::TalkResult { query, response: Err(error) });
             }
             // An answer of another type was refused when it came.
             (Purpose::Ping(_) | Purpose::Talk(_), Ok(_)) => {}
@@ -246,15 +244,11 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    fn check_passed(&mut self, now: Now, contact: Contact, pong: PingAnswer) {
+    fn check_passed(&mut self, now: Now, contact: Contact, pong: Ponged) {
         let Some(passed) = self.table.check_passed(now, &contact.id, Some(pong.enr_seq)) else { return };
-        if let Some(addr) = contact.udp_addr() {
-            let by = Peer::new(contact.id, addr);
-            self.actions.push_back(Action::EndpointStatement { by, endpoint: pong.endpoint });
-        }
-        if let Some(record) = contact.record.clone().filter(|_| passed.checks > CHECKS_TO_PERSIST) {
-            self.actions.push_back(Action::Persist { record, checks: passed.checks });
-        }
+        let (by, from) = (contact.id, contact.endpoint.ip);
+        self.actions.push_back(Action::EndpointStatement { by, from, sees_us_at: pong.sees_us_at });
+        self.actions.push_back(Action::Persist { contact: contact.clone(), checks: passed.checks });
         if passed.wants_record {
             // A full queue means that it is busy with us; the next check asks again.
             let _ = self.begin_call(now, contact, &Request::FindNode(vec![0]), Purpose::Record);

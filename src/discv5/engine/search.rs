@@ -76,18 +76,16 @@ impl Searches {
 }
 
 impl<C: Crypto> Engine<C> {
-    /// Looks for the nodes closest to `target`; ends in [`Action::LookupEnded`].
-    pub fn lookup(&mut self, now: Now, target: NodeId) -> Result<QueryId, CallError> {
-        let query = self.new_query();
+    /// Looks for the nodes closest to `target`; ends in [`Action::LookupDone`].
+    pub fn lookup(&mut self, now: Now, query: QueryId, target: NodeId) -> Result<(), CallError> {
         self.search(now, target, Aim::Lookup(query))?;
         self.report_table();
-        Ok(query)
+        Ok(())
     }
 
     /// Looks for the newest record of `id`: asks the node itself if the table has it, else looks it up. Ends in
-    /// [`Action::ResolveEnded`].
-    pub fn resolve(&mut self, now: Now, id: NodeId) -> Result<QueryId, CallError> {
-        let query = self.new_query();
+    /// [`Action::Resolved`].
+    pub fn resolve(&mut self, now: Now, query: QueryId, id: NodeId) -> Result<(), CallError> {
         let known = self.table.get(&id).map(|entry| entry.contact.clone());
         let asked = known.is_some_and(|contact| {
             self.begin_call(now, contact, &Request::FindNode(vec![0]), Purpose::Resolve(query)).is_ok()
@@ -96,16 +94,14 @@ impl<C: Crypto> Engine<C> {
             self.search(now, id, Aim::Resolve(query))?;
         }
         self.report_table();
-        Ok(query)
+        Ok(())
     }
 
     /// The node that is to be resolved was asked for its record.
     pub(super) fn resolve_asked(&mut self, now: Now, query: QueryId, id: NodeId, record: Option<Record>) {
-        if let Some(record) = record {
-            if let Some(contact) = Contact::from_record(record.clone()) {
-                self.offer(now, contact, Source::Relayed { by: id });
-            }
-            self.actions.push_back(Action::ResolveEnded { query, record: Some(record) });
+        if let Some(contact) = record.and_then(Contact::from_record) {
+            self.offer(now, contact.clone(), Source::Relayed { by: id });
+            self.actions.push_back(Action::Resolved { query, contact: Some(contact) });
         } else if self.search(now, id, Aim::Resolve(query)).is_err() {
             self.end_resolve(query, id, None);
         }
@@ -115,7 +111,7 @@ impl<C: Crypto> Engine<C> {
     pub(super) fn search_on_time(&mut self, now: Now) {
         if self.searches.refresh.is_due(now.mono, &mut self.rng) {
             self.actions.push_back(Action::SeedsWanted);
-            for bootnode in self.bootnodes.clone() {
+            for bootnode in self.config.bootnodes.clone() {
                 self.offer(now, bootnode, Source::Bootnode);
             }
             // One that is still under way goes on; its end is this one's end.
@@ -221,13 +217,13 @@ impl<C: Crypto> Engine<C> {
     }
 
     fn report_found(&mut self, aim: Aim, contact: &Contact) {
-        let Some(record) = contact.record.clone() else { return };
+        let contact = contact.clone();
         match aim {
             Aim::Walk => {
                 self.searches.walk.found();
-                self.actions.push_back(Action::Candidate(record));
+                self.actions.push_back(Action::Discovered(contact));
             }
-            Aim::Lookup(query) => self.actions.push_back(Action::LookupFound { query, record }),
+            Aim::Lookup(query) => self.actions.push_back(Action::LookupNode { query, contact }),
             Aim::Refresh | Aim::Resolve(_) => {}
         }
     }
@@ -237,21 +233,20 @@ impl<C: Crypto> Engine<C> {
         match aim {
             Aim::Lookup(query) => {
                 let closest = lookup.closest().cloned().collect();
-                self.actions.push_back(Action::LookupEnded { query, closest });
+                self.actions.push_back(Action::LookupDone { query, closest });
             }
             Aim::Resolve(query) => {
-                let found = lookup.found_target().and_then(|contact| contact.record.clone());
-                self.end_resolve(query, lookup.target(), found);
+                self.end_resolve(query, lookup.target(), lookup.found_target().cloned());
             }
             Aim::Refresh | Aim::Walk => self.aim_ended(now, aim),
         }
     }
 
-    /// The record found, or the one that the table has.
-    fn end_resolve(&mut self, query: QueryId, id: NodeId, found: Option<Record>) {
-        let known = self.table.get(&id).and_then(|entry| entry.contact.record.clone());
-        let record = [found, known].into_iter().flatten().max_by_key(Record::seq);
-        self.actions.push_back(Action::ResolveEnded { query, record });
+    /// What was found, or what the table has.
+    fn end_resolve(&mut self, query: QueryId, id: NodeId, found: Option<Contact>) {
+        let known = self.table.get(&id).map(|entry| entry.contact.clone());
+        let contact = [known, found].into_iter().flatten().max_by_key(Contact::seq);
+        self.actions.push_back(Action::Resolved { query, contact });
     }
 
     fn aim_ended(&mut self, now: Now, aim: Aim) {

@@ -8,7 +8,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::*;
 use crate::{
     discv5::{
-        crypto::{Crypto, KeyCrypto, SessionKeys, proof_digest},
+        crypto::{Crypto, SessionKeys, proof_digest},
         header::{Auth, HeaderBuf, HeaderError, MAX_PACKET, MIN_PACKET, Packet, Unmasker},
         message::{Message, Ping, RequestId},
     },
@@ -118,7 +118,7 @@ fn handshakes() {
         assert_eq!((src, *ephemeral), (a.id(), vector.array("ephemeral-pubkey")));
 
         // The recipient's side: proof and keys.
-        let crypto = KeyCrypto::new(b.clone());
+        let crypto = &b;
         let digest = proof_digest(&challenge, ephemeral, &b.id());
         assert!(crypto.verify_proof(&a.public(), &digest, signature));
         assert!(!crypto.verify_proof(&a.public(), &proof_digest(&challenge, ephemeral, &a.id()), signature));
@@ -129,7 +129,7 @@ fn handshakes() {
         // The initiator's side comes to the same keys and the same signature.
         let theirs = vector.key("ephemeral-key").agree(&b.public()).compressed();
         assert_eq!(theirs, secret);
-        assert_eq!(KeyCrypto::new(a.clone()).sign_proof(&digest), *signature);
+        assert_eq!(a.sign_proof(&digest), *signature);
 
         let mut plaintext = Vec::new();
         assert!(keys.initiator.open(&packet.nonce, packet.ad, packet.message, &mut plaintext));
@@ -158,7 +158,7 @@ fn primitives() {
         &vector.array("sign.ephemeral-pubkey"),
         &NodeId(vector.array("sign.node-id-b")),
     );
-    let crypto = KeyCrypto::new(vector.key("sign.static-key"));
+    let crypto = vector.key("sign.static-key");
     assert_eq!(crypto.sign_proof(&digest), vector.array("sign.id-signature"));
 
     let key = MessageKey::new(vector.array("gcm.key"));
