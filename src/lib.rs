@@ -20,6 +20,7 @@
 //! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //! | [`policy`] | who is dialed, who is let in, who stays, and why |
 //! | [`kademlia`] | the table and the lookup of both discovery protocols |
+//! | [`discv5`] | node discovery v5.1: encrypted sessions, challenges, requests and answers, applications talking |
 //!
 //! # The engine contract
 //!
@@ -40,6 +41,7 @@
 pub mod dnsdisc;
 pub mod net;
 pub mod discv4;
+pub mod discv5;
 pub mod kademlia;
 pub mod node;
 mod now;
