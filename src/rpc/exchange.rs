@@ -13,14 +13,12 @@ use std::{
     time::Duration,
 };
 
-use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::{
     convert,
-    incoming::Principal,
     proto::{self, ErrorReason, client_event, server_event},
     registration,
     status::Refusal,
@@ -28,10 +26,10 @@ use super::{
 use crate::{
     rlpx::Compressor,
     switch::{
-        Handle,
+        Draining, Handle, Principal, SEND_WINDOW,
         attachment::{Attachment, PeerChannel, Read, Reply, SendError},
         inbox::{AttachParams, ClosedBy, Event, Opened},
-        registrations::Attached,
+        registrations::{Attached, Ended},
     },
 };
 
@@ -93,8 +91,13 @@ impl Reader {
                 }
             }
             State::Attached(attachment) => {
-                if let Some(deadline) = self.handle.draining() {
-                    attachment.announce_drain(deadline);
+                match self.handle.draining() {
+                    Draining::No => {}
+                    Draining::Until(deadline) => attachment.announce_drain(deadline),
+                    Draining::Over => {
+                        let status = registration::ended(Ended::Drained);
+                        return self.end(Some(status));
+                    }
                 }
                 self.replies.clear();
                 self.events.clear();
@@ -111,7 +114,7 @@ impl Reader {
                         self.end(Some(refusal.into()))
                     }
                     Poll::Ready(Read::Ended) => {
-                        let status = registration::ended(self.handle.why_ended(attachment.registration()));
+                        let status = registration::ended(attachment.why_ended());
                         self.end(Some(status))
                     }
                 }
@@ -390,9 +393,9 @@ fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
         capability: Some(convert::capability(&opened.about.capability)),
-        peer: Some(convert::peer(&opened.about.peer.session.view())),
+        peer: Some(convert::session(&opened.about.peer.session)),
         existing: opened.existing,
-        send_window_bytes: opened.about.send_window,
+        send_window_bytes: SEND_WINDOW,
         session_id: opened.about.session_id,
         position: opened.position,
         uncredited_messages: opened.uncredited_messages,
@@ -466,7 +469,7 @@ impl ReceiveStream {
                     capability: Some(capability),
                     channel_id: channel,
                     code,
-                    payload: Bytes::from(payload),
+                    payload,
                     fragment: part.map(fragment),
                 })
             }

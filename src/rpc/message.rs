@@ -7,7 +7,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     exchange::{self, ExchangeStream, ReceiveStream},
-    incoming::Principal,
     node_ref, principal,
     proto::{self, message_service_server::MessageService},
     registration,
@@ -16,7 +15,7 @@ use super::{
 use crate::{
     net::outbound::{Lane, Refused},
     rlpx::Compressor,
-    switch::{Handle, attachment::SendError, registrations::Acting},
+    switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };
 
 /// How long `wait_written` waits for a slow peer's socket before it says that the message still waits.
@@ -38,9 +37,9 @@ impl Messages {
     async fn send(&self, caller: Principal, request: proto::SendMessageRequest) -> Result<(), Refusal> {
         let node = node_ref("node", &request.node)?.id();
         let acting = match request.sender {
-            Some(proto::send_message_request::Sender::ResumeToken(text)) => Acting::Token(registration::token(&text)?),
+            Some(proto::send_message_request::Sender::ResumeToken(text)) => Acting::Token(text),
             Some(proto::send_message_request::Sender::ClientId(id)) => Acting::Client(id.into()),
-            None => Acting::Protocol,
+            None => Acting::Protocol(request.protocol.clone()),
         };
         if request.protocol.is_empty() {
             return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
@@ -71,7 +70,10 @@ impl Messages {
         match tokio::time::timeout(WRITTEN_TIMEOUT, outbound.wait_written(Lane::Call, to.index, number)).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(refuse(SendError::NotConnected).with("node_id", node)),
-            Err(_) => Err(Refusal::deadline("the peer has not taken the message yet; it is still queued")),
+            Err(_) => Err(Refusal::new(
+                proto::ErrorReason::TimedOut,
+                "the peer has not taken the message yet; it is still queued",
+            )),
         }
     }
 }

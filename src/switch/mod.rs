@@ -30,6 +30,7 @@ mod sink;
 mod state;
 mod task;
 
+pub use crate::net::outbound::SEND_WINDOW;
 pub use capability::Capability;
 pub use handle::{Draining, Handle};
 pub use holdings::Principal;
