@@ -24,7 +24,7 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    rlpx::Compressor,
+    rlpx::{Compressor, snappy::MAX_PAYLOAD},
     switch::{
         Draining, Handle, Principal, SEND_WINDOW,
         attachment::{Attachment, PeerChannel, Read, Reply, SendError},
@@ -325,7 +325,7 @@ fn send(
                 attachment.reply(Reply::Failure {
                     send_id: message.send_id,
                     channel,
-                    reason: SendError::TooLarge { bytes: message.payload.len() },
+                    reason: SendError::TooLarge { bytes: message.payload.len(), limit: MAX_PAYLOAD },
                 });
             }
             Ok(())
@@ -344,10 +344,10 @@ pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
             ErrorReason::MessageCodeOutOfRange,
             format!("the protocol has message codes 0 to {}", message_count.saturating_sub(1)),
         ),
-        SendError::TooLarge { bytes } => (
+        SendError::TooLarge { bytes, limit } => (
             ErrorReason::MessageTooLarge,
             format!(
-                "{bytes} bytes; a message has at most 16777215 bytes, and its compressed frame must fit 24 bits \
+                "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits \
                  (16776442 bytes of data that does not compress)"
             ),
         ),

@@ -54,9 +54,13 @@ impl Messages {
             return Err(refuse(SendError::CodeOutOfRange { message_count: to.message_count })
                 .with("message_count", to.message_count));
         }
-        let bytes = request.payload.len();
-        let message =
-            Compressor::default().compress(&request.payload).map_err(|_| refuse(SendError::TooLarge { bytes }))?;
+        let (bytes, limit) = (request.payload.len(), to.max_message);
+        if bytes > limit {
+            return Err(refuse(SendError::TooLarge { bytes, limit }));
+        }
+        let message = Compressor::default()
+            .compress(&request.payload)
+            .map_err(|_| refuse(SendError::TooLarge { bytes, limit }))?;
         let outbound = &target.session.outbound;
         let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(|error| {
             match error {

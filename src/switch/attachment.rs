@@ -97,10 +97,12 @@ pub enum SendError {
         /// How many it has.
         message_count: u64,
     },
-    /// No frame can carry it.
+    /// It is larger than the protocol's owner allows, or than a frame carries.
     TooLarge {
         /// Its size.
         bytes: usize,
+        /// The limit: the owner's for its protocol, or RLPx's.
+        limit: usize,
     },
 }
 
@@ -344,6 +346,9 @@ impl Sending {
         let to = &target.peer.channel;
         if u64::from(code) >= to.message_count {
             return Err(SendError::CodeOutOfRange { message_count: to.message_count });
+        }
+        if message.raw_len() > to.max_message {
+            return Err(SendError::TooLarge { bytes: message.raw_len(), limit: to.max_message });
         }
         let outbound = &target.peer.session.outbound;
         let number = outbound.send(Lane::Stream, to.index, u64::from(code), message.clone()).map_err(|refused| {

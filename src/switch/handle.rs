@@ -111,7 +111,12 @@ impl Handle {
         let _ = self.call(|state, _| state.wake_streams()).await;
     }
 
-    /// Whether any connection is left.
+    /// Attached streams.
+    pub async fn attached(&self) -> usize {
+        self.call(|state, _| state.kept.values().filter(|kept| kept.stream.is_some()).count()).await.unwrap_or(0)
+    }
+
+    /// Connections that are left.
     pub async fn connections(&self) -> usize {
         self.call(|state, _| state.links.len()).await.unwrap_or(0)
     }

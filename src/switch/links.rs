@@ -35,7 +35,7 @@ use crate::{
     node::{Enode, NodeId, PublicKey},
     p2p::{Channel, DisconnectReason, LocalCapability, RemoteHello, Side},
     policy::{self, CloseReason, Refusal, admission::Verdict, dial::Dial},
-    rlpx::Compressor,
+    rlpx::{Compressor, snappy::MAX_PAYLOAD},
 };
 
 /// Controls that may wait for a connection: it takes them at once, and there are never more than two.
@@ -80,7 +80,7 @@ pub(super) enum Stage {
 pub(super) struct Offered {
     capability: Capability,
     owner: RegistrationId,
-    max_message_bytes: u32,
+    max_message: usize,
 }
 
 /// A connection whose handshake is complete.
@@ -149,7 +149,10 @@ impl State {
                 registration.spec().protocols.iter().map(|protocol| Offered {
                     capability: protocol.capability.clone(),
                     owner: registration.id(),
-                    max_message_bytes: protocol.max_message_bytes,
+                    max_message: match protocol.max_message_bytes {
+                        0 => MAX_PAYLOAD,
+                        bytes => bytes as usize,
+                    },
                 })
             })
             .collect();
@@ -193,7 +196,7 @@ impl State {
                     name: channel.name.clone(),
                     version: channel.version,
                     message_count: channel.message_count,
-                    max_message_bytes: offered.max_message_bytes,
+                    max_message: offered.max_message,
                     owner: offered.owner,
                 })
             })
@@ -250,6 +253,7 @@ impl State {
         let mut sinks: Sinks = Vec::with_capacity(channels.len());
         let mut inboxes = Vec::with_capacity(channels.len());
         for channel in channels {
+            let max_message = channel.max_message;
             let Some(kept) = self.kept.get(&channel.owner) else {
                 sinks.push(Box::new(Mute));
                 continue;
@@ -286,6 +290,7 @@ impl State {
                     Box::new(InboxSink {
                         inbox: holding.inbox.clone(),
                         key,
+                        max_message,
                         sharing,
                         stalls: Arc::clone(&stalls),
                     })
