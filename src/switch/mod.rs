@@ -1,6 +1,6 @@
 //! The switch: what stands between peers and the applications that registered for their messages.
 //!
-//! Four values carry the delivery contract, each pure (time and randomness are arguments, nothing waits):
+//! The delivery contract is carried by pure values (time and randomness are arguments, nothing waits):
 //!
 //! | module | what it is |
 //! | --- | --- |
@@ -9,6 +9,7 @@
 //! | [`lease`] | who owns a capability, for how long, and who may act for it |
 //! | [`outbox`] | application → peer: windows, refusals, outcomes |
 //! | [`budget`] | one bound over the queues of all registrations |
+//! | [`watch`] | some state, copied to whoever watches; what slow watchers lose is history |
 //! | [`reason`] | why something was refused, as a word that programs compare |
 //!
 //! Their promise, tested by operation sequences: nothing is delivered twice, nothing is lost unreported, nothing
@@ -20,6 +21,7 @@ pub mod inbox;
 pub mod lease;
 pub mod outbox;
 pub mod reason;
+pub mod watch;
 
 pub use capability::Capability;
 pub use reason::ErrorReason;
