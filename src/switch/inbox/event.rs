@@ -102,7 +102,8 @@ pub enum Event<P> {
         code: u32,
         /// The payload of the message, or of this part.
         payload: Bytes,
-        /// Set when the message comes in parts; parts of one message are consecutive on their channel.
+        /// Set when the message comes in parts; parts of one message are consecutive on their channel. If a gap comes
+        /// before the last one, the message is lost and counted in the gap.
         part: Option<Part>,
     },
     /// Messages that stood here were lost.

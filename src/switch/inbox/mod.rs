@@ -318,7 +318,8 @@ impl<P> Inbox<P> {
             let Some(channel) = self.channels.get_mut(key) else { continue };
             if channel.announced {
                 let before = channel.queue.cost();
-                let dropped = channel.queue.trim(0, usize::from(channel.on.offset > 0));
+                let dropped = channel.queue.trim(0);
+                channel.on.offset = 0; // a message of which parts went out is lost like the others
                 let freed = before.saturating_sub(channel.queue.cost());
                 self.waiting = self.waiting.saturating_sub(freed);
                 self.closed_waiting = self.closed_waiting.saturating_sub(freed);

@@ -74,6 +74,9 @@ pub struct Cursor<K> {
     pub(super) position: u64,
     /// Keys whose state was told as of a later position than the watcher's.
     pub(super) ahead: BTreeMap<K, u64>,
+    /// A watcher that resumed was perhaps told the state of a later time than its token's, but not later than this:
+    /// keys added before it may be known to the watcher.
+    maybe_known: u64,
     coalesced: u64,
 }
 
@@ -91,12 +94,14 @@ impl<K: Ord + Clone, V> Watch<K, V> {
             phase: Phase::Snapshot(None),
             position: self.head,
             ahead: BTreeMap::new(),
+            maybe_known: 0,
             coalesced: 0,
         };
         if let Some(token) = token {
             if token.instance == self.instance && token.position <= self.head {
                 cursor.phase = Phase::Live; // the pull finds out whether the ring reaches back so far
                 cursor.position = token.position;
+                cursor.maybe_known = self.head;
             } else {
                 cursor.phase = Phase::Reset;
             }
@@ -115,6 +120,7 @@ impl<K: Ord + Clone, V> Watch<K, V> {
                 cursor.phase = Phase::Snapshot(None);
                 cursor.position = self.head;
                 cursor.ahead.clear();
+                cursor.maybe_known = 0;
                 mark.reset = true;
             }
             Phase::Snapshot(after) => {
@@ -185,18 +191,17 @@ impl<K: Ord + Clone, V> Watch<K, V> {
             }
             let mut tell =
                 |kind| out.push(Change { kind, key: past.key.clone(), value: entry.value.clone() });
-            match (past.kind, entry.present) {
-                (Kind::Added | Kind::Snapshot, true) => tell(Kind::Added),
-                // Came and went before the watcher was told.
-                (Kind::Added | Kind::Snapshot, false) => {
-                    cursor.coalesced = cursor.coalesced.saturating_add(1)
-                }
-                (Kind::Updated, true) if past.life == entry.life => tell(Kind::Updated),
-                (Kind::Updated | Kind::Removed, true) => {
+            let is_new = past.kind == Kind::Added && position > cursor.maybe_known;
+            match (entry.present, past.life == entry.life) {
+                (true, true) => tell(past.kind),
+                (true, false) if is_new => tell(Kind::Added),
+                (true, false) => {
                     tell(Kind::Removed);
                     tell(Kind::Added);
                 }
-                (Kind::Updated | Kind::Removed, false) => tell(Kind::Removed),
+                // Came and went before the watcher was told.
+                (false, _) if is_new => cursor.coalesced = cursor.coalesced.saturating_add(1),
+                (false, _) => tell(Kind::Removed),
             }
         }
     }
