@@ -59,6 +59,11 @@ impl Ask {
     pub(super) fn is_answered_by_pong(&self) -> bool {
         matches!(self, Self::Prove { .. } | Self::Check | Self::Ping(_))
     }
+
+    /// The hash by which the answer to this request names it; NEIGHBORS name nothing.
+    fn named_by_hash(&self, hash: [u8; 32]) -> Option<[u8; 32]> {
+        (!matches!(self, Self::FindNode(_))).then_some(hash)
+    }
 }
 
 /// Who wants a record.
@@ -121,6 +126,17 @@ pub(super) struct Conversation {
     pub(super) ponged: bool,
     /// It pinged us meanwhile, and so has our PONG.
     pub(super) pinged_us: bool,
+}
+
+/// The mark of an answer before its signature is checked: whence it comes and, but for NEIGHBORS, which request it
+/// names. Requests of one second to one address can be equal, so several may wait for one mark.
+type Mark = (IpAddr, Option<[u8; 32]>);
+
+/// Requests that wait for one mark.
+#[derive(Debug, Default)]
+struct Awaited {
+    open: u16,
+    /// How many answers are looked at still.
     answers_left: u16,
 }
 
@@ -128,10 +144,7 @@ pub(super) struct Conversation {
 #[derive(Debug, Default)]
 pub(super) struct Conversations {
     all: HashMap<Peer, Conversation>,
-    /// Open PINGs and ENRRequests by their hashes, which their answers name.
-    by_hash: HashMap<[u8; 32], Peer>,
-    /// Addresses to which a FINDNODE is open: how many are, and how many NEIGHBORS are looked at still.
-    findnodes: HashMap<IpAddr, (u16, u16)>,
+    awaited: HashMap<Mark, Awaited>,
     deadlines: BTreeMap<Deadline, (Peer, Due)>,
     serial: u64,
 }
@@ -168,7 +181,6 @@ impl Conversations {
                 settled: false,
                 ponged: false,
                 pinged_us: false,
-                answers_left: 0,
             }),
         };
         if conversation.asks.len() >= MAX_ASKS {
@@ -191,9 +203,8 @@ impl Conversations {
     /// Notes the PING that was sent.
     pub(super) fn opened_ping(&mut self, now: Instant, peer: Peer, hash: [u8; 32]) {
         let deadline = self.schedule(now + TIMEOUT, peer, Due::Pong);
-        self.by_hash.insert(hash, peer);
+        self.expect((peer.1, Some(hash)));
         if let Some(conversation) = self.all.get_mut(&peer) {
-            conversation.answers_left = ANSWERS;
             conversation.ping = Some(OpenPing { hash, sent: now, deadline });
         }
     }
@@ -201,7 +212,7 @@ impl Conversations {
     /// Takes the PING off: it was answered or timed out.
     pub(super) fn close_ping(&mut self, peer: &Peer) -> Option<OpenPing> {
         let ping = self.all.get_mut(peer)?.ping.take()?;
-        self.by_hash.remove(&ping.hash);
+        self.expect_no_more((peer.1, Some(ping.hash)));
         self.deadlines.remove(&ping.deadline);
         Some(ping)
     }
@@ -209,15 +220,8 @@ impl Conversations {
     /// Notes the request that was sent.
     pub(super) fn opened_request(&mut self, now: Instant, peer: Peer, ask: Ask, hash: [u8; 32]) {
         let deadline = self.schedule(now + TIMEOUT, peer, Due::Answer);
-        if matches!(ask, Ask::FindNode(_)) {
-            let (open, left) = self.findnodes.entry(peer.1).or_default();
-            *open = open.saturating_add(1);
-            *left = left.saturating_add(ANSWERS);
-        } else {
-            self.by_hash.insert(hash, peer);
-        }
+        self.expect((peer.1, ask.named_by_hash(hash)));
         if let Some(conversation) = self.all.get_mut(&peer) {
-            conversation.answers_left = ANSWERS;
             conversation.request = Some(OpenRequest { ask, hash, deadline, told: None });
         }
     }
@@ -226,14 +230,7 @@ impl Conversations {
     pub(super) fn close_request(&mut self, peer: &Peer) -> Option<OpenRequest> {
         let request = self.all.get_mut(peer)?.request.take()?;
         self.deadlines.remove(&request.deadline);
-        if !matches!(request.ask, Ask::FindNode(_)) {
-            self.by_hash.remove(&request.hash);
-        } else if let Some((open, _)) = self.findnodes.get_mut(&peer.1) {
-            *open = open.saturating_sub(1);
-            if *open == 0 {
-                self.findnodes.remove(&peer.1);
-            }
-        }
+        self.expect_no_more((peer.1, request.ask.named_by_hash(request.hash)));
         Some(request)
     }
 
@@ -267,21 +264,28 @@ impl Conversations {
         }
     }
 
-    /// Whether a PONG or ENRResponse from `ip` names an open request, and may be looked at.
-    pub(super) fn expects(&mut self, hash: &[u8; 32], ip: IpAddr) -> bool {
-        let peer = self.by_hash.get(hash).filter(|peer| peer.1 == ip);
-        let Some(conversation) = peer.and_then(|peer| self.all.get_mut(peer)) else { return false };
-        let any = conversation.answers_left > 0;
-        conversation.answers_left = conversation.answers_left.saturating_sub(1);
-        any
+    /// Whether an answer from `ip` that names `hash` (NEIGHBORS: none) answers anything: `None` if not, otherwise
+    /// whether it may be looked at still.
+    pub(super) fn expects(&mut self, ip: IpAddr, hash: Option<[u8; 32]>) -> Option<bool> {
+        let awaited = self.awaited.get_mut(&(ip, hash))?;
+        let any = awaited.answers_left > 0;
+        awaited.answers_left = awaited.answers_left.saturating_sub(1);
+        Some(any)
     }
 
-    /// Whether a FINDNODE to `ip` is open: `None` if not, otherwise whether NEIGHBORS may be looked at still.
-    pub(super) fn expects_neighbors(&mut self, ip: IpAddr) -> Option<bool> {
-        let (_, left) = self.findnodes.get_mut(&ip)?;
-        let any = *left > 0;
-        *left = left.saturating_sub(1);
-        Some(any)
+    fn expect(&mut self, mark: Mark) {
+        let awaited = self.awaited.entry(mark).or_default();
+        awaited.open = awaited.open.saturating_add(1);
+        awaited.answers_left = awaited.answers_left.saturating_add(ANSWERS);
+    }
+
+    fn expect_no_more(&mut self, mark: Mark) {
+        if let Some(awaited) = self.awaited.get_mut(&mark) {
+            awaited.open = awaited.open.saturating_sub(1);
+            if awaited.open == 0 {
+                self.awaited.remove(&mark);
+            }
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -307,11 +311,9 @@ impl Conversations {
         let pings = count(|it| it.ping.is_some());
         let requests = count(|it| it.request.is_some());
         let settling = count(|it| it.settle.is_some());
-        let finds = |it: &Conversation| matches!(it.request, Some(OpenRequest { ask: Ask::FindNode(_), .. }));
-        let findnodes = count(finds);
         self.all.len() <= MAX
             && self.deadlines.len() == pings + requests + settling
-            && self.by_hash.len() == pings + requests - findnodes
-            && self.findnodes.values().map(|(open, _)| usize::from(*open)).sum::<usize>() == findnodes
+            && self.awaited.values().map(|awaited| usize::from(awaited.open)).sum::<usize>()
+                == pings + requests
     }
 }

@@ -63,13 +63,17 @@ impl<C: Crypto> Engine<C> {
     }
 
     fn send_ping(&mut self, now: Now, to: SocketAddr) -> [u8; 32] {
-        let ping = Ping {
+        let ping = self.our_ping(now, to);
+        self.outbox.push(&self.crypto, &mut self.counters, to, Type::Ping, |stream| ping.append(stream))
+    }
+
+    pub(super) fn our_ping(&self, now: Now, to: SocketAddr) -> Ping {
+        Ping {
             from: self.local.endpoint.into(),
             to: WireEndpoint { ip: Some(to.ip()), udp: to.port(), tcp: 0 },
             expiration: Expiration::from_now(now.unix),
             enr_seq: Some(self.local.record.seq()),
-        };
-        self.outbox.push(&self.crypto, &mut self.counters, to, Type::Ping, |stream| ping.append(stream))
+        }
     }
 
     fn send_request(&mut self, now: Now, peer: Peer, to: SocketAddr, ask: Ask) {

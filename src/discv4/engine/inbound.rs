@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use ::rlp::RlpStream;
+
 use super::Engine;
 use crate::{
     Now,
@@ -12,6 +14,7 @@ use crate::{
         packet::{
             EnrResponse, Expiration, Header, HeaderError, Neighbors, Packet, Ping, Pong, Type, WireEndpoint,
             findnode::FindNode,
+            header::HEADER,
             neighbors::{MAX_PER_PACKET, Neighbor},
         },
         verdict::Verdict,
@@ -23,11 +26,6 @@ use crate::{
         id::keccak256,
     },
 };
-
-/// The bytes of our largest PONG and PING together, to an IPv4 and to an IPv6 address. An unproven address gets both
-/// only in answer to a ping that is at least 1 / 2.5 of them.
-const REACTION_V4: usize = 300;
-const REACTION_V6: usize = 348;
 
 impl From<HeaderError> for Verdict {
     fn from(error: HeaderError) -> Self {
@@ -106,35 +104,24 @@ impl<C: Crypto> Engine<C> {
     /// the ration of its sender's address.
     fn open<'a>(&mut self, now: Now, from: SocketAddr, header: &Header<'a>) -> Result<Packet<'a>, Verdict> {
         let decode = || Packet::decode(header.kind, header.body).map_err(|_| Verdict::Malformed);
-        let decoded = match header.kind {
-            Type::Pong | Type::EnrResponse => {
-                let packet = decode()?;
-                let asked = match &packet {
-                    Packet::Pong(pong) => self.conversations.expects(&pong.ping_hash, from.ip()),
-                    Packet::EnrResponse(response) => {
-                        self.conversations.expects(&response.request_hash, from.ip())
-                    }
-                    _ => false,
-                };
-                if !asked {
-                    return Err(Verdict::Unsolicited);
-                }
-                Some(packet)
-            }
-            Type::Neighbors => {
-                let within_bound = self.conversations.expects_neighbors(from.ip());
-                if !within_bound.ok_or(Verdict::Unsolicited)? && !self.limits.admit(now.mono, from) {
-                    return Err(Verdict::Limited);
-                }
-                None
-            }
-            Type::Ping | Type::FindNode | Type::EnrRequest => {
-                if !self.limits.admit(now.mono, from) {
-                    return Err(Verdict::Limited);
-                }
-                None
+        let mut decoded = None;
+        let named = match header.kind {
+            Type::Pong | Type::EnrResponse => match decoded.insert(decode()?) {
+                Packet::Pong(pong) => Some(pong.ping_hash),
+                Packet::EnrResponse(response) => Some(response.request_hash),
+                _ => None,
+            },
+            _ => None,
+        };
+        let expected = match header.kind {
+            Type::Ping | Type::FindNode | Type::EnrRequest => false,
+            Type::Pong | Type::Neighbors | Type::EnrResponse => {
+                self.conversations.expects(from.ip(), named).ok_or(Verdict::Unsolicited)?
             }
         };
+        if !expected && !self.limits.admit(now.mono, from) {
+            return Err(Verdict::Limited);
+        }
         if !header.hash_is_right() {
             return Err(Verdict::WrongHash);
         }
@@ -165,9 +152,8 @@ impl<C: Crypto> Engine<C> {
         let in_table = self.table.get(&peer.0).map(|entry| entry.contact.udp_addr());
         let prove = Ask::Prove { addr: from, tcp: ping.from.tcp };
         if !self.bonds.is_proven(now.mono, peer.0, peer.1) {
-            let reaction = if from.is_ipv4() { REACTION_V4 } else { REACTION_V6 };
             let asked = self.conversations.get(&peer).is_some_and(|conversation| conversation.ping.is_some());
-            if asked || size.saturating_mul(5) >= reaction.saturating_mul(2) {
+            if asked || within_bound(size, &pong, &self.our_ping(now, from)) {
                 self.ask(now, &contact, prove);
             } else {
                 self.counters.not_pinged_back += 1;
@@ -245,4 +231,15 @@ impl<C: Crypto> Engine<C> {
         });
         Ok(())
     }
+}
+
+/// Whether an unproven address may get both packets for `size` bytes of its own: 2.5 times as much at the most.
+fn within_bound(size: usize, pong: &Pong, ping: &Ping) -> bool {
+    let mut bodies = RlpStream::new();
+    pong.append(&mut bodies);
+    let pong = bodies.len();
+    bodies.clear();
+    ping.append(&mut bodies);
+    let both = HEADER + pong + HEADER + bodies.len();
+    both.saturating_mul(2) <= size.saturating_mul(5)
 }

@@ -207,9 +207,11 @@ impl<C: Crypto> Engine<C> {
         while let Some((peer, due)) = self.conversations.pop_due(now.mono) {
             self.due(now, peer, due);
         }
-        while let Some((_, contact)) = self.admissions.pop_front_if(|(at, _)| *at <= now.mono) {
-            self.admitted.remove(&contact.id);
-            self.table.insert(now, contact, Source::Inbound);
+        while self.admissions.front().is_some_and(|(at, _)| *at <= now.mono) {
+            if let Some((_, contact)) = self.admissions.pop_front() {
+                self.admitted.remove(&contact.id);
+                self.table.insert(now, contact, Source::Inbound);
+            }
         }
         while let Some(contact) = self.table.poll_check(now) {
             if !self.ask(now, &contact, Ask::Check) {
