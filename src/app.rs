@@ -37,7 +37,10 @@ use crate::{
         listener::{self, BindError},
         state_file::{StateError, StateFile},
     },
-    node::{Enode, Record, local::{LocalRecord, Ports}},
+    node::{
+        Enode, Record,
+        local::{LocalRecord, Ports},
+    },
     p2p::LocalNode,
     policy::{
         Settings,
@@ -210,7 +213,8 @@ impl App {
         let mut data_dir = DataDir::open(&config.data_dir)?;
         reached(Step::DataDir)?;
 
-        let mut key_rng = StdRng::try_from_os_rng().map_err(|error| StartError::Entropy(error.to_string()))?;
+        let mut key_rng =
+            StdRng::try_from_os_rng().map_err(|error| StartError::Entropy(error.to_string()))?;
         let key = match &config.nodekey {
             Some(path) => key_file::load(path)?,
             None => key_file::load_or_make(&data_dir, &mut key_rng)?,
@@ -220,9 +224,8 @@ impl App {
 
         let lists_file = StateFile::<Lists>::new(data_dir.path().join("peers.json"));
         let lists = lists_file.load()?.unwrap_or_default();
-        let lists = lists
-            .parse()
-            .map_err(|error| StartError::Lists { path: lists_file.path().to_owned(), error })?;
+        let lists =
+            lists.parse().map_err(|error| StartError::Lists { path: lists_file.path().to_owned(), error })?;
         let record_file = StateFile::<RecordState>::new(data_dir.path().join("record.json"));
         let seq = record_file.load()?.map(|state| state.seq);
         reached(Step::State)?;
@@ -301,9 +304,7 @@ impl App {
             let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
             http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
             let probes = probes.clone();
-            serving.spawn(async move {
-                match http::serve(listener, probes).await {}
-            });
+            serving.spawn(async move { match http::serve(listener, probes).await {} });
         }
         reached(Step::Http)?;
 
@@ -390,7 +391,9 @@ async fn keep(mut requests: mpsc::Receiver<switch::Request>, file: StateFile<Lis
         let target = Arc::clone(&file);
         match tokio::task::spawn_blocking(move || target.store(&lists)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the peer lists are not kept: a restart would lose the last change"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the peer lists are not kept: a restart would lose the last change")
+            }
             Err(_) => return,
         }
     }
@@ -407,9 +410,9 @@ fn settings(config: &Config, record: &Record) -> Settings {
         dialing: peers.dial,
         discovery: false,
         allowlist_only: peers.allowlist_only,
-        announced: record
-            .endpoint()
-            .map_or(crate::node::AddressClass::Loopback, |endpoint| crate::node::AddressClass::of(endpoint.ip)),
+        announced: record.endpoint().map_or(crate::node::AddressClass::Loopback, |endpoint| {
+            crate::node::AddressClass::of(endpoint.ip)
+        }),
         net_restrict: peers.netrestrict.clone(),
         ..Settings::default()
     }

@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// What this version can do beyond the first one, by name: clients may ask for it before they rely on it.
-const FEATURES: &[&str] = &["leases", "credit", "greeting", "send-results", "trusted-peers", "bans", "connect-peer"];
+const FEATURES: &[&str] =
+    &["leases", "credit", "greeting", "send-results", "trusted-peers", "bans", "connect-peer"];
 
 /// What is fixed for this run of the sidecar.
 #[derive(Clone, Debug)]
