@@ -217,7 +217,7 @@ impl Attachment {
         }
         let left = max_events.saturating_sub(replies.len());
         if left > 0
-            && self.holding.inbox.with(|inbox| inbox.pull(self.stream, max_bytes, left, events))
+            && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events)
                 == Pull::Ended
         {
             return Poll::Ready(Read::Ended);
@@ -295,7 +295,7 @@ impl Attachment {
 
     /// The application can take more: on one channel, or on the stream (channel 0).
     pub fn credit(&self, channel: u32, bytes: u64) {
-        self.holding.inbox.with(|inbox| inbox.credit(self.stream, channel, bytes));
+        self.holding.inbox.lock().credit(self.stream, channel, bytes);
     }
 
     /// The session and channel behind a number.

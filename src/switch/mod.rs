@@ -32,7 +32,6 @@ mod state;
 mod task;
 pub mod watch;
 
-pub use crate::net::outbound::SEND_WINDOW;
 pub use capability::Capability;
 pub use handle::{Draining, Handle};
 pub use holdings::Principal;
