@@ -19,6 +19,7 @@ pub mod clock;
 pub mod connection;
 pub mod data_dir;
 pub mod dialer;
+pub mod discovery;
 pub mod key_file;
 pub mod listener;
 pub mod node_db;
