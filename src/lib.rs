@@ -38,20 +38,20 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
-pub mod dnsdisc;
-pub mod net;
+pub mod config;
 pub mod discv4;
 pub mod discv5;
+pub mod dnsdisc;
+pub mod http;
 pub mod kademlia;
+pub mod net;
+pub mod net;
 pub mod node;
+pub mod node;
+mod now;
 mod now;
 pub mod p2p;
 pub mod policy;
-pub mod config;
-pub mod http;
-pub mod net;
-pub mod node;
-mod now;
 pub mod process;
 pub mod rlp;
 pub mod rlpx;
