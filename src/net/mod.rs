@@ -19,6 +19,7 @@
 pub mod buffers;
 pub mod clock;
 pub mod data_dir;
+pub mod connection;
 pub mod dialer;
 pub mod dns_discovery;
 pub mod key_file;
@@ -28,5 +29,6 @@ pub mod resolver;
 pub mod state_file;
 #[cfg(test)]
 pub(crate) mod test_dns;
+pub mod outbound;
 pub mod traffic;
 pub mod udp;
