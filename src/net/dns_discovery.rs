@@ -26,6 +26,9 @@ pub struct DnsNode {
     pub tree: Arc<str>,
 }
 
+/// Requests on their way, each with what the resolver said: the texts, or nothing.
+type Lookups = JoinSet<(QueryId, Option<Vec<String>>)>;
+
 /// Runs `client` until nobody takes nodes any more. `counters` always holds the latest.
 pub async fn run(
     mut client: Client,
@@ -33,13 +36,13 @@ pub async fn run(
     nodes: mpsc::Sender<DnsNode>,
     counters: watch::Sender<Counters>,
 ) {
-    let mut lookups: JoinSet<(QueryId, Option<Vec<String>>)> = JoinSet::new();
+    let mut lookups = Lookups::new();
     loop {
+        // What was found goes into the queue before its free places are counted.
+        drain(&mut client, &resolver, &nodes, &mut lookups);
         if client.wanted() != nodes.capacity() {
             client.want(clock::now(), nodes.capacity());
-        }
-        while let Some(action) = client.poll_action() {
-            carry_out(action, &resolver, &nodes, &mut lookups);
+            drain(&mut client, &resolver, &nodes, &mut lookups);
         }
         counters.send_if_modified(|told| std::mem::replace(told, client.counters()) != client.counters());
         tokio::select! {
@@ -65,12 +68,13 @@ async fn until(timer: Option<Instant>) {
     }
 }
 
-fn carry_out(
-    action: Action,
-    resolver: &Resolver,
-    nodes: &mpsc::Sender<DnsNode>,
-    lookups: &mut JoinSet<(QueryId, Option<Vec<String>>)>,
-) {
+fn drain(client: &mut Client, resolver: &Resolver, nodes: &mpsc::Sender<DnsNode>, lookups: &mut Lookups) {
+    while let Some(action) = client.poll_action() {
+        carry_out(action, resolver, nodes, lookups);
+    }
+}
+
+fn carry_out(action: Action, resolver: &Resolver, nodes: &mpsc::Sender<DnsNode>, lookups: &mut Lookups) {
     match action {
         Action::Resolve { id, name } => {
             let resolver = resolver.clone();

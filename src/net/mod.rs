@@ -18,17 +18,17 @@
 
 pub mod buffers;
 pub mod clock;
-pub mod data_dir;
 pub mod connection;
+pub mod data_dir;
 pub mod dialer;
 pub mod dns_discovery;
 pub mod key_file;
 pub mod listener;
 pub mod node_db;
+pub mod outbound;
 pub mod resolver;
 pub mod state_file;
 #[cfg(test)]
 pub(crate) mod test_dns;
-pub mod outbound;
 pub mod traffic;
 pub mod udp;

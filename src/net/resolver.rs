@@ -38,7 +38,7 @@ pub enum ResolveError {
     #[error("{0:?} is not a domain name")]
     Name(String),
     /// Nobody answered in time.
-    #[error("no answer for {0} within {} s", TIMEOUT.as_secs())]
+    #[error("no answer for {0} within {seconds} s", seconds = TIMEOUT.as_secs())]
     Timeout(String),
     /// The name server could not answer.
     #[error("looking up {name}: {error}")]

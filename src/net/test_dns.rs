@@ -102,7 +102,9 @@ fn answer(zone: &Mutex<Zone>, query: &[u8]) -> Option<Message> {
     let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
     reply.metadata.recursion_available = true;
     reply.add_query(question.clone());
-    let mut add = |data| drop(reply.add_answer(Record::from_rdata(question.name().clone(), 60, data)));
+    let mut add = |data| {
+        reply.add_answer(Record::from_rdata(question.name().clone(), 60, data));
+    };
     match zone.replies.get(&name) {
         None => reply.metadata.response_code = ResponseCode::NXDomain,
         Some(Reply::ServerFailure) => reply.metadata.response_code = ResponseCode::ServFail,

@@ -5,7 +5,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,8 @@ use super::{
     lease::Greeting,
     peers::{ConnectReply, PeerView},
     registrations::{
-        Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError, Target,
+        Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError,
+        Target,
     },
     state::State,
 };
@@ -181,7 +185,11 @@ impl Handle {
     }
 
     /// Attaches a stream.
-    pub async fn attach(&self, principal: Principal, request: AttachRequest) -> Result<Attached, SwitchError> {
+    pub async fn attach(
+        &self,
+        principal: Principal,
+        request: AttachRequest,
+    ) -> Result<Attached, SwitchError> {
         self.call(move |state, now| state.attach(now, &principal, &request)).await?
     }
 

@@ -109,7 +109,12 @@ impl State {
         self.view(now, id)
     }
 
-    pub(super) fn delete(&mut self, now: Now, principal: &Principal, acting: &Acting) -> Result<(), SwitchError> {
+    pub(super) fn delete(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+    ) -> Result<(), SwitchError> {
         let id = self.leases.resolve(now, principal.caller(), acting.who())?;
         self.leases.delete(id);
         Ok(())
@@ -135,7 +140,10 @@ impl State {
     }
 
     pub(super) fn registrations(&self, now: Now) -> Vec<RegistrationView> {
-        self.leases.iter().map(|registration| view(now, registration, self.kept.get(&registration.id()))).collect()
+        self.leases
+            .iter()
+            .map(|registration| view(now, registration, self.kept.get(&registration.id())))
+            .collect()
     }
 
     fn view(&self, now: Now, id: RegistrationId) -> Result<RegistrationView, SwitchError> {
@@ -206,7 +214,12 @@ impl State {
             self.disconnect(connection, reason, by, "an application ended the session");
         } else {
             let index = target.channel.index;
-            self.release_channels(id, |channel| channel.index == index, Some(connection), "the application left");
+            self.release_channels(
+                id,
+                |channel| channel.index == index,
+                Some(connection),
+                "the application left",
+            );
         }
         Ok(())
     }

@@ -92,7 +92,13 @@ pub(super) struct Ready {
 
 impl State {
     /// Starts the task of a connection.
-    pub(super) fn launch(&mut self, id: ConnectionId, stream: TcpStream, remote: SocketAddr, dial: Option<&Dial>) {
+    pub(super) fn launch(
+        &mut self,
+        id: ConnectionId,
+        stream: TcpStream,
+        remote: SocketAddr,
+        dial: Option<&Dial>,
+    ) {
         let (control, controls) = mpsc::channel(CONTROLS);
         let link = Link {
             remote,
@@ -308,7 +314,12 @@ impl State {
 
     /// A parked connection takes the place of another one of its node.
     pub(super) fn promote(&mut self, now: Now, id: ConnectionId, before: ConnectionId, node: NodeId) {
-        self.end_session(before, &ClosedBy::Sidecar, DisconnectReason::AlreadyConnected, "replaced by a second connection");
+        self.end_session(
+            before,
+            &ClosedBy::Sidecar,
+            DisconnectReason::AlreadyConnected,
+            "replaced by a second connection",
+        );
         if let Some(link) = self.links.get_mut(&before) {
             link.outbound.disconnect(DisconnectReason::AlreadyConnected);
         }
@@ -332,11 +343,9 @@ impl State {
     pub(super) fn close(&mut self, id: ConnectionId, reason: CloseReason) {
         let (wire, by, detail) = match reason {
             CloseReason::Refused(refusal) => (wire_reason(refusal), ClosedBy::Sidecar, refusal.to_string()),
-            CloseReason::Removed => (
-                DisconnectReason::Requested,
-                ClosedBy::Operator,
-                "removed from the static list".to_owned(),
-            ),
+            CloseReason::Removed => {
+                (DisconnectReason::Requested, ClosedBy::Operator, "removed from the static list".to_owned())
+            }
             CloseReason::Banned => (DisconnectReason::Requested, ClosedBy::Operator, "banned".to_owned()),
             CloseReason::Rotated => {
                 (DisconnectReason::UselessPeer, ClosedBy::Sidecar, "made room by rotation".to_owned())
@@ -346,7 +355,13 @@ impl State {
     }
 
     /// Ends a connection from here: what was accepted for it is flushed, then the reason.
-    pub(super) fn disconnect(&mut self, id: ConnectionId, reason: DisconnectReason, by: ClosedBy, detail: &str) {
+    pub(super) fn disconnect(
+        &mut self,
+        id: ConnectionId,
+        reason: DisconnectReason,
+        by: ClosedBy,
+        detail: &str,
+    ) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.closing.get_or_insert((by, detail.into()));
         if matches!(link.stage, Stage::Handshake) {
@@ -393,7 +408,8 @@ impl State {
         for (owner, key, channel) in std::mem::take(inboxes) {
             let Some(kept) = self.kept.get(&owner) else { continue };
             let progress = session.outbound.progress(channel.index);
-            let unsent = |lane: crate::net::outbound::LaneProgress| lane.accepted.saturating_sub(lane.written);
+            let unsent =
+                |lane: crate::net::outbound::LaneProgress| lane.accepted.saturating_sub(lane.written);
             let close = Close {
                 reason: reason.code(),
                 by: by.clone(),
@@ -442,7 +458,12 @@ impl State {
             }
         }
         for id in useless {
-            self.disconnect(id, DisconnectReason::UselessPeer, ClosedBy::Sidecar, "no registration uses the peer any more");
+            self.disconnect(
+                id,
+                DisconnectReason::UselessPeer,
+                ClosedBy::Sidecar,
+                "no registration uses the peer any more",
+            );
         }
     }
 }

@@ -65,7 +65,11 @@ impl State {
     }
 
     /// Ends the session with a node. Answers when a static peer will be dialed again.
-    pub(super) fn disconnect_peer(&mut self, node: NodeId, reason: DisconnectReason) -> Result<(), SwitchError> {
+    pub(super) fn disconnect_peer(
+        &mut self,
+        node: NodeId,
+        reason: DisconnectReason,
+    ) -> Result<(), SwitchError> {
         let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
         self.disconnect(session.id, reason, ClosedBy::Operator, "disconnected by the operator");
         Ok(())

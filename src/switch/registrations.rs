@@ -14,7 +14,9 @@ use super::{
     attachment::{Attachment, Inbox, PeerChannel, StreamWaker},
     budget::Budget,
     inbox::{self, AttachParams, ChannelKey, Hooks, SharedInbox},
-    lease::{self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who},
+    lease::{
+        self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who,
+    },
     peers::ListError,
 };
 use crate::{Now, node::NodeId};
@@ -45,7 +47,9 @@ pub enum SwitchError {
         protocol: String,
     },
     /// Another application uses the session too.
-    #[error("{others} more application(s) use the session with node {node}; ending it for all needs the admin role")]
+    #[error(
+        "{others} more application(s) use the session with node {node}; ending it for all needs the admin role"
+    )]
     SharedSession {
         /// Whose session.
         node: NodeId,

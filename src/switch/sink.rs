@@ -33,7 +33,10 @@ impl MessageSink for InboxSink {
         // The engine has checked the code against the message count, which has 32 bits.
         let code = u32::try_from(code).unwrap_or(u32::MAX);
         let mut stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.inbox.with(|inbox| inbox.push(now.mono, self.sharing, &mut stalls, self.key, code, payload)) {
+        match self
+            .inbox
+            .with(|inbox| inbox.push(now.mono, self.sharing, &mut stalls, self.key, code, payload))
+        {
             Push::Queued | Push::Dropped | Push::Closed => Offer::Taken,
             Push::Stall { until, payload } => Offer::Wait { payload, until },
             Push::Disconnect => Offer::Disconnect(DisconnectReason::SubprotocolError),

@@ -14,8 +14,8 @@ use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    handle::Handle,
     budget::Budget,
+    handle::Handle,
     lease::Registry,
     links::Link,
     peers::ConnectReply,
@@ -114,8 +114,16 @@ impl State {
         shared: Arc<connection::Shared>,
         handle: Handle,
     ) -> Self {
-        let Config { local, instance_id, leases, settings, inbox_budget, max_shared_stall, end_shared_sessions, mut rng } =
-            config;
+        let Config {
+            local,
+            instance_id,
+            leases,
+            settings,
+            inbox_budget,
+            max_shared_stall,
+            end_shared_sessions,
+            mut rng,
+        } = config;
         let mut fork = || StdRng::seed_from_u64(rng.next_u64());
         let (policy_rng, lease_rng) = (fork(), fork());
         Self {
@@ -175,7 +183,12 @@ impl State {
         }
     }
 
-    pub(super) fn host_resolved(&mut self, now: Now, task: TaskId, addrs: &std::io::Result<Vec<std::net::IpAddr>>) {
+    pub(super) fn host_resolved(
+        &mut self,
+        now: Now,
+        task: TaskId,
+        addrs: &std::io::Result<Vec<std::net::IpAddr>>,
+    ) {
         let text;
         let addrs = match addrs {
             Ok(addrs) => Ok(addrs.as_slice()),

@@ -64,7 +64,11 @@ pub struct Switch {
 impl Switch {
     /// A switch and the way into it. `accepted` brings inbound connections; `requests` takes what it asks for.
     #[must_use]
-    pub fn new(config: Config, accepted: mpsc::Receiver<Accepted>, requests: mpsc::Sender<Request>) -> (Self, Handle) {
+    pub fn new(
+        config: Config,
+        accepted: mpsc::Receiver<Accepted>,
+        requests: mpsc::Sender<Request>,
+    ) -> (Self, Handle) {
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
         let handle = Handle::new(commands);
@@ -76,7 +80,12 @@ impl Switch {
     }
 
     /// Takes in the lists of the configuration and of earlier runs, before anything runs.
-    pub fn restore(&mut self, statics: &[NodeRef], trusted: &[NodeRef], lists: &Parsed) -> Result<(), ListError> {
+    pub fn restore(
+        &mut self,
+        statics: &[NodeRef],
+        trusted: &[NodeRef],
+        lists: &Parsed,
+    ) -> Result<(), ListError> {
         self.state.restore(clock::now(), statics, trusted, lists)
     }
 
