@@ -15,6 +15,7 @@
 
 mod file;
 mod layers;
+pub mod networks;
 mod print;
 mod resolve;
 mod settings;
