@@ -9,7 +9,18 @@
 //! | room | what it is |
 //! | --- | --- |
 //! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
+//! | [`config`] | flags, environment and file become one checked configuration |
+//! | [`rpc`] | the gRPC contract: services, errors, reflection |
+//! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`http`] | the probes: read only |
+//! | [`telemetry`] | log events: how they are written, and which |
+//! | [`process`] | what the process asks of the system: signals, file limit |
+//! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
+//! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //! | [`policy`] | who is dialed, who is let in, who stays, and why |
+//! | [`kademlia`] | the table and the lookup of both discovery protocols |
+//! | [`discv5`] | node discovery v5.1: encrypted sessions, challenges, requests and answers, applications talking |
 //!
 //! # The engine contract
 //!
@@ -27,9 +38,25 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+pub mod dnsdisc;
+pub mod net;
+pub mod discv4;
+pub mod discv5;
+pub mod kademlia;
 pub mod node;
 mod now;
+pub mod p2p;
 pub mod policy;
+pub mod config;
+pub mod http;
+pub mod net;
+pub mod node;
+mod now;
+pub mod process;
 pub mod rlp;
+pub mod rlpx;
+pub mod rpc;
+pub mod switch;
+pub mod telemetry;
 
 pub use now::Now;

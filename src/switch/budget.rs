@@ -1,0 +1,132 @@
+//! One bound over what all queues of the process hold: one for inboxes, one for outboxes.
+//!
+//! A queue never looks into another (a lock across registrations would let one application wait for another), so
+//! "the largest" is decided by a share that everybody can compute: when three quarters of the budget are used, a
+//! channel may hold its share of the last quarter and no more. Large queues are refused first, small ones go on, and
+//! the bound itself is never crossed by more than the messages being queued at that moment.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The default bound of all inbound queues: 512 MiB.
+pub const INBOUND_BUDGET: u64 = 512 << 20;
+
+/// The default bound of all outbound queues: 256 MiB. A broadcast counts once for each peer it waits for, though its
+/// payload is shared.
+pub const OUTBOUND_BUDGET: u64 = 256 << 20;
+
+/// Queues take and return budget in steps of this size, so that the shared counter is not touched for every message.
+const STEP: u64 = 128 << 10;
+
+/// The bound, and what is taken of it.
+#[derive(Debug)]
+pub struct Budget {
+    limit: u64,
+    used: AtomicU64,
+    channels: AtomicU64,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicU64::new(0), channels: AtomicU64::new(0) })
+    }
+
+    /// How many bytes are taken, in steps.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether a channel that holds `held` may take one more message.
+    fn allows(&self, held: u64) -> bool {
+        let used = self.used();
+        let last_quarter = self.limit / 4;
+        if used < self.limit.saturating_sub(last_quarter) {
+            return true;
+        }
+        let share = last_quarter / self.channels.load(Ordering::Relaxed).max(1);
+        used < self.limit && held < share
+    }
+}
+
+/// One owner's part of the budget, returned when it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Arc<Budget>,
+    taken: u64,
+    channels: u64,
+}
+
+impl Share {
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, taken: 0, channels: 0 }
+    }
+
+    pub(super) fn allows(&self, held: u64) -> bool {
+        self.budget.allows(held)
+    }
+
+    /// The owner holds so much now.
+    pub(super) fn hold(&mut self, bytes: u64) {
+        // One step is kept by a queue that drains: it is about to fill again.
+        if bytes > self.taken || self.taken.saturating_sub(bytes) > 2 * STEP {
+            self.take(bytes.next_multiple_of(STEP));
+        }
+    }
+
+    /// The owner has so many channels now.
+    pub(super) fn set_channels(&mut self, channels: u64) {
+        self.budget.channels.fetch_add(channels, Ordering::Relaxed);
+        self.budget.channels.fetch_sub(self.channels, Ordering::Relaxed);
+        self.channels = channels;
+    }
+
+    fn take(&mut self, taken: u64) {
+        self.budget.used.fetch_add(taken, Ordering::Relaxed);
+        self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
+        self.taken = taken;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.take(0);
+        self.set_channels(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_memory_is_short_the_largest_are_refused_first() {
+        let budget = Budget::new(8 << 20);
+        let mut share = Share::new(Arc::clone(&budget));
+        share.set_channels(4);
+        share.hold(5 << 20);
+        assert!(share.allows(4 << 20), "nothing is short yet");
+        share.hold(7 << 20);
+        assert!(!share.allows(1 << 20), "more than a quarter of the last 2 MiB");
+        assert!(share.allows(100 << 10));
+        share.hold(8 << 20);
+        assert!(!share.allows(0), "the bound holds for all");
+        drop(share);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_shared_counter_moves_in_steps_and_comes_back_to_zero() {
+        let budget = Budget::new(INBOUND_BUDGET);
+        let mut share = Share::new(Arc::clone(&budget));
+        for bytes in [1, STEP, STEP + 1, 10 * STEP, STEP * 17 / 2] {
+            share.hold(bytes);
+            assert!(budget.used() >= bytes);
+            assert!(budget.used() <= bytes + 2 * STEP);
+        }
+        drop(share);
+        assert_eq!(budget.used(), 0);
+    }
+}

@@ -1,0 +1,125 @@
+//! What an inbox hands to the stream of the moment.
+//!
+//! The events of one channel come in order: opened, messages and gaps, closed. Nothing is promised between channels.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::capability::Capability;
+
+/// What stays the same over a channel's life: which session it belongs to and with whom.
+#[derive(Clone, Debug)]
+pub struct About<P> {
+    /// The connection this channel belongs to; it outlives the application's streams.
+    pub session_id: u64,
+    /// The capability that was negotiated.
+    pub capability: Capability,
+    /// Who is at the other end, as it was when the session opened.
+    pub peer: P,
+    /// How many first messages to keep for streams to come (`ProtocolSpec.keep_first`), at most
+    /// [`MAX_KEEP_FIRST`](super::MAX_KEEP_FIRST).
+    pub keep_first: usize,
+    /// Whether the sidecar sent the registered greeting on this channel.
+    pub greeting_sent: bool,
+}
+
+/// A message that is kept for the session's life and repeated when the application comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstMessage {
+    /// Its code inside the capability.
+    pub code: u32,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// A channel's first event on a stream.
+#[derive(Clone, Debug)]
+pub struct Opened<P> {
+    /// The channel's number on this stream; never used again on it.
+    pub channel: u32,
+    /// The channel's session, peer and capability.
+    pub about: Arc<About<P>>,
+    /// Whether the channel was announced on an earlier stream.
+    pub existing: bool,
+    /// How many of its messages were handed over or reported as gaps before this event, on all streams.
+    pub position: u64,
+    /// At most so many of those may never have been processed: they were handed to streams that broke before their
+    /// credit came back. `None`: unknown, a stream gave credit automatically.
+    pub uncredited_messages: Option<u64>,
+    /// The kept first messages that this stream will not deliver as messages.
+    pub first_messages: Vec<FirstMessage>,
+}
+
+/// Where a part stands in its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The size of the whole message in bytes.
+    pub total: usize,
+    /// Where this part begins.
+    pub offset: usize,
+}
+
+/// Who ended a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClosedBy {
+    /// The peer, or its connection.
+    Remote,
+    /// The sidecar.
+    Sidecar,
+    /// The operator.
+    Operator,
+    /// The application with this client id.
+    Client(Arc<str>),
+}
+
+/// How a channel ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// The devp2p disconnect reason.
+    pub reason: u8,
+    /// Who ended it.
+    pub by: ClosedBy,
+    /// More, in words (`rehello`, `queue full` …); empty if there is nothing to add.
+    pub detail: Arc<str>,
+    /// Outbound messages that were accepted and never written to the socket.
+    pub unsent_messages: u64,
+}
+
+/// One event of a stream.
+#[derive(Clone, Debug)]
+pub enum Event<P> {
+    /// A channel is there.
+    Opened(Box<Opened<P>>),
+    /// A message, or a part of one.
+    Message {
+        /// The channel's number.
+        channel: u32,
+        /// The message code inside the capability.
+        code: u32,
+        /// The payload of the message, or of this part.
+        payload: Bytes,
+        /// Set when the message comes in parts; parts of one message are consecutive on their channel.
+        part: Option<Part>,
+    },
+    /// Messages that stood here were lost.
+    Gap {
+        /// The channel's number; 0 for whole sessions that opened and closed unseen.
+        channel: u32,
+        /// How many whole sessions; 0 unless `channel` is 0.
+        sessions: u64,
+        /// How many messages.
+        messages: u64,
+        /// The bytes of their payloads.
+        bytes: u64,
+    },
+    /// A channel's last event.
+    Closed {
+        /// The channel's number.
+        channel: u32,
+        /// Its session.
+        session_id: u64,
+        /// How it ended.
+        close: Arc<Close>,
+    },
+}

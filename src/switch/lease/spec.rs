@@ -1,0 +1,200 @@
+//! What an application registers, and whether it can be right.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rlp::RlpStream;
+
+use super::super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count};
+use super::super::inbox::stall::MAX_STALL_LIMIT;
+use super::super::inbox::{MAX_KEEP_FIRST, OverflowPolicy};
+use super::error::{LeaseError, shown};
+
+/// The linger of a registration that names none.
+pub const DEFAULT_LINGER: Duration = Duration::from_secs(30);
+
+/// The longest linger.
+pub const MAX_LINGER: Duration = Duration::from_secs(600);
+
+/// The most capabilities (name and version) of one registration.
+pub const MAX_PROTOCOLS: usize = 16;
+
+/// The longest client id, in bytes.
+pub const MAX_CLIENT_ID: usize = 64;
+
+/// The most messages of a greeting.
+pub const MAX_GREETING: usize = 8;
+
+/// The most bytes of a greeting.
+pub const MAX_GREETING_BYTES: usize = 64 << 10;
+
+/// The largest message RLPx can carry: snappy lengths and frame sizes have 24 bits.
+pub const MAX_MESSAGE_BYTES: u32 = (1 << 24) - 1;
+
+/// Our Hello stays within this, in bytes of RLP: what every known peer accepts (geth refuses base messages over 2 KiB).
+pub const MAX_HELLO: usize = 2 << 10;
+
+/// A message the sidecar sends by itself on every new channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// Its code inside the capability.
+    pub code: u32,
+    /// Its payload.
+    pub payload: Bytes,
+}
+
+/// One capability of a registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProtocolSpec {
+    /// Name, version and message count.
+    pub capability: Capability,
+    /// The largest inbound message the application takes; 0 for the sidecar's limit.
+    pub max_message_bytes: u32,
+    /// How many first inbound messages to keep for each channel, at most [`MAX_KEEP_FIRST`].
+    pub keep_first: usize,
+    /// What is sent on every new channel.
+    pub greeting: Vec<Greeting>,
+}
+
+/// What an application registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistrationSpec {
+    /// The application's name for itself: 1 to 64 printable ASCII characters.
+    pub client_id: Arc<str>,
+    /// Its capabilities; it owns their names with all versions.
+    pub protocols: Vec<ProtocolSpec>,
+    /// How long the lease outlives the stream; `None` for [`DEFAULT_LINGER`], zero for not at all.
+    pub linger: Option<Duration>,
+    /// What happens when the application does not keep up.
+    pub overflow: OverflowPolicy,
+    /// The bound of a channel's queue in bytes; 0 for the default.
+    pub channel_queue_bytes: u64,
+}
+
+impl RegistrationSpec {
+    /// How long the lease outlives the stream.
+    #[must_use]
+    pub fn linger(&self) -> Duration {
+        self.linger.unwrap_or(DEFAULT_LINGER)
+    }
+
+    /// The capability of this name, and version if one is asked for.
+    #[must_use]
+    pub fn protocol(&self, name: &str, version: Option<u32>) -> Option<&ProtocolSpec> {
+        self.protocols.iter().find(|protocol| {
+            &*protocol.capability.name == name
+                && version.is_none_or(|version| protocol.capability.version == version)
+        })
+    }
+
+    /// Whether everything in it can be right. `any_message_count`: the operator allows other counts than
+    /// the known ones.
+    pub fn check(&self, any_message_count: bool) -> Result<(), LeaseError> {
+        let id = &*self.client_id;
+        if id.is_empty() || id.len() > MAX_CLIENT_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let problem = format!("{} is not 1 to {MAX_CLIENT_ID} printable ASCII characters", shown(id));
+            return Err(LeaseError::field("client_id", problem));
+        }
+        if self.linger() > MAX_LINGER {
+            let problem =
+                format!("{} s is more than the {} s allowed", self.linger().as_secs(), MAX_LINGER.as_secs());
+            return Err(LeaseError::field("linger", problem));
+        }
+        if self.overflow.stall_limit > MAX_STALL_LIMIT {
+            let problem = format!("more than the {} s that a peer waits for", MAX_STALL_LIMIT.as_secs());
+            return Err(LeaseError::field("overflow_policy.stall_limit", problem));
+        }
+        if self.protocols.is_empty() {
+            return Err(LeaseError::field("protocols", "at least one is needed"));
+        }
+        if self.protocols.len() > MAX_PROTOCOLS {
+            return Err(LeaseError::LimitReached {
+                what: "protocols of one registration",
+                limit: MAX_PROTOCOLS,
+            });
+        }
+        let mut seen = HashSet::new();
+        for (index, protocol) in self.protocols.iter().enumerate() {
+            let field = |name: &str| format!("protocols[{index}].{name}");
+            protocol.check(any_message_count, field)?;
+            if !seen.insert((&protocol.capability.name, protocol.capability.version)) {
+                let problem = format!("{} stands twice in the list", protocol.capability);
+                return Err(LeaseError::field(field("name"), problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ProtocolSpec {
+    fn check(&self, any_message_count: bool, field: impl Fn(&str) -> String) -> Result<(), LeaseError> {
+        let Capability { name, version, message_count } = &self.capability;
+        if !check_name(name) {
+            let problem = format!("{} is not 1 to 8 printable ASCII characters without '/'", shown(name));
+            return Err(LeaseError::field(field("name"), problem));
+        }
+        if !(1..=MAX_MESSAGE_COUNT).contains(message_count) {
+            let problem = format!("{message_count} is not between 1 and {MAX_MESSAGE_COUNT}");
+            return Err(LeaseError::field(field("message_count"), problem));
+        }
+        match known_message_count(name, *version) {
+            Some(right) if right != *message_count && !any_message_count => {
+                let problem = format!(
+                    "{} has {right} messages, not {message_count}; a wrong count shifts the codes of other capabilities",
+                    self.capability
+                );
+                return Err(LeaseError::field(field("message_count"), problem));
+            }
+            _ => {}
+        }
+        if self.max_message_bytes > MAX_MESSAGE_BYTES {
+            let problem =
+                format!("{} is more than RLPx carries ({MAX_MESSAGE_BYTES})", self.max_message_bytes);
+            return Err(LeaseError::field(field("max_message_bytes"), problem));
+        }
+        if self.keep_first > MAX_KEEP_FIRST {
+            let problem = format!("{} is more than the {MAX_KEEP_FIRST} that can be kept", self.keep_first);
+            return Err(LeaseError::field(field("keep_first"), problem));
+        }
+        check_greeting(&self.greeting, *message_count, field)
+    }
+}
+
+/// Whether a greeting can be sent on a capability with so many codes.
+pub fn check_greeting(
+    greeting: &[Greeting],
+    message_count: u64,
+    field: impl Fn(&str) -> String,
+) -> Result<(), LeaseError> {
+    if greeting.len() > MAX_GREETING {
+        return Err(LeaseError::LimitReached { what: "messages of one greeting", limit: MAX_GREETING });
+    }
+    let bytes = greeting.iter().fold(0_usize, |sum, message| sum.saturating_add(message.payload.len()));
+    if bytes > MAX_GREETING_BYTES {
+        let problem = format!("{bytes} bytes are more than the {MAX_GREETING_BYTES} allowed");
+        return Err(LeaseError::field(field("greeting"), problem));
+    }
+    match greeting.iter().position(|message| u64::from(message.code) >= message_count) {
+        None => Ok(()),
+        Some(index) => {
+            let problem = format!("not below the message count {message_count}");
+            Err(LeaseError::field(field(&format!("greeting[{index}].code")), problem))
+        }
+    }
+}
+
+/// The size of our Hello in bytes of RLP with these capabilities and a client name of `name_len` bytes (devp2p,
+/// "RLPx": `[version, clientId, [[cap, capVersion], …], listenPort, nodeKey]`).
+#[must_use]
+pub fn hello_len<'a>(name_len: usize, capabilities: impl Iterator<Item = &'a Capability>) -> usize {
+    let mut stream = RlpStream::new_list(5);
+    stream.append(&5_u8).append(&vec![b'x'; name_len]).begin_unbounded_list();
+    for Capability { name, version, .. } in capabilities {
+        stream.begin_list(2).append(&name.as_bytes()).append(version);
+    }
+    stream.finalize_unbounded_list();
+    stream.append(&u16::MAX).append(&[0_u8; 64].as_slice());
+    stream.out().len()
+}

@@ -1,0 +1,122 @@
+//! Resume tokens: what proves that a caller is the process that holds a registration.
+//!
+//! A token is the registration's id, which is public, and a secret of 128 random bits. The id lets the sidecar find
+//! the registration without keeping the tokens it retired: a right id with a wrong secret is an old token, an unknown
+//! id is a registration that is gone. Ids are random so that this stays true over a restart of the sidecar.
+
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use rand::Rng;
+use rand::rngs::StdRng;
+use zeroize::Zeroize;
+
+/// Names a registration; public. Random, so that no id of an earlier run of the sidecar means another one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegistrationId(u64);
+
+impl RegistrationId {
+    pub(super) fn random(rng: &mut StdRng) -> Self {
+        Self(rng.random())
+    }
+
+    /// Reads the 16 hex digits of [`Display`](fmt::Display).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; 8] = HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()?;
+        Some(Self(u64::from_be_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for RegistrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for RegistrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The secret half of a token. Wiped when dropped, never printed, compared in constant time.
+#[derive(Clone)]
+pub(super) struct Secret([u8; 16]);
+
+impl Secret {
+    pub(super) fn random(rng: &mut StdRng) -> Self {
+        Self(rng.random())
+    }
+
+    /// Whether both are the same, in a time that does not depend on where they differ.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let difference =
+            self.0.iter().zip(&other.0).fold(0, |sum, (a, b)| std::hint::black_box(sum | (a ^ b)));
+        std::hint::black_box(difference) == 0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// A resume token. [`expose`](Self::expose) is the only way to its text.
+#[derive(Clone, Debug)]
+pub struct ResumeToken {
+    pub(super) id: RegistrationId,
+    pub(super) secret: Secret,
+}
+
+impl ResumeToken {
+    /// The text that is given to its holder and to nobody else: 48 lowercase hex digits.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        format!("{}{}", self.id, HEXLOWER.encode(&self.secret.0))
+    }
+
+    /// Reads a token; `None` for anything that never was one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, secret) = text.split_at_checked(16)?;
+        let mut secret = HEXLOWER.decode(secret.as_bytes()).ok()?;
+        let bytes = <[u8; 16]>::try_from(secret.as_slice()).ok();
+        secret.zeroize();
+        Some(Self { id: RegistrationId::parse(id)?, secret: Secret(bytes?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_back_and_never_printed() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let token = ResumeToken { id: RegistrationId::random(&mut rng), secret: Secret::random(&mut rng) };
+        let text = token.expose();
+        assert_eq!(text.len(), 48);
+        let read = ResumeToken::parse(&text).unwrap();
+        assert_eq!(read.id, token.id);
+        assert!(read.secret.is(&token.secret));
+        assert!(!read.secret.is(&Secret::random(&mut rng)));
+        let printed = format!("{token:?}");
+        let (_, secret) = text.split_at(16);
+        assert!(!printed.contains(secret) && printed.contains("(secret)"), "{printed}");
+        for bad in
+            ["", "abc", text.split_at(47).0, &format!("{text}0"), &text.to_uppercase(), &"\u{e9}".repeat(24)]
+        {
+            assert!(ResumeToken::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+}
