@@ -57,6 +57,7 @@ const PURE_CRATES: &[&str] = &[
     "rand",
     "rlp",
     "secp256k1",
+    "serde",
     "sha2",
     "sha3",
     "snap",
