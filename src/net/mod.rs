@@ -16,11 +16,13 @@
 
 pub mod buffers;
 pub mod clock;
+pub mod connection;
 pub mod data_dir;
 pub mod dialer;
 pub mod key_file;
 pub mod listener;
 pub mod node_db;
+pub mod outbound;
 pub mod state_file;
 pub mod traffic;
 pub mod udp;

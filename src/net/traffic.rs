@@ -40,9 +40,12 @@ impl Traffic {
         self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn sent(&self, bytes: usize, messages: usize) {
+    pub(super) fn sent(&self, bytes: usize) {
         self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.messages_out.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn messages_sent(&self, count: usize) {
+        self.messages_out.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     pub(super) fn messages_received(&self, count: u64) {

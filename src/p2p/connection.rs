@@ -258,6 +258,14 @@ impl Connection {
         self.outbox.push(Queued { code, message: message.clone() })
     }
 
+    /// Pings now, whatever the keepalive's schedule says: to learn whether the other side holds on to this connection.
+    pub fn ping(&mut self, now: Now) {
+        if let Stage::Open(open) = &mut self.stage {
+            open.keepalive.ping_early(now.mono);
+            self.outbox.ping = true;
+        }
+    }
+
     /// Stops reading: what was received stays in the caller's buffer, and the peer's silence does not count.
     pub fn pause(&mut self) {
         self.paused = true;

@@ -67,6 +67,11 @@ impl Keepalive {
         if reading { self.next_ping.min(self.waiting_since + MAX_SILENCE) } else { self.next_ping }
     }
 
+    /// A ping goes out now for another reason: the next one is due an interval later.
+    pub fn ping_early(&mut self, now: Instant) {
+        self.next_ping = now + PING_INTERVAL;
+    }
+
     /// Whether a ping is due; if so the next one is scheduled.
     pub fn ping_due(&mut self, now: Instant) -> bool {
         let due = now >= self.next_ping;

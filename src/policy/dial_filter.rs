@@ -51,9 +51,9 @@ impl DialFilter {
             Self::Values { key, accepted } => {
                 value(key).is_some_and(|have| accepted.iter().any(|a| a == have))
             }
-            Self::Fork { schedule, head } => record
-                .and_then(ForkId::of_record)
-                .is_some_and(|remote| schedule.check(*head, remote).is_ok()),
+            Self::Fork { schedule, head } => {
+                record.and_then(ForkId::of_record).is_some_and(|remote| schedule.check(*head, remote).is_ok())
+            }
         }
     }
 }
@@ -193,7 +193,8 @@ mod tests {
     #[test]
     fn a_fork_filter_knows_its_chain() {
         let key = NodeKey::random(&mut StdRng::seed_from_u64(2));
-        let (ours, other) = (ForkSchedule::new([1; 32], 0, &[10], &[]), ForkSchedule::new([2; 32], 0, &[], &[]));
+        let (ours, other) =
+            (ForkSchedule::new([1; 32], 0, &[10], &[]), ForkSchedule::new([2; 32], 0, &[], &[]));
         let announcing = |schedule: &ForkSchedule| {
             let entry = schedule.id(Head::default()).encode_entry();
             RecordBuilder::new(1).set_raw(b"eth", &entry).sign(&key).unwrap()

@@ -95,6 +95,18 @@ impl Policy {
         Ok(())
     }
 
+    /// Whether a node is static.
+    #[must_use]
+    pub fn is_static(&self, id: &NodeId) -> bool {
+        self.dial.is_static(id)
+    }
+
+    /// Whether a node is trusted.
+    #[must_use]
+    pub fn is_trusted(&self, id: &NodeId) -> bool {
+        self.dial.is_trusted(id)
+    }
+
     /// A node's list entry.
     #[must_use]
     pub fn entry(&self, now: Now, id: &NodeId) -> Option<ListEntry> {
