@@ -8,8 +8,22 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | [`node`] | who a node is: key, id, endpoint, enode URL, record |
+//! | [`node`] | who a node is: key, id, endpoint, enode URL, record, fork id |
+//! | [`kademlia`] | the table and the lookup of both discovery protocols |
+//! | [`discv4`] | node discovery v4: signed packets, endpoint proof, records on request |
+//! | [`discv5`] | node discovery v5.1: encrypted sessions, challenges, requests and answers, applications talking |
+//! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
+//! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
+//! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
+//! | [`policy`] | who is dialed, who is let in, who stays, and why |
+//! | [`net`] | drivers, one socket or file each |
 //! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
+//! | [`rpc`] | the gRPC contract: services, errors, reflection |
+//! | [`http`] | the probes: read only |
+//! | [`app`] | builds, starts and stops all components |
+//! | [`config`] | flags, environment and file become one checked configuration |
+//! | [`telemetry`] | log events: how they are written, and which |
+//! | [`process`] | what the process asks of the system: signals, file limit |
 //!
 //! # The engine contract
 //!
@@ -27,9 +41,23 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+pub mod app;
+pub mod config;
+pub mod discv4;
+pub mod discv5;
+pub mod dnsdisc;
+pub mod http;
+pub mod kademlia;
+pub mod net;
 pub mod node;
 mod now;
+pub mod p2p;
+pub mod policy;
+pub mod process;
 pub mod rlp;
+pub mod rlpx;
+pub mod rpc;
 pub mod switch;
+pub mod telemetry;
 
 pub use now::Now;

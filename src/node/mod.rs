@@ -1,20 +1,26 @@
 //! Who a node is: its key, id, endpoint, URL and signed record.
 //!
 //! The lowest room of the house. Everything here is a value: made from bytes or text, checked once when it is made,
-//! and valid from then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`].
+//! and valid from then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`],
+//! [`fork_id`], [`votes`], [`local`].
 //!
 //! Left out: where keys and records are stored (`config`, `net`), and what is done with them.
 
 pub mod endpoint;
 pub mod enode;
+pub mod fork_id;
 pub mod id;
 pub mod key;
+pub mod local;
 pub mod node_ref;
 pub mod record;
+pub mod votes;
 
 pub use endpoint::{AddressClass, Endpoint};
 pub use enode::{Enode, Host};
+pub use fork_id::{ForkId, ForkMismatch, ForkSchedule, Head};
 pub use id::NodeId;
 pub use key::{NodeKey, PublicKey};
+pub use local::LocalRecord;
 pub use node_ref::NodeRef;
 pub use record::{Record, RecordBuilder};

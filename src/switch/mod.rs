@@ -7,7 +7,6 @@
 //! | [`capability`] | a devp2p capability, the rules of its name, the message counts everybody must agree on |
 //! | [`inbox`] | peers → application: bounded queues that outlive streams, credit, fairness, every loss reported |
 //! | [`lease`] | who owns a capability, for how long, and who may act for it |
-//! | [`outbox`] | application → peer: windows, refusals, outcomes |
 //! | [`budget`] | one bound over the queues of all registrations |
 //! | [`watch`] | some state, copied to whoever watches; what slow watchers lose is history |
 //! | [`reason`] | why something was refused, as a word that programs compare |
@@ -15,13 +14,29 @@
 //! Their promise, tested by operation sequences: nothing is delivered twice, nothing is lost unreported, nothing
 //! grows above its bound.
 
+pub mod attachment;
 pub mod budget;
 pub mod capability;
+mod cause;
+pub mod handle;
+pub mod holdings;
 pub mod inbox;
 pub mod lease;
-pub mod outbox;
+mod links;
+pub mod peers;
 pub mod reason;
+pub mod registrations;
+pub mod session;
+mod sink;
+mod state;
+mod task;
 pub mod watch;
 
+pub use crate::net::outbound::SEND_WINDOW;
 pub use capability::Capability;
+pub use handle::{Draining, Handle};
+pub use holdings::Principal;
+pub use peers::PeerView;
 pub use reason::ErrorReason;
+pub use state::Config;
+pub use task::{Request, Switch};

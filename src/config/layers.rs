@@ -1,0 +1,249 @@
+//! Who says what: flags, environment and file as layers of assignments, and who wins.
+//!
+//! A layer holds text, not values. All layers are read by the one parser of [`Settings`], so that a value means the
+//! same wherever it stands, and each assignment knows its [`Origin`], so that an error can say where to look.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::{FromArgMatches as _, error::ErrorKind, parser::ValueSource};
+
+use super::{
+    ConfigError,
+    settings::{Settings, command},
+};
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// The file, with the line.
+    File(Arc<Path>, usize),
+    /// A variable of the environment.
+    Environment,
+    /// The command line.
+    Flag,
+}
+
+/// What one layer says about one setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Assignment {
+    /// One value; for a list any number.
+    pub(super) values: Vec<String>,
+    pub(super) origin: Origin,
+}
+
+/// The assignments of one layer, by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Layer(pub(super) BTreeMap<String, Assignment>);
+
+impl Layer {
+    /// The file that this layer names.
+    pub(super) fn config(&self) -> Option<&str> {
+        self.0.get("config")?.values.first().map(String::as_str)
+    }
+}
+
+/// What the command line is.
+pub(super) enum Flags {
+    /// Settings.
+    Set(Layer),
+    /// A question: help or version, with its answer.
+    Print(String),
+}
+
+/// The settings that a file or the environment may have, in the order of the help; whether each is a list.
+pub(super) fn keys() -> Vec<(String, bool)> {
+    let parser = command();
+    let long = parser.get_arguments().filter_map(|arg| {
+        let list = matches!(arg.get_action(), clap::ArgAction::Append);
+        Some((arg.get_long()?.to_owned(), list))
+    });
+    // These ask about a configuration, they are no part of it.
+    long.filter(|(key, _)| {
+        !matches!(key.as_str(), "help" | "version" | "config" | "check-config" | "print-config")
+    })
+    .collect()
+}
+
+/// The known key that `unknown` most likely means.
+pub(super) fn nearest(unknown: &str) -> Option<String> {
+    keys()
+        .into_iter()
+        .map(|(key, _)| (strsim::jaro_winkler(unknown, &key), key))
+        // Below this, suggestions are noise; clap draws the line for flags at the same place.
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, key)| key)
+}
+
+/// Reads the command line.
+pub(super) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Flags, ConfigError> {
+    let parser = command();
+    let matches = match parser.clone().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => {
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Flags::Print(error.to_string())),
+                _ => {
+                    let text = error.to_string();
+                    let text = text.strip_prefix("error: ").unwrap_or(&text);
+                    Err(ConfigError::Usage(text.trim_end().to_owned()))
+                }
+            };
+        }
+    };
+    let mut layer = Layer::default();
+    for arg in parser.get_arguments() {
+        let id = arg.get_id().as_str();
+        let (Some(key), Some(ValueSource::CommandLine)) = (arg.get_long(), matches.value_source(id)) else {
+            continue;
+        };
+        let raw = matches.get_raw(id).into_iter().flatten();
+        let values = raw
+            .map(|value| text(value).ok_or_else(|| wrong(&Origin::Flag, key, "is not UTF-8".to_owned())))
+            .collect::<Result<_, _>>()?;
+        layer.0.insert(key.to_owned(), Assignment { values, origin: Origin::Flag });
+    }
+    Ok(Flags::Set(layer))
+}
+
+/// Reads the variables `DEVP2PD_…`. An empty one counts as not set, as compose files write it.
+pub(super) fn from_env(env: &BTreeMap<OsString, OsString>) -> Result<Layer, ConfigError> {
+    let mut layer = Layer::default();
+    for (name, value) in env {
+        let Some(name) = name.to_str() else { continue };
+        let Some(rest) = name.strip_prefix("DEVP2PD_") else { continue };
+        if value.is_empty() || is_service_link(rest, value) {
+            continue;
+        }
+        let key = rest.to_ascii_lowercase().replace('_', "-");
+        if key != "config" && !keys().iter().any(|(known, _)| *known == key) {
+            let hint =
+                nearest(&key).map(|key| format!(", did you mean {}?", variable(&key))).unwrap_or_default();
+            let problem = format!("no such setting{hint}");
+            return Err(ConfigError::Setting { place: name.to_owned(), problem });
+        }
+        let value =
+            text(value).ok_or_else(|| wrong(&Origin::Environment, &key, "is not UTF-8".to_owned()))?;
+        layer.0.insert(key, Assignment { values: vec![value], origin: Origin::Environment });
+    }
+    check_each(&layer)?;
+    Ok(layer)
+}
+
+/// Whether Kubernetes made this variable for a Service that is called devp2pd: `DEVP2PD_PORT=tcp://10.0.0.1:30303`
+/// and its kin stand in every pod of the namespace, and must not be taken for settings.
+fn is_service_link(rest: &str, value: &OsStr) -> bool {
+    let url =
+        ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.to_string_lossy().starts_with(scheme));
+    rest.starts_with("SERVICE_") || rest.starts_with("PORT_") || (rest == "PORT" && url)
+}
+
+/// Demands that each assignment parses by itself, so that an error names the right place.
+pub(super) fn check_each(layer: &Layer) -> Result<(), ConfigError> {
+    for (key, assignment) in &layer.0 {
+        let flags = assignment.values.iter().map(|value| format!("--{key}={value}"));
+        if let Err(error) = command().try_get_matches_from(std::iter::once("devp2pd".to_owned()).chain(flags))
+        {
+            return Err(wrong(&assignment.origin, key, brief(&error)));
+        }
+    }
+    Ok(())
+}
+
+/// All layers, the winning one on top.
+#[derive(Debug, Default)]
+pub(super) struct Layers(BTreeMap<String, Assignment>);
+
+impl Layers {
+    /// The defaults.
+    pub(super) fn new() -> Self {
+        let parser = command();
+        let known = keys();
+        let default = |arg: &clap::Arg| {
+            let key = arg.get_long()?;
+            let values: Vec<_> = arg.get_default_values().iter().filter_map(|value| text(value)).collect();
+            let wanted = !values.is_empty() && known.iter().any(|(known, _)| known == key);
+            wanted.then(|| (key.to_owned(), Assignment { values, origin: Origin::Default }))
+        };
+        Self(parser.get_arguments().filter_map(default).collect())
+    }
+
+    /// Puts a layer on top.
+    pub(super) fn add(&mut self, layer: Layer) {
+        self.0.extend(layer.0);
+    }
+
+    /// The data directory of whoever runs us, unless something says another.
+    pub(super) fn set_default_data_dir(&mut self, env: &BTreeMap<OsString, OsString>) {
+        let absolute =
+            |name: &str| env.get(OsStr::new(name)).map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+        let path = base.and_then(|base| base.join("devp2pd").to_str().map(str::to_owned));
+        if let Some(path) = path {
+            let default = || Assignment { values: vec![path], origin: Origin::Default };
+            self.0.entry("data-dir".to_owned()).or_insert_with(default);
+        }
+    }
+
+    /// The assignment that wins.
+    pub(super) fn get(&self, key: &str) -> Option<&Assignment> {
+        self.0.get(key)
+    }
+
+    /// All of it as values.
+    pub(super) fn parse(&self) -> Result<Settings, ConfigError> {
+        let flags = self.0.iter().flat_map(|(key, assignment)| {
+            // The questions take no value.
+            let bare = matches!(key.as_str(), "check-config" | "print-config");
+            assignment.values.iter().map(
+                move |value| {
+                    if bare { format!("--{key}") } else { format!("--{key}={value}") }
+                },
+            )
+        });
+        command()
+            .try_get_matches_from(std::iter::once("devp2pd".to_owned()).chain(flags))
+            .and_then(|matches| Settings::from_arg_matches(&matches))
+            .map_err(|error| ConfigError::Usage(error.to_string()))
+    }
+
+    /// The error that `key` is wrong, naming the place where it stands.
+    pub(super) fn wrong(&self, key: &str, problem: impl fmt::Display) -> ConfigError {
+        let origin = self.get(key).map_or(&Origin::Default, |assignment| &assignment.origin);
+        wrong(origin, key, problem.to_string())
+    }
+}
+
+fn wrong(origin: &Origin, key: &str, problem: String) -> ConfigError {
+    let place = match origin {
+        Origin::Flag => format!("--{key}"),
+        Origin::Default => format!("--{key} (by default)"),
+        Origin::Environment => variable(key),
+        Origin::File(path, line) => format!("{}:{line}: {key}", path.display()),
+    };
+    ConfigError::Setting { place, problem }
+}
+
+fn variable(key: &str) -> String {
+    format!("DEVP2PD_{}", key.to_ascii_uppercase().replace('-', "_"))
+}
+
+fn text(value: &OsStr) -> Option<String> {
+    value.to_str().map(str::to_owned)
+}
+
+/// The first paragraph of what clap says, on one line: the rest is about flags.
+fn brief(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+    let line = lines.collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").map(str::to_owned).unwrap_or(line)
+}

@@ -1,0 +1,150 @@
+//! From what was typed to what it means: the checks that look at more than one value.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::Path};
+
+use tracing_subscriber::EnvFilter;
+
+use super::{Config, ConfigError, Discovery, Grpc, Log, Peers, layers::Layers, settings::Settings};
+use crate::node::NodeRef;
+
+/// Characters of the operator's part of our name: with the rest of it the Hello stays small, and peers show it whole.
+const MAX_IDENTITY: usize = 32;
+
+/// The configuration that `settings` mean; `layers` say where each of them stands.
+pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, ConfigError> {
+    let Some(data_dir) = settings.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty()) else {
+        return Err(
+            layers.wrong("data-dir", "is needed: neither XDG_DATA_HOME nor HOME says where data belongs")
+        );
+    };
+    if settings.nodekey.as_deref().is_some_and(is_a_key) {
+        // The value is a secret: it is not repeated.
+        let problem =
+            "takes the path of a file, and this looks like the key itself; that key is no secret any more";
+        return Err(layers.wrong("nodekey", problem));
+    }
+    if let Some(identity) = &settings.identity {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if identity.is_empty() || identity.len() > MAX_IDENTITY || !identity.bytes().all(plain) {
+            let problem =
+                format!("{identity:?} must be 1 to {MAX_IDENTITY} letters, digits, `-`, `_` or `.`");
+            return Err(layers.wrong("identity", problem));
+        }
+    }
+    if !settings.grpc_addr.ip().is_loopback() && !settings.insecure_listen {
+        let problem = format!(
+            "{} is not a loopback address: everyone who reaches it could do everything. \
+             Use 127.0.0.1, or say --insecure-listen if the network is yours alone",
+            settings.grpc_addr
+        );
+        return Err(layers.wrong("grpc-addr", problem));
+    }
+    if let Err(error) = EnvFilter::try_new(&settings.log) {
+        return Err(layers.wrong("log", format!("{:?} is no filter: {error}", settings.log)));
+    }
+
+    let mut warnings = Vec::new();
+    if settings.nodial && settings.nolisten {
+        warnings.push("neither dialing nor listening: this node can have no peers".to_owned());
+    }
+    if !settings.grpc_addr.ip().is_loopback() {
+        warnings.push(format!("gRPC on {} is open to everyone who reaches it", settings.grpc_addr));
+    }
+    Ok(Config {
+        network: settings.network,
+        data_dir,
+        nodekey: settings.nodekey.clone(),
+        identity: settings.identity.clone(),
+        worker_threads: NonZeroUsize::new(settings.worker_threads),
+        shutdown_grace: settings.shutdown_grace.0,
+        peers: peers(settings, layers)?,
+        discovery: discovery(settings, layers)?,
+        grpc: Grpc {
+            addr: settings.grpc_addr,
+            socket: settings.grpc_socket.0.clone(),
+            require_resume_token: settings.require_resume_token,
+            any_message_count: settings.any_message_count,
+        },
+        http_addr: settings.http_addr.0,
+        log: Log { filter: settings.log.clone(), format: settings.log_format },
+        warnings,
+    })
+}
+
+fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
+    let at = |addr: &super::values::ListenAddr| SocketAddr::new(addr.ip, addr.port.unwrap_or(settings.port));
+    let listen = settings.listen_addr.iter().map(at).filter(|_| !settings.nolisten);
+    let mut listen_addrs: Vec<SocketAddr> = Vec::new();
+    for addr in listen {
+        // Port 0 is another port each time, everything else is one socket.
+        if addr.port() != 0 && listen_addrs.contains(&addr) {
+            return Err(layers.wrong("listen-addr", format!("{addr} is named twice")));
+        }
+        listen_addrs.push(addr);
+    }
+    if settings.dial_timeout.0.is_zero() {
+        return Err(layers.wrong("dial-timeout", "must be longer than 0s"));
+    }
+    let static_peers: Vec<NodeRef> = nodes(&settings.static_peers, "static-peers", layers)?;
+    if let Some(node) = static_peers.iter().find(|node| node.enode().is_none()) {
+        let problem = format!("{node} names no address to dial; use enode://KEY@IP:PORT");
+        return Err(layers.wrong("static-peers", problem));
+    }
+    Ok(Peers {
+        listen_addrs,
+        port: settings.port,
+        nat: settings.nat.clone(),
+        max_peers: settings.maxpeers,
+        dial: !settings.nodial,
+        dial_ratio: settings.dial_ratio.get(),
+        dial_timeout: settings.dial_timeout.0,
+        max_pending_dials: settings.max_pending_dials.get(),
+        max_pending_inbound: settings.max_pending_inbound.get(),
+        netrestrict: settings.netrestrict.clone(),
+        static_peers,
+        trusted_peers: nodes(&settings.trusted_peers, "trusted-peers", layers)?,
+        allowlist_only: settings.allowlist_only,
+        rehello: settings.rehello,
+    })
+}
+
+fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigError> {
+    let on = !settings.nodiscover;
+    // Nothing said means the network's own; `none`, or no discovery at all, means nothing.
+    let given = |values: &[String]| {
+        let none = !on || values == ["none"];
+        if none { Some(Vec::new()) } else { (!values.is_empty()).then(|| values.to_vec()) }
+    };
+    let dns_trees = given(&settings.dns_tree);
+    if let Some(url) = dns_trees.iter().flatten().find(|url| !url.starts_with("enrtree://")) {
+        return Err(layers.wrong("dns-tree", format!("{url:?} does not start with enrtree://")));
+    }
+    let v4 = given(&settings.bootnodes).map(|values| nodes(&values, "bootnodes", layers)).transpose()?;
+    let v5 =
+        given(&settings.bootnodes_v5).map(|values| nodes(&values, "bootnodes-v5", layers)).transpose()?;
+    Ok(Discovery {
+        v4: on && settings.discv4,
+        v5: on && settings.discv5,
+        dns_trees,
+        bootnodes_v4: v4,
+        bootnodes_v5: v5,
+    })
+}
+
+fn nodes<T: std::str::FromStr<Err: std::fmt::Display>>(
+    values: &[String],
+    key: &str,
+    layers: &Layers,
+) -> Result<Vec<T>, ConfigError> {
+    let node = |(index, value): (usize, &String)| {
+        value.parse().map_err(|error: T::Err| layers.wrong(key, format!("entry {}: {error}", index + 1)))
+    };
+    values.iter().enumerate().map(node).collect()
+}
+
+/// Whether the path is a node key: 64 hex digits, with or without `0x`.
+fn is_a_key(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let digits = text.trim().trim_start_matches("0x");
+    digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

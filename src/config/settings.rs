@@ -1,0 +1,181 @@
+//! What can be set: every setting once, with the documentation that `--help` prints.
+//!
+//! The defaults stand here too, so that help, `--print-config` and the program cannot disagree.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
+
+use clap::{ArgAction, CommandFactory as _};
+use ipnet::IpNet;
+
+use super::{
+    unavailable,
+    values::{ListenAddr, LogFormat, Nat, Network, OrNone, Rehello, Span},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  devp2pd --network none                             a node by itself: no bootnodes, peers by hand
+  devp2pd --network none --data-dir /tmp/b --port 0 --grpc-addr 127.0.0.1:50052 --http-addr none
+                                                     a second one beside it
+  devp2pd --network none --static-peers enode://KEY@192.0.2.7:30303
+                                                     keep a connection to one node
+  devp2pd --config devp2pd.toml --print-config       what would be used, and where each value comes from
+
+Then, with no proto file at hand:
+  grpcurl -plaintext 127.0.0.1:50051 list
+  grpcurl -plaintext 127.0.0.1:50051 devp2p.v1.NodeService/GetNodeInfo
+
+Every flag is also a key of the file and a variable: --grpc-addr is `grpc-addr = \"…\"` and DEVP2PD_GRPC_ADDR.
+Flags go before variables, variables before the file. Lists are separated by commas, or the flag is repeated.";
+
+/// Value name of the settings that are switches: off by default, on when given without a value.
+const SWITCH: &str = "BOOL";
+
+/// The parser, with what this version does not have yet restricted to its off value.
+pub(super) fn command() -> clap::Command {
+    unavailable::restrict(Settings::command()).mut_args(|arg| {
+        if arg.get_value_names().is_none_or(|names| names.iter().all(|name| name != SWITCH)) {
+            return arg;
+        }
+        // With `=` only, because `--nodial x` must not take x for its value.
+        arg.required(false)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+    })
+}
+
+/// The settings, as one parser reads them from flags, environment and file.
+#[derive(Debug, clap::Parser)]
+#[command(name = "devp2pd", version, max_term_width = 110, after_help = EXAMPLES)]
+#[command(about = "The devp2p stack as a sidecar: discovery, RLPx and peers, served over gRPC")]
+pub(super) struct Settings {
+    /// Read settings from this TOML file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Say whether the configuration is valid, and exit.
+    #[arg(long)]
+    pub(super) check_config: bool,
+    /// Print the configuration as a TOML file, with where each value comes from, and exit.
+    #[arg(long)]
+    pub(super) print_config: bool,
+
+    /// Keep everything that must survive a restart in this directory. Default: devp2pd in $XDG_DATA_HOME, else in
+    /// ~/.local/share.
+    #[arg(long, value_name = "DIR", help_heading = "Node")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Take bootnodes, DNS tree and fork filter of this network.
+    #[arg(long, value_name = "NAME", default_value = "mainnet", help_heading = "Node")]
+    pub(super) network: Network,
+    /// Read the node's key (64 hex digits) from this file. Default: nodekey in the data directory, made at first
+    /// start.
+    #[arg(long, value_name = "FILE", help_heading = "Node")]
+    pub(super) nodekey: Option<PathBuf>,
+    /// Put this word into the name that peers see: devp2pd/WORD/v….
+    #[arg(long, value_name = "WORD", help_heading = "Node")]
+    pub(super) identity: Option<String>,
+    /// Run on so many threads; 0 is one per core.
+    #[arg(long, value_name = "N", default_value = "0", help_heading = "Node")]
+    pub(super) worker_threads: usize,
+    /// Exit at most this long after being told to stop.
+    #[arg(long, value_name = "TIME", default_value = "25s", help_heading = "Node")]
+    pub(super) shutdown_grace: Span,
+
+    /// Use this port for peers, TCP and UDP; 0 lets the system choose.
+    #[arg(long, value_name = "PORT", default_value = "30303", help_heading = "Peers")]
+    pub(super) port: u16,
+    /// Accept peers on these addresses, with a port of their own or --port.
+    #[arg(
+        long,
+        value_name = "IP[:PORT]",
+        default_value = "0.0.0.0",
+        value_delimiter = ',',
+        help_heading = "Peers"
+    )]
+    pub(super) listen_addr: Vec<ListenAddr>,
+    /// Find out our address and open the gateway: any, none, upnp, pmp, extip:IP, stun[:HOST].
+    #[arg(long, value_name = "HOW", default_value = "any", help_heading = "Peers")]
+    pub(super) nat: Nat,
+    /// Keep at most so many peers; static and trusted ones come on top.
+    #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
+    pub(super) maxpeers: usize,
+    /// Always keep a connection to these nodes (enode:// or enr:).
+    #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Peers")]
+    pub(super) static_peers: Vec<String>,
+    /// Let these nodes in even when all slots are taken.
+    #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Peers")]
+    pub(super) trusted_peers: Vec<String>,
+    /// Dial and let in static and trusted peers only.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
+    pub(super) allowlist_only: bool,
+    /// Talk to these networks only (192.0.2.0/24); all, if none is given.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Peers")]
+    pub(super) netrestrict: Vec<IpNet>,
+    /// Dial nobody.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
+    pub(super) nodial: bool,
+    /// Accept nobody.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
+    pub(super) nolisten: bool,
+    /// Fill one in so many slots by dialing; the rest is for those who dial us.
+    #[arg(long, value_name = "N", default_value = "3", help_heading = "Peers")]
+    pub(super) dial_ratio: NonZeroUsize,
+    /// Give up a dial after this time.
+    #[arg(long, value_name = "TIME", default_value = "15s", help_heading = "Peers")]
+    pub(super) dial_timeout: Span,
+    /// Dial at most so many nodes at a time.
+    #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
+    pub(super) max_pending_dials: NonZeroUsize,
+    /// Keep at most so many accepted connections that have not authenticated.
+    #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
+    pub(super) max_pending_inbound: NonZeroUsize,
+    /// Offer a protocol that is registered late to connected peers by reconnecting them one by one.
+    #[arg(long, value_name = "HOW", default_value = "rolling", help_heading = "Peers")]
+    pub(super) rehello: Rehello,
+
+    /// Run discv4.
+    #[arg(long, value_name = "true|false", default_value = "true", action = ArgAction::Set, help_heading = "Discovery")]
+    pub(super) discv4: bool,
+    /// Run discv5.
+    #[arg(long, value_name = "true|false", default_value = "true", action = ArgAction::Set, help_heading = "Discovery")]
+    pub(super) discv5: bool,
+    /// Read these DNS trees (enrtree://…) instead of the network's; `none` reads none.
+    #[arg(long, value_name = "URLS", value_delimiter = ',', help_heading = "Discovery")]
+    pub(super) dns_tree: Vec<String>,
+    /// Turn discv4, discv5 and DNS off.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Discovery")]
+    pub(super) nodiscover: bool,
+    /// Start discv4 at these nodes (enode://) instead of the network's; `none` starts at none.
+    #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
+    pub(super) bootnodes: Vec<String>,
+    /// Start discv5 at these nodes (enr:) instead of the network's; `none` starts at none.
+    #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
+    pub(super) bootnodes_v5: Vec<String>,
+
+    /// Serve gRPC on this TCP address; port 0 lets the system choose.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:50051", help_heading = "gRPC")]
+    pub(super) grpc_addr: SocketAddr,
+    /// Serve gRPC on this Unix socket too; `none` makes none.
+    #[arg(long, value_name = "PATH", default_value = "none", help_heading = "gRPC")]
+    pub(super) grpc_socket: OrNone<PathBuf>,
+    /// Allow a gRPC address off loopback. Everyone who reaches it can do everything.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
+    pub(super) insecure_listen: bool,
+    /// Let a registration be acted for by its token alone, not by name.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
+    pub(super) require_resume_token: bool,
+    /// Let protocols that we know (eth, snap) be registered with another message count than they have.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
+    pub(super) any_message_count: bool,
+
+    /// Serve the probes /livez and /readyz on this TCP address; `none` serves none.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9303", help_heading = "Operation")]
+    pub(super) http_addr: OrNone<SocketAddr>,
+    /// Log these events: a level (error, warn, info, debug, trace), or levels by room: info,devp2pd::net=debug.
+    #[arg(long, value_name = "FILTER", default_value = "info", help_heading = "Operation")]
+    pub(super) log: String,
+    /// Write events in this format; auto is text on a terminal and JSON elsewhere.
+    #[arg(long, value_name = "FORMAT", default_value = "auto", help_heading = "Operation")]
+    pub(super) log_format: LogFormat,
+}

@@ -1,0 +1,251 @@
+//! The loader as an operator meets it: tables of command lines, variables and files.
+
+use std::fs;
+
+use super::*;
+
+const HOME: (&str, &str) = ("HOME", "/home/op");
+
+fn load_with(args: &[&str], env: &[(&str, &str)]) -> Result<Request, ConfigError> {
+    let args = std::iter::once("devp2pd").chain(args.iter().copied());
+    load(args.map(OsString::from), env.iter().map(|(name, value)| (name.into(), value.into())))
+}
+
+fn config(args: &[&str], env: &[(&str, &str)]) -> Config {
+    match load_with(args, env) {
+        Ok(Request::Run(config)) => *config,
+        other => panic!("{args:?} {env:?}: {other:?}"),
+    }
+}
+
+fn error(args: &[&str], env: &[(&str, &str)]) -> String {
+    load_with(args, env).expect_err(&format!("{args:?} {env:?}")).to_string()
+}
+
+fn printed(args: &[&str], env: &[(&str, &str)]) -> String {
+    match load_with(args, env) {
+        Ok(Request::Print(text)) => text,
+        other => panic!("{args:?} {env:?}: {other:?}"),
+    }
+}
+
+/// A file with this text, in a directory that lives as long as the first of the pair.
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("devp2pd.toml");
+    fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (dir, path)
+}
+
+fn enode(port: u16) -> String {
+    let key = crate::node::NodeKey::from_bytes(&[7; 32]).unwrap();
+    format!("enode://{}@192.0.2.7:{port}", key.public())
+}
+
+#[test]
+fn defaults_are_what_the_documentation_says() {
+    let config = config(&[], &[HOME]);
+    assert_eq!(config.data_dir, Path::new("/home/op/.local/share/devp2pd"));
+    assert_eq!(config.peers.listen_addrs, ["0.0.0.0:30303".parse().unwrap()]);
+    assert_eq!((config.peers.max_peers, config.peers.dial), (50, true));
+    assert_eq!(config.grpc.addr, "127.0.0.1:50051".parse().unwrap());
+    assert_eq!(config.http_addr, Some("127.0.0.1:9303".parse().unwrap()));
+    assert_eq!((config.log.filter.as_str(), config.log.format), ("info", LogFormat::Auto));
+    assert_eq!(config.shutdown_grace, Duration::from_secs(25));
+    assert_eq!((config.worker_threads, config.nodekey, config.identity), (None, None, None));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn flags_go_before_environment_before_file_before_default() {
+    let (_dir, path) = file("maxpeers = 1\nport = 1\nidentity = 'file'\nnodial = true\n");
+    let env = [HOME, ("DEVP2PD_CONFIG", &*path), ("DEVP2PD_MAXPEERS", "2"), ("DEVP2PD_PORT", "2")];
+    let config = config(&["--maxpeers", "3", "--nodial=false"], &env);
+    assert_eq!(config.peers.max_peers, 3, "flag");
+    assert_eq!(config.peers.port, 2, "environment");
+    assert_eq!(config.identity.as_deref(), Some("file"), "file");
+    assert!(config.peers.dial, "a switch can be switched off again");
+    assert_eq!(config.grpc.addr.port(), 50051, "default");
+}
+
+#[test]
+fn a_list_replaces_a_list() {
+    let (a, b, c) = (enode(1), enode(2), enode(3));
+    let (_dir, path) = file(&format!("static-peers = ['{a}']\n"));
+    let ports = |args: &[&str], env: &[(&str, &str)]| -> Vec<u16> {
+        config(args, env).peers.static_peers.iter().map(|node| node.enode().unwrap().tcp).collect()
+    };
+    let conf = ["--config", &path];
+    assert_eq!(ports(&conf, &[HOME]), [1]);
+    let both = format!("{b},{c}");
+    assert_eq!(ports(&conf, &[HOME, ("DEVP2PD_STATIC_PEERS", &both)]), [2, 3], "comma-separated");
+    assert_eq!(ports(&["--static-peers", &b, "--static-peers", &c], &[HOME]), [2, 3], "repeated");
+    let (_dir, empty) = file("static-peers = []\nlisten-addr = ['::1', '127.0.0.1:7']\n");
+    assert!(ports(&["--config", &empty], &[HOME]).is_empty());
+    let listen = config(&["--config", &empty, "--port", "5"], &[HOME]).peers.listen_addrs;
+    assert_eq!(listen, ["[::1]:5".parse().unwrap(), "127.0.0.1:7".parse().unwrap()]);
+}
+
+#[test]
+fn what_is_set_arrives() {
+    for (args, check) in [
+        (&["--nolisten"][..], (|c| c.peers.listen_addrs.is_empty()) as fn(&Config) -> bool),
+        (&["--http-addr", "none"], |c| c.http_addr.is_none()),
+        (&["--grpc-addr", "[::1]:0"], |c| c.grpc.addr.ip().is_loopback() && c.grpc.addr.port() == 0),
+        (&["--grpc-addr", "0.0.0.0:1", "--insecure-listen"], |c| c.warnings.len() == 1),
+        (&["--nodial", "--nolisten"], |c| {
+            c.warnings == ["neither dialing nor listening: this node can have no peers"]
+        }),
+        (&["--netrestrict", "10.0.0.0/8,fd00::/8"], |c| c.peers.netrestrict.len() == 2),
+        (&["--worker-threads", "3"], |c| c.worker_threads.map(NonZeroUsize::get) == Some(3)),
+        (&["--dial-timeout", "500ms"], |c| c.peers.dial_timeout == Duration::from_millis(500)),
+        (&["--nodekey", "/run/key"], |c| c.nodekey.as_deref() == Some(Path::new("/run/key"))),
+        (&["--log", "info,devp2pd::net=trace", "--log-format", "json"], |c| c.log.format == LogFormat::Json),
+        (&["--network", "none", "--nat", "none", "--nodiscover"], |c| {
+            c.network == Network::None && c.nat_is_off() && !c.discovery.v4 && !c.discovery.v5
+        }),
+        (&["--bootnodes", "none", "--dns-tree", "none"], |c| c.discovery.dns_trees == Some(Vec::new())),
+    ] {
+        assert!(check(&config(args, &[HOME])), "{args:?}");
+    }
+}
+
+impl Config {
+    fn nat_is_off(&self) -> bool {
+        self.peers.nat == Nat::None
+    }
+}
+
+#[test]
+fn errors_name_the_place_and_what_would_be_right() {
+    let key = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
+    for (args, env, expected) in [
+        (&["--prot", "1"][..], &[][..], &["unexpected argument '--prot'", "--port"][..]),
+        (&["--port", "70000"], &[], &["--port", "70000"]),
+        (&["--network", "goerli"], &[], &["goerli", "sepolia"]),
+        (&[], &[("DEVP2PD_PROT", "1")], &["DEVP2PD_PROT", "did you mean DEVP2PD_PORT?"]),
+        (&[], &[("DEVP2PD_PORT", "x")], &["DEVP2PD_PORT: invalid value 'x'"]),
+        (&[], &[("DEVP2PD_PRINT_CONFIG", "true")], &["DEVP2PD_PRINT_CONFIG: no such setting"]),
+        (
+            &["--grpc-addr", "0.0.0.0:50051"],
+            &[],
+            &["--grpc-addr: 0.0.0.0:50051", "127.0.0.1", "--insecure-listen"],
+        ),
+        (&[], &[("DEVP2PD_GRPC_ADDR", "10.0.0.1:1")], &["DEVP2PD_GRPC_ADDR: 10.0.0.1:1 is not a loopback"]),
+        (&["--nat", "any"], &[], &["--nat: \"any\" needs address translation", "only `none` is accepted"]),
+        (&["--network", "mainnet"], &[], &["--network", "discovery", "`none`"]),
+        (&["--discv4", "true"], &[], &["--discv4", "`false`"]),
+        (&["--trusted-peers", "x"], &[], &["--trusted-peers", "must stay empty"]),
+        (&["--static-peers", "enode://xyz"], &[], &["--static-peers: entry 1: "]),
+        (&["--static-peers", key], &[], &["--static-peers", "names no address", "enode://KEY@IP:PORT"]),
+        (&["--identity", "a/b"], &[], &["--identity", "letters, digits"]),
+        (&["--listen-addr", "::1,::1"], &[], &["--listen-addr: [::1]:30303 is named twice"]),
+        (&["--dial-timeout", "0s"], &[], &["--dial-timeout: must be longer"]),
+        (&["--max-pending-dials", "0"], &[], &["--max-pending-dials"]),
+        (&["--log", "devp2pd=loud"], &[], &["--log: \"devp2pd=loud\" is no filter"]),
+        (&["--config", "/does/not/exist.toml"], &[], &["/does/not/exist.toml: cannot be read: "]),
+    ] {
+        let env: Vec<_> = env.iter().copied().chain([HOME]).collect();
+        let error = error(args, &env);
+        for part in expected {
+            assert!(error.contains(part), "{args:?} {env:?}: {part:?} not in {error:?}");
+        }
+    }
+    assert!(error(&[], &[]).contains("--data-dir"), "without a home");
+    assert!(error(&[], &[("HOME", "relative")]).contains("--data-dir"), "a relative home is none");
+}
+
+#[test]
+fn errors_in_a_file_name_file_and_line() {
+    for (text, expected) in [
+        ("port = 1\n\nprot = 2\n", ":3: prot: no such setting, did you mean port?"),
+        ("port = 1\nport = 2\n", ": line 2: duplicate key"),
+        ("port = \n", ": line 1: "),
+        ("# x\nport = 'x'\n", ":2: port: invalid value 'x'"),
+        ("port = 70000\n", ":1: port: invalid value '70000'"),
+        ("port = 0x10\n", ":1: port: takes strings"),
+        ("port = 1.5\n", ":1: port: takes strings"),
+        ("port = [1]\n", ":1: port: takes one value, not a list"),
+        ("netrestrict = [['10.0.0.0/8']]\n", ":1: netrestrict: takes strings"),
+        ("\n[peers]\nport = 1\n", ":2: peers: no such setting; this file has no sections"),
+        ("config = 'other.toml'\n", ":1: config: no such setting"),
+        ("maxpeers = 5\ngrpc-addr = '10.0.0.1:50051'\n", ":2: grpc-addr: 10.0.0.1:50051 is not a loopback"),
+        ("nat = 'upnp'\n", ":1: nat: \"upnp\" needs address translation"),
+    ] {
+        let (_dir, path) = file(text);
+        let error = error(&["--config", &path], &[HOME]);
+        assert!(
+            error.starts_with(&path) && error.contains(expected),
+            "{text:?}: {expected:?} not in {error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_key_in_the_wrong_place_is_not_repeated() {
+    let key = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
+    let prefixed = format!("0x{key}");
+    let (_dir, path) = file(&format!("nodekey = '{key}'\n"));
+    for args in [
+        &["--nodekey", key][..],
+        &["--nodekey", &prefixed],
+        &["--nodekey", key, "--print-config"],
+        &["--nodekey", key, "--check-config"],
+        &["--config", &path],
+    ] {
+        let error = error(args, &[HOME]);
+        assert!(error.contains("takes the path of a file") && !error.contains("4c0883"), "{error}");
+    }
+}
+
+#[test]
+fn variables_that_are_not_ours_are_left_alone() {
+    let config = config(
+        &[],
+        &[
+            HOME,
+            ("DEVP2PD_SERVICE_HOST", "10.0.0.1"),
+            ("DEVP2PD_SERVICE_PORT_GRPC", "50051"),
+            ("DEVP2PD_PORT", "tcp://10.0.0.1:30303"),
+            ("DEVP2PD_PORT_30303_TCP_ADDR", "10.0.0.1"),
+            ("DEVP2PD_MAXPEERS", ""),
+            ("DEVP2PDX", "1"),
+        ],
+    );
+    assert_eq!((config.peers.port, config.peers.max_peers), (30303, 50));
+}
+
+#[test]
+fn questions_are_answered_and_end_there() {
+    assert_eq!(printed(&["--check-config"], &[HOME]), "the configuration is valid\n");
+    assert!(printed(&["--version"], &[]).starts_with("devp2pd "));
+    let help = printed(&["--help"], &[]);
+    for part in ["Examples:", "--grpc-addr <IP:PORT>", "[default: 127.0.0.1:50051]", "[not in this version]"]
+    {
+        assert!(help.contains(part), "{part:?} not in\n{help}");
+    }
+    for (key, _) in layers::keys() {
+        assert!(help.contains(&format!("--{key}")), "--{key} is not in the help");
+    }
+}
+
+#[test]
+fn the_printed_configuration_is_golden() {
+    let node = enode(30303);
+    let (_dir, path) = file(&format!("static-peers = ['{node}']\nmaxpeers = 7\n"));
+    let args = ["--config", &path, "--nodial", "--log", "debug", "--print-config"];
+    let text = printed(&args, &[HOME, ("DEVP2PD_IDENTITY", "a-1")]);
+    let text = text.replace(&path, "FILE").replace(&node, "ENODE");
+    assert_eq!(text, include_str!("golden.toml"), "compare src/config/golden.toml");
+}
+
+#[test]
+fn the_printed_configuration_gives_itself() {
+    let node = enode(30303);
+    let args =
+        ["--static-peers", &node, "--data-dir", "/tmp/a \"b\" \\ é", "--netrestrict", "10.0.0.0/8,::1/128"];
+    let text = printed(&[&args[..], &["--print-config"]].concat(), &[HOME]);
+    let (_dir, path) = file(&text);
+    assert_eq!(config(&["--config", &path], &[]), config(&args, &[HOME]));
+}

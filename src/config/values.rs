@@ -1,0 +1,209 @@
+//! The values that settings take, where the standard library has no type for them.
+
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+
+/// A network whose presets (bootnodes, DNS tree, fork filter) apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Network {
+    /// Ethereum mainnet.
+    Mainnet,
+    /// The Sepolia test network.
+    Sepolia,
+    /// The Hoodi test network.
+    Hoodi,
+    /// No presets.
+    None,
+}
+
+/// How log events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One line of text per event.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How a protocol that is registered late reaches peers that are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rehello {
+    /// Peers are reconnected one by one.
+    Rolling,
+    /// It waits for the next connection.
+    None,
+}
+
+/// How our own endpoint is found out and the gateway opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nat {
+    /// UPnP and NAT-PMP, whichever answers.
+    Any,
+    /// Not at all.
+    None,
+    /// UPnP.
+    Upnp,
+    /// NAT-PMP or its successor PCP.
+    Pmp,
+    /// The operator says the address.
+    ExtIp(IpAddr),
+    /// A STUN server says the address: `host` or `host:port`, else a preset one.
+    Stun(Option<String>),
+}
+
+impl FromStr for Nat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
+        match (kind, rest) {
+            ("any", None) => Ok(Self::Any),
+            ("none", None) => Ok(Self::None),
+            ("upnp", None) => Ok(Self::Upnp),
+            ("pmp", None) => Ok(Self::Pmp),
+            ("extip", Some(ip)) => {
+                ip.parse().map(Self::ExtIp).map_err(|_| format!("extip: needs an IP address, not {ip:?}"))
+            }
+            ("stun", None) => Ok(Self::Stun(None)),
+            ("stun", Some(host)) if !host.is_empty() => Ok(Self::Stun(Some(host.to_owned()))),
+            _ => Err("expected any, none, upnp, pmp, extip:IP, stun or stun:HOST".to_owned()),
+        }
+    }
+}
+
+/// A length of time: a whole number with a unit (`500ms`, `15s`, `10m`, `1h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Span(pub(super) Duration);
+
+impl FromStr for Span {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected a whole number with a unit: 500ms, 15s, 10m, 1h";
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits).ok_or(EXPECTED)?;
+        let number: u64 = number.parse().map_err(|_| EXPECTED)?;
+        let unit_ms = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(EXPECTED),
+        };
+        // Timers add spans to the clock: no setting needs more than a year, and a year cannot overflow it.
+        let year = 365 * 24 * 3_600_000;
+        let ms = number.checked_mul(unit_ms).filter(|ms| *ms <= year).ok_or("at most a year")?;
+        Ok(Self(Duration::from_millis(ms)))
+    }
+}
+
+/// Something, or nothing by the word `none`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OrNone<T>(pub(super) Option<T>);
+
+impl<T: FromStr<Err: fmt::Display>> FromStr for OrNone<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|value| Self(Some(value))).map_err(|error: T::Err| format!("{error} (or `none`)"))
+    }
+}
+
+/// An address to listen on: an IP address, with a port or without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ListenAddr {
+    /// The address.
+    pub(super) ip: IpAddr,
+    /// The port, if it differs from the common one.
+    pub(super) port: Option<u16>,
+}
+
+impl FromStr for ListenAddr {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        if let Ok(ip) = bare.parse() {
+            return Ok(Self { ip, port: None });
+        }
+        text.parse::<std::net::SocketAddr>()
+            .map(|addr| Self { ip: addr.ip(), port: Some(addr.port()) })
+            .map_err(
+                |_| "expected an IP address, or one with a port: 192.0.2.1, 192.0.2.1:30304, [::1]:30304",
+            )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans() {
+        for (text, ms) in [("0s", 0), ("500ms", 500), ("15s", 15_000), ("10m", 600_000), ("2h", 7_200_000)] {
+            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(ms))), "{text}");
+        }
+        for text in [
+            "",
+            "15",
+            "s",
+            "-1s",
+            "1.5s",
+            "1 s",
+            "1d",
+            "1S",
+            "99999999999999999999s",
+            "8761h",
+            "18446744073709551615h",
+        ] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nat_choices() {
+        let ip = "203.0.113.7".parse().unwrap();
+        for (text, expected) in [
+            ("any", Nat::Any),
+            ("none", Nat::None),
+            ("upnp", Nat::Upnp),
+            ("pmp", Nat::Pmp),
+            ("extip:203.0.113.7", Nat::ExtIp(ip)),
+            ("extip:2001:db8::1", Nat::ExtIp("2001:db8::1".parse().unwrap())),
+            ("stun", Nat::Stun(None)),
+            ("stun:stun.example.org:3478", Nat::Stun(Some("stun.example.org:3478".to_owned()))),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for text in ["", "ANY", "none:", "extip", "extip:", "extip:example.org", "stun:", "upnp:x"] {
+            assert!(text.parse::<Nat>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn listening_addresses() {
+        for (text, ip, port) in [
+            ("0.0.0.0", "0.0.0.0", None),
+            ("::", "::", None),
+            ("[::1]", "::1", None),
+            ("127.0.0.1:0", "127.0.0.1", Some(0)),
+            ("[::1]:30304", "::1", Some(30304)),
+        ] {
+            assert_eq!(text.parse(), Ok(ListenAddr { ip: ip.parse().unwrap(), port }), "{text}");
+        }
+        for text in ["", "localhost", "1.2.3", "1.2.3.4:", "1.2.3.4:99999", ":30303"] {
+            assert!(text.parse::<ListenAddr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn none_is_a_word() {
+        assert_eq!("none".parse(), Ok(OrNone::<u16>(None)));
+        assert_eq!("7".parse(), Ok(OrNone(Some(7_u16))));
+        assert!("seven".parse::<OrNone<u16>>().unwrap_err().contains("`none`"));
+    }
+}

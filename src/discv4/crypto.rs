@@ -1,0 +1,28 @@
+//! What the engine needs of elliptic curves, as a parameter: a simulation of ten thousand nodes can fake it, and a
+//! fuzzer can reach what stands behind it.
+
+use crate::node::{NodeKey, PublicKey};
+
+/// Signs for one node and recovers the signers of others' packets.
+pub trait Crypto {
+    /// The key of this node.
+    fn public_key(&self) -> PublicKey;
+    /// Signs `digest` so that the signer can be recovered: `r ‖ s ‖ v`.
+    fn sign(&self, digest: &[u8; 32]) -> [u8; 65];
+    /// The key that signed `digest`, if `signature` is one.
+    fn recover(&self, digest: &[u8; 32], signature: &[u8; 65]) -> Option<PublicKey>;
+}
+
+impl Crypto for NodeKey {
+    fn public_key(&self) -> PublicKey {
+        self.public()
+    }
+
+    fn sign(&self, digest: &[u8; 32]) -> [u8; 65] {
+        self.sign_recoverable(digest)
+    }
+
+    fn recover(&self, digest: &[u8; 32], signature: &[u8; 65]) -> Option<PublicKey> {
+        PublicKey::recover(digest, signature).ok()
+    }
+}

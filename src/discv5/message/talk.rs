@@ -1,0 +1,54 @@
+//! TALKREQ (0x05) and TALKRESP (0x06): a request to an application at another node, and its response.
+//!
+//! One datagram each way. An empty response says that nobody there serves the protocol.
+
+use bytes::BytesMut;
+
+use super::{MessageError, MessageType, RequestId, encode};
+use crate::rlp::Reader;
+
+/// `[request-id, protocol, request]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TalkRequest<'a> {
+    /// The request id.
+    pub id: RequestId,
+    /// Which application protocol; any bytes.
+    pub protocol: &'a [u8],
+    /// What it is asked.
+    pub request: &'a [u8],
+}
+
+impl<'a> TalkRequest<'a> {
+    pub(super) fn decode(id: RequestId, list: &mut Reader<'a>) -> Result<Self, MessageError> {
+        Ok(Self { id, protocol: list.bytes()?, request: list.bytes()? })
+    }
+
+    /// Appends the plaintext.
+    pub fn encode(&self, out: &mut BytesMut) {
+        encode(out, MessageType::TalkRequest, self.id, 2, |list| {
+            list.append(&self.protocol).append(&self.request);
+        });
+    }
+}
+
+/// `[request-id, response]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TalkResponse<'a> {
+    /// The TALKREQ's request id.
+    pub id: RequestId,
+    /// The response; empty if the protocol is unknown there.
+    pub response: &'a [u8],
+}
+
+impl<'a> TalkResponse<'a> {
+    pub(super) fn decode(id: RequestId, list: &mut Reader<'a>) -> Result<Self, MessageError> {
+        Ok(Self { id, response: list.bytes()? })
+    }
+
+    /// Appends the plaintext.
+    pub fn encode(&self, out: &mut BytesMut) {
+        encode(out, MessageType::TalkResponse, self.id, 1, |list| {
+            list.append(&self.response);
+        });
+    }
+}

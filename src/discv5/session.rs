@@ -1,0 +1,189 @@
+//! Sessions: the keys that two peers agreed on, and where they are kept.
+//!
+//! Two stores of the same size hold them. `theirs` holds sessions that strangers began and nothing more is known of;
+//! `ours` those that we began, or whose peer has answered a request of ours. Whoever shakes hands from thousands of
+//! addresses pushes other such strangers out of `theirs`, never the nodes that we work with out of `ours`.
+
+use std::{
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
+
+use rand::RngCore;
+
+use super::{
+    crypto::{MessageKey, SessionKeys},
+    header::Nonce,
+    peer::{Peer, PeerStore},
+};
+use crate::node::Record;
+
+/// How long keys are used (the specification wants a limit; sigp's crate has the same).
+const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most sessions of one subnet in either store. The table has at most 10 nodes of a subnet, and hosts that run
+/// several nodes exist.
+pub const MAX_PER_SUBNET: usize = 32;
+
+/// Which end of the handshake we were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We answered their WHOAREYOU.
+    Initiator,
+    /// They answered ours.
+    Recipient,
+}
+
+/// An agreement on keys with one peer.
+#[derive(Debug)]
+pub struct Session {
+    read: MessageKey,
+    write: MessageKey,
+    /// The read key before the last handshake. When both sides shake hands at the same time, each ends up with
+    /// another handshake as its last; this key lets them understand each other nevertheless.
+    previous: Option<MessageKey>,
+    sealed: u32,
+    since: Instant,
+    record: Option<Record>,
+}
+
+impl Session {
+    /// The session that a handshake at `now` yields with the owner of `record`. We may have begun it
+    /// without knowing one.
+    #[must_use]
+    pub fn new(keys: SessionKeys, role: Role, record: Option<Record>, now: Instant) -> Self {
+        let SessionKeys { initiator, recipient } = keys;
+        let (read, write) = match role {
+            Role::Initiator => (recipient, initiator),
+            Role::Recipient => (initiator, recipient),
+        };
+        Self { read, write, previous: None, sealed: 0, since: now, record }
+    }
+
+    /// The peer's record as it was known at the handshake.
+    #[must_use]
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// Opens a message of the peer.
+    #[must_use]
+    pub fn open(&self, nonce: &Nonce, ad: &[u8], sealed: &[u8], plaintext: &mut Vec<u8>) -> bool {
+        self.read.open(nonce, ad, sealed, plaintext)
+            || self.previous.as_ref().is_some_and(|key| key.open(nonce, ad, sealed, plaintext))
+    }
+
+    /// The key and a nonce for the next message to the peer. None once the nonces are used up.
+    ///
+    /// A count makes a nonce unique under its key; the random rest makes it hard to guess, because a WHOAREYOU must
+    /// name it.
+    pub fn seal(&mut self, rng: &mut dyn RngCore) -> Option<(&MessageKey, Nonce)> {
+        let count = self.sealed;
+        self.sealed = count.checked_add(1)?;
+        let mut nonce = [0; 12];
+        let (head, tail) = nonce.split_at_mut(4);
+        head.copy_from_slice(&count.to_be_bytes());
+        rng.fill_bytes(tail);
+        Some((&self.write, nonce))
+    }
+
+    fn is_spent(&self, now: Instant) -> bool {
+        self.sealed == u32::MAX || now.saturating_duration_since(self.since) > MAX_AGE
+    }
+}
+
+/// All sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    ours: PeerStore<Session>,
+    theirs: PeerStore<Session>,
+    evicted: u64,
+}
+
+impl Sessions {
+    /// Room for `capacity` sessions, half of them begun by strangers.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let half = NonZeroUsize::new(capacity / 2).unwrap_or(NonZeroUsize::MIN);
+        Self { ours: PeerStore::new(half), theirs: PeerStore::new(half), evicted: 0 }
+    }
+
+    /// How many there are: those that we work with, and strangers'.
+    #[must_use]
+    pub fn len(&self) -> (usize, usize) {
+        (self.ours.len(), self.theirs.len())
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == (0, 0)
+    }
+
+    /// How many usable sessions were given up to make room.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// The session with `peer`, which counts as used now. One that is too old, or out of nonces, is forgotten.
+    pub fn get(&mut self, peer: &Peer, now: Instant) -> Option<&mut Session> {
+        for store in [&mut self.ours, &mut self.theirs] {
+            if store.peek(peer).is_some_and(|session| session.is_spent(now)) {
+                store.remove(peer);
+            }
+        }
+        match self.ours.get_mut(peer) {
+            Some(session) => Some(session),
+            None => self.theirs.get_mut(peer),
+        }
+    }
+
+    /// Whether there is a session with `peer`, used up or not.
+    #[must_use]
+    pub fn contains(&self, peer: &Peer) -> bool {
+        self.ours.peek(peer).is_some() || self.theirs.peek(peer).is_some()
+    }
+
+    /// The record of `peer` as its session knows it.
+    #[must_use]
+    pub fn record(&self, peer: &Peer) -> Option<&Record> {
+        self.ours.peek(peer).or_else(|| self.theirs.peek(peer)).and_then(Session::record)
+    }
+
+    /// Stores what a handshake yielded. It replaces an earlier session with `peer`, whose read key stays valid for
+    /// messages under way. `exempt` frees the peer from the limit per subnet.
+    pub fn insert(&mut self, peer: Peer, mut session: Session, role: Role, exempt: bool) {
+        let known = self.ours.remove(&peer);
+        let ours = known.is_some() || role == Role::Initiator;
+        session.previous = known.or_else(|| self.theirs.remove(&peer)).map(|old| old.read);
+        let store = if ours { &mut self.ours } else { &mut self.theirs };
+        self.evicted += store_bounded(store, peer, session, exempt);
+    }
+
+    /// The peer has answered a request of ours: strangers no longer push it out.
+    pub fn answered(&mut self, peer: &Peer, exempt: bool) {
+        if let Some(session) = self.theirs.remove(peer) {
+            self.evicted += store_bounded(&mut self.ours, *peer, session, exempt);
+        }
+    }
+
+    /// Forgets the session with `peer`.
+    pub fn remove(&mut self, peer: &Peer) {
+        self.ours.remove(peer);
+        self.theirs.remove(peer);
+    }
+}
+
+/// Stores a session. A subnet that has its share gives up its own oldest one. Returns how many were given up.
+fn store_bounded(store: &mut PeerStore<Session>, peer: Peer, session: Session, exempt: bool) -> u64 {
+    let ip = peer.addr.ip();
+    let mut evicted = 0;
+    if !exempt && store.in_subnet(ip) >= MAX_PER_SUBNET {
+        let oldest = store.oldest_in_subnet(ip).and_then(|oldest| store.remove(&oldest));
+        evicted += u64::from(oldest.is_some());
+    }
+    evicted + u64::from(store.insert(peer, session, !exempt).is_some())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! TALKREQs of others, while our applications think about them.
+//!
+//! Each waits under a token until its application answers, or until the time is up: the asker waits 700 ms, so that
+//! an answer after half a second may still arrive. Then, or when too many wait already, the asker gets the empty
+//! TALKRESP that the specification gives to protocols nobody serves.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use super::{message::RequestId, peer::Peer};
+use crate::node::NodeId;
+
+/// How long an application may take.
+pub const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// The most requests that wait for applications (geth: 1024).
+pub const MAX_OUTSTANDING: usize = 1024;
+/// The most of one node. Nodes that ask one thing at a time have one.
+pub const MAX_PER_NODE: usize = 16;
+
+/// Names a TALKREQ that waits for its answer. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TalkToken(pub u64);
+
+/// A TALKREQ that waits: to whom and under which id the answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Who asked, and from where.
+    pub peer: Peer,
+    /// The id that the answer repeats.
+    pub id: RequestId,
+}
+
+/// What is done with a TALKREQ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// An application is asked.
+    Waits(TalkToken),
+    /// Nobody serves the protocol.
+    Unknown,
+    /// Too many wait.
+    Full,
+}
+
+/// The protocols that are served, and the requests that wait.
+#[derive(Debug, Default)]
+pub struct TalkServer {
+    protocols: HashSet<Vec<u8>>,
+    /// By token: the order of tokens is that of deadlines.
+    waiting: BTreeMap<TalkToken, (Instant, Asker)>,
+    per_node: HashMap<NodeId, usize>,
+    next: u64,
+}
+
+impl TalkServer {
+    /// Sets the protocols that applications serve.
+    pub fn set_protocols(&mut self, protocols: impl IntoIterator<Item = Vec<u8>>) {
+        self.protocols = protocols.into_iter().collect();
+    }
+
+    /// How many requests wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes a request in, if there is room.
+    pub fn admit(&mut self, protocol: &[u8], asker: Asker, now: Instant) -> Admission {
+        if !self.protocols.contains(protocol) {
+            return Admission::Unknown;
+        }
+        let of_node = self.per_node.get(&asker.peer.id).copied().unwrap_or(0);
+        if self.waiting.len() >= MAX_OUTSTANDING || of_node >= MAX_PER_NODE {
+            return Admission::Full;
+        }
+        let token = TalkToken(self.next);
+        self.next += 1;
+        self.waiting.insert(token, (now + ANSWER_TIME, asker));
+        self.per_node.insert(asker.peer.id, of_node + 1);
+        Admission::Waits(token)
+    }
+
+    /// Takes the request that is answered now; none if its time is up.
+    pub fn answer(&mut self, token: TalkToken) -> Option<Asker> {
+        let (_, asker) = self.waiting.remove(&token)?;
+        match self.per_node.get_mut(&asker.peer.id) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.per_node.remove(&asker.peer.id)),
+        }
+        Some(asker)
+    }
+
+    /// Takes the next request whose time is up.
+    pub fn expired(&mut self, now: Instant) -> Option<(TalkToken, Asker)> {
+        let (token, _) = self.waiting.first_key_value().filter(|(_, (deadline, _))| *deadline <= now)?;
+        let token = *token;
+        Some((token, self.answer(token)?))
+    }
+
+    /// When the next request's time is up.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.waiting.first_key_value().map(|(_, (deadline, _))| *deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asker(id: u16) -> Asker {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&id.to_be_bytes());
+        let peer = Peer::new(NodeId(bytes), "1.2.3.4:5".parse().unwrap());
+        Asker { peer, id: RequestId::default() }
+    }
+
+    #[test]
+    fn bounded_per_node_and_in_all_and_empty_after() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
+        let now = Instant::now();
+        let mut talk = TalkServer::default();
+        assert_eq!(talk.admit(b"p", asker(1), now), Admission::Unknown);
+        talk.set_protocols([b"p".to_vec()]);
+        for _ in 0..MAX_PER_NODE {
+            assert!(matches!(talk.admit(b"p", asker(1), now), Admission::Waits(_)));
+        }
+        assert_eq!(talk.admit(b"p", asker(1), now), Admission::Full);
+        for node in 2..2000 {
+            talk.admit(b"p", asker(node), now);
+        }
+        assert_eq!(talk.len(), MAX_OUTSTANDING);
+        assert_eq!(talk.admit(b"p", asker(3000), now), Admission::Full);
+        assert_eq!(talk.answer(TalkToken(0)), Some(asker(1)));
+        assert_eq!(talk.answer(TalkToken(0)), None, "answered once");
+        assert!(matches!(talk.admit(b"p", asker(1), now), Admission::Waits(_)));
+        assert_eq!(talk.next_timeout(), Some(now + ANSWER_TIME));
+        assert_eq!(talk.expired(now), None);
+        let later = now + ANSWER_TIME;
+        assert_eq!(std::iter::from_fn(|| talk.expired(later)).count(), MAX_OUTSTANDING);
+        assert!(talk.is_empty() && talk.per_node.is_empty());
+    }
+}

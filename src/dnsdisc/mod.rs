@@ -1,0 +1,24 @@
+//! Node lists in the DNS (EIP-1459): signed trees of node records, and a client that walks them.
+//!
+//! A tree lives under a domain name. Its root, a TXT record at that name, is signed and names two subtrees by the
+//! hash of their first entry: one of node records, one of links to other trees. Every further entry is a TXT record
+//! at `<its own hash>.<domain>`, so that whoever believes the root can check everything below it.
+//!
+//! Reading order: [`entry`] (what a TXT record says), [`link`] (which tree, signed by whom), `pass` (one walk through
+//! a subtree), `tree` (one tree over time), [`client`] (all trees, the rate limit, and what the caller asks for).
+//!
+//! Left out: DNS itself. The caller resolves the names it is asked for and joins the strings of each TXT record.
+
+pub mod client;
+pub mod entry;
+pub mod link;
+mod pass;
+mod tree;
+#[cfg(test)]
+pub(crate) mod zone;
+
+pub use client::{Action, Answer, Client, Config, Counters, Problem, QueryId};
+pub use link::Link;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! The only place where the process reads its clocks. Everything else is told the time ([`Now`]).
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::Now;
+
+/// Both clocks, read now. A wall clock before 1970 reads as 1970.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one reader of the clocks")]
+pub fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Now { mono: Instant::now(), unix }
+}

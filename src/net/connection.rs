@@ -1,0 +1,604 @@
+//! One task per connection: moves bytes between a socket and the engine that understands them (`p2p::Connection`).
+//!
+//! The task decides nothing about peers. At the engine's two checkpoints it asks the owner of peers (the switch) by
+//! an [`Event`] and does as the reply says. From then on a message goes from here straight to the queue of the
+//! registration that owns its capability ([`MessageSink`]), and messages to the peer come straight out of the
+//! session's [`Outbound`]: neither passes the switch, and nothing here waits for another peer.
+//!
+//! One read takes all that is there, one write carries all that is queued. A full queue of an application holds this
+//! socket alone, for as long as the sink says; meanwhile writing and pinging go on.
+
+use std::{
+    collections::VecDeque,
+    future::pending,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use rand::rngs::StdRng;
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc, oneshot},
+    time::{Sleep, sleep_until},
+};
+
+use super::{
+    buffers::{BudgetShare, BufferPool, CHUNK, ReceiveBudget},
+    clock,
+    outbound::{Outbound, Receipt},
+    traffic::Traffic,
+};
+use crate::{
+    Now,
+    node::PublicKey,
+    p2p::{
+        self, Action, Channel, ChannelIndex, DisconnectReason, Fault, LocalCapability, LocalNode, RemoteHello,
+    },
+};
+
+/// How long a parked connection holds what it heard before it looks again whether it still is: longer than any
+/// decision takes.
+const PARKED: Duration = Duration::from_secs(60);
+
+/// Numbers the connections of this process; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// What is encrypted ahead of the socket, which is also what the engine fills at once: enough for a full write, little
+/// enough that it is still in cache and Disconnect is not stuck behind.
+const WRITE_AHEAD: usize = 64 * 1024;
+
+/// How long the last bytes, Disconnect among them, may take to leave (geth allows 1 s).
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What becomes of a message handed to an application's queue.
+#[derive(Debug)]
+pub enum Offer {
+    /// Queued, or reported as lost: either way it is accounted for.
+    Taken,
+    /// The queue is full. Offer the payload again when there is space, or at `until`, whichever comes first.
+    Wait {
+        /// The message, handed back.
+        payload: Bytes,
+        /// When to stop waiting.
+        until: Instant,
+    },
+    /// The registration's policy is to let go of this peer.
+    Disconnect(DisconnectReason),
+}
+
+/// Where the messages of one channel go.
+pub trait MessageSink: Send + Sync {
+    /// Takes a message of the channel, or says why not now. `code` is relative to the capability.
+    fn offer(&self, now: Now, code: u64, payload: Bytes) -> Offer;
+}
+
+/// The answer to [`Event::Authenticated`]: the capabilities to offer in our Hello, or why not to.
+pub type Admission = Result<Vec<LocalCapability>, DisconnectReason>;
+
+/// Where the messages of each channel go, by index.
+pub type Sinks = Vec<Box<dyn MessageSink>>;
+
+/// The answer to [`Event::Negotiated`]: what becomes of the connection, or why it goes.
+pub type Opening = Result<Open, DisconnectReason>;
+
+/// What becomes of a connection whose handshake is complete.
+pub enum Open {
+    /// A session: messages flow.
+    Session(Sinks),
+    /// The node is a peer over another connection. Stay, answer pings, hold the first message, until
+    /// [`Control::Promote`] or a Disconnect.
+    Parked,
+}
+
+/// What the owner of peers tells a running connection.
+pub enum Control {
+    /// Send a Ping now, and report the next thing that is heard ([`Event::Heard`]).
+    Probe,
+    /// A parked connection becomes the session.
+    Promote(Sinks),
+}
+
+/// Which side opened the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We did, to the node with this key.
+    Dial(PublicKey),
+    /// They did.
+    Accept,
+}
+
+/// What a connection tells the owner of peers.
+pub enum Event {
+    /// The remote proved its identity. First checkpoint.
+    Authenticated {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Who it is.
+        remote: PublicKey,
+        /// Where the decision is awaited.
+        reply: oneshot::Sender<Admission>,
+    },
+    /// Hellos are exchanged. Second checkpoint.
+    Negotiated {
+        /// Which connection.
+        connection: ConnectionId,
+        /// What the remote said of itself.
+        hello: Arc<RemoteHello>,
+        /// The capabilities shared with it; never empty.
+        channels: Arc<[Channel]>,
+        /// Where the decision is awaited.
+        reply: oneshot::Sender<Opening>,
+    },
+    /// Something was heard on a connection that was probed.
+    Heard {
+        /// Which connection.
+        connection: ConnectionId,
+    },
+    /// The connection is over. Always the last event, and always sent.
+    Closed {
+        /// Which connection.
+        connection: ConnectionId,
+        /// How it ended.
+        end: End,
+    },
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Who ended it.
+    pub by: p2p::Side,
+    /// The reason given or received, where there was one.
+    pub reason: Option<DisconnectReason>,
+    /// What exactly went wrong, in words; empty when nothing did.
+    pub detail: String,
+    /// Whether it ended because nothing came in time.
+    pub timed_out: bool,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Drained buffers.
+    pub pool: BufferPool,
+    /// What receive buffers may hold in all.
+    pub budget: ReceiveBudget,
+}
+
+/// One connection, about to run.
+pub struct Connection {
+    /// Its number.
+    pub id: ConnectionId,
+    /// The connected socket.
+    pub stream: TcpStream,
+    /// Which side opened it.
+    pub role: Role,
+    /// Who we are.
+    pub local: Arc<LocalNode>,
+    /// For keys, nonces and padding of this connection.
+    pub rng: StdRng,
+    /// Messages to the peer.
+    pub outbound: Arc<Outbound>,
+    /// Counters.
+    pub traffic: Arc<Traffic>,
+    /// Notified when a sink that said `Wait` has space.
+    pub space: Arc<Notify>,
+    /// What the owner of peers tells it.
+    pub control: mpsc::Receiver<Control>,
+    /// Where events go.
+    pub events: mpsc::Sender<Event>,
+    /// What all connections share.
+    pub shared: Arc<Shared>,
+}
+
+/// A message that its queue had no room for.
+struct Held {
+    channel: ChannelIndex,
+    code: u64,
+    payload: Bytes,
+    until: Instant,
+    since: Instant,
+}
+
+/// The reply that is awaited.
+enum Awaiting {
+    Nothing,
+    Admission(oneshot::Receiver<Admission>),
+    Opening(oneshot::Receiver<Opening>),
+}
+
+enum Verdict {
+    Admission(Admission),
+    Opening(Opening),
+}
+
+impl Connection {
+    /// Runs the connection to its end. The last event is [`Event::Closed`].
+    pub async fn run(self) {
+        let Self { id, stream, role, local, rng, outbound, traffic, space, mut control, events, shared } =
+            self;
+        // Made here and not by the caller: a dial's first packet costs EC arithmetic.
+        let engine = match role {
+            Role::Dial(remote) => p2p::Connection::dial(local, remote, clock::now(), rng),
+            Role::Accept => p2p::Connection::accept(local, clock::now(), rng),
+        };
+        let mut task = Task {
+            id,
+            engine,
+            outbound: &outbound,
+            traffic: &traffic,
+            events: &events,
+            sinks: Vec::new(),
+            parked: false,
+            probing: false,
+            awaiting: Awaiting::Nothing,
+            held: VecDeque::new(),
+            buffer: None,
+            full: false,
+            out: BytesMut::new(),
+            handed_out: 0,
+            written: 0,
+            encoding: VecDeque::new(),
+            receipts: VecDeque::new(),
+            end: None,
+        };
+        let end = task.drive(&stream, &mut control, &space, &shared).await;
+        outbound.close();
+        drop(stream);
+        // The owner of peers outlives its connections unless the process is ending.
+        let _ = events.send(Event::Closed { connection: id, end }).await;
+    }
+}
+
+struct Task<'a> {
+    id: ConnectionId,
+    engine: p2p::Connection,
+    outbound: &'a Outbound,
+    traffic: &'a Traffic,
+    events: &'a mpsc::Sender<Event>,
+    sinks: Sinks,
+    /// Whether the node is a peer over another connection, for now.
+    parked: bool,
+    /// Whether the next thing heard is to be reported.
+    probing: bool,
+    awaiting: Awaiting,
+    /// Messages read and decoded but not taken yet. While there are any, the socket is not read, so these are at
+    /// most what one read contained.
+    held: VecDeque<Held>,
+    /// Received bytes that are not a whole frame yet, or that the engine was paused before.
+    buffer: Option<BytesMut>,
+    /// Whether the engine stopped for want of room for actions: it goes on once they are taken.
+    full: bool,
+    /// Encrypted bytes that the socket has not taken.
+    out: BytesMut,
+    /// Bytes ever put into `out`, and bytes ever taken from it by the socket.
+    handed_out: u64,
+    written: u64,
+    /// Messages that the engine has and `out` has not.
+    encoding: VecDeque<Receipt>,
+    /// Where in the byte stream each message of `out` ends, at the latest.
+    receipts: VecDeque<(u64, Receipt)>,
+    end: Option<End>,
+}
+
+impl Task<'_> {
+    async fn drive(
+        &mut self,
+        stream: &TcpStream,
+        control: &mut mpsc::Receiver<Control>,
+        space: &Notify,
+        shared: &Shared,
+    ) -> End {
+        let mut share = BudgetShare::new(&shared.budget);
+        // Whether the receive buffer is larger than what the share covers: no reading until it does.
+        let mut starved = false;
+        let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
+        loop {
+            let now = clock::now();
+            self.act(now).await;
+            while self.full && self.held.is_empty() {
+                self.digest(now);
+                self.act(now).await;
+            }
+            self.fill(now);
+            if let Some(end) = self.end.take() {
+                self.flush(stream).await;
+                return end;
+            }
+            arm(timer.as_mut(), self.engine.poll_timeout(), self.held.front().map(|held| held.until));
+            let waiting = !self.held.is_empty();
+            let beyond_chunk = self.buffer.as_ref().map_or(0, BytesMut::capacity).saturating_sub(CHUNK);
+            tokio::select! {
+                ready = stream.readable(), if !waiting && !starved && self.engine.wants_bytes() => {
+                    if let Err(error) = ready.and_then(|()| self.read(stream, shared)) {
+                        self.lost(&error);
+                    }
+                    starved = true;
+                }
+                () = share.resize(beyond_chunk), if starved => starved = false,
+                ready = stream.writable(), if !self.out.is_empty() => {
+                    if let Err(error) = ready.and_then(|()| self.write(stream)) {
+                        self.lost(&error);
+                    }
+                }
+                () = self.outbound.woken() => {}
+                verdict = reply(&mut self.awaiting) => self.obey(verdict),
+                Some(control) = control.recv() => self.control(control),
+                () = space.notified(), if waiting => self.offer_held(clock::now()),
+                () = timer.as_mut() => {
+                    let now = clock::now();
+                    self.offer_held(now);
+                    self.engine.handle_timeout(now);
+                }
+            }
+        }
+    }
+
+    /// Does what the engine asks for.
+    async fn act(&mut self, now: Now) {
+        let mut messages = 0;
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::Message { channel, code, payload, .. } => {
+                    messages += 1;
+                    self.heard().await;
+                    if self.held.is_empty() {
+                        self.offer(now, channel, code, payload, now.mono);
+                    } else {
+                        // Behind a held message of any channel: the order of a channel must not change, and the
+                        // socket is held as a whole.
+                        self.held.push_back(Held {
+                            channel,
+                            code,
+                            payload,
+                            until: now.mono,
+                            since: now.mono,
+                        });
+                    }
+                }
+                Action::Authenticated { remote } => {
+                    let (reply, receiver) = oneshot::channel();
+                    self.awaiting = Awaiting::Admission(receiver);
+                    let event = Event::Authenticated { connection: self.id, remote, reply };
+                    let _ = self.events.send(event).await;
+                }
+                Action::Negotiated { hello, channels } => {
+                    let (reply, receiver) = oneshot::channel();
+                    self.awaiting = Awaiting::Opening(receiver);
+                    let event = Event::Negotiated { connection: self.id, hello, channels, reply };
+                    let _ = self.events.send(event).await;
+                }
+                Action::RoundTrip(time) => {
+                    self.traffic.round_trip(time);
+                    self.heard().await;
+                }
+                Action::Written { messages, .. } => {
+                    let count = messages.min(self.encoding.len());
+                    let end = self.handed_out;
+                    self.receipts.extend(self.encoding.drain(..count).map(|receipt| (end, receipt)));
+                }
+                Action::Closed { by, reason, fault, .. } => {
+                    let timed_out =
+                        matches!(fault, Some(Fault::HandshakeTimeout | Fault::Silence | Fault::FrameTimeout));
+                    let detail = fault.map(|fault| fault.to_string()).unwrap_or_default();
+                    self.end.get_or_insert(End { by, reason, detail, timed_out });
+                }
+            }
+        }
+        if messages > 0 {
+            self.traffic.messages_received(messages);
+        }
+        self.settle();
+    }
+
+    /// Reports the first thing heard since a probe.
+    async fn heard(&mut self) {
+        if std::mem::take(&mut self.probing) {
+            let _ = self.events.send(Event::Heard { connection: self.id }).await;
+        }
+    }
+
+    fn offer(&mut self, now: Now, channel: ChannelIndex, code: u64, payload: Bytes, since: Instant) {
+        if self.parked {
+            let until = now.mono + PARKED;
+            self.held.push_front(Held { channel, code, payload, until, since });
+            self.engine.pause();
+            return;
+        }
+        let Some(sink) = self.sinks.get(usize::from(channel.0)) else { return };
+        match sink.offer(now, code, payload) {
+            Offer::Taken => {}
+            Offer::Wait { payload, until } => {
+                self.held.push_front(Held { channel, code, payload, until, since });
+                self.engine.pause();
+            }
+            Offer::Disconnect(reason) => self.engine.disconnect(now, reason),
+        }
+    }
+
+    /// Offers what was held, oldest first, until one has to wait again.
+    fn offer_held(&mut self, now: Now) {
+        while let Some(Held { channel, code, payload, since, .. }) = self.held.pop_front() {
+            let before = self.held.len();
+            self.offer(now, channel, code, payload, since);
+            if self.held.len() > before {
+                return;
+            }
+            if self.held.is_empty() {
+                self.traffic.stalled(now.mono.saturating_duration_since(since));
+                self.engine.resume(now);
+                self.digest(now);
+            }
+        }
+    }
+
+    fn read(&mut self, stream: &TcpStream, shared: &Shared) -> io::Result<()> {
+        let mut buffer = self.buffer.take().unwrap_or_else(|| shared.pool.take());
+        if buffer.capacity() - buffer.len() < CHUNK / 4 {
+            buffer.reserve(CHUNK);
+        }
+        let count = match stream.try_read_buf(&mut buffer) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(error),
+        };
+        if let Ok(count @ 1..) = count {
+            self.traffic.received(count);
+            self.full = self.engine.handle_bytes(clock::now(), &mut buffer);
+        }
+        if buffer.is_empty() {
+            shared.pool.give_back(buffer);
+        } else {
+            self.buffer = Some(buffer);
+        }
+        count.map(drop)
+    }
+
+    /// Gives the engine what it left in the buffer when it stopped at a checkpoint or was paused.
+    fn digest(&mut self, now: Now) {
+        self.full = false;
+        if let Some(buffer) = &mut self.buffer {
+            self.full = self.engine.handle_bytes(now, buffer);
+        }
+    }
+
+    /// Encrypts what is queued, ahead of the socket by a bounded amount.
+    fn fill(&mut self, now: Now) {
+        self.transmit(now);
+        while self.out.len() < WRITE_AHEAD {
+            let Some(queued) = self.outbound.take() else {
+                if let Some(reason) = self.outbound.wants_disconnect() {
+                    self.engine.disconnect(now, reason);
+                    self.transmit(now);
+                }
+                return;
+            };
+            // The engine refuses only while it is ending; then nothing more is written.
+            if self.engine.send(queued.channel, queued.code, &queued.message).is_ok() {
+                self.encoding.push_back(queued.receipt);
+                self.transmit(now);
+            }
+        }
+    }
+
+    fn transmit(&mut self, now: Now) {
+        let before = self.out.len();
+        while self.engine.poll_transmit(now, &mut self.out) {}
+        self.handed_out += (self.out.len() - before) as u64;
+    }
+
+    fn write(&mut self, stream: &TcpStream) -> io::Result<()> {
+        let count = match stream.try_write(&self.out) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.out.advance(count);
+        self.written += count as u64;
+        self.traffic.sent(count);
+        self.settle();
+        if self.out.is_empty() {
+            // An idle connection holds no buffer.
+            self.out = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Reports the messages that the socket has taken whole.
+    fn settle(&mut self) {
+        let done = self.receipts.iter().take_while(|(end, _)| *end <= self.written).count();
+        if done > 0 {
+            self.traffic.messages_sent(done);
+            self.outbound.written(self.receipts.drain(..done).map(|(_, receipt)| receipt));
+        }
+    }
+
+    /// Lets the last bytes leave, for a moment.
+    async fn flush(&mut self, stream: &TcpStream) {
+        self.transmit(clock::now());
+        let writing = async {
+            while !self.out.is_empty() {
+                if stream.writable().await.and_then(|()| self.write(stream)).is_err() {
+                    return;
+                }
+            }
+        };
+        // A peer that takes nothing loses the reason, not our time.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, writing).await;
+    }
+
+    fn obey(&mut self, verdict: Verdict) {
+        let now = clock::now();
+        match verdict {
+            Verdict::Admission(Ok(capabilities)) => self.engine.greet(now, &capabilities),
+            Verdict::Opening(Ok(Open::Session(sinks))) => {
+                self.sinks = sinks;
+                self.engine.open(now);
+            }
+            Verdict::Opening(Ok(Open::Parked)) => {
+                self.parked = true;
+                self.engine.open(now);
+            }
+            Verdict::Admission(Err(reason)) | Verdict::Opening(Err(reason)) => {
+                self.engine.disconnect(now, reason)
+            }
+        }
+        self.digest(now);
+    }
+
+    fn control(&mut self, control: Control) {
+        let now = clock::now();
+        match control {
+            Control::Probe => {
+                self.probing = true;
+                self.engine.ping(now);
+            }
+            Control::Promote(sinks) => {
+                self.sinks = sinks;
+                self.parked = false;
+                self.offer_held(now);
+            }
+        }
+    }
+
+    fn lost(&mut self, error: &io::Error) {
+        let detail = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "the remote closed the connection".to_owned(),
+            _ => format!("the connection broke: {error}"),
+        };
+        self.end.get_or_insert(End { by: p2p::Side::Remote, reason: None, detail, timed_out: false });
+    }
+}
+
+async fn reply(awaiting: &mut Awaiting) -> Verdict {
+    // A dropped sender means that the switch is gone: the process is quitting.
+    let verdict = match awaiting {
+        Awaiting::Nothing => pending().await,
+        Awaiting::Admission(receiver) => {
+            Verdict::Admission(receiver.await.unwrap_or(Err(DisconnectReason::Quitting)))
+        }
+        Awaiting::Opening(receiver) => {
+            Verdict::Opening(receiver.await.unwrap_or(Err(DisconnectReason::Quitting)))
+        }
+    };
+    *awaiting = Awaiting::Nothing;
+    verdict
+}
+
+/// Sets the timer to the earlier of two deadlines. Moving it later is left to its firing: idle deadlines move with
+/// every frame, and re-arming a timer per frame costs more than one early wake-up.
+fn arm(timer: std::pin::Pin<&mut Sleep>, first: Option<Instant>, second: Option<Instant>) {
+    let deadline = match (first, second) {
+        (Some(first), Some(second)) => first.min(second),
+        (Some(only), None) | (None, Some(only)) => only,
+        (None, None) => return,
+    };
+    let armed = timer.deadline();
+    if timer.is_elapsed() || deadline < armed.into_std() {
+        timer.reset(deadline.into());
+    }
+}

@@ -1,0 +1,272 @@
+//! The data directory: ours alone, and held by one process at a time.
+//!
+//! Two processes with one directory would be one node with two minds: same identity, two tables, two sets of leases.
+//! So the directory is locked while the process lives. The lock is the system's (`flock`), which goes away with the
+//! process however it ends; what the lock file says only serves the error that the next one gets.
+//!
+//! What lies in the directory (key, lists, node database) must not be read or swapped by others, so it is private
+//! (0700). A directory that is plainly a data directory, or empty, is made so; any other is refused, because taking
+//! rights away from a directory that people use for something else would be worse than not starting.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process,
+};
+
+use rustix::fs::OFlags;
+
+/// Name of the lock file.
+const LOCK: &str = "lock";
+
+/// What is read of another's lock file: ours say far less.
+const HOLDER_BYTES: u64 = 200;
+
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// The system said no.
+    #[error("the data directory {}: cannot {what}: {source}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error(
+        "the data directory {} is in use by {holder}; stop that process, or give this one another --data-dir",
+        path.display()
+    )]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// What the other process wrote about itself.
+        holder: String,
+    },
+    /// It belongs to someone else.
+    #[error(
+        "the data directory {} belongs to user {owner}, and this process runs as user {us}; \
+         name a directory of its own", path.display()
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Our user.
+        us: u32,
+    },
+    /// Others can get at what lies in it.
+    #[error(
+        "the data directory {} is open to others (mode {mode:04o}) and holds other files; make it private \
+         (chmod 700), or name a directory that does not exist yet", path.display()
+    )]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+}
+
+/// The data directory, held for as long as this value lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory if need be, and locks it.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |what| move |source| DataDirError::Io { path: path.to_owned(), what, source };
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+                made.map_err(failed("be made"))?;
+            }
+            Err(error) => return Err(failed("be looked at")(error)),
+            Ok(_) => {}
+        }
+        make_private(path)?;
+
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(no_links())
+            .open(path.join(LOCK))
+            .map_err(failed("open its lock file"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(DataDirError::Held { path: path.to_owned(), holder: read_holder(&mut lock) });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("be locked")(error)),
+        }
+        let mut dir = Self { path: path.to_owned(), lock };
+        dir.announce(None).map_err(failed("write its lock file"))?;
+        Ok(dir)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tells whoever finds the directory locked who we are: the process, and where it serves once that is known.
+    pub fn announce(&mut self, address: Option<&str>) -> io::Result<()> {
+        let at = address.map(|address| format!(", gRPC on {address}")).unwrap_or_default();
+        self.lock.set_len(0)?;
+        self.lock.rewind()?;
+        writeln!(self.lock, "process {}{at}", process::id())
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // The file stays: removing it would let two processes lock two files of one name. What it says is void, and
+        // if it cannot be emptied, the lock that goes away with it still tells the truth.
+        let _ = self.lock.set_len(0);
+    }
+}
+
+/// Flags for files that we make ourselves: a link in their place is somebody's trick.
+pub(super) fn no_links() -> i32 {
+    i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default()
+}
+
+fn make_private(path: &Path) -> Result<(), DataDirError> {
+    let failed = |what| move |source| DataDirError::Io { path: path.to_owned(), what, source };
+    let found = fs::metadata(path).map_err(failed("be looked at"))?;
+    if !found.is_dir() {
+        return Err(failed("be used")(io::ErrorKind::NotADirectory.into()));
+    }
+    let us = rustix::process::geteuid().as_raw();
+    // Root may use anybody's: containers run as root on directories that are mounted from outside.
+    if found.uid() != us && us != 0 {
+        return Err(DataDirError::NotOurs { path: path.to_owned(), owner: found.uid(), us });
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let mut entries = fs::read_dir(path).map_err(failed("be read"))?;
+    let used = path.join(LOCK).symlink_metadata().is_ok_and(|lock| lock.is_file());
+    if used || entries.next().is_none() {
+        return fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed("be made private"));
+    }
+    Err(DataDirError::Open { path: path.to_owned(), mode })
+}
+
+/// What the lock file says, fit to be printed.
+fn read_holder(lock: &mut File) -> String {
+    let mut bytes = Vec::new();
+    let read = lock.take(HOLDER_BYTES).read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    if read.is_err() || text.is_empty() {
+        return "another process".to_owned();
+    }
+    text.escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn one_process_holds_it_and_the_next_learns_who() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a/b");
+        let mut first = DataDir::open(&path).unwrap();
+        assert_eq!((mode(&path), mode(&path.join("lock"))), (0o700, 0o600));
+        let held = || DataDir::open(&path).unwrap_err().to_string();
+        let me = format!("in use by process {}", process::id());
+        assert!(held().contains(&format!("{me};")), "{}", held());
+        first.announce(Some("127.0.0.1:50051")).unwrap();
+        assert!(held().contains(&format!("{me}, gRPC on 127.0.0.1:50051;")), "{}", held());
+        drop(first);
+        assert_eq!(fs::read(path.join("lock")).unwrap(), b"", "nobody is announced");
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_dead_holder_holds_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("lock"), "process 1, gRPC on 192.0.2.1:1\n").unwrap();
+        DataDir::open(temp.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_others_wrote_is_printed_harmlessly() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path();
+        for (bytes, expected) in [
+            (&b"\x1b[31mred\nroot"[..], "in use by \\u{1b}[31mred\\nroot;"),
+            (b"", "in use by another process;"),
+            (b" \n", "in use by another process;"),
+            (b"\xff\xfe", "in use by \u{fffd}\u{fffd};"),
+        ] {
+            let holder = File::create(path.join("lock")).unwrap();
+            holder.lock().unwrap();
+            fs::write(path.join("lock"), bytes).unwrap();
+            let error = DataDir::open(path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected:?} not in {error:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_made_private_only_where_that_harms_nobody() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path();
+        chmod(path, 0o777);
+        drop(DataDir::open(path).expect("an empty one becomes ours"));
+        assert_eq!(mode(path), 0o700);
+        fs::write(path.join("more"), "").unwrap();
+        chmod(path, 0o755);
+        drop(DataDir::open(path).expect("one that we used is ours"));
+        assert_eq!(mode(path), 0o700);
+        fs::remove_file(path.join("lock")).unwrap();
+        chmod(path, 0o755);
+        let error = DataDir::open(path).expect_err("somebody else's").to_string();
+        assert!(error.contains("mode 0755") && error.contains("chmod 700"), "{error}");
+        assert_eq!(mode(path), 0o755, "and it is left as it was");
+        chmod(path, 0o700);
+        DataDir::open(path).expect("private as it is");
+    }
+
+    #[test]
+    fn what_is_no_directory_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("below"), PathBuf::from("/proc/nowhere")] {
+            let error = DataDir::open(&path).unwrap_err();
+            assert!(matches!(error, DataDirError::Io { .. }), "{error}");
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        }
+        let dir = temp.path().join("dir");
+        DirBuilder::new().mode(0o700).create(&dir).unwrap();
+        symlink(&file, dir.join("lock")).unwrap();
+        let error = DataDir::open(&dir).expect_err("a link in the lock's place").to_string();
+        assert!(error.contains("lock file"), "{error}");
+    }
+}

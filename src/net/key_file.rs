@@ -1,0 +1,294 @@
+//! The file with the node's key: made once, private, and looked at before it is believed.
+//!
+//! The key is the node: who has it can speak in its name. So the file is made 0600 in a private directory, no link
+//! is followed, and a file that others can read is refused, with the command that repairs it. A key that the
+//! operator names (`--nodekey`) may be a link, and may belong to root with read access for our group: that is how
+//! orchestrators hand secrets over.
+//!
+//! The format is go-ethereum's: 64 hex digits.
+
+use std::{
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rand::RngCore;
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use super::data_dir::{DataDir, no_links};
+use crate::node::{NodeKey, key::KeyError};
+
+/// Name of the key in the data directory.
+const NAME: &str = "nodekey";
+
+/// The key while it is written: it gets its name when it is whole and on the disk.
+const NEW_NAME: &str = "nodekey.new";
+
+/// Bytes that are read: the 64 digits with any space around them. A file above this is something else.
+const MAX_BYTES: u64 = 128;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+#[error("the node key {}: {problem}", path.display())]
+pub struct KeyFileError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: KeyFileProblem,
+}
+
+/// What is wrong with a key file.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileProblem {
+    /// It is not there.
+    #[error("there is no such file")]
+    Missing,
+    /// The system said no.
+    #[error("cannot be {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is a directory, a pipe, or the like.
+    #[error("is not a regular file")]
+    NotAFile,
+    /// It belongs to someone who could change it.
+    #[error("belongs to user {owner}, and this process runs as user {us}; change the owner (chown {us})")]
+    NotOurs {
+        /// Its owner.
+        owner: u32,
+        /// Our user.
+        us: u32,
+    },
+    /// Others can read or change it.
+    #[error(
+        "is open to others (mode {mode:04o}); if nobody has copied it, make it private (chmod 600), else make a new key"
+    )]
+    Open {
+        /// Its mode.
+        mode: u32,
+    },
+    /// It is no key.
+    #[error("does not hold a key: {0}")]
+    Content(#[from] KeyError),
+    /// It is too long for a key.
+    #[error("does not hold a key: it is longer than 64 hex digits")]
+    TooLong,
+}
+
+/// Who made the file, which decides what it may look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maker {
+    Us,
+    Operator,
+}
+
+/// The key of the data directory, made from `rng` if there is none yet. The directory is locked, so nobody makes one
+/// at the same time.
+pub fn load_or_make(dir: &DataDir, rng: &mut dyn RngCore) -> Result<NodeKey, KeyFileError> {
+    let path = dir.path().join(NAME);
+    match read(&path, Maker::Us) {
+        Err(KeyFileProblem::Missing) => {}
+        Err(problem) => return Err(KeyFileError { path, problem }),
+        Ok(key) => return Ok(key),
+    }
+    let key = NodeKey::random(rng);
+    let io = |what| move |source| KeyFileProblem::Io { what, source };
+    match make(dir.path(), &key).map_err(io("made")) {
+        Ok(()) => Ok(key),
+        Err(problem) => Err(KeyFileError { path, problem }),
+    }
+}
+
+/// The key in a file that the operator named.
+pub fn load(path: &Path) -> Result<NodeKey, KeyFileError> {
+    read(path, Maker::Operator).map_err(|problem| KeyFileError { path: path.to_owned(), problem })
+}
+
+fn make(dir: &Path, key: &NodeKey) -> io::Result<()> {
+    let new = dir.join(NEW_NAME);
+    // Left over from a start that was cut off; nobody ever used it.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(no_links()).open(&new)?;
+    file.write_all(key.to_hex().as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(NAME))?;
+    // A key that peers know must not be gone after a power cut.
+    File::open(dir)?.sync_all()
+}
+
+fn read(path: &Path, maker: Maker) -> Result<NodeKey, KeyFileProblem> {
+    let io = |what| move |source| KeyFileProblem::Io { what, source };
+    // Without NONBLOCK, opening a pipe would wait for its writer.
+    let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let links = if maker == Maker::Us { no_links() } else { 0 };
+    let file = OpenOptions::new().read(true).custom_flags(nonblock | links).open(path);
+    let file = file.map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => KeyFileProblem::Missing,
+        _ => KeyFileProblem::Io { what: "opened", source },
+    })?;
+    check(&file.metadata().map_err(io("looked at"))?, maker, rustix::process::geteuid().as_raw())?;
+
+    let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize + 1));
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(io("read"))?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(KeyFileProblem::TooLong);
+    }
+    Ok(NodeKey::from_hex(&text)?)
+}
+
+/// Whether a file that looks like this can be believed by a process of user `us`.
+fn check(found: &Metadata, maker: Maker, us: u32) -> Result<(), KeyFileProblem> {
+    if !found.is_file() {
+        return Err(KeyFileProblem::NotAFile);
+    }
+    allowed(found.uid(), found.mode() & 0o7777, maker, us)
+}
+
+fn allowed(owner: u32, mode: u32, maker: Maker, us: u32) -> Result<(), KeyFileProblem> {
+    let handed_over = maker == Maker::Operator && owner == 0;
+    if owner != us && us != 0 && !handed_over {
+        return Err(KeyFileProblem::NotOurs { owner, us });
+    }
+    // What root hands to us through our group is 0440 or 0640.
+    let forbidden = if handed_over && us != 0 { 0o037 } else { 0o077 };
+    if mode & forbidden != 0 {
+        return Err(KeyFileProblem::Open { mode });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
+
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_kept() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+        // What a start that was cut off leaves behind is no key.
+        fs::write(temp.path().join(NEW_NAME), "12").unwrap();
+        let first = load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap();
+        let path = temp.path().join(NAME);
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.len()), (0o600, 65));
+        assert!(!temp.path().join(NEW_NAME).exists());
+        let again = load_or_make(&dir, &mut StdRng::seed_from_u64(2)).unwrap();
+        assert_eq!(again.id(), first.id());
+        assert_eq!(load(&path).unwrap().id(), first.id());
+    }
+
+    #[test]
+    fn what_is_no_key_is_a_clear_error_and_never_printed() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("key");
+        let order = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141";
+        let secret = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
+        for (content, expected) in [
+            ("0".repeat(64), "above zero and below the order"),
+            (order.to_owned(), "above zero and below the order"),
+            (order.replace("4141", "4142"), "above zero and below the order"),
+            (String::new(), "64 hex digits"),
+            (secret.trim_start_matches('4').to_owned(), "64 hex digits"),
+            (format!("{secret}00"), "64 hex digits"),
+            (secret.replace('4', "x"), "64 hex digits"),
+            (secret.repeat(3), "longer than 64 hex digits"),
+            ("\0".repeat(64), "64 hex digits"),
+        ] {
+            fs::write(&path, &content).unwrap();
+            chmod(&path, 0o600);
+            let error = load(&path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{content:?}: {expected:?} not in {error:?}");
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+            assert!(!error.contains("4c0883") && !error.contains("ffff"), "{error}");
+        }
+        fs::write(&path, [0xff; 64]).unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("cannot be read"));
+        for content in [secret.to_owned(), format!(" {secret}\r\n"), secret.to_uppercase()] {
+            fs::write(&path, &content).unwrap();
+            load(&path).unwrap_or_else(|error| panic!("{content:?}: {error}"));
+        }
+        assert!(load(&temp.path().join("none")).unwrap_err().to_string().contains("no such file"));
+        assert!(load(temp.path()).unwrap_err().to_string().contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_damaged_key_of_ours_is_never_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+        let path = temp.path().join(NAME);
+        fs::write(&path, "damaged").unwrap();
+        chmod(&path, 0o600);
+        load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"damaged");
+    }
+
+    #[test]
+    fn links_are_followed_for_the_operator_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+        let target = temp.path().join("elsewhere");
+        fs::write(&target, NodeKey::random(&mut StdRng::seed_from_u64(1)).to_hex().as_str()).unwrap();
+        chmod(&target, 0o600);
+        let link = temp.path().join(NAME);
+        symlink(&target, &link).unwrap();
+        load(&link).unwrap();
+        let error = load_or_make(&dir, &mut StdRng::seed_from_u64(2)).unwrap_err();
+        assert!(matches!(error.problem, KeyFileProblem::Io { what: "opened", .. }), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_others_can_get_at_is_refused() {
+        use Maker::{Operator, Us};
+        for (owner, mode, maker, us, fine) in [
+            (1000, 0o600, Us, 1000, true),
+            (1000, 0o400, Us, 1000, true),
+            (1000, 0o640, Us, 1000, false),
+            (1000, 0o604, Us, 1000, false),
+            (1000, 0o640, Operator, 1000, false),
+            (1000, 0o600, Us, 1001, false),
+            (1000, 0o600, Operator, 1001, false),
+            // What root hands over.
+            (0, 0o440, Operator, 1000, true),
+            (0, 0o640, Operator, 1000, true),
+            (0, 0o660, Operator, 1000, false),
+            (0, 0o444, Operator, 1000, false),
+            (0, 0o400, Us, 1000, false),
+            // Root itself.
+            (0, 0o600, Operator, 0, true),
+            (0, 0o640, Operator, 0, false),
+            (1000, 0o600, Operator, 0, true),
+            (1000, 0o644, Us, 0, false),
+        ] {
+            let allowed = allowed(owner, mode, maker, us);
+            assert_eq!(allowed.is_ok(), fine, "{owner} {mode:o} {maker:?} {us}: {allowed:?}");
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+        load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap();
+        chmod(&temp.path().join(NAME), 0o644);
+        let error = load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap_err().to_string();
+        assert!(error.contains("mode 0644") && error.contains("chmod 600"), "{error}");
+    }
+}

@@ -1,0 +1,89 @@
+//! Accepts TCP connections and hands each to the owner of peers, which decides whether it may go on.
+//!
+//! Running out of file descriptors is weather, not an end: accepting pauses for a moment, as geth does, and the log
+//! says so at most once a second.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::sleep,
+};
+
+/// Connections the kernel may hold before we accept them.
+const BACKLOG: i32 = 1024;
+
+/// Pause after a failed accept (geth: 200 ms). The usual cause, no free file descriptors, does not pass faster.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A connection that was accepted and not looked at.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket.
+    pub stream: TcpStream,
+    /// The remote end.
+    pub remote: SocketAddr,
+}
+
+/// Binds one listening socket. IPv6 sockets are IPv6 only, so that both families can have the same port.
+pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for connections of the previous process to time out.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Binds `port` on each of `ips`. With port 0 the system chooses once, and all addresses get the same port.
+pub fn bind_all(ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, BindError> {
+    let mut port = port;
+    let mut listeners = Vec::new();
+    for ip in ips {
+        let addr = SocketAddr::new(*ip, port);
+        let listener = bind(addr).map_err(|source| BindError { addr, source })?;
+        port = listener.local_addr().map_err(|source| BindError { addr, source })?.port();
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// An address that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr}: {source}")]
+pub struct BindError {
+    /// The address.
+    pub addr: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Accepts until the receiver is gone. A slow receiver leaves connections in the kernel's backlog.
+pub async fn accept(listener: TcpListener, accepted: mpsc::Sender<Accepted>) {
+    let mut complained = None;
+    loop {
+        let Ok(permit) = accepted.reserve().await else { return };
+        match listener.accept().await {
+            Ok((stream, remote)) => permit.send(Accepted { stream, remote }),
+            Err(error) => {
+                let now = super::clock::now().mono;
+                let quiet = complained.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1));
+                if !quiet {
+                    tracing::warn!(%error, "cannot accept connections, pausing");
+                    complained = Some(now);
+                }
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}

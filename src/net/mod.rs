@@ -1,0 +1,28 @@
+//! The drivers: one socket or file each. They move bytes between the world and the pure rooms, and decide as little
+//! as they can.
+//!
+//! | file | what it drives |
+//! | --- | --- |
+//! | [`clock`] | the one reader of the clocks |
+//! | [`data_dir`], [`key_file`] | what survives a restart: who may use it, and who we are |
+//! | [`listener`], [`dialer`] | how TCP connections come about |
+//! | [`connection`] | one connection: its socket and its engine |
+//! | [`outbound`] | messages on their way to one peer |
+//! | [`buffers`] | receive buffers and what they may hold in all |
+//! | [`traffic`] | what went over a connection |
+//! | [`udp`] | the sockets of discovery |
+//! | [`node_db`] | nodes that were alive, for the next start |
+//! | [`state_file`] | small files for what must not be lost |
+
+pub mod buffers;
+pub mod clock;
+pub mod connection;
+pub mod data_dir;
+pub mod dialer;
+pub mod key_file;
+pub mod listener;
+pub mod node_db;
+pub mod outbound;
+pub mod state_file;
+pub mod traffic;
+pub mod udp;

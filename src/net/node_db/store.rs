@@ -1,0 +1,188 @@
+//! The database file: what is written, read and swept in it. Everything here blocks.
+//!
+//! One table holds the nodes by id, one the schema version. A schema we do not know counts as damage: the file is
+//! moved aside like any other that cannot be read, since all it holds can be found again.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use rand::{Rng, rngs::StdRng};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+
+use super::{
+    Counters, Limits, Update,
+    row::{StoredNode, last_pong},
+};
+use crate::node::NodeId;
+
+const NODES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("nodes");
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+/// Raised when the rows change their form.
+const SCHEMA: u64 = 1;
+
+/// Pages kept in memory. The database is read at start and at a few look-ups a minute.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Nodes that have not answered for this long go (go-ethereum's number).
+pub(super) const EXPIRY: Duration = Duration::from_secs(24 * 3600);
+
+type Result<T> = std::result::Result<T, redb::Error>;
+
+/// Whether an error says that the file's content is bad, rather than that the disk did not do what it should.
+pub(super) fn is_damage(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
+        redb::Error::PreviousIo
+        | redb::Error::DatabaseClosed
+        | redb::Error::DatabaseAlreadyOpen
+        | redb::Error::LockPoisoned(_) => false,
+        _ => true,
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    database: Database,
+}
+
+impl Store {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        Self::prepare(Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
+    }
+
+    /// Makes sure that the tables are there and of our schema.
+    pub(super) fn prepare(database: Database) -> Result<Self> {
+        let transaction = database.begin_write()?;
+        {
+            transaction.open_table(NODES)?;
+            let mut meta = transaction.open_table(META)?;
+            let schema = meta.get("schema")?.map(|row| row.value());
+            match schema {
+                None => {
+                    meta.insert("schema", SCHEMA)?;
+                }
+                Some(SCHEMA) => {}
+                Some(other) => {
+                    return Err(redb::Error::Corrupted(format!("schema {other} is not ours ({SCHEMA})")));
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(Self { database })
+    }
+
+    /// Applies `updates` in order, in one durable transaction. `full` refuses nodes that are not there yet.
+    pub(super) fn write(
+        &self,
+        updates: Vec<Update>,
+        limits: Limits,
+        full: bool,
+        counters: &mut Counters,
+    ) -> Result<()> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(NODES)?;
+            let mut rows: HashMap<NodeId, Option<StoredNode>> = HashMap::new();
+            for update in updates {
+                let id = update.id();
+                if !rows.contains_key(&id) {
+                    // A row that cannot be read is as good as none.
+                    let row = table.get(&id.0)?.and_then(|row| StoredNode::decode(row.value()).ok());
+                    rows.insert(id, row);
+                }
+                if let Some(row) = rows.get_mut(&id) {
+                    apply(row, update, counters);
+                }
+            }
+            for (id, row) in rows {
+                let Some(row) = row else {
+                    table.remove(&id.0)?;
+                    continue;
+                };
+                let room = !full && table.len()? < limits.nodes;
+                if room || table.get(&id.0)?.is_some() {
+                    table.insert(&id.0, row.encode().as_slice())?;
+                } else {
+                    counters.refused += 1;
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    pub(super) fn get(&self, id: NodeId) -> Result<Option<StoredNode>> {
+        let table = self.database.begin_read()?.open_table(NODES)?;
+        Ok(table.get(&id.0)?.and_then(|row| StoredNode::decode(row.value()).ok()))
+    }
+
+    /// Up to `count` nodes that answered at `since` (Unix seconds) or later, each as likely as any other.
+    ///
+    /// Every row is looked at, signatures only of those chosen: tens of milliseconds when the database is full, on
+    /// a thread of its own, a few times an hour.
+    pub(super) fn seeds(&self, count: usize, since: u64, rng: &mut StdRng) -> Result<Vec<StoredNode>> {
+        let table = self.database.begin_read()?.open_table(NODES)?;
+        let (mut chosen, mut fresh): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
+        for row in table.iter()? {
+            let (_, row) = row?;
+            if !last_pong(row.value()).is_ok_and(|at| at >= since) {
+                continue;
+            }
+            // Reservoir sampling: the n-th fresh row replaces a chosen one with probability count / n.
+            fresh += 1;
+            if chosen.len() < count {
+                chosen.push(row.value().to_vec());
+            } else if let Some(place) = chosen.get_mut(rng.random_range(0..fresh)) {
+                *place = row.value().to_vec();
+            }
+        }
+        Ok(chosen.iter().filter_map(|row| StoredNode::decode(row).ok()).collect())
+    }
+
+    /// Removes the nodes that have not answered for [`EXPIRY`]; returns how many.
+    pub(super) fn sweep(&self, unix: u64) -> Result<u64> {
+        let transaction = self.database.begin_write()?;
+        let removed = {
+            let mut table = transaction.open_table(NODES)?;
+            let before = table.len()?;
+            let oldest = unix.saturating_sub(EXPIRY.as_secs());
+            table.retain(|_, row| last_pong(row).is_ok_and(|at| at >= oldest))?;
+            before.saturating_sub(table.len()?)
+        };
+        transaction.commit()?;
+        Ok(removed)
+    }
+
+    pub(super) fn len(&self) -> Result<u64> {
+        Ok(self.database.begin_read()?.open_table(NODES)?.len()?)
+    }
+
+    /// Gives free pages back to the file system.
+    pub(super) fn compact(&mut self) -> Result<()> {
+        self.database.compact()?;
+        Ok(())
+    }
+}
+
+/// What `update` makes of a row. Liveness of a node whose record is not known is of no use to anybody.
+fn apply(row: &mut Option<StoredNode>, update: Update, counters: &mut Counters) {
+    match (row.as_mut(), update) {
+        (_, Update::Forget(_)) => *row = None,
+        (None, Update::Record(record)) => *row = Some(StoredNode::new(record)),
+        (None, _) => counters.without_record += 1,
+        (Some(node), Update::Record(record)) => {
+            if record.seq() > node.record.seq() {
+                node.record = record;
+            }
+        }
+        (Some(node), Update::Ping { ip, at, .. }) => {
+            node.update(ip, |seen| seen.last_ping = seen.last_ping.max(at));
+        }
+        (Some(node), Update::Pong { ip, at, .. }) => node.update(ip, |seen| {
+            seen.last_pong = seen.last_pong.max(at);
+            seen.failures = 0;
+        }),
+        (Some(node), Update::Failures { ip, count, .. }) => node.update(ip, |seen| seen.failures = count),
+    }
+}

@@ -1,0 +1,352 @@
+//! Messages on their way to one peer: a queue per session, bounded in bytes per channel and lane.
+//!
+//! Senders (gRPC streams and calls) put messages in and never wait: what does not fit is refused, to that peer and
+//! that channel alone, and the sender is told. The connection task takes messages out and reports how far the socket
+//! took them, which is what gives senders their room back. Nothing here allocates per message once the queue has
+//! its size.
+//!
+//! A lane is a budget of its own on the same channel: one for the stream of an application, one for calls from a
+//! shell, so that neither can use up the other's room. Order holds within a lane, and in fact over both.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    p2p::{ChannelIndex, DisconnectReason},
+    rlpx::Compressed,
+};
+
+/// What one channel may have waiting in each lane: the window that applications see. A message that crosses it is
+/// still taken, so that one message of any size always fits.
+pub const SEND_WINDOW: u64 = 1024 * 1024;
+
+/// What a message costs beyond its bytes, here and in all credit windows (DESIGN 4.5): queues of tiny messages are
+/// bounded too.
+pub const MESSAGE_COST: u64 = 64;
+
+/// Who put a message in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// The Exchange stream of the channel's registration.
+    Stream,
+    /// SendMessage and BroadcastMessage, and the greeting.
+    Call,
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The lane's window is used up.
+    Full,
+    /// The session has ended.
+    Closed,
+}
+
+/// One lane's counters since the session began. Costs are bytes plus [`MESSAGE_COST`] a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneProgress {
+    /// Messages taken.
+    pub accepted: u64,
+    /// Messages the socket took.
+    pub written: u64,
+    /// Cost of the messages taken.
+    pub accepted_cost: u64,
+    /// Cost of the messages the socket took.
+    pub written_cost: u64,
+}
+
+impl LaneProgress {
+    fn waiting_cost(&self) -> u64 {
+        self.accepted_cost.saturating_sub(self.written_cost)
+    }
+}
+
+/// Both lanes of one channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelProgress {
+    /// What the stream sent.
+    pub stream: LaneProgress,
+    /// What calls sent.
+    pub call: LaneProgress,
+}
+
+impl ChannelProgress {
+    fn lane(&mut self, lane: Lane) -> &mut LaneProgress {
+        match lane {
+            Lane::Stream => &mut self.stream,
+            Lane::Call => &mut self.call,
+        }
+    }
+}
+
+/// A message in the queue.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) channel: ChannelIndex,
+    pub(super) code: u64,
+    pub(super) message: Compressed,
+    pub(super) receipt: Receipt,
+}
+
+/// What to report when the socket took the message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receipt {
+    channel: ChannelIndex,
+    lane: Lane,
+    cost: u64,
+}
+
+/// Called when a channel's progress moved or the session ended, without any lock of this file held. Must be quick.
+pub type ProgressHook = Arc<dyn Fn() + Send + Sync>;
+
+struct Inner {
+    queue: VecDeque<Queued>,
+    channels: Vec<ChannelProgress>,
+    hooks: Vec<Option<ProgressHook>>,
+    disconnect: Option<DisconnectReason>,
+    closed: bool,
+}
+
+/// One session's outbound queue. Shared by the senders and the connection task.
+pub struct Outbound {
+    inner: Mutex<Inner>,
+    /// Wakes the connection task: a message, or a wish to disconnect.
+    wake: Notify,
+    /// Wakes calls that wait for the socket.
+    moved: Notify,
+}
+
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let inner = self.lock();
+        f.debug_struct("Outbound").field("queued", &inner.queue.len()).field("closed", &inner.closed).finish()
+    }
+}
+
+impl Outbound {
+    /// An empty queue. Channels are given with [`Outbound::set_channels`] once they are negotiated.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                queue: VecDeque::new(),
+                channels: Vec::new(),
+                hooks: Vec::new(),
+                disconnect: None,
+                closed: false,
+            }),
+            wake: Notify::new(),
+            moved: Notify::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for `count` channels.
+    pub fn set_channels(&self, count: usize) {
+        let mut inner = self.lock();
+        inner.channels.resize(count, ChannelProgress::default());
+        inner.hooks.resize(count, None);
+    }
+
+    /// Queues a message, or refuses it; never waits. Returns the message's number on its lane, from 1: it is written
+    /// when [`LaneProgress::written`] has come that far.
+    pub fn send(
+        &self,
+        lane: Lane,
+        channel: ChannelIndex,
+        code: u64,
+        message: Compressed,
+    ) -> Result<u64, Refused> {
+        let cost = message.raw_len() as u64 + MESSAGE_COST;
+        let number = {
+            let mut inner = self.lock();
+            if inner.closed || inner.disconnect.is_some() {
+                return Err(Refused::Closed);
+            }
+            let Some(progress) = inner.channels.get_mut(usize::from(channel.0)) else {
+                return Err(Refused::Closed);
+            };
+            let progress = progress.lane(lane);
+            if progress.waiting_cost() >= SEND_WINDOW {
+                return Err(Refused::Full);
+            }
+            progress.accepted += 1;
+            progress.accepted_cost += cost;
+            let number = progress.accepted;
+            inner.queue.push_back(Queued {
+                channel,
+                code,
+                message,
+                receipt: Receipt { channel, lane, cost },
+            });
+            number
+        };
+        self.wake.notify_one();
+        Ok(number)
+    }
+
+    /// Waits until the message with this number was taken by the socket: true, or false when the session ended first.
+    pub async fn wait_written(&self, lane: Lane, channel: ChannelIndex, number: u64) -> bool {
+        loop {
+            let moved = self.moved.notified();
+            {
+                let mut inner = self.lock();
+                let written = inner
+                    .channels
+                    .get_mut(usize::from(channel.0))
+                    .map(|progress| progress.lane(lane).written);
+                if written.is_some_and(|written| number <= written) {
+                    return true;
+                }
+                if inner.closed {
+                    return false;
+                }
+            }
+            moved.await;
+        }
+    }
+
+    /// How far a channel has got.
+    #[must_use]
+    pub fn progress(&self, channel: ChannelIndex) -> ChannelProgress {
+        self.lock().channels.get(usize::from(channel.0)).copied().unwrap_or_default()
+    }
+
+    /// Whether the session has ended; what was accepted and not written by then never will be.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Sets who is told when a channel's progress moves. One listener a channel: the stream that is attached.
+    pub fn on_progress(&self, channel: ChannelIndex, hook: Option<ProgressHook>) {
+        if let Some(slot) = self.lock().hooks.get_mut(usize::from(channel.0)) {
+            *slot = hook;
+        }
+    }
+
+    /// Asks the connection task to write what is queued, then Disconnect, then to close. The first reason stands.
+    pub fn disconnect(&self, reason: DisconnectReason) {
+        self.lock().disconnect.get_or_insert(reason);
+        self.wake.notify_one();
+    }
+
+    /// Bytes and messages waiting, over all channels: (messages, cost).
+    #[must_use]
+    pub fn waiting(&self) -> (usize, u64) {
+        let inner = self.lock();
+        let cost = |channel: &ChannelProgress| channel.stream.waiting_cost() + channel.call.waiting_cost();
+        (inner.queue.len(), inner.channels.iter().map(cost).sum())
+    }
+
+    // The connection task's side.
+
+    /// Waits for a message or a wish to disconnect.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The next message.
+    pub(super) fn take(&self) -> Option<Queued> {
+        self.lock().queue.pop_front()
+    }
+
+    /// The wish to disconnect, once the queue is empty.
+    pub(super) fn wants_disconnect(&self) -> Option<DisconnectReason> {
+        let inner = self.lock();
+        if inner.queue.is_empty() { inner.disconnect } else { None }
+    }
+
+    /// The socket took these messages.
+    pub(super) fn written(&self, receipts: impl Iterator<Item = Receipt>) {
+        let mut moved: u64 = 0;
+        let mut hooks: Vec<ProgressHook> = Vec::new();
+        {
+            let mut inner = self.lock();
+            for receipt in receipts {
+                if let Some(progress) = inner.channels.get_mut(usize::from(receipt.channel.0)) {
+                    let progress = progress.lane(receipt.lane);
+                    progress.written += 1;
+                    progress.written_cost += receipt.cost;
+                }
+                moved |= 1_u64.checked_shl(u32::from(receipt.channel.0)).unwrap_or(u64::MAX);
+            }
+            for (index, hook) in inner.hooks.iter().enumerate() {
+                let bit =
+                    u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(u64::MAX);
+                hooks.extend(hook.as_ref().filter(|_| moved & bit != 0).cloned());
+            }
+        }
+        self.moved.notify_waiters();
+        // Without the lock: a hook takes the lock of a stream, and streams take ours.
+        hooks.iter().for_each(|hook| hook());
+    }
+
+    /// The session has ended: nothing more is taken or written.
+    pub(super) fn close(&self) {
+        let hooks: Vec<ProgressHook> = {
+            let mut inner = self.lock();
+            inner.closed = true;
+            inner.queue = VecDeque::new();
+            inner.hooks.drain(..).flatten().collect()
+        };
+        self.moved.notify_waiters();
+        hooks.iter().for_each(|hook| hook());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rlpx::Compressor;
+
+    fn message(len: usize) -> Compressed {
+        Compressor::default().compress(&vec![0; len]).unwrap()
+    }
+
+    #[test]
+    fn a_lane_takes_what_crosses_its_window_and_refuses_what_comes_after() {
+        let outbound = Outbound::new();
+        assert_eq!(
+            outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)),
+            Err(Refused::Closed),
+            "no channel yet"
+        );
+        outbound.set_channels(2);
+        outbound.send(Lane::Stream, ChannelIndex(0), 0, message(4 * 1024 * 1024)).unwrap();
+        assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Full));
+        // The other lane and the other channel have room of their own.
+        outbound.send(Lane::Call, ChannelIndex(0), 0, message(1)).unwrap();
+        outbound.send(Lane::Stream, ChannelIndex(1), 0, message(1)).unwrap();
+        let first = outbound.take().unwrap();
+        assert_eq!(
+            outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)),
+            Err(Refused::Full),
+            "taken is not written"
+        );
+        outbound.written([first.receipt].into_iter());
+        outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();
+        assert_eq!(outbound.progress(ChannelIndex(0)).stream.written, 1);
+        assert_eq!(outbound.progress(ChannelIndex(0)).stream.accepted, 2);
+    }
+
+    #[test]
+    fn disconnect_waits_for_what_was_accepted() {
+        let outbound = Outbound::new();
+        outbound.set_channels(1);
+        outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();
+        outbound.disconnect(DisconnectReason::Requested);
+        outbound.disconnect(DisconnectReason::Quitting);
+        assert_eq!(outbound.wants_disconnect(), None);
+        assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Closed));
+        outbound.take().unwrap();
+        assert_eq!(outbound.wants_disconnect(), Some(DisconnectReason::Requested));
+    }
+}

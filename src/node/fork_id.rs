@@ -1,0 +1,264 @@
+//! Fork identifiers (EIP-2124, with times as of EIP-6122): which chain a node is on, and how far, in twelve bytes.
+//!
+//! A node announces the CRC-32 of its genesis hash and of every fork it has passed, and the next fork it knows of.
+//! Before anybody dials, that tells nodes of other chains and of abandoned forks apart. The `eth` entry of a node
+//! record carries it; so does eth's Status message, which is the application's business.
+//!
+//! Left out: where the head is. Callers say it ([`Head`]); a sidecar without a chain says zero and accepts whatever
+//! can still become its chain, as go-ethereum's static filter does.
+
+use super::Record;
+use crate::rlp::{self, Reader};
+
+/// Fork numbers up to here are block heights, above it Unix times: the genesis time of mainnet (EIP-6122).
+const TIME_THRESHOLD: u64 = 1_438_269_973;
+
+/// What a node says about its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ForkId {
+    /// CRC-32 (IEEE) of the genesis hash and the forks passed, big-endian.
+    pub hash: [u8; 4],
+    /// Height or time of the next fork the node knows of; 0 if it knows of none.
+    pub next: u64,
+}
+
+impl ForkId {
+    /// The fork id in the `eth` entry of `record`: `[[hash, next], …]`.
+    ///
+    /// What follows inside either list is ignored, so that the entry can grow (EIP-2124 leaves room for that). An
+    /// entry that is anything else counts as absent.
+    #[must_use]
+    pub fn of_record(record: &Record) -> Option<Self> {
+        Self::decode_entry(record.get(b"eth")?).ok()
+    }
+
+    /// Reads the value of an `eth` record entry.
+    pub fn decode_entry(value: &[u8]) -> Result<Self, rlp::Error> {
+        let mut id = Reader::list(value)?.nested()?;
+        Ok(Self { hash: id.array()?, next: id.u64()? })
+    }
+
+    /// The value of the `eth` record entry that announces this id.
+    #[must_use]
+    pub fn encode_entry(&self) -> Vec<u8> {
+        let mut entry = ::rlp::RlpStream::new_list(1);
+        entry.begin_list(2).append(&self.hash.as_slice()).append(&self.next);
+        entry.out().to_vec()
+    }
+}
+
+/// How far a chain has been followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Height of the head block.
+    pub height: u64,
+    /// Unix time of the head block, seconds.
+    pub time: u64,
+}
+
+/// Why a node's fork id cannot be of our chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForkMismatch {
+    /// It is behind a fork that we have passed and it does not know of.
+    #[error("the node does not know of a fork that our chain has passed: its software is too old")]
+    RemoteStale,
+    /// Another chain, or one that passed a fork we do not know of.
+    #[error("the node is on another chain, or past a fork that our fork schedule lacks")]
+    Incompatible,
+}
+
+/// The forks of one chain, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForkSchedule {
+    /// Heights first, then times; each ascending, without duplicates and without what holds since genesis.
+    forks: Vec<u64>,
+    /// The checksum before each fork, and after the last: one more than there are forks.
+    sums: Vec<[u8; 4]>,
+    /// How many of the forks are heights.
+    heights: usize,
+}
+
+impl ForkSchedule {
+    /// The schedule of the chain with this genesis block, by heights and Unix times, in any order.
+    ///
+    /// Forks at height 0 and times up to the genesis block's belong to the genesis rules, not to the checksum.
+    #[must_use]
+    pub fn new(genesis_hash: [u8; 32], genesis_time: u64, heights: &[u64], times: &[u64]) -> Self {
+        let mut forks = ascending(heights, 0);
+        let heights = forks.len();
+        forks.extend(ascending(times, genesis_time));
+        let mut crc = crc32(0, &genesis_hash);
+        let mut sums = vec![crc.to_be_bytes()];
+        for fork in &forks {
+            crc = crc32(crc, &fork.to_be_bytes());
+            sums.push(crc.to_be_bytes());
+        }
+        Self { forks, sums, heights }
+    }
+
+    /// What a node on this chain announces at `head`.
+    #[must_use]
+    pub fn id(&self, head: Head) -> ForkId {
+        let passed = self.passed(head);
+        ForkId {
+            hash: self.sums.get(passed).copied().unwrap_or_default(),
+            next: self.forks.get(passed).copied().unwrap_or(0),
+        }
+    }
+
+    /// Whether a node that announces `remote` can be on this chain, seen from `head` (EIP-2124, "Validation rules").
+    pub fn check(&self, head: Head, remote: ForkId) -> Result<(), ForkMismatch> {
+        let passed = self.passed(head);
+        let Some(at) = self.sums.iter().position(|sum| *sum == remote.hash) else {
+            return Err(ForkMismatch::Incompatible);
+        };
+        if at > passed {
+            // Rule 3: we are the ones who have not synced that far.
+            return Ok(());
+        }
+        if at < passed {
+            // Rule 2: it is syncing, provided that the fork it expects next is the one that came.
+            let came = self.forks.get(at).copied();
+            return if came == Some(remote.next) { Ok(()) } else { Err(ForkMismatch::RemoteStale) };
+        }
+        // Rule 1: same state. A fork of its own that lies behind our head (1a) parts the chains. The number is read
+        // on the scale on which we wait for our next fork; a number that can only be a time, also as a time.
+        let by_height = passed < self.heights || self.forks.len() == self.heights;
+        let reached = if by_height { head.height } else { head.time };
+        let parted = reached >= remote.next || (remote.next > TIME_THRESHOLD && head.time >= remote.next);
+        if remote.next != 0 && parted { Err(ForkMismatch::Incompatible) } else { Ok(()) }
+    }
+
+    /// How many forks lie at or before `head`. A later one does not count while an earlier one is still to come.
+    fn passed(&self, head: Head) -> usize {
+        let reached = |(index, fork): &(usize, &u64)| {
+            **fork <= if *index < self.heights { head.height } else { head.time }
+        };
+        self.forks.iter().enumerate().take_while(reached).count()
+    }
+}
+
+fn ascending(forks: &[u64], genesis: u64) -> Vec<u64> {
+    let mut forks: Vec<u64> = forks.iter().copied().filter(|fork| *fork > genesis).collect();
+    forks.sort_unstable();
+    forks.dedup();
+    forks
+}
+
+/// CRC-32 (IEEE 802.3, reflected) of `bytes`, continued from `crc`. A schedule hashes a few hundred bytes once, so
+/// bit by bit is fast enough and needs no table.
+fn crc32(crc: u32, bytes: &[u8]) -> u32 {
+    let mut crc = !crc;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            let carry = crc & 1 == 1;
+            crc >>= 1;
+            if carry {
+                crc ^= 0xedb8_8320;
+            }
+        }
+    }
+    !crc
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use data_encoding::HEXLOWER;
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::node::{NodeKey, RecordBuilder};
+
+    const VECTORS: &str = include_str!("../../tests/vectors/fork_id.txt");
+
+    fn rows(kind: &str) -> impl Iterator<Item = Vec<&'static str>> {
+        let rows = VECTORS.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.filter(move |row| row.first() == Some(&kind))
+    }
+
+    fn numbers(list: &str) -> Vec<u64> {
+        list.split(',').filter(|text| *text != "-").map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn hash<const N: usize>(hex: &str) -> [u8; N] {
+        HEXLOWER.decode(hex.as_bytes()).unwrap().try_into().unwrap()
+    }
+
+    fn chains() -> HashMap<&'static str, ForkSchedule> {
+        let chain = |row: Vec<&'static str>| {
+            let time = row[3].parse().unwrap();
+            (row[1], ForkSchedule::new(hash(row[2]), time, &numbers(row[4]), &numbers(row[5])))
+        };
+        rows("chain").map(chain).collect()
+    }
+
+    fn head_and_id(row: &[&str]) -> (Head, ForkId) {
+        let number = |index: usize| row[index].parse().unwrap();
+        (Head { height: number(2), time: number(3) }, ForkId { hash: hash(row[4]), next: number(5) })
+    }
+
+    #[test]
+    fn ids_of_the_public_chains() {
+        let chains = chains();
+        for row in rows("id") {
+            let (head, id) = head_and_id(&row);
+            assert_eq!(chains[row[1]].id(head), id, "{row:?}");
+        }
+        assert_eq!(rows("id").count(), 81);
+    }
+
+    #[test]
+    fn validation() {
+        let chains = chains();
+        for row in rows("check") {
+            let (head, id) = head_and_id(&row);
+            let verdict = match chains[row[1]].check(head, id) {
+                Ok(()) => "ok",
+                Err(ForkMismatch::RemoteStale) => "stale",
+                Err(ForkMismatch::Incompatible) => "incompatible",
+            };
+            assert_eq!(verdict, row[6], "{row:?}");
+        }
+        assert_eq!(rows("check").count(), 45);
+    }
+
+    #[test]
+    fn record_entry() {
+        for row in rows("rlp") {
+            let id = ForkId { hash: hash(row[1]), next: row[2].parse().unwrap() };
+            let inner = HEXLOWER.decode(row[3].as_bytes()).unwrap();
+            let mut entry = vec![0xc0 + u8::try_from(inner.len()).unwrap()];
+            entry.extend(&inner);
+            assert_eq!(id.encode_entry(), entry);
+            assert_eq!(ForkId::decode_entry(&entry), Ok(id));
+        }
+        let read = |hex: &str| ForkId::decode_entry(&HEXLOWER.decode(hex.as_bytes()).unwrap());
+        let zero = Ok(ForkId { hash: [0; 4], next: 0 });
+        assert_eq!(read("c8c684000000008005"), zero, "more elements in the entry");
+        assert_eq!(read("c8c784000000008005"), zero, "more elements in the id");
+    }
+
+    #[test]
+    fn an_entry_that_is_something_else_counts_as_absent() {
+        let key = NodeKey::random(&mut StdRng::seed_from_u64(1));
+        let id = ForkId { hash: [1, 2, 3, 4], next: 5 };
+        let of = |value: &[u8]| {
+            ForkId::of_record(&RecordBuilder::new(1).set_raw(b"eth", value).sign(&key).unwrap())
+        };
+        assert_eq!(of(&id.encode_entry()), Some(id));
+        // A string; an empty list; a hash of three bytes; a number of nine; the id without the outer list.
+        let table: [&[u8]; 5] = [
+            &[0x80],
+            &[0xc0],
+            &[0xc6, 0xc5, 0x83, 1, 2, 3, 0x80],
+            &[0xd0, 0xcf, 0x84, 1, 2, 3, 4, 0x89, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0xc6, 0x84, 1, 2, 3, 4, 0x80],
+        ];
+        for value in table {
+            assert_eq!(of(value), None, "{value:02x?}");
+        }
+    }
+}

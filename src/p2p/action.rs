@@ -1,0 +1,69 @@
+//! What one connection's engine tells its driver.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{Channel, ChannelIndex, DisconnectReason, Fault, RemoteHello};
+use crate::node::PublicKey;
+
+/// Which side ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// We did.
+    Local,
+    /// The peer did, with a Disconnect or without a word.
+    Remote,
+}
+
+/// What happened on a connection, in the order it happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Keys exist: first checkpoint. Answer with `greet` or `disconnect`; nothing more is read before.
+    ///
+    /// On an accepted connection this is who the other side claims to be, not yet who it is: a recorded auth can be
+    /// replayed by anybody. Only who can also read the ack gets to [`Action::Negotiated`].
+    Authenticated {
+        /// The node's key.
+        remote: PublicKey,
+    },
+    /// Both Hellos were exchanged and something is shared: second checkpoint. Answer with `open` or `disconnect`;
+    /// nothing more is read before.
+    Negotiated {
+        /// What the peer said of itself.
+        hello: Arc<RemoteHello>,
+        /// What is shared, by index.
+        channels: Arc<[Channel]>,
+    },
+    /// A message of a shared capability.
+    Message {
+        /// Which of the connection's channels.
+        channel: ChannelIndex,
+        /// The protocol's own code, from 0.
+        code: u64,
+        /// The payload, decompressed. A payload of up to 256 bytes may share an allocation of 2 KiB with others.
+        payload: Bytes,
+        /// How many bytes the frame took on the wire.
+        wire_size: usize,
+    },
+    /// The peer answered a ping.
+    RoundTrip(Duration),
+    /// The oldest accepted messages left for the caller's buffer.
+    Written {
+        /// How many, in the order `send` accepted them.
+        messages: usize,
+        /// How many bytes they took on the wire.
+        wire_bytes: usize,
+    },
+    /// The connection is over. The last action: flush what `poll_transmit` wrote, then close the socket.
+    Closed {
+        /// Whose decision it was.
+        by: Side,
+        /// The reason that was written to the peer (by us) or read from it; `None` if it was left without a word.
+        reason: Option<DisconnectReason>,
+        /// What the peer did wrong, if that is why.
+        fault: Option<Fault>,
+        /// How many accepted messages were not written.
+        unsent: usize,
+    },
+}

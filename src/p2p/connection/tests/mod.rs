@@ -1,0 +1,168 @@
+//! The engine against a scripted peer that may lie, in virtual time.
+
+mod faults;
+mod flow;
+mod handshake;
+
+use rand::SeedableRng;
+
+use super::*;
+use crate::{
+    node::NodeKey,
+    p2p::MAX_BASE_MESSAGE,
+    rlpx::{Compressor, Session, frame::MAX_FRAME, handshake::take_packet, snappy::MAX_PAYLOAD},
+};
+
+pub(super) fn key(seed: u64) -> NodeKey {
+    NodeKey::random(&mut StdRng::seed_from_u64(seed))
+}
+
+pub(super) fn local(seed: u64) -> Arc<LocalNode> {
+    Arc::new(LocalNode::new(key(seed), "devp2pd/test"))
+}
+
+#[allow(clippy::disallowed_methods, reason = "an origin for virtual time")]
+pub(super) fn start() -> Now {
+    Now { mono: Instant::now(), unix: Duration::from_secs(1_700_000_000) }
+}
+
+pub(super) fn capabilities(list: &[(&str, u32, u64)]) -> Vec<LocalCapability> {
+    let one = |&(name, version, message_count): &(&str, u32, u64)| LocalCapability {
+        name: name.into(),
+        version,
+        message_count,
+    };
+    list.iter().map(one).collect()
+}
+
+pub(super) fn compressed(payload: &[u8]) -> Compressed {
+    Compressor::default().compress(payload).unwrap()
+}
+
+pub(super) fn closed(by: Side, reason: DisconnectReason, fault: Option<Fault>) -> Action {
+    Action::Closed { by, reason: Some(reason), fault, unsent: 0 }
+}
+
+/// An accepting engine (key 1), and a peer (key 2) that writes what it likes.
+pub(super) struct Lab {
+    pub(super) now: Now,
+    pub(super) engine: Connection,
+    pub(super) peer: Session,
+    /// From the engine to the peer.
+    pub(super) heard: BytesMut,
+    /// The engine's receive buffer.
+    pub(super) received: BytesMut,
+    /// Whether the peer compresses and expects it.
+    pub(super) snappy: bool,
+}
+
+impl Lab {
+    /// Up to the first checkpoint.
+    pub(super) fn authenticated() -> Self {
+        Self::with(local(1))
+    }
+
+    pub(super) fn with(local: Arc<LocalNode>) -> Self {
+        let now = start();
+        let mut rng = StdRng::seed_from_u64(2);
+        let (mut received, mut heard) = (BytesMut::new(), BytesMut::new());
+        let initiator = Initiator::start(&key(2), local.key.public(), &mut rng, &mut received);
+        let mut engine = Connection::accept(local, now, StdRng::seed_from_u64(1));
+        assert!(engine.wants_bytes());
+        engine.handle_bytes(now, &mut received);
+        assert_eq!(engine.poll_action(), Some(Action::Authenticated { remote: key(2).public() }));
+        assert_eq!(engine.poll_action(), None);
+        assert!(!engine.wants_bytes());
+        engine.poll_transmit(now, &mut heard);
+        let ack = take_packet(&mut heard).unwrap().unwrap();
+        let peer = initiator.finish(&key(2), &ack).unwrap();
+        Self { now, engine, peer, heard, received, snappy: false }
+    }
+
+    /// The engine's Hello is out, the peer's is not.
+    pub(super) fn greeted(ours: &[(&str, u32, u64)]) -> Self {
+        let mut lab = Self::authenticated();
+        lab.greet(ours);
+        lab
+    }
+
+    pub(super) fn greet(&mut self, ours: &[(&str, u32, u64)]) {
+        self.engine.greet(self.now, &capabilities(ours));
+        let (code, hello) = self.hear().unwrap();
+        assert_eq!(code, code::HELLO);
+        let (hello, key) = RemoteHello::decode(&hello).unwrap();
+        hello::check_identity(key, &super::tests::key(1).public()).unwrap();
+        assert_eq!((hello.version, hello.capabilities.len()), (5, ours.len()));
+    }
+
+    /// Messages flow on what is in `ours`.
+    pub(super) fn open(ours: &[(&str, u32, u64)]) -> Self {
+        let mut lab = Self::greeted(ours);
+        lab.say_hello(ours);
+        lab.snappy = true;
+        assert!(matches!(lab.engine.poll_action(), Some(Action::Negotiated { .. })));
+        lab.engine.open(lab.now);
+        lab
+    }
+
+    pub(super) fn say_hello(&mut self, theirs: &[(&str, u32, u64)]) {
+        let hello = hello::encode("peer/v1", &capabilities(theirs), &key(2).public());
+        self.say_raw(code::HELLO, &hello);
+    }
+
+    /// The peer writes a message as the rules want it.
+    pub(super) fn say(&mut self, code: u64, payload: &[u8]) {
+        if self.snappy {
+            self.say_raw(code, compressed(payload).as_bytes());
+        } else {
+            self.say_raw(code, payload);
+        }
+    }
+
+    /// The peer writes a frame with exactly this payload.
+    pub(super) fn say_raw(&mut self, code: u64, payload: &[u8]) {
+        self.peer.writer.write(code, payload, &mut self.received).unwrap();
+        self.engine.handle_bytes(self.now, &mut self.received);
+    }
+
+    /// The next message that the engine writes, decompressed.
+    pub(super) fn hear(&mut self) -> Option<(u64, Vec<u8>)> {
+        self.engine.poll_transmit(self.now, &mut self.heard);
+        let frame = self.peer.reader.read(&mut self.heard, MAX_FRAME).unwrap()?;
+        let payload = if self.snappy {
+            Decompressor::default().decompress(&frame.payload, MAX_PAYLOAD).unwrap().to_vec()
+        } else {
+            frame.payload.to_vec()
+        };
+        Some((frame.code, payload))
+    }
+
+    /// The engine says why it leaves, says nothing more, and is closed for that reason.
+    pub(super) fn expect_fault(&mut self, fault: Fault) {
+        let (code, payload) = self.hear().expect("a Disconnect");
+        assert_eq!(code, code::DISCONNECT);
+        assert_eq!(DisconnectReason::decode(&payload, false), fault.reason());
+        assert_eq!(self.hear(), None);
+        let last = closed(Side::Local, fault.reason(), Some(fault));
+        assert_eq!(self.actions().last(), Some(&last));
+        assert_eq!(self.engine.poll_timeout(), None);
+        assert!(!self.engine.wants_bytes());
+    }
+
+    pub(super) fn actions(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.engine.poll_action()).collect()
+    }
+
+    pub(super) fn wait(&mut self, by: Duration) {
+        self.now = self.now.after(by);
+    }
+
+    /// Lets virtual time run to the engine's next deadline, and returns how long that took.
+    pub(super) fn run_to_deadline(&mut self) -> Duration {
+        let deadline = self.engine.poll_timeout().expect("a deadline");
+        let by = deadline.saturating_duration_since(self.now.mono);
+        self.wait(by);
+        self.engine.handle_timeout(self.now);
+        by
+    }
+}

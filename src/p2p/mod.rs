@@ -1,0 +1,46 @@
+//! The devp2p base protocol, version 5: what two nodes say to each other before and beside their applications.
+//!
+//! After the RLPx handshake each side says [`hello`] unprompted. What both have is laid out by [`capability`] into one
+//! space of message codes. From then on [`keepalive`] watches that the other side lives, and whoever leaves says why
+//! ([`disconnect`]). [`Connection`] is the engine that runs all of it for one connection; [`outbox`] holds what waits
+//! to be written, and [`fault`] says what a peer can do wrong and what it is told for it.
+//!
+//! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum differs, we read what it writes.
+//!
+//! Left out: which connections are wanted (`policy`), sockets (`net`), and every message of an application.
+
+pub mod action;
+pub mod capability;
+pub mod connection;
+pub mod disconnect;
+pub mod fault;
+pub mod hello;
+pub mod keepalive;
+mod local;
+pub mod outbox;
+
+pub use action::{Action, Side};
+pub use capability::{Capability, Channel, ChannelIndex, LocalCapability};
+pub use connection::{Connection, Counters};
+pub use disconnect::DisconnectReason;
+pub use fault::Fault;
+pub use hello::RemoteHello;
+pub use local::LocalNode;
+pub use outbox::SendError;
+
+/// The version of the base protocol in our Hello. Version 5 brought snappy (EIP-706).
+pub const VERSION: u8 = 5;
+
+/// Codes below this one belong to the base protocol.
+pub const BASE_CODES: u64 = 0x10;
+
+/// The most bytes a base message may have, as geth and others check it. Hello is by far the largest.
+pub const MAX_BASE_MESSAGE: usize = 2048;
+
+/// Message codes of the base protocol.
+mod code {
+    pub(super) const HELLO: u64 = 0x00;
+    pub(super) const DISCONNECT: u64 = 0x01;
+    pub(super) const PING: u64 = 0x02;
+    pub(super) const PONG: u64 = 0x03;
+}

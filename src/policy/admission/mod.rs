@@ -1,0 +1,20 @@
+//! Who is let in: the checkpoints that every connection passes, whoever dialed it.
+//!
+//! ```text
+//!  accept(ip)                 identified(id)                 ready(capabilities)
+//!  net restriction, bans  →   self, bans, allow-list,    →   useful? duplicates,     →  peer
+//!  throttle, handshake slots  duplicates, limits             limits again
+//! ```
+//!
+//! Limits are checked twice because handshakes take time: early, to save work and tell the other side before Hello;
+//! late, because others may have come first. Static and trusted peers pass all limits, but not bans.
+//!
+//! Two nodes that dial each other at the same moment get two connections; `duplicates` holds the rule by which one
+//! of them goes, and why it is that rule.
+
+pub mod door;
+mod duplicates;
+mod pending;
+mod throttle;
+
+pub use door::{Admission, Closed, ConnId, Event, PeerView, Verdict};

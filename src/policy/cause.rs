@@ -1,0 +1,176 @@
+//! Why a dial failed or a connection ended, and whose fault that was.
+//!
+//! The wire's disconnect reasons are not enough to decide when to try again: most ends have none (silent closes,
+//! timeouts), and the same reason means different things from their side and from ours. A [`Cause`] is what the
+//! scheduler needs to know; the drivers translate socket errors and disconnect reasons into it, in one place each.
+//!
+//! Left out: how long to wait after which cause (`dial/backoff.rs`), and the text of the moment, which travels beside
+//! the cause as `detail`.
+
+use std::fmt;
+
+/// Why there is no connection, or no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// The TCP connection was refused, had no route or timed out: nobody was met.
+    Unreachable,
+    /// The host name resolved to nothing.
+    NameUnknown,
+    /// The host name, or discovery's answer, gave only addresses that we do not dial.
+    AddressRefused,
+    /// Discovery does not know where the node is.
+    NotFound,
+    /// Accepted and closed before the handshake without a byte: an inbound throttle or a net restriction of theirs.
+    HungUp,
+    /// Said nothing until the handshake's deadline.
+    Silent,
+    /// Sent what is not RLPx, or broke the base protocol before we were peers.
+    Garbled,
+    /// Someone else answers at that address.
+    WrongIdentity,
+    /// They are full (0x04).
+    TooManyPeers,
+    /// They hold a connection with us already (0x05).
+    AlreadyConnected,
+    /// No capability in common, or they found us useless (0x03).
+    UselessPeer,
+    /// They broke a protocol, or say that we did (0x02, 0x10, 0x06).
+    Breach,
+    /// They asked to end it (0x00).
+    Requested,
+    /// They are shutting down (0x08).
+    Quitting,
+    /// The connection of an established peer broke or fell silent.
+    LinkLost,
+    /// Our limits or our rotation ended it.
+    LocalPolicy,
+    /// The operator, or an application, ended it.
+    Operator,
+    /// We could not: out of file descriptors, no route at all, shutting down.
+    LocalFault,
+}
+
+/// Whose fault a [`Cause`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The way there: a wrong or dead address.
+    Path,
+    /// The node at the other end.
+    Theirs,
+    /// Nobody: everyday answers of a healthy network.
+    Nobody,
+    /// Us.
+    Ours,
+}
+
+impl Cause {
+    /// All causes, for tables of counters.
+    pub const ALL: [Self; 18] = [
+        Self::Unreachable,
+        Self::NameUnknown,
+        Self::AddressRefused,
+        Self::NotFound,
+        Self::HungUp,
+        Self::Silent,
+        Self::Garbled,
+        Self::WrongIdentity,
+        Self::TooManyPeers,
+        Self::AlreadyConnected,
+        Self::UselessPeer,
+        Self::Breach,
+        Self::Requested,
+        Self::Quitting,
+        Self::LinkLost,
+        Self::LocalPolicy,
+        Self::Operator,
+        Self::LocalFault,
+    ];
+
+    /// Whose fault it is.
+    #[must_use]
+    pub fn blame(self) -> Blame {
+        match self {
+            Self::Unreachable
+            | Self::NameUnknown
+            | Self::AddressRefused
+            | Self::NotFound
+            | Self::HungUp
+            | Self::Silent
+            | Self::WrongIdentity => Blame::Path,
+            Self::Garbled | Self::Breach => Blame::Theirs,
+            Self::TooManyPeers
+            | Self::AlreadyConnected
+            | Self::UselessPeer
+            | Self::Requested
+            | Self::Quitting
+            | Self::LinkLost => Blame::Nobody,
+            Self::LocalPolicy | Self::Operator | Self::LocalFault => Blame::Ours,
+        }
+    }
+
+    /// Whether somebody accepted our connection. Then their inbound throttle (30 s in geth) has seen us, and coming
+    /// back earlier is both rude and useless.
+    #[must_use]
+    pub fn reached_someone(self) -> bool {
+        !matches!(
+            self,
+            Self::Unreachable | Self::NameUnknown | Self::AddressRefused | Self::NotFound | Self::LocalFault
+        )
+    }
+
+    /// Whether asking discovery for a newer address may help.
+    #[must_use]
+    pub fn doubts_address(self) -> bool {
+        self.blame() == Blame::Path
+    }
+
+    /// A stable machine-readable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::NameUnknown => "name_unknown",
+            Self::AddressRefused => "address_refused",
+            Self::NotFound => "not_found",
+            Self::HungUp => "hung_up",
+            Self::Silent => "silent",
+            Self::Garbled => "garbled",
+            Self::WrongIdentity => "wrong_identity",
+            Self::TooManyPeers => "too_many_peers",
+            Self::AlreadyConnected => "already_connected",
+            Self::UselessPeer => "useless_peer",
+            Self::Breach => "breach",
+            Self::Requested => "requested",
+            Self::Quitting => "quitting",
+            Self::LinkLost => "link_lost",
+            Self::LocalPolicy => "local_policy",
+            Self::Operator => "operator",
+            Self::LocalFault => "local_fault",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "nobody answers at the address",
+            Self::NameUnknown => "the host name has no address",
+            Self::AddressRefused => "none of the node's addresses may be dialed",
+            Self::NotFound => "discovery does not find the node",
+            Self::HungUp => "closed before the handshake (their inbound throttle or net restriction)",
+            Self::Silent => "silent until the handshake's deadline",
+            Self::Garbled => "what answers does not speak RLPx",
+            Self::WrongIdentity => "another node answers at the address",
+            Self::TooManyPeers => "the node has too many peers",
+            Self::AlreadyConnected => "the node says that we are connected already",
+            Self::UselessPeer => "no capability in common",
+            Self::Breach => "breach of protocol",
+            Self::Requested => "the node asked to disconnect",
+            Self::Quitting => "the node is shutting down",
+            Self::LinkLost => "the connection broke",
+            Self::LocalPolicy => "ended by our limits",
+            Self::Operator => "ended by the operator",
+            Self::LocalFault => "a fault on this side",
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! Nodes that sources offered, waiting for a free slot.
+//!
+//! One line per source, because who fills the line fastest must not choose all our peers: a source may hold at most
+//! half of the dialed slots while another one has something to offer.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use super::super::dial_filter::RegistrationId;
+use crate::node::{NodeId, PublicKey, Record};
+
+/// Nodes waiting per source. Sources are asked for no more than there are free slots (`Action::Demand`); what they
+/// give beyond that, from answers already under way, fits here.
+const MAX_WAITING: usize = 64;
+
+/// Where a candidate was heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// discv4.
+    V4,
+    /// discv5.
+    V5,
+    /// A DNS tree.
+    Dns,
+    /// The node database: peers of earlier runs.
+    Database,
+}
+
+impl Source {
+    /// All sources.
+    pub const ALL: [Self; 4] = [Self::V4, Self::V5, Self::Dns, Self::Database];
+}
+
+/// A node that might be dialed.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Who it is.
+    pub public_key: PublicKey,
+    /// Its RLPx address; port 0 if it announces none.
+    pub addr: SocketAddr,
+    /// Its record, if there is one.
+    pub record: Option<Record>,
+    /// Who offered it.
+    pub source: Source,
+    /// How long it has been our peer in all, as far as the node database knows. Long-serving peers are dialed first.
+    pub served: Duration,
+}
+
+/// A candidate that passed the checks.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) id: NodeId,
+    pub(super) public_key: PublicKey,
+    pub(super) addr: SocketAddr,
+    pub(super) source: Source,
+    pub(super) served: Duration,
+    pub(super) wanted_by: Vec<RegistrationId>,
+}
+
+/// All lines.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    lines: [VecDeque<Waiting>; Source::ALL.len()],
+    ids: BTreeSet<NodeId>,
+    /// The source to be asked first next time.
+    turn: usize,
+}
+
+impl Candidates {
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn contains(&self, id: &NodeId) -> bool {
+        self.ids.contains(id)
+    }
+
+    /// Puts a candidate in its line: by service, then by arrival. False if the line is full.
+    pub(super) fn push(&mut self, waiting: Waiting) -> bool {
+        let Some(line) = self.lines.get_mut(waiting.source as usize) else { return false };
+        if line.len() >= MAX_WAITING {
+            return false;
+        }
+        self.ids.insert(waiting.id);
+        let at = line.partition_point(|other| other.served >= waiting.served);
+        line.insert(at, waiting);
+        true
+    }
+
+    /// Whether a source has someone waiting whom one of `hungry` wants.
+    pub(super) fn offers(&self, source: Source, hungry: &[RegistrationId]) -> bool {
+        let wanted = |waiting: &Waiting| waiting.wanted_by.iter().any(|id| hungry.contains(id));
+        self.lines.get(source as usize).is_some_and(|line| line.iter().any(wanted))
+    }
+
+    /// Takes the next candidate that `wanted_by` wants from a source that `allowed` lets through, sources in turn.
+    pub(super) fn take(
+        &mut self,
+        wanted_by: RegistrationId,
+        allowed: impl Fn(Source) -> bool,
+    ) -> Option<Waiting> {
+        for step in 0..Source::ALL.len() {
+            let index = (self.turn + step) % Source::ALL.len();
+            let Some(source) = Source::ALL.get(index) else { continue };
+            let Some(line) = self.lines.get_mut(index).filter(|_| allowed(*source)) else { continue };
+            let found = line.iter().position(|waiting| waiting.wanted_by.contains(&wanted_by));
+            if let Some(waiting) = found.and_then(|at| line.remove(at)) {
+                self.ids.remove(&waiting.id);
+                self.turn = (index + 1) % Source::ALL.len();
+                return Some(waiting);
+            }
+        }
+        None
+    }
+
+    /// Removes those that `drop` says.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Waiting) -> bool) {
+        for line in &mut self.lines {
+            line.retain(|waiting| {
+                let kept = keep(waiting);
+                if !kept {
+                    self.ids.remove(&waiting.id);
+                }
+                kept
+            });
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Candidates: which are worth waiting for a slot, who gets it, and how many more are wanted.
+
+use super::super::{dial_filter::RegistrationId, refusal::Refusal, rules::Rules};
+use super::{
+    candidates::{Candidate, Source, Waiting},
+    scheduler::{Action, Kind, Scheduler, Task, check_addr},
+};
+use crate::{
+    Now,
+    node::{AddressClass, Enode, Host, NodeRef},
+};
+
+impl Scheduler {
+    /// A source offers a node. It is dialed when a slot is free, or refused right here; both are counted.
+    /// `subnet_full` is admission's word that another peer from its network would not be let in.
+    pub fn candidate(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        candidate: Candidate,
+        subnet_full: bool,
+    ) -> Result<(), Refusal> {
+        self.recent.count(now.mono, |counts| counts.seen += 1);
+        let full = if subnet_full { Err(Refusal::SubnetFull) } else { Ok(()) };
+        let result = self.consider(now, rules, candidate, full);
+        if let Err(refusal) = result {
+            self.refused(now, refusal);
+        }
+        self.run(now, rules);
+        result
+    }
+
+    fn consider(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        candidate: Candidate,
+        full: Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let Candidate { public_key, addr, record, source, served } = candidate;
+        let id = public_key.id();
+        rules.check_node(now, &id)?;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            // A trusted or static peer whose address nobody knew: now somebody does.
+            let unknown = entry.target().is_none();
+            if unknown
+                && check_addr(now, rules, addr, None).is_ok()
+                && lan_rule(rules, addr.ip(), source).is_ok()
+            {
+                entry.learn(&NodeRef::Enode(Enode::at(public_key, addr)));
+                self.set_due(&id, Some(now.mono));
+                self.changed.insert(id);
+            }
+            return Err(Refusal::Listed);
+        }
+        if rules.settings.allowlist_only {
+            return Err(Refusal::NotOnAllowlist);
+        }
+        if self.candidates.contains(&id) {
+            return Err(Refusal::Waiting);
+        }
+        if !rules.settings.dialing {
+            return Err(Refusal::DialingOff);
+        }
+        if self.registrations.is_empty() {
+            return Err(Refusal::NoProtocol);
+        }
+        lan_rule(rules, addr.ip(), source)?;
+        let wanted_by = self.registrations.wanting(record.as_ref());
+        if wanted_by.is_empty() {
+            return Err(Refusal::Filtered);
+        }
+        let waiting = Waiting { id, public_key, addr, source, served, wanted_by };
+        self.check_waiting(now, rules, &waiting)?;
+        full?;
+        if self.candidates.push(waiting) { Ok(()) } else { Err(Refusal::QueueFull) }
+    }
+
+    /// What is checked both when a candidate comes and when it is dialed.
+    fn check_waiting(&mut self, now: Now, rules: &Rules, waiting: &Waiting) -> Result<(), Refusal> {
+        let id = &waiting.id;
+        if self.peers.contains_key(id) {
+            return Err(Refusal::Connected);
+        }
+        if self.task_of.contains_key(id) {
+            return Err(Refusal::Dialing);
+        }
+        if self.dialing_us.contains_key(id) {
+            return Err(Refusal::DialingUs);
+        }
+        rules.check_node(now, id)?;
+        check_addr(now, rules, waiting.addr, None)?;
+        if self.backoffs.holds(now.mono, id) {
+            return Err(Refusal::BackingOff);
+        }
+        let limit = rules.settings.dials_per_subnet;
+        let limit = (!rules.exempt(waiting.addr.ip())).then_some(limit);
+        self.history.check(now.mono, id, &waiting.addr, limit)
+    }
+
+    /// How many dials may begin: as geth, twice as many as there are free slots, because most fail; and some of the
+    /// pool stays for the lists.
+    fn free(&self, rules: &Rules) -> usize {
+        let pool = rules.settings.max_pending_dials;
+        let kept = self.entries.len().min(pool / 5);
+        let missing = self.slots(rules).dialed.saturating_sub(self.dialed);
+        let wanted = missing.saturating_mul(2).saturating_sub(self.dialing_dynamic);
+        wanted.min(pool.saturating_sub(kept).saturating_sub(self.tasks.len()))
+    }
+
+    /// Dials candidates while there are slots for them.
+    pub(super) fn start_candidates(&mut self, now: Now, rules: &Rules) {
+        while self.free(rules) > 0 {
+            let hungry = self.registrations.hungry();
+            let allowed = Source::ALL.map(|source| self.may_dial_from(rules, source, &hungry));
+            let allows = |source: Source| allowed.get(source as usize).copied().unwrap_or_default();
+            let found = hungry.iter().find_map(|id| Some((*id, self.candidates.take(*id, allows)?)));
+            let Some((turn_of, waiting)) = found else { return };
+            if let Err(refusal) = self.check_waiting(now, rules, &waiting) {
+                self.refused(now, refusal);
+                continue;
+            }
+            let Waiting { id, public_key, addr, source, .. } = waiting;
+            let kind = Kind::Dynamic(source);
+            let (port, timeout) = (addr.port(), rules.settings.dial_timeout);
+            let turn_of = Some(turn_of);
+            let task = Task { id, public_key, kind, since: now, port, addr: None, timeout, turn_of };
+            self.start(now, rules, task, &Host::Ip(addr.ip()));
+        }
+    }
+
+    /// Whether a source may have another slot: up to half of them always, beyond that if no other source has
+    /// anything to offer, and none is still getting ready after the start.
+    fn may_dial_from(&self, rules: &Rules, source: Source, hungry: &[RegistrationId]) -> bool {
+        let half = self.slots(rules).dialed.div_ceil(2);
+        if self.held.get(&source).copied().unwrap_or_default() < half {
+            return true;
+        }
+        let others_dialing =
+            self.tasks.values().any(|task| matches!(task.kind, Kind::Dynamic(other) if other != source));
+        let others_waiting =
+            Source::ALL.iter().any(|other| *other != source && self.candidates.offers(*other, hungry));
+        !others_dialing && !others_waiting && self.patience_over
+    }
+
+    /// Says how many candidates are wanted, if that changed.
+    pub(super) fn tell_demand(&mut self, rules: &Rules) {
+        let wanted = if self.can_dial(rules) {
+            self.free(rules).min(self.registrations.wants()).saturating_sub(self.candidates.len())
+        } else {
+            0
+        };
+        if wanted != self.demand {
+            self.demand = wanted;
+            // Only the last word counts.
+            self.actions.retain(|action| !matches!(action, Action::Demand(_)));
+            self.actions.push_back(Action::Demand(wanted));
+        }
+    }
+}
+
+/// Who may name a private address: nobody to a node on the Internet, DNS trees (which everybody reads) never, and
+/// loopback only to a node that is on loopback itself.
+fn lan_rule(rules: &Rules, ip: std::net::IpAddr, source: Source) -> Result<(), Refusal> {
+    let (class, here) = (AddressClass::of(ip), rules.settings.announced);
+    let foreign =
+        !here.is_lan() || source == Source::Dns || (class == AddressClass::Loopback && here != class);
+    if class.is_lan() && foreign && !rules.settings.allow_lan {
+        return Err(Refusal::LanAddress);
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! Which nodes registrations want dialed, and whose turn it is.
+//!
+//! A registration may say by what entry of its record a node is recognised as one that speaks the protocol. The
+//! filters of several registrations form a union: a candidate is worth a dial if anyone wants it. Free slots go
+//! round robin to the registrations that are below their number of desired peers, so that a small protocol is not
+//! starved by a large one on the same sidecar.
+//!
+//! Left out: reading the fork schedule out of a registration (`rpc`), and fetching records of nodes that came
+//! without one (`net`): a node without a record passes only where no entry is asked for.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::node::Record;
+
+/// A registration's name in this room: the switch's number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegistrationId(pub u64);
+
+/// How a registration recognises the nodes it wants dialed.
+#[derive(Clone, Debug, Default)]
+pub enum DialFilter {
+    /// All nodes.
+    #[default]
+    Any,
+    /// Nodes whose record has this key.
+    HasKey(Vec<u8>),
+    /// Nodes whose record has this key with one of these values, as RLP.
+    Values {
+        /// The key.
+        key: Vec<u8>,
+        /// Accepted values, each one RLP item.
+        accepted: Vec<Vec<u8>>,
+    },
+    /// Nodes whose value of this key, as RLP, satisfies a rule computed elsewhere: Ethereum's fork filter.
+    Rule {
+        /// The key.
+        key: Vec<u8>,
+        /// The rule.
+        rule: Arc<dyn ValueRule>,
+    },
+}
+
+/// A rule over the RLP value of a record's entry. Must be total and cheap: strangers choose the bytes.
+pub trait ValueRule: Send + Sync + std::fmt::Debug {
+    /// Whether the value is acceptable.
+    fn accepts(&self, value: &[u8]) -> bool;
+}
+
+impl DialFilter {
+    /// Whether a node with this record is wanted.
+    #[must_use]
+    pub fn accepts(&self, record: Option<&Record>) -> bool {
+        let value = |key: &[u8]| record.and_then(|record| record.get(key));
+        match self {
+            Self::Any => true,
+            Self::HasKey(key) => value(key).is_some(),
+            Self::Values { key, accepted } => {
+                value(key).is_some_and(|have| accepted.iter().any(|a| a == have))
+            }
+            Self::Rule { key, rule } => value(key).is_some_and(|have| rule.accepts(have)),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Registration {
+    filter: DialFilter,
+    /// Peers it wants; `None` is as many as there are slots.
+    desired: Option<usize>,
+    connected: usize,
+    dialing: usize,
+}
+
+impl Registration {
+    /// How many more dials are worth having in flight: twice what is missing, because many fail.
+    fn wants(&self) -> usize {
+        match self.desired {
+            None => usize::MAX,
+            Some(desired) => {
+                desired.saturating_sub(self.connected).saturating_mul(2).saturating_sub(self.dialing)
+            }
+        }
+    }
+}
+
+/// The filters of all registrations.
+#[derive(Debug, Default)]
+pub(super) struct Registrations {
+    by_id: BTreeMap<RegistrationId, Registration>,
+    last_served: Option<RegistrationId>,
+}
+
+impl Registrations {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Adds a registration or changes its filter. Whether it is new.
+    pub(super) fn set(&mut self, id: RegistrationId, filter: DialFilter, desired: Option<usize>) -> bool {
+        match self.by_id.get_mut(&id) {
+            Some(known) => {
+                known.filter = filter;
+                known.desired = desired;
+                false
+            }
+            None => {
+                self.by_id.insert(id, Registration { filter, desired, connected: 0, dialing: 0 });
+                true
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: RegistrationId) {
+        self.by_id.remove(&id);
+    }
+
+    /// Everyone who wants a node with this record, satisfied or not.
+    pub(super) fn wanting(&self, record: Option<&Record>) -> Vec<RegistrationId> {
+        self.by_id.iter().filter(|(_, reg)| reg.filter.accepts(record)).map(|(id, _)| *id).collect()
+    }
+
+    /// The registrations that want more dials, beginning after the one that was served last.
+    pub(super) fn hungry(&self) -> Vec<RegistrationId> {
+        let after = |id: &RegistrationId| Some(*id) > self.last_served;
+        let hungry = || self.by_id.iter().filter(|(_, reg)| reg.wants() > 0).map(|(id, _)| *id);
+        hungry().filter(after).chain(hungry().filter(|id| !after(id))).collect()
+    }
+
+    /// How many more dials all of them want together.
+    pub(super) fn wants(&self) -> usize {
+        self.by_id.values().map(Registration::wants).fold(0, usize::saturating_add)
+    }
+
+    /// A slot went to `id`.
+    pub(super) fn dialing(&mut self, id: RegistrationId) {
+        self.last_served = Some(id);
+        if let Some(reg) = self.by_id.get_mut(&id) {
+            reg.dialing += 1;
+        }
+    }
+
+    /// The dial for `id` ended.
+    pub(super) fn dialed(&mut self, id: RegistrationId) {
+        if let Some(reg) = self.by_id.get_mut(&id) {
+            reg.dialing = reg.dialing.saturating_sub(1);
+        }
+    }
+
+    /// A peer that `ids` have in use came.
+    pub(super) fn connected(&mut self, ids: &[RegistrationId]) {
+        for id in ids {
+            if let Some(reg) = self.by_id.get_mut(id) {
+                reg.connected += 1;
+            }
+        }
+    }
+
+    /// A peer that `ids` had in use went.
+    pub(super) fn disconnected(&mut self, ids: &[RegistrationId]) {
+        for id in ids {
+            if let Some(reg) = self.by_id.get_mut(id) {
+                reg.connected = reg.connected.saturating_sub(1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::node::{NodeKey, RecordBuilder};
+
+    #[derive(Debug)]
+    struct Longer(usize);
+
+    impl ValueRule for Longer {
+        fn accepts(&self, value: &[u8]) -> bool {
+            value.len() > self.0
+        }
+    }
+
+    #[test]
+    fn filters_look_at_one_entry() {
+        let key = NodeKey::random(&mut StdRng::seed_from_u64(1));
+        let record = RecordBuilder::new(1).set_bytes("echo", b"yes").sign(&key).unwrap();
+        let values = |key: &str, accepted: &[&[u8]]| DialFilter::Values {
+            key: key.into(),
+            accepted: accepted.iter().map(|value| rlp::encode(value).to_vec()).collect(),
+        };
+        let table = [
+            (DialFilter::Any, true, true),
+            (DialFilter::HasKey(b"echo".to_vec()), true, false),
+            (DialFilter::HasKey(b"eth".to_vec()), false, false),
+            (values("echo", &[b"no", b"yes"]), true, false),
+            (values("echo", &[b"no"]), false, false),
+            (values("eth", &[b"yes"]), false, false),
+            (DialFilter::Rule { key: b"echo".to_vec(), rule: Arc::new(Longer(3)) }, true, false),
+            (DialFilter::Rule { key: b"echo".to_vec(), rule: Arc::new(Longer(4)) }, false, false),
+        ];
+        for (filter, with, without) in table {
+            assert_eq!((filter.accepts(Some(&record)), filter.accepts(None)), (with, without), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn slots_go_round_robin_to_those_below_their_desire() {
+        let [a, b, c] = [1, 2, 3].map(RegistrationId);
+        let mut registrations = Registrations::default();
+        registrations.set(a, DialFilter::Any, Some(1));
+        registrations.set(b, DialFilter::Any, None);
+        registrations.set(c, DialFilter::Any, Some(2));
+        let mut served = Vec::new();
+        for _ in 0..9 {
+            let next = registrations.hungry()[0];
+            registrations.dialing(next);
+            served.push(next);
+        }
+        assert_eq!(served, [a, b, c, a, b, c, b, c, b]);
+        registrations.connected(&[a]);
+        (0..2).for_each(|_| registrations.dialed(a));
+        assert!(!registrations.hungry().contains(&a));
+        registrations.disconnected(&[a]);
+        assert!(registrations.hungry().contains(&a));
+    }
+}

@@ -1,0 +1,58 @@
+//! Who is dialed, who is let in, who stays, and why.
+//!
+//! Everything here decides and nothing acts. [`Policy`] is the door: the switch tells it what happened and does what
+//! it answers. Behind it stand two machines that share [`Rules`]: the dial scheduler ([`dial`]) and admission
+//! ([`admission`]); beside them are values of one idea each.
+//!
+//! | file | what it answers |
+//! | --- | --- |
+//! | [`settings`] | what the operator may set; how slots are shared |
+//! | [`rules`] | net restriction, bans, exemptions: what holds both ways |
+//! | [`cause`], [`refusal`] | why there is no connection: something failed, or we decided |
+//! | [`bans`], [`lists`] | who is banned; the lists as a value that survives restarts |
+//! | [`dial`] | static, trusted, dynamic and one-off dials |
+//! | [`dial_filter`] | which nodes registrations want |
+//! | [`admission`] | checkpoints, throttle, limits, duplicate connections |
+//! | [`churn`] | rotation of peers when full, off by default |
+//! | [`token_bucket`] | bytes per second |
+//! | [`recent`] | what became of candidates and connections in the last minutes |
+//!
+//! Left out: sockets, timers and files (`net`), peers' messages (`switch`), and how reasons are written on the wire
+//! (`p2p`).
+
+pub mod admission;
+pub mod bans;
+pub mod cause;
+pub mod churn;
+pub mod dial;
+pub mod dial_filter;
+pub mod engine;
+mod expiring;
+pub mod lists;
+pub mod recent;
+pub mod refusal;
+pub mod rules;
+pub mod settings;
+pub mod token_bucket;
+
+pub use admission::{ConnId, Verdict};
+pub use bans::{Ban, BanError, BanTarget, Bans};
+pub use cause::{Blame, Cause};
+pub use churn::{Churn, ChurnSettings};
+pub use dial_filter::{DialFilter, RegistrationId};
+pub use engine::{Action, CloseReason, Policy};
+pub use lists::{Lists, ListsError};
+pub use refusal::Refusal;
+pub use rules::Rules;
+pub use settings::{Settings, Slots};
+
+/// An origin of virtual time.
+#[cfg(test)]
+fn test_now() -> crate::Now {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an Instant has no other origin; time goes on by Now::after"
+    )]
+    let mono = std::time::Instant::now();
+    crate::Now { mono, unix: std::time::Duration::from_secs(1_700_000_000) }
+}

@@ -1,0 +1,151 @@
+//! Why a node is not dialed, or a connection not let in, although nobody failed.
+//!
+//! One vocabulary for the dialer and for admission, so that "why have I no peers" has one kind of answer. Each
+//! refusal is counted by reason; nothing is refused in silence.
+
+use std::fmt;
+
+/// A decision against a dial or a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// It is us.
+    OwnIdentity,
+    /// Neither an address nor discovery to ask for one.
+    AddressUnknown,
+    /// There is an address but no TCP port: a node that only discovers.
+    NoTcpPort,
+    /// Unspecified, multicast, documentation or reserved: never a node.
+    SpecialAddress,
+    /// A private address that a stranger named, and that our own address says is not on our network.
+    LanAddress,
+    /// Outside the networks of `--netrestrict`.
+    NetRestricted,
+    /// The node is banned.
+    BannedNode,
+    /// The address is banned, or its network.
+    BannedAddress,
+    /// Only static and trusted peers are wanted (`--allowlist-only`).
+    NotOnAllowlist,
+    /// On the static or trusted list, which dials it by itself.
+    Listed,
+    /// Connected already.
+    Connected,
+    /// Being dialed already.
+    Dialing,
+    /// Waiting in line already.
+    Waiting,
+    /// It is dialing us at this moment.
+    DialingUs,
+    /// It failed lately; its back-off has not run out.
+    BackingOff,
+    /// Dialed within the history window.
+    NodeTried,
+    /// Its IP and port were dialed within the history window, perhaps under another node's name.
+    AddressTried,
+    /// Its network got its share of dials within the history window.
+    SubnetTried,
+    /// Its network has its share of our peers.
+    SubnetFull,
+    /// No registration's dial filter wants it.
+    Filtered,
+    /// Nothing is registered, so nobody could use the peer.
+    NoProtocol,
+    /// Dialing is off (`--nodial`, or no peer slots).
+    DialingOff,
+    /// The line of candidates, of dials or of requests is full.
+    QueueFull,
+    /// All slots are taken.
+    TooManyPeers,
+    /// The slots for those who dial us are taken.
+    TooManyInbound,
+    /// The slots for those we dial are taken.
+    TooManyDialed,
+    /// The address connected within the throttle's window.
+    Throttled,
+    /// The address's network has its share of connections in handshake.
+    PendingPerSubnet,
+    /// A younger or better connection took the place of this one before it had authenticated.
+    PushedOut,
+    /// A connection with that node stands already.
+    Duplicate,
+    /// No capability in common.
+    Useless,
+}
+
+impl Refusal {
+    /// A stable machine-readable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OwnIdentity => "own_identity",
+            Self::AddressUnknown => "address_unknown",
+            Self::NoTcpPort => "no_tcp_port",
+            Self::SpecialAddress => "special_address",
+            Self::LanAddress => "lan_address",
+            Self::NetRestricted => "net_restricted",
+            Self::BannedNode => "banned_node",
+            Self::BannedAddress => "banned_address",
+            Self::NotOnAllowlist => "not_on_allowlist",
+            Self::Listed => "listed",
+            Self::Connected => "connected",
+            Self::Dialing => "dialing",
+            Self::Waiting => "waiting",
+            Self::DialingUs => "dialing_us",
+            Self::BackingOff => "backing_off",
+            Self::NodeTried => "node_tried",
+            Self::AddressTried => "address_tried",
+            Self::SubnetTried => "subnet_tried",
+            Self::SubnetFull => "subnet_full",
+            Self::Filtered => "filtered",
+            Self::NoProtocol => "no_protocol",
+            Self::DialingOff => "dialing_off",
+            Self::QueueFull => "queue_full",
+            Self::TooManyPeers => "too_many_peers",
+            Self::TooManyInbound => "too_many_inbound",
+            Self::TooManyDialed => "too_many_dialed",
+            Self::Throttled => "throttled",
+            Self::PendingPerSubnet => "pending_per_subnet",
+            Self::PushedOut => "pushed_out",
+            Self::Duplicate => "duplicate",
+            Self::Useless => "useless",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OwnIdentity => "this is our own identity",
+            Self::AddressUnknown => "no address is known and discovery is off",
+            Self::NoTcpPort => "the node announces no TCP port",
+            Self::SpecialAddress => "the address is unspecified, multicast or reserved",
+            Self::LanAddress => "a private address from a source that must not name one",
+            Self::NetRestricted => "outside the networks of the net restriction",
+            Self::BannedNode => "the node is banned",
+            Self::BannedAddress => "the address is banned",
+            Self::NotOnAllowlist => "only static and trusted peers are wanted",
+            Self::Listed => "static and trusted peers are dialed by their list",
+            Self::Connected => "connected already",
+            Self::Dialing => "being dialed already",
+            Self::Waiting => "waiting to be dialed already",
+            Self::DialingUs => "the node is dialing us",
+            Self::BackingOff => "the node failed lately",
+            Self::NodeTried => "the node was dialed a moment ago",
+            Self::AddressTried => "the address was dialed a moment ago",
+            Self::SubnetTried => "too many dials to the address's network a moment ago",
+            Self::SubnetFull => "too many peers in the address's network",
+            Self::Filtered => "no registration's dial filter wants the node",
+            Self::NoProtocol => "no protocol is registered",
+            Self::DialingOff => "dialing is off",
+            Self::QueueFull => "too many are waiting already",
+            Self::TooManyPeers => "all peer slots are taken",
+            Self::TooManyInbound => "all slots for inbound peers are taken",
+            Self::TooManyDialed => "all slots for dialed peers are taken",
+            Self::Throttled => "the address connected a moment ago",
+            Self::PendingPerSubnet => "too many handshakes with the address's network",
+            Self::PushedOut => "made room for a newer connection before it authenticated",
+            Self::Duplicate => "a connection with the node stands already",
+            Self::Useless => "no capability in common",
+        })
+    }
+}

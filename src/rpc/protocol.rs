@@ -1,0 +1,113 @@
+//! ProtocolService: which applications speak which sub-protocols, and for how long.
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    principal,
+    proto::{self, protocol_service_server::ProtocolService},
+    registration,
+    status::Refusal,
+};
+use crate::switch::{
+    Handle,
+    registrations::{Acting, Lookup, Target},
+};
+
+/// The service.
+#[derive(Debug)]
+pub struct Protocols {
+    handle: Handle,
+}
+
+impl Protocols {
+    /// The service over a switch.
+    #[must_use]
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+}
+
+fn missing() -> Refusal {
+    Refusal::field("registration", "must be named by resume_token or client_id")
+}
+
+#[tonic::async_trait]
+impl ProtocolService for Protocols {
+    async fn register_protocols(
+        &self,
+        request: Request<proto::RegisterProtocolsRequest>,
+    ) -> Result<Response<proto::RegisterProtocolsResponse>, Status> {
+        let caller = principal(&request);
+        let request = request.into_inner();
+        let target = Target::Spec(registration::spec(request.spec)?);
+        let request_id = registration::request_id(request.request_id)?;
+        let registered = self
+            .handle
+            .register(caller, target, request_id, request.takeover)
+            .await
+            .map_err(Refusal::from)?;
+        Ok(Response::new(proto::RegisterProtocolsResponse {
+            registration: Some(registration::view(&registered.registration)),
+            resume_token: registered.token.expose(),
+            resumed: registered.resumed,
+            instance_id: registered.instance_id.to_string(),
+        }))
+    }
+
+    async fn renew_registration(
+        &self,
+        request: Request<proto::RenewRegistrationRequest>,
+    ) -> Result<Response<proto::RenewRegistrationResponse>, Status> {
+        use proto::renew_registration_request::Registration as By;
+        let caller = principal(&request);
+        let acting = match request.into_inner().registration {
+            Some(By::ResumeToken(text)) => Acting::Token(text),
+            Some(By::ClientId(id)) => Acting::Client(id.into()),
+            None => return Err(missing().into()),
+        };
+        let view = self.handle.renew(caller, acting).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::RenewRegistrationResponse { registration: Some(registration::view(&view)) }))
+    }
+
+    async fn delete_registration(
+        &self,
+        request: Request<proto::DeleteRegistrationRequest>,
+    ) -> Result<Response<proto::DeleteRegistrationResponse>, Status> {
+        use proto::delete_registration_request::Registration as By;
+        let caller = principal(&request);
+        let acting = match request.into_inner().registration {
+            Some(By::ResumeToken(text)) => Acting::Token(text),
+            Some(By::ClientId(id)) => Acting::Client(id.into()),
+            None => return Err(missing().into()),
+        };
+        self.handle.delete(caller, acting).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::DeleteRegistrationResponse {}))
+    }
+
+    async fn get_registration(
+        &self,
+        request: Request<proto::GetRegistrationRequest>,
+    ) -> Result<Response<proto::GetRegistrationResponse>, Status> {
+        use proto::get_registration_request::Registration as By;
+        let lookup = match request.into_inner().registration {
+            Some(By::RegistrationId(text)) => Lookup::Id(registration::registration_id(&text)?),
+            Some(By::ClientId(id)) => Lookup::Client(id.into()),
+            Some(By::Protocol(name)) => Lookup::Protocol(name),
+            None => {
+                let problem = "must be named by registration_id, client_id or protocol";
+                return Err(Refusal::field("registration", problem).into());
+            }
+        };
+        let view = self.handle.registration(lookup).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::GetRegistrationResponse { registration: Some(registration::view(&view)) }))
+    }
+
+    async fn list_registrations(
+        &self,
+        _request: Request<proto::ListRegistrationsRequest>,
+    ) -> Result<Response<proto::ListRegistrationsResponse>, Status> {
+        let views = self.handle.registrations().await.map_err(Refusal::from)?;
+        let registrations = views.iter().map(registration::view).collect();
+        Ok(Response::new(proto::ListRegistrationsResponse { registrations }))
+    }
+}

@@ -1,0 +1,408 @@
+//! The stream of the moment: what one attached application sees of its registration, and what it sends.
+//!
+//! An [`Attachment`] is held by one gRPC stream. Reading pulls from the registration's inbox; sending goes straight to
+//! the outbound queues of the sessions. Neither passes the switch's task, and neither waits for a peer. When it is
+//! dropped, however the stream ended, the registration's linger begins.
+//!
+//! What the sender must hear (failures, results, credit, answers to barriers) waits in a queue of its own, which is
+//! bounded because its reader may be asleep while it writes: beyond [`MAX_REPLIES`] the stream is ended.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use super::{
+    handle::Handle,
+    inbox::{Event, Pull, SharedInbox, StreamId},
+    registrations::{Ended, Holding, RegistrationId},
+    session::{Session, SessionChannel},
+};
+use crate::{
+    net::outbound::{Lane, Refused},
+    rlpx::Compressed,
+};
+
+/// Replies that may wait for a stream whose reader is asleep. At about a hundred bytes each this is some MiB; an
+/// application that sends without reading has used up its windows long before.
+pub const MAX_REPLIES: usize = 65_536;
+
+/// Credit is returned to the sender in steps of this size: a quarter of the window, so that a window cannot run dry
+/// unnoticed and small messages do not cost a reply each.
+const CREDIT_STEP: u64 = crate::net::outbound::SEND_WINDOW / 4;
+
+/// One channel of one session, as an inbox knows it.
+#[derive(Clone, Debug)]
+pub struct PeerChannel {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Which of its channels.
+    pub channel: SessionChannel,
+}
+
+/// The inbox of a registration of this process.
+pub type Inbox = SharedInbox<PeerChannel>;
+
+/// Something that the sender of messages must hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// A message was not accepted for a channel.
+    Failure {
+        /// The sender's number for the message.
+        send_id: u64,
+        /// The channel.
+        channel: u32,
+        /// Why.
+        reason: SendError,
+    },
+    /// What became of an accepted message whose sender asked.
+    Result {
+        /// The sender's number for the message.
+        send_id: u64,
+        /// The channel.
+        channel: u32,
+        /// Whether the socket took it before the session ended.
+        written: bool,
+    },
+    /// Room came back on a channel.
+    Credit {
+        /// The channel.
+        channel: u32,
+        /// How much, in bytes and the cost per message.
+        bytes: u64,
+    },
+    /// Everything before the barrier was accepted or refused.
+    Barrier {
+        /// The sender's number for the barrier.
+        nonce: u64,
+    },
+    /// The sidecar is stopping.
+    Drain {
+        /// Wall time at which streams end.
+        deadline: Duration,
+    },
+}
+
+/// Why a message was not accepted for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The channel's window is used up.
+    WindowExceeded,
+    /// No such channel, or its session has ended.
+    NotConnected,
+    /// The capability has fewer codes.
+    CodeOutOfRange {
+        /// How many it has.
+        message_count: u64,
+    },
+    /// It is larger than the protocol's owner allows, or than a frame carries.
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit: the owner's for its protocol, or RLPx's.
+        limit: usize,
+    },
+}
+
+/// Wakes the task that reads a registration's stream.
+#[derive(Debug, Default)]
+pub struct StreamWaker(Mutex<Option<Waker>>);
+
+impl StreamWaker {
+    /// Wakes the reader, if there is one asleep.
+    pub fn wake(&self) {
+        let waker = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.as_ref().is_none_or(|have| !have.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+}
+
+/// What a numbered channel of the stream leads to.
+struct Target {
+    peer: PeerChannel,
+    /// Cost of written messages that was returned as credit.
+    credited: u64,
+    /// Accepted messages whose sender wants to hear: the message's number on the channel's lane, and its send id.
+    results: VecDeque<(u64, u64)>,
+    /// Whether the channel stands in `moved`.
+    moved: bool,
+}
+
+#[derive(Default)]
+struct Sending {
+    targets: HashMap<u32, Target>,
+    /// Channels whose sockets took something since the reader looked.
+    moved: Vec<u32>,
+    replies: VecDeque<Reply>,
+    last_send_id: u64,
+    overrun: bool,
+    draining: bool,
+}
+
+/// State of one attached stream, shared by its reading and its sending half.
+pub struct Attachment {
+    holding: Arc<Holding>,
+    stream: StreamId,
+    sending: Arc<Mutex<Sending>>,
+    handle: Handle,
+}
+
+impl std::fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Attachment({:?}, {:?})", self.holding, self.stream)
+    }
+}
+
+/// How reading went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Events or replies were appended.
+    Some,
+    /// Another stream took over, or the registration has ended.
+    Ended,
+    /// The application sent without reading its replies.
+    Overrun,
+}
+
+fn lock(sending: &Mutex<Sending>) -> MutexGuard<'_, Sending> {
+    sending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Attachment {
+    pub(super) fn new(holding: Arc<Holding>, stream: StreamId, handle: Handle) -> Self {
+        Self { holding, stream, sending: Arc::default(), handle }
+    }
+
+    /// The registration the stream holds.
+    #[must_use]
+    pub fn registration(&self) -> RegistrationId {
+        self.holding.id
+    }
+
+    /// Why reading ended.
+    #[must_use]
+    pub fn why_ended(&self) -> Ended {
+        self.holding.why_ended()
+    }
+
+    /// Appends what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
+    pub fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        max_bytes: usize,
+        max_events: usize,
+        replies: &mut Vec<Reply>,
+        events: &mut Vec<Event<PeerChannel>>,
+    ) -> Poll<Read> {
+        // Registered before looking, so that what comes in between wakes.
+        self.holding.waker.register(cx.waker());
+        {
+            let mut sending = lock(&self.sending);
+            if sending.overrun {
+                return Poll::Ready(Read::Overrun);
+            }
+            sending.settle();
+            let count = sending.replies.len().min(max_events);
+            replies.extend(sending.replies.drain(..count));
+        }
+        let left = max_events.saturating_sub(replies.len());
+        if left > 0
+            && self.holding.inbox.with(|inbox| inbox.pull(self.stream, max_bytes, left, events))
+                == Pull::Ended
+        {
+            return Poll::Ready(Read::Ended);
+        }
+        self.note(events);
+        if replies.is_empty() && events.is_empty() { Poll::Pending } else { Poll::Ready(Read::Some) }
+    }
+
+    /// Learns the numbers of channels from the events on their way to the application.
+    fn note(&self, events: &[Event<PeerChannel>]) {
+        for event in events {
+            match event {
+                Event::Opened(opened) => {
+                    let peer = opened.about.peer.clone();
+                    let (number, index) = (opened.channel, peer.channel.index);
+                    let outbound = Arc::clone(&peer.session.outbound);
+                    let progress = outbound.progress(index).stream;
+                    let target = Target {
+                        peer,
+                        credited: progress.written_cost,
+                        results: VecDeque::new(),
+                        moved: false,
+                    };
+                    lock(&self.sending).targets.insert(number, target);
+                    let (sending, waker) = (Arc::downgrade(&self.sending), Arc::clone(&self.holding.waker));
+                    let hook = move || {
+                        let Some(sending) = sending.upgrade() else { return };
+                        let mut sending = lock(&sending);
+                        if let Some(target) = sending.targets.get_mut(&number)
+                            && !std::mem::replace(&mut target.moved, true)
+                        {
+                            sending.moved.push(number);
+                            drop(sending);
+                            waker.wake();
+                        }
+                    };
+                    outbound.on_progress(index, Some(Arc::new(hook)));
+                }
+                Event::Closed { channel, .. } => {
+                    let mut sending = lock(&self.sending);
+                    if let Some(mut target) = sending.targets.remove(channel) {
+                        target.settle(*channel, &mut sending.replies, true);
+                    }
+                }
+                Event::Message { .. } | Event::Gap { .. } => {}
+            }
+        }
+    }
+
+    /// Sends a compressed message on numbered channels. Refusals become replies; nothing waits.
+    pub fn send(&self, channels: &[u32], code: u32, message: &Compressed, send_id: u64, want_result: bool) {
+        let mut wake = false;
+        {
+            let mut sending = lock(&self.sending);
+            sending.last_send_id = send_id;
+            for &channel in channels {
+                // The outbound queue's lock is taken inside this one; progress hooks, which take this one, are called
+                // without it.
+                if let Err(reason) = sending.send(channel, code, message, send_id, want_result) {
+                    sending.reply(Reply::Failure { send_id, channel, reason });
+                    wake = true;
+                }
+            }
+        }
+        if wake {
+            self.holding.waker.wake();
+        }
+    }
+
+    /// Puts a reply behind all that came before.
+    pub fn reply(&self, reply: Reply) {
+        lock(&self.sending).reply(reply);
+        self.holding.waker.wake();
+    }
+
+    /// The application can take more: on one channel, or on the stream (channel 0).
+    pub fn credit(&self, channel: u32, bytes: u64) {
+        self.holding.inbox.with(|inbox| inbox.credit(self.stream, channel, bytes));
+    }
+
+    /// The session and channel behind a number.
+    #[must_use]
+    pub fn target(&self, channel: u32) -> Option<PeerChannel> {
+        lock(&self.sending).targets.get(&channel).map(|target| target.peer.clone())
+    }
+
+    /// The last send that was processed.
+    #[must_use]
+    pub fn last_send_id(&self) -> u64 {
+        lock(&self.sending).last_send_id
+    }
+
+    /// Wakes the reading half.
+    pub fn wake(&self) {
+        self.holding.waker.wake();
+    }
+
+    /// The switch, for what the stream asks beyond messages.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Tells the application once that the sidecar is stopping.
+    pub fn announce_drain(&self, deadline: Duration) {
+        let mut sending = lock(&self.sending);
+        if !std::mem::replace(&mut sending.draining, true) {
+            sending.reply(Reply::Drain { deadline });
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let sending = std::mem::take(&mut *lock(&self.sending));
+        for target in sending.targets.values() {
+            target.peer.session.outbound.on_progress(target.peer.channel.index, None);
+        }
+        self.handle.detach(self.holding.id, self.stream, sending.last_send_id);
+    }
+}
+
+impl Sending {
+    fn send(
+        &mut self,
+        channel: u32,
+        code: u32,
+        message: &Compressed,
+        send_id: u64,
+        want_result: bool,
+    ) -> Result<(), SendError> {
+        let target = self.targets.get_mut(&channel).ok_or(SendError::NotConnected)?;
+        let to = &target.peer.channel;
+        if u64::from(code) >= to.message_count {
+            return Err(SendError::CodeOutOfRange { message_count: to.message_count });
+        }
+        if message.raw_len() > to.max_message {
+            return Err(SendError::TooLarge { bytes: message.raw_len(), limit: to.max_message });
+        }
+        let outbound = &target.peer.session.outbound;
+        let number =
+            outbound.send(Lane::Stream, to.index, u64::from(code), message.clone()).map_err(|refused| {
+                match refused {
+                    Refused::Full => SendError::WindowExceeded,
+                    Refused::Closed => SendError::NotConnected,
+                }
+            })?;
+        if want_result {
+            target.results.push_back((number, send_id));
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        if self.replies.len() < MAX_REPLIES {
+            self.replies.push_back(reply);
+        } else {
+            self.overrun = true;
+        }
+    }
+
+    /// Turns what the sockets took into credit and results.
+    fn settle(&mut self) {
+        for channel in std::mem::take(&mut self.moved) {
+            if let Some(target) = self.targets.get_mut(&channel) {
+                target.moved = false;
+                target.settle(channel, &mut self.replies, false);
+            }
+        }
+    }
+}
+
+impl Target {
+    fn settle(&mut self, channel: u32, replies: &mut VecDeque<Reply>, closed: bool) {
+        let progress = self.peer.session.outbound.progress(self.peer.channel.index).stream;
+        while let Some((number, send_id)) = self.results.front().copied()
+            && (closed || number <= progress.written)
+        {
+            self.results.pop_front();
+            replies.push_back(Reply::Result { send_id, channel, written: number <= progress.written });
+        }
+        let back = progress.written_cost.saturating_sub(self.credited);
+        if back >= CREDIT_STEP && !closed {
+            self.credited = progress.written_cost;
+            replies.push_back(Reply::Credit { channel, bytes: back });
+        }
+    }
+}

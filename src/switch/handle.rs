@@ -1,0 +1,295 @@
+//! The way into the switch: what other rooms may ask of it, as calls.
+//!
+//! A call is carried to the switch's task, which runs it between two events and answers. The queue is bounded; a
+//! caller waits its turn under its own deadline. Only the end of a stream does not wait, because nobody is left to.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    attachment::PeerChannel,
+    holdings::Principal,
+    inbox::StreamId,
+    lease::Greeting,
+    peers::{BanRequest, ConnectReply, PeerView, PeersSummary},
+    registrations::{
+        Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError,
+        Target,
+    },
+    state::State,
+};
+use crate::{
+    Now,
+    node::{NodeId, NodeRef},
+    p2p::DisconnectReason,
+    policy::{
+        Ban, BanError, BanTarget,
+        dial::{ConnectOutcome, ListEntry},
+    },
+};
+
+/// A call on its way.
+pub(super) type Command = Box<dyn FnOnce(&mut State, Now) + Send>;
+
+#[derive(Default)]
+pub(super) struct Ending {
+    deadline: OnceLock<Duration>,
+    over: AtomicBool,
+}
+
+/// A handle to the switch. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    pub(super) ending: Arc<Ending>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handle")
+    }
+}
+
+/// How far a drain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draining {
+    /// Not asked for.
+    No,
+    /// Streams go on until this wall time.
+    Until(Duration),
+    /// Streams end.
+    Over,
+}
+
+impl Handle {
+    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands, ending: Arc::default() }
+    }
+
+    async fn call<R: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut State, Now) -> R + Send + 'static,
+    ) -> Result<R, SwitchError> {
+        let (reply, answer) = oneshot::channel();
+        let command: Command = Box::new(move |state, now| {
+            // The caller may have given up.
+            let _ = reply.send(run(state, now));
+        });
+        self.commands.send(command).await.map_err(|_| SwitchError::Stopped)?;
+        answer.await.map_err(|_| SwitchError::Stopped)
+    }
+
+    /// How far a drain has come.
+    #[must_use]
+    pub fn draining(&self) -> Draining {
+        match self.ending.deadline.get() {
+            None => Draining::No,
+            Some(_) if self.ending.over.load(Ordering::Acquire) => Draining::Over,
+            Some(deadline) => Draining::Until(*deadline),
+        }
+    }
+
+    /// Begins the drain: no more dials, accepts and registrations; applications are told. The first call counts.
+    pub async fn drain(&self, deadline: Duration) {
+        if self.ending.deadline.set(deadline).is_ok() {
+            let _ = self.call(|state, _| state.drain()).await;
+        }
+    }
+
+    /// Says "quitting" to all peers, after what was accepted for them. Their connections end within a second.
+    pub async fn quit(&self) {
+        let _ = self.call(|state, _| state.quit()).await;
+    }
+
+    /// Ends the streams of all applications.
+    pub async fn end_streams(&self) {
+        self.ending.over.store(true, Ordering::Release);
+        let _ = self.call(|state, _| state.wake_streams()).await;
+    }
+
+    /// Attached streams.
+    pub async fn attached(&self) -> usize {
+        self.call(|state, _| state.kept.values().filter(|kept| kept.stream.is_some()).count())
+            .await
+            .unwrap_or(0)
+    }
+
+    /// Connections that are left.
+    pub async fn connections(&self) -> usize {
+        self.call(|state, _| state.links.len()).await.unwrap_or(0)
+    }
+
+    // Peers.
+
+    /// All connected peers, by node id.
+    pub async fn peers(&self) -> Result<Vec<PeerView>, SwitchError> {
+        self.call(|state, _| state.peers()).await
+    }
+
+    /// One connected peer.
+    pub async fn peer(&self, node: NodeId) -> Result<PeerView, SwitchError> {
+        self.call(move |state, _| state.peer(node)).await?
+    }
+
+    /// Ends the session with a node.
+    pub async fn disconnect_peer(
+        &self,
+        node: NodeId,
+        reason: DisconnectReason,
+    ) -> Result<Option<Duration>, SwitchError> {
+        self.call(move |state, now| state.disconnect_peer(now, node, reason)).await?
+    }
+
+    /// How it goes with peers, summed up.
+    pub async fn summary(&self) -> Result<PeersSummary, SwitchError> {
+        self.call(|state, now| state.summary(now)).await
+    }
+
+    /// Bans a node, an address or a network.
+    pub async fn ban(&self, ban: BanRequest) -> Result<Result<Ban, BanError>, SwitchError> {
+        self.call(move |state, now| state.ban(now, ban)).await
+    }
+
+    /// Lifts a ban.
+    pub async fn unban(&self, target: BanTarget) -> Result<Result<Ban, BanError>, SwitchError> {
+        self.call(move |state, now| state.unban(now, &target)).await
+    }
+
+    /// All bans that stand.
+    pub async fn bans(&self) -> Result<Vec<Ban>, SwitchError> {
+        self.call(|state, now| state.bans(now)).await
+    }
+
+    /// Adds a static peer, or answers the entry that is there.
+    pub async fn add_static(&self, node: NodeRef) -> Result<ListEntry, SwitchError> {
+        self.call(move |state, now| state.add_static(now, &node)).await?
+    }
+
+    /// Removes a static peer and disconnects it, unless `keep` is set or it is trusted.
+    pub async fn remove_static(&self, node: NodeId, keep: bool) -> Result<(), SwitchError> {
+        self.call(move |state, now| state.remove_static(now, node, keep)).await?
+    }
+
+    /// All static peers.
+    pub async fn static_peers(&self) -> Result<Vec<ListEntry>, SwitchError> {
+        self.call(|state, now| state.static_peers(now)).await
+    }
+
+    /// Adds a trusted peer, or answers the entry that is there.
+    pub async fn add_trusted(&self, node: NodeRef) -> Result<ListEntry, SwitchError> {
+        self.call(move |state, now| state.add_trusted(now, &node)).await?
+    }
+
+    /// Removes a trusted peer. It stays connected.
+    pub async fn remove_trusted(&self, node: NodeId) -> Result<(), SwitchError> {
+        self.call(move |state, now| state.remove_trusted(now, node)).await?
+    }
+
+    /// All trusted peers.
+    pub async fn trusted_peers(&self) -> Result<Vec<ListEntry>, SwitchError> {
+        self.call(|state, now| state.trusted_peers(now)).await
+    }
+
+    /// Dials a node once and answers the peer, or what the dial came to.
+    pub async fn connect(&self, node: NodeRef, timeout: Duration) -> Result<ConnectReply, SwitchError> {
+        let (reply, answer) = oneshot::channel();
+        self.call(move |state, now| state.connect(now, &node, timeout, reply)).await?;
+        Ok(answer.await.unwrap_or(Err(ConnectOutcome::TimedOut)))
+    }
+
+    // Registrations.
+
+    /// Makes or resumes a registration without a stream.
+    pub async fn register(
+        &self,
+        principal: Principal,
+        target: Target,
+        request_id: String,
+        takeover: bool,
+    ) -> Result<Registered, SwitchError> {
+        self.call(move |state, now| state.register(now, &principal, &target, &request_id, takeover)).await?
+    }
+
+    /// Attaches a stream.
+    pub async fn attach(
+        &self,
+        principal: Principal,
+        request: AttachRequest,
+    ) -> Result<Attached, SwitchError> {
+        self.call(move |state, now| state.attach(now, &principal, &request)).await?
+    }
+
+    /// A stream is gone. Called from a destructor, so it cannot wait: when the queue is full, a task waits for it.
+    pub(super) fn detach(&self, id: RegistrationId, stream: StreamId, last_send_id: u64) {
+        let command: Command = Box::new(move |state, now| state.detach(now, id, stream, last_send_id));
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.commands.try_send(command)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let commands = self.commands.clone();
+            runtime.spawn(async move {
+                let _ = commands.send(command).await;
+            });
+        }
+    }
+
+    /// Begins the lease of a registration anew.
+    pub async fn renew(&self, principal: Principal, acting: Acting) -> Result<RegistrationView, SwitchError> {
+        self.call(move |state, now| state.renew(now, &principal, &acting)).await?
+    }
+
+    /// Ends a registration now.
+    pub async fn delete(&self, principal: Principal, acting: Acting) -> Result<(), SwitchError> {
+        self.call(move |state, now| state.delete(now, &principal, &acting)).await?
+    }
+
+    /// One registration.
+    pub async fn registration(&self, lookup: Lookup) -> Result<RegistrationView, SwitchError> {
+        self.call(move |state, now| state.registration(now, &lookup)).await?
+    }
+
+    /// All registrations.
+    pub async fn registrations(&self) -> Result<Vec<RegistrationView>, SwitchError> {
+        self.call(|state, now| state.registrations(now)).await
+    }
+
+    /// The channel on which a call sends.
+    pub async fn sender(
+        &self,
+        principal: Principal,
+        acting: Acting,
+        node: NodeId,
+        protocol: String,
+    ) -> Result<PeerChannel, SwitchError> {
+        self.call(move |state, now| state.sender(now, &principal, &acting, node, &protocol)).await?
+    }
+
+    /// Lets go of one channel of a registration.
+    pub async fn disconnect_channel(
+        &self,
+        id: RegistrationId,
+        target: PeerChannel,
+        reason: DisconnectReason,
+        end_session: bool,
+    ) -> Result<(), SwitchError> {
+        self.call(move |state, _| state.disconnect_channel(id, &target, reason, end_session)).await?
+    }
+
+    /// Replaces what is sent on every new channel of a capability.
+    pub async fn set_greeting(
+        &self,
+        id: RegistrationId,
+        name: String,
+        version: u32,
+        greeting: Vec<Greeting>,
+    ) -> Result<(), SwitchError> {
+        self.call(move |state, _| state.set_greeting(id, &name, version, greeting)).await?
+    }
+}

@@ -1,0 +1,290 @@
+//! Calls about registrations: where leases, inboxes and the policy's view of who wants peers are kept in step.
+
+use std::sync::Arc;
+
+use super::{
+    attachment::{Attachment, PeerChannel},
+    inbox::{ClosedBy, StreamId},
+    lease::{Caller, Changes, Claimed, Greeting, LeaseError, Registration, Who},
+    links::Stage,
+    registrations::{
+        Acting, AttachRequest, Attached, Holding, Kept, Lookup, Registered, RegistrationId, RegistrationView,
+        SwitchError, Target, claim, inbox_config, view,
+    },
+    session::SessionChannel,
+    state::State,
+};
+use crate::{
+    Now,
+    node::NodeId,
+    p2p::DisconnectReason,
+    policy::{self, DialFilter},
+};
+
+/// Who calls, as the transport told.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// The name under which registrations are kept.
+    pub name: Arc<str>,
+    /// Whether it is proven, so that taking over is allowed.
+    pub proven: bool,
+}
+
+impl Principal {
+    fn caller(&self) -> Caller<'_> {
+        Caller { principal: &self.name, may_take_over: self.proven }
+    }
+}
+
+impl State {
+    pub(super) fn register(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        target: &Target,
+        request_id: &str,
+        takeover: bool,
+    ) -> Result<Registered, SwitchError> {
+        self.open_for_business()?;
+        let claimed = self.leases.register(now, principal.caller(), claim(target, request_id, takeover))?;
+        self.claimed(now, &claimed);
+        if let Some(kept) = self.kept.get_mut(&claimed.id)
+            && claimed.replaced.is_some()
+            && let Some((_, stream)) = kept.stream.take()
+        {
+            kept.holding.inbox.with(|inbox| inbox.detach(stream));
+        }
+        Ok(Registered {
+            registration: self.view(now, claimed.id)?,
+            token: claimed.token,
+            resumed: claimed.resumed,
+            instance_id: Arc::clone(&self.instance_id),
+        })
+    }
+
+    pub(super) fn attach(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        request: &AttachRequest,
+    ) -> Result<Attached, SwitchError> {
+        self.open_for_business()?;
+        let wanted = claim(&request.target, &request.request_id, request.takeover);
+        let claimed = self.leases.attach(now, principal.caller(), wanted)?;
+        self.claimed(now, &claimed);
+        let registration = self.view(now, claimed.id)?;
+        let kept = self.kept.get_mut(&claimed.id).ok_or(SwitchError::Stopped)?;
+        // Attaching ends whatever stream was there: its next pull says so.
+        let stream = kept.holding.inbox.with(|inbox| inbox.attach(request.params));
+        kept.stream = claimed.stream.map(|lease| (lease, stream));
+        let attachment = Attachment::new(Arc::clone(&kept.holding), stream, self.handle.clone());
+        Ok(Attached {
+            registration,
+            token: claimed.token,
+            resumed: claimed.resumed,
+            instance_id: Arc::clone(&self.instance_id),
+            last_send_id: kept.last_send_id,
+            attachment: Arc::new(attachment),
+        })
+    }
+
+    /// A stream is gone. Ignored if another holds the registration.
+    pub(super) fn detach(&mut self, now: Now, id: RegistrationId, stream: StreamId, last_send_id: u64) {
+        let Some(kept) = self.kept.get_mut(&id) else { return };
+        kept.last_send_id = kept.last_send_id.max(last_send_id);
+        if let Some((lease, _)) = kept.stream.take_if(|(_, of)| *of == stream) {
+            kept.holding.inbox.with(|inbox| inbox.detach(stream));
+            self.leases.detach(now, id, lease);
+        }
+    }
+
+    pub(super) fn renew(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+    ) -> Result<RegistrationView, SwitchError> {
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        self.leases.renew(now, id);
+        self.view(now, id)
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+    ) -> Result<(), SwitchError> {
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        self.leases.delete(id);
+        Ok(())
+    }
+
+    pub(super) fn registration(&self, now: Now, lookup: &Lookup) -> Result<RegistrationView, SwitchError> {
+        let found = match lookup {
+            Lookup::Id(id) => self.leases.get(*id),
+            Lookup::Client(client) => self.leases.iter().find(|have| have.spec().client_id == *client),
+            Lookup::Protocol(protocol) => {
+                let name = protocol.split('/').next().unwrap_or_default();
+                self.leases.owner(name)
+            }
+        };
+        let found = found.ok_or_else(|| LeaseError::RegistrationNotFound {
+            what: match lookup {
+                Lookup::Id(id) => format!("has the id {id}"),
+                Lookup::Client(client) => format!("has the client id {:?}", cut(client)),
+                Lookup::Protocol(protocol) => format!("owns {:?}", cut(protocol)),
+            },
+        })?;
+        Ok(view(now, found, self.kept.get(&found.id())))
+    }
+
+    pub(super) fn registrations(&self, now: Now) -> Vec<RegistrationView> {
+        self.leases
+            .iter()
+            .map(|registration| view(now, registration, self.kept.get(&registration.id())))
+            .collect()
+    }
+
+    fn view(&self, now: Now, id: RegistrationId) -> Result<RegistrationView, SwitchError> {
+        self.registration(now, &Lookup::Id(id))
+    }
+
+    /// The channel on which a call sends: of the caller's registration, to a connected peer that shares the protocol.
+    pub(super) fn sender(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        node: NodeId,
+        protocol: &str,
+    ) -> Result<PeerChannel, SwitchError> {
+        let id = match acting {
+            Acting::Protocol(_) => self.leases.resolve(now, principal.caller(), Who::Protocol(protocol))?,
+            acting => {
+                let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+                self.owned(id, protocol)?;
+                id
+            }
+        };
+        self.leases.renew(now, id);
+        let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
+        let (name, version) = match protocol.split_once('/') {
+            Some((name, version)) => (name, version.parse::<u32>().ok()),
+            None => (protocol, None),
+        };
+        let channel = session
+            .channel(name)
+            .filter(|channel| channel.owner == id && version.is_none_or(|version| version == channel.version))
+            .ok_or_else(|| SwitchError::ProtocolNotShared { node, protocol: cut(protocol) })?;
+        Ok(PeerChannel { session: Arc::clone(session), channel: channel.clone() })
+    }
+
+    fn owned(&self, id: RegistrationId, protocol: &str) -> Result<(), SwitchError> {
+        let (name, version) = match protocol.split_once('/') {
+            Some((name, version)) => (name, version.parse::<u32>().ok()),
+            None => (protocol, None),
+        };
+        let spec = self.leases.get(id).map(Registration::spec);
+        match spec.and_then(|spec| spec.protocol(name, version)) {
+            Some(_) => Ok(()),
+            None => Err(LeaseError::ProtocolNotRegistered { protocol: cut(protocol) }.into()),
+        }
+    }
+
+    /// An application lets go of one of its channels. The session ends with it, unless another application uses it.
+    pub(super) fn disconnect_channel(
+        &mut self,
+        id: RegistrationId,
+        target: &PeerChannel,
+        reason: DisconnectReason,
+        end_session: bool,
+    ) -> Result<(), SwitchError> {
+        let client = self.leases.get(id).map(|registration| Arc::clone(&registration.spec().client_id));
+        let by = ClosedBy::Client(client.unwrap_or_default());
+        let connection = target.session.id;
+        let Some(Stage::Open { inboxes, .. }) = self.links.get(&connection).map(|link| &link.stage) else {
+            return Ok(());
+        };
+        let others = inboxes.iter().filter(|(owner, ..)| *owner != id).count();
+        if others > 0 && end_session && !self.end_shared_sessions {
+            return Err(SwitchError::SharedSession { node: target.session.node_id, others });
+        }
+        if others == 0 || end_session {
+            self.disconnect(connection, reason, by, "an application ended the session");
+        } else {
+            let index = target.channel.index;
+            self.release_channels(
+                id,
+                |channel| channel.index == index,
+                Some(connection),
+                "the application left",
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_greeting(
+        &mut self,
+        id: RegistrationId,
+        name: &str,
+        version: u32,
+        greeting: Vec<Greeting>,
+    ) -> Result<(), SwitchError> {
+        Ok(self.leases.set_greeting(id, name, version, greeting)?)
+    }
+
+    /// Brings inbox and policy in step with a claim that the leases granted.
+    fn claimed(&mut self, now: Now, claimed: &Claimed) {
+        let Some(registration) = self.leases.get(claimed.id) else { return };
+        let spec = registration.spec().clone();
+        let Changes { removed, added, .. } = &claimed.changes;
+        if let Some(kept) = self.kept.get(&claimed.id) {
+            kept.holding.inbox.with(|inbox| inbox.configure(inbox_config(&spec)));
+        } else {
+            self.registrations_made += 1;
+            let policy_id = policy::RegistrationId(self.registrations_made);
+            let holding = Holding::new(claimed.id, &spec, Arc::clone(&self.budget));
+            self.kept.insert(claimed.id, Kept { holding, policy_id, stream: None, last_send_id: 0 });
+            tracing::info!(client = %spec.client_id, protocols = %names(&spec.protocols), "protocols registered");
+        }
+        if !removed.is_empty() {
+            let gone = |channel: &SessionChannel| {
+                removed.iter().any(|capability| {
+                    capability.name == channel.name && capability.version == channel.version
+                })
+            };
+            self.release_channels(claimed.id, gone, None, "the protocol is not registered any more");
+        }
+        if let (false, Some(kept)) = (added.is_empty(), self.kept.get(&claimed.id)) {
+            self.policy.register(now, kept.policy_id, DialFilter::Any, None);
+        }
+    }
+
+    /// A registration is gone: its names are free, its streams end, peers that nobody else uses are let go.
+    pub(super) fn registration_ended(&mut self, now: Now, registration: &Registration, expired: bool) {
+        let id = registration.id();
+        let why = if expired { "its lease ran out" } else { "it was deleted" };
+        tracing::info!(client = %registration.spec().client_id, why, "registration ended");
+        if let Some(kept) = self.kept.get(&id) {
+            self.policy.unregister(now, kept.policy_id);
+        }
+        self.release_channels(id, |_| true, None, "the registration ended");
+        if let Some(kept) = self.kept.remove(&id) {
+            kept.holding.end();
+        }
+    }
+
+    fn open_for_business(&self) -> Result<(), SwitchError> {
+        if self.draining { Err(SwitchError::Stopped) } else { Ok(()) }
+    }
+}
+
+fn names(protocols: &[super::lease::ProtocolSpec]) -> String {
+    protocols.iter().map(|protocol| protocol.capability.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What a caller wrote, at the length of a message.
+fn cut(text: &str) -> String {
+    text.chars().take(40).collect()
+}

@@ -1,0 +1,490 @@
+//! Connections as the switch knows them, from accept or dial to their end.
+//!
+//! ```text
+//! launched ─▶ handshake ─▶ greeted ─▶ session
+//!                             └─────▶ parked ─▶ session (or gone)
+//! ```
+//!
+//! What our Hello offered is fixed when it is written, with the owners of that moment: a name that changes hands later
+//! never leads an old session's messages to a new owner.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc},
+};
+
+use super::{
+    attachment::PeerChannel,
+    capability::Capability,
+    cause,
+    inbox::{ChannelKey, Close, ClosedBy, Sharing},
+    registrations::{About, RegistrationId},
+    session::{Session, SessionChannel},
+    sink::{InboxSink, Mute, SessionStalls},
+    state::{Effect, State},
+};
+use crate::{
+    Now,
+    net::{
+        connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
+        outbound::{Lane, Outbound},
+        traffic::Traffic,
+    },
+    node::{Enode, NodeId, PublicKey},
+    p2p::{Channel, DisconnectReason, LocalCapability, RemoteHello, Side},
+    policy::{self, CloseReason, Refusal, admission::Verdict, dial::Dial},
+    rlpx::{Compressor, snappy::MAX_PAYLOAD},
+};
+
+/// Controls that may wait for a connection: it takes them at once, and there are never more than two.
+const CONTROLS: usize = 4;
+
+impl ConnectionId {
+    /// The policy's name for the connection.
+    pub(super) fn policy(self) -> policy::admission::ConnId {
+        policy::admission::ConnId(self.0)
+    }
+}
+
+/// One connection.
+pub(super) struct Link {
+    pub(super) remote: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) inbound: bool,
+    pub(super) enode: Option<Enode>,
+    pub(super) outbound: Arc<Outbound>,
+    pub(super) traffic: Arc<Traffic>,
+    space: Arc<Notify>,
+    control: mpsc::Sender<Control>,
+    pub(super) stage: Stage,
+    /// Why we are ending it, if we are.
+    closing: Option<(ClosedBy, Arc<str>)>,
+}
+
+/// How far it has come.
+pub(super) enum Stage {
+    /// Nobody knows who it is.
+    Handshake,
+    /// We know who it is, and offered these.
+    Greeted(PublicKey, Vec<Offered>),
+    /// Both Hellos are there; the node is a peer over another connection.
+    Parked(Ready),
+    /// A session.
+    Open { session: Arc<Session>, inboxes: Vec<(RegistrationId, ChannelKey, SessionChannel)> },
+}
+
+/// A capability of our Hello, and whose it was.
+#[derive(Clone)]
+pub(super) struct Offered {
+    capability: Capability,
+    owner: RegistrationId,
+    max_message: usize,
+}
+
+/// A connection whose handshake is complete.
+pub(super) struct Ready {
+    public_key: PublicKey,
+    hello: Arc<RemoteHello>,
+    channels: Vec<SessionChannel>,
+}
+
+impl State {
+    /// Starts the task of a connection.
+    pub(super) fn launch(
+        &mut self,
+        id: ConnectionId,
+        stream: TcpStream,
+        remote: SocketAddr,
+        dial: Option<&Dial>,
+    ) {
+        let (control, controls) = mpsc::channel(CONTROLS);
+        let link = Link {
+            remote,
+            local: stream.local_addr().unwrap_or(remote),
+            inbound: dial.is_none(),
+            enode: dial.map(|dial| Enode::at(dial.public_key, dial.addr)),
+            outbound: Outbound::new(),
+            traffic: Arc::default(),
+            space: Arc::default(),
+            control,
+            stage: Stage::Handshake,
+            closing: None,
+        };
+        let connection = connection::Connection {
+            id,
+            stream,
+            role: dial.map_or(Role::Accept, |dial| Role::Dial(dial.public_key)),
+            local: Arc::clone(&self.local),
+            rng: self.fork_rng(),
+            outbound: Arc::clone(&link.outbound),
+            traffic: Arc::clone(&link.traffic),
+            space: Arc::clone(&link.space),
+            control: controls,
+            events: self.events.clone(),
+            shared: Arc::clone(&self.shared),
+        };
+        self.links.insert(id, link);
+        self.effects.push_back(Effect::Run(Box::new(connection)));
+    }
+
+    /// What a connection reports.
+    pub(super) fn event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Authenticated { connection, remote, reply } => {
+                // A dropped reply means that the connection has ended meanwhile; its last event follows.
+                let _ = reply.send(self.authenticated(now, connection, remote));
+            }
+            Event::Negotiated { connection, hello, channels, reply } => {
+                let _ = reply.send(self.negotiated(now, connection, hello, &channels));
+            }
+            Event::Heard { connection } => self.policy.conn_heard(now, connection.policy()),
+            Event::Closed { connection, end } => self.closed(now, connection, end),
+        }
+    }
+
+    /// The first checkpoint: who it is is known.
+    fn authenticated(&mut self, now: Now, id: ConnectionId, remote: PublicKey) -> connection::Admission {
+        let node = remote.id();
+        self.policy.conn_identified(now, id.policy(), node).map_err(|refusal| self.refuse(id, refusal))?;
+        let offered: Vec<Offered> = self
+            .leases
+            .iter()
+            .flat_map(|registration| {
+                registration.spec().protocols.iter().map(|protocol| Offered {
+                    capability: protocol.capability.clone(),
+                    owner: registration.id(),
+                    max_message: match protocol.max_message_bytes {
+                        0 => MAX_PAYLOAD,
+                        bytes => bytes as usize,
+                    },
+                })
+            })
+            .collect();
+        let hello = offered
+            .iter()
+            .map(|Offered { capability, .. }| LocalCapability {
+                name: capability.name.clone(),
+                version: capability.version,
+                message_count: capability.message_count,
+            })
+            .collect();
+        if let Some(link) = self.links.get_mut(&id) {
+            link.stage = Stage::Greeted(remote, offered);
+        }
+        Ok(hello)
+    }
+
+    /// The second checkpoint: what is shared is known.
+    fn negotiated(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        hello: Arc<RemoteHello>,
+        channels: &[Channel],
+    ) -> connection::Opening {
+        let Some(Link { stage: Stage::Greeted(public_key, offered), .. }) = self.links.get(&id) else {
+            return Err(DisconnectReason::SubprotocolError);
+        };
+        let public_key = *public_key;
+        let owner_of = |channel: &Channel| {
+            offered.iter().find(|offered| {
+                offered.capability.name == channel.name && offered.capability.version == channel.version
+            })
+        };
+        let channels: Vec<SessionChannel> = channels
+            .iter()
+            .filter_map(|channel| {
+                let offered = owner_of(channel)?;
+                Some(SessionChannel {
+                    index: channel.index,
+                    name: channel.name.clone(),
+                    version: channel.version,
+                    message_count: channel.message_count,
+                    max_message: offered.max_message,
+                    owner: offered.owner,
+                })
+            })
+            .collect();
+        let served: Vec<policy::RegistrationId> = channels
+            .iter()
+            .filter_map(|channel| self.kept.get(&channel.owner).map(|kept| kept.policy_id))
+            .collect();
+        let ready = Ready { public_key, hello, channels };
+        match self.policy.conn_ready(now, id.policy(), &served) {
+            Err(refusal) => Err(self.refuse(id, refusal)),
+            Ok(Verdict::Admitted) => Ok(Open::Session(self.open(now, id, ready))),
+            Ok(Verdict::Parked) => {
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.stage = Stage::Parked(ready);
+                }
+                Ok(Open::Parked)
+            }
+        }
+    }
+
+    /// A connection becomes its node's session: channels open in the inboxes of their owners, greetings go out.
+    fn open(&mut self, now: Now, id: ConnectionId, ready: Ready) -> Sinks {
+        let Some(link) = self.links.get_mut(&id) else { return Sinks::new() };
+        let Ready { public_key, hello, channels } = ready;
+        let node_id = public_key.id();
+        let session = Arc::new(Session {
+            id,
+            public_key,
+            node_id,
+            enode: link.enode.clone().unwrap_or_else(|| Enode::at(public_key, link.remote)),
+            record: self.records.remove(&node_id),
+            remote: link.remote,
+            local: link.local,
+            inbound: link.inbound,
+            hello,
+            channels: channels.clone(),
+            since: now.unix,
+            outbound: Arc::clone(&link.outbound),
+            traffic: Arc::clone(&link.traffic),
+        });
+        link.outbound.set_channels(channels.len());
+        let alive = |channel: &SessionChannel| self.kept.contains_key(&channel.owner);
+        let mut owners: Vec<RegistrationId> =
+            channels.iter().filter(|channel| alive(channel)).map(|channel| channel.owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        let sharing = match owners.len() {
+            0 | 1 => Sharing::Alone,
+            _ => Sharing::Shared(self.max_shared_stall),
+        };
+        let stalls = SessionStalls::default();
+        let mut compressor = Compressor::default();
+        let mut sinks: Sinks = Vec::with_capacity(channels.len());
+        let mut inboxes = Vec::with_capacity(channels.len());
+        for channel in channels {
+            let max_message = channel.max_message;
+            let Some(kept) = self.kept.get(&channel.owner) else {
+                sinks.push(Box::new(Mute));
+                continue;
+            };
+            let capability = Capability {
+                name: channel.name.clone(),
+                version: channel.version,
+                message_count: channel.message_count,
+            };
+            let spec = self
+                .leases
+                .get(channel.owner)
+                .and_then(|registration| registration.spec().protocol(&channel.name, Some(channel.version)));
+            let mut greeting_sent = false;
+            for greeting in spec.map(|spec| spec.greeting.as_slice()).unwrap_or_default() {
+                // A greeting has at most 64 KiB, far below every limit of a message.
+                if let Ok(message) = compressor.compress(&greeting.payload) {
+                    let code = u64::from(greeting.code);
+                    greeting_sent |= link.outbound.send(Lane::Call, channel.index, code, message).is_ok();
+                }
+            }
+            let about = About {
+                session_id: id.0,
+                capability,
+                peer: PeerChannel { session: Arc::clone(&session), channel: channel.clone() },
+                keep_first: spec.map_or(0, |spec| spec.keep_first),
+                greeting_sent,
+            };
+            let holding = &kept.holding;
+            let sink: Box<dyn MessageSink> = match holding.inbox.with(|inbox| inbox.open(about)) {
+                Some(key) => {
+                    holding.on_space(key, Arc::clone(&link.space));
+                    inboxes.push((channel.owner, key, channel));
+                    Box::new(InboxSink {
+                        inbox: holding.inbox.clone(),
+                        key,
+                        max_message,
+                        sharing,
+                        stalls: Arc::clone(&stalls),
+                    })
+                }
+                None => Box::new(Mute),
+            };
+            sinks.push(sink);
+        }
+        tracing::info!(
+            node = %node_id,
+            remote = %session.remote,
+            inbound = session.inbound,
+            client = %session.hello.client.escape_debug(),
+            "peer connected"
+        );
+        link.stage = Stage::Open { session: Arc::clone(&session), inboxes };
+        self.sessions.insert(node_id, session);
+        sinks
+    }
+
+    /// A parked connection takes the place of another one of its node.
+    pub(super) fn promote(&mut self, now: Now, id: ConnectionId, before: ConnectionId, node: NodeId) {
+        self.end_session(
+            before,
+            &ClosedBy::Sidecar,
+            DisconnectReason::AlreadyConnected,
+            "replaced by a second connection",
+        );
+        if let Some(link) = self.links.get_mut(&before) {
+            link.outbound.disconnect(DisconnectReason::AlreadyConnected);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Stage::Parked(ready) = std::mem::replace(&mut link.stage, Stage::Handshake) else { return };
+        let control = link.control.clone();
+        let sinks = self.open(now, id, ready);
+        if control.try_send(Control::Promote(sinks)).is_err() {
+            // It has ended; its last event is on the way.
+            tracing::debug!(%node, "the second connection ended before it was promoted");
+        }
+    }
+
+    pub(super) fn probe(&mut self, id: ConnectionId) {
+        if let Some(link) = self.links.get(&id) {
+            let _ = link.control.try_send(Control::Probe);
+        }
+    }
+
+    /// The policy wants a connection gone.
+    pub(super) fn close(&mut self, id: ConnectionId, reason: CloseReason) {
+        let (wire, by, detail) = match reason {
+            CloseReason::Refused(refusal) => (wire_reason(refusal), ClosedBy::Sidecar, refusal.to_string()),
+            CloseReason::Removed => {
+                (DisconnectReason::Requested, ClosedBy::Operator, "removed from the static list".to_owned())
+            }
+            CloseReason::Banned => (DisconnectReason::Requested, ClosedBy::Operator, "banned".to_owned()),
+            CloseReason::Rotated => {
+                (DisconnectReason::UselessPeer, ClosedBy::Sidecar, "made room by rotation".to_owned())
+            }
+        };
+        self.disconnect(id, wire, by, &detail);
+    }
+
+    /// Ends a connection from here: what was accepted for it is flushed, then the reason.
+    pub(super) fn disconnect(
+        &mut self,
+        id: ConnectionId,
+        reason: DisconnectReason,
+        by: ClosedBy,
+        detail: &str,
+    ) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.closing.get_or_insert((by, detail.into()));
+        if matches!(link.stage, Stage::Handshake) {
+            // No keys: nothing could be written.
+            self.effects.push_back(Effect::AbortConnection(id));
+            self.links.remove(&id);
+        } else {
+            link.outbound.disconnect(reason);
+        }
+    }
+
+    fn refuse(&mut self, id: ConnectionId, refusal: Refusal) -> DisconnectReason {
+        if let Some(link) = self.links.get_mut(&id) {
+            tracing::debug!(remote = %link.remote, %refusal, "refused a connection");
+            link.closing.get_or_insert((ClosedBy::Sidecar, refusal.to_string().into()));
+        }
+        wire_reason(refusal)
+    }
+
+    /// A connection's last event.
+    fn closed(&mut self, now: Now, id: ConnectionId, end: End) {
+        let Some(link) = self.links.get(&id) else { return };
+        let established = matches!(link.stage, Stage::Open { .. });
+        let cause = cause::of_end(&end, established);
+        let (by, detail) = match (&link.closing, end.by) {
+            (Some((by, detail)), Side::Local) => (by.clone(), Arc::clone(detail)),
+            (_, Side::Local) => (ClosedBy::Sidecar, Arc::from(end.detail.as_str())),
+            (_, Side::Remote) => (ClosedBy::Remote, Arc::from(end.detail.as_str())),
+        };
+        let said = if detail.is_empty() { cause.to_string() } else { detail.to_string() };
+        let reason = end.reason.unwrap_or(DisconnectReason::NetworkError);
+        self.end_session(id, &by, reason, &said);
+        if let Some(Stage::Greeted(public_key, _)) = self.links.remove(&id).map(|link| link.stage) {
+            self.records.remove(&public_key.id());
+        }
+        self.policy.conn_closed(now, id.policy(), cause, &said);
+    }
+
+    /// Closes a session's channels in all inboxes.
+    fn end_session(&mut self, id: ConnectionId, by: &ClosedBy, reason: DisconnectReason, detail: &str) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Stage::Open { session, inboxes } = &mut link.stage else { return };
+        let session = Arc::clone(session);
+        for (owner, key, channel) in std::mem::take(inboxes) {
+            let Some(kept) = self.kept.get(&owner) else { continue };
+            let progress = session.outbound.progress(channel.index);
+            let unsent =
+                |lane: crate::net::outbound::LaneProgress| lane.accepted.saturating_sub(lane.written);
+            let close = Close {
+                reason: reason.code(),
+                by: by.clone(),
+                detail: detail.into(),
+                unsent_messages: unsent(progress.stream) + unsent(progress.call),
+            };
+            kept.holding.inbox.with(|inbox| inbox.close(key, close));
+            kept.holding.forget_space(key);
+        }
+        if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
+            self.sessions.remove(&session.node_id);
+        }
+        tracing::info!(node = %session.node_id, remote = %session.remote, %reason, detail = %detail.escape_debug(), "peer disconnected");
+    }
+
+    /// Closes one registration's channels on all sessions and lets go of peers that nobody else uses.
+    /// `only`: on this connection alone.
+    pub(super) fn release_channels(
+        &mut self,
+        owner: RegistrationId,
+        released: impl Fn(&SessionChannel) -> bool,
+        only: Option<ConnectionId>,
+        detail: &str,
+    ) {
+        let mut useless = Vec::new();
+        for (id, link) in &mut self.links {
+            if only.is_some_and(|only| only != *id) {
+                continue;
+            }
+            let Stage::Open { inboxes, .. } = &mut link.stage else { continue };
+            let before = inboxes.len();
+            for (_, key, _) in inboxes.extract_if(.., |(of, _, channel)| *of == owner && released(channel)) {
+                if let Some(kept) = self.kept.get(&owner) {
+                    let close = Close {
+                        reason: DisconnectReason::Requested.code(),
+                        by: ClosedBy::Sidecar,
+                        detail: detail.into(),
+                        unsent_messages: 0,
+                    };
+                    kept.holding.inbox.with(|inbox| inbox.close(key, close));
+                    kept.holding.forget_space(key);
+                }
+            }
+            if before > 0 && inboxes.is_empty() {
+                useless.push(*id);
+            }
+        }
+        for id in useless {
+            self.disconnect(
+                id,
+                DisconnectReason::UselessPeer,
+                ClosedBy::Sidecar,
+                "no registration uses the peer any more",
+            );
+        }
+    }
+}
+
+/// What the other side is told when we refuse it.
+fn wire_reason(refusal: Refusal) -> DisconnectReason {
+    match refusal {
+        Refusal::OwnIdentity => DisconnectReason::ConnectedToSelf,
+        Refusal::Duplicate | Refusal::Connected => DisconnectReason::AlreadyConnected,
+        Refusal::Useless | Refusal::NoProtocol | Refusal::Filtered => DisconnectReason::UselessPeer,
+        Refusal::TooManyPeers
+        | Refusal::TooManyInbound
+        | Refusal::TooManyDialed
+        | Refusal::SubnetFull
+        | Refusal::NotOnAllowlist
+        | Refusal::PushedOut => DisconnectReason::TooManyPeers,
+        _ => DisconnectReason::Requested,
+    }
+}

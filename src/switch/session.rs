@@ -1,0 +1,71 @@
+//! One session: a connection to a peer after both Hellos, as everybody but its own task sees it.
+//!
+//! The facts are fixed when the session opens and shared by reference count; what moves is in [`Outbound`] and
+//! [`Traffic`], which need no owner. So listing peers, answering a shell and sending a message cost the switch
+//! nothing but handing out the reference.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    net::{connection::ConnectionId, outbound::Outbound, traffic::Traffic},
+    node::{Enode, NodeId, PublicKey, Record},
+    p2p::{ChannelIndex, RemoteHello},
+};
+
+use super::registrations::RegistrationId;
+
+/// One shared capability of a session.
+#[derive(Clone, Debug)]
+pub struct SessionChannel {
+    /// Its place in the session.
+    pub index: ChannelIndex,
+    /// The capability's name.
+    pub name: Arc<str>,
+    /// The version both sides use.
+    pub version: u32,
+    /// How many message codes it has.
+    pub message_count: u64,
+    /// The largest payload its owner allows either way, in bytes.
+    pub max_message: usize,
+    /// The registration that owned the name when our Hello was written. Nobody else ever gets this channel.
+    pub owner: RegistrationId,
+}
+
+/// A connected peer.
+#[derive(Debug)]
+pub struct Session {
+    /// The connection's number, which also numbers the session.
+    pub id: ConnectionId,
+    /// Who the peer is.
+    pub public_key: PublicKey,
+    /// The same, as everything but the wire names it.
+    pub node_id: NodeId,
+    /// The URL it was dialed by; for inbound peers the address it came from, which is not where it listens.
+    pub enode: Enode,
+    /// Its record, where discovery or the operator gave one.
+    pub record: Option<Record>,
+    /// The remote end of the socket.
+    pub remote: SocketAddr,
+    /// Our end of the socket.
+    pub local: SocketAddr,
+    /// Whether the peer dialed us.
+    pub inbound: bool,
+    /// What the peer said of itself.
+    pub hello: Arc<RemoteHello>,
+    /// The shared capabilities, in the order of their offsets.
+    pub channels: Vec<SessionChannel>,
+    /// Wall time at which the session opened.
+    pub since: Duration,
+    /// Messages on their way to the peer.
+    pub outbound: Arc<Outbound>,
+    /// What went over the connection.
+    pub traffic: Arc<Traffic>,
+}
+
+impl Session {
+    /// The channel of the capability with this name.
+    #[must_use]
+    pub fn channel(&self, name: &str) -> Option<&SessionChannel> {
+        self.channels.iter().find(|channel| &*channel.name == name)
+    }
+}

@@ -1,0 +1,260 @@
+//! Everything the switch knows, and the order of business: something happens, the policy and the leases are told, and
+//! what they answer becomes [`Effect`]s for the task to carry out.
+//!
+//! No call here waits or touches a socket. The parts live beside this file: connections in `links`, registrations in
+//! `holdings`, what operators ask about peers in `peers`.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    budget::Budget,
+    handle::Handle,
+    lease::Registry,
+    links::Link,
+    peers::ConnectReply,
+    registrations::{Kept, LeaseConfig, RegistrationId},
+    session::Session,
+};
+use crate::{
+    Now,
+    net::{
+        connection::{self, ConnectionId},
+        listener::Accepted,
+    },
+    node::{NodeId, PublicKey, Record},
+    p2p::LocalNode,
+    policy::{
+        Action, Policy, Settings,
+        dial::{self, Dial, QueryId, TaskId},
+        lists::Lists,
+    },
+};
+
+/// What the switch is made with.
+#[derive(Debug)]
+pub struct Config {
+    /// Who we are on RLPx connections.
+    pub local: LocalNode,
+    /// This run of the sidecar: random, told to applications so that they notice a restart.
+    pub instance_id: Arc<str>,
+    /// Limits of leases.
+    pub leases: LeaseConfig,
+    /// Limits of peers.
+    pub settings: Settings,
+    /// What all inboxes together may hold, in bytes.
+    pub inbox_budget: u64,
+    /// For how long a channel may hold the socket of a session that another application shares (0: never).
+    pub max_shared_stall: Duration,
+    /// Whether an application may end a session that another one shares.
+    pub end_shared_sessions: bool,
+    /// Where the randomness of everything comes from.
+    pub rng: StdRng,
+}
+
+/// What the task does for the state.
+pub(super) enum Effect {
+    /// Run a connection.
+    Run(Box<connection::Connection>),
+    /// Look up a host name and report.
+    LookupHost(TaskId, String),
+    /// Open a TCP connection and report.
+    Dial(Dial),
+    /// Give a dial up; no report is owed.
+    AbortDial(TaskId),
+    /// End a connection that has no keys yet, without a word.
+    AbortConnection(ConnectionId),
+    /// Ask discovery where a node is, and report.
+    Resolve(NodeId, Option<PublicKey>),
+    /// So many candidates are wanted.
+    Demand(usize),
+    /// Keep the lists.
+    Persist(Lists),
+}
+
+/// See the [module](self).
+pub(super) struct State {
+    pub(super) local: Arc<LocalNode>,
+    pub(super) instance_id: Arc<str>,
+    pub(super) policy: Policy,
+    pub(super) leases: Registry,
+    pub(super) kept: BTreeMap<RegistrationId, Kept>,
+    /// Numbers registrations for the policy.
+    pub(super) registrations_made: u64,
+    pub(super) budget: Arc<Budget>,
+    pub(super) links: HashMap<ConnectionId, Link>,
+    pub(super) sessions: BTreeMap<NodeId, Arc<Session>>,
+    pub(super) connections_made: u64,
+    /// Records of candidates that are being dialed, by node, until the dial ends.
+    pub(super) records: HashMap<NodeId, Record>,
+    /// One-off dials whose callers wait.
+    pub(super) connects: HashMap<QueryId, oneshot::Sender<ConnectReply>>,
+    pub(super) queries_made: u64,
+    pub(super) max_shared_stall: Duration,
+    pub(super) end_shared_sessions: bool,
+    pub(super) draining: bool,
+    pub(super) rng: StdRng,
+    pub(super) events: mpsc::Sender<connection::Event>,
+    pub(super) shared: Arc<connection::Shared>,
+    pub(super) handle: Handle,
+    pub(super) effects: VecDeque<Effect>,
+}
+
+impl State {
+    pub(super) fn new(
+        now: Now,
+        config: Config,
+        events: mpsc::Sender<connection::Event>,
+        shared: Arc<connection::Shared>,
+        handle: Handle,
+    ) -> Self {
+        let Config {
+            local,
+            instance_id,
+            leases,
+            settings,
+            inbox_budget,
+            max_shared_stall,
+            end_shared_sessions,
+            mut rng,
+        } = config;
+        let mut fork = || StdRng::seed_from_u64(rng.next_u64());
+        let (policy_rng, lease_rng) = (fork(), fork());
+        Self {
+            policy: Policy::new(now, local.key.id(), settings, policy_rng),
+            leases: Registry::new(leases, lease_rng),
+            local: Arc::new(local),
+            instance_id,
+            kept: BTreeMap::new(),
+            registrations_made: 0,
+            budget: Budget::new(inbox_budget),
+            links: HashMap::new(),
+            sessions: BTreeMap::new(),
+            connections_made: 0,
+            records: HashMap::new(),
+            connects: HashMap::new(),
+            queries_made: 0,
+            max_shared_stall,
+            end_shared_sessions,
+            draining: false,
+            rng,
+            events,
+            shared,
+            handle,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// A TCP connection was accepted. A refused one is closed without a byte.
+    pub(super) fn accepted(&mut self, now: Now, accepted: Accepted) {
+        if self.draining {
+            return;
+        }
+        let Accepted { stream, remote } = accepted;
+        let id = self.next_connection();
+        if let Err(refusal) = self.policy.conn_accepted(now, id.policy(), remote.ip()) {
+            tracing::debug!(%remote, %refusal, "refused an inbound connection");
+            return;
+        }
+        self.launch(id, stream, remote, None);
+    }
+
+    /// A dial opened a connection, or did not.
+    pub(super) fn dialed(&mut self, now: Now, dial: &Dial, outcome: std::io::Result<tokio::net::TcpStream>) {
+        match outcome {
+            Ok(stream) if !self.draining => {
+                let id = self.next_connection();
+                self.policy.conn_opened(id.policy(), dial.task, dial.addr.ip());
+                self.launch(id, stream, dial.addr, Some(dial));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let cause = super::cause::of_connect(&error);
+                tracing::debug!(node = %dial.id, addr = %dial.addr, %error, "dial failed");
+                self.records.remove(&dial.id);
+                self.policy.dial_failed(now, dial.task, cause, &error.to_string());
+            }
+        }
+    }
+
+    pub(super) fn host_resolved(
+        &mut self,
+        now: Now,
+        task: TaskId,
+        addrs: &std::io::Result<Vec<std::net::IpAddr>>,
+    ) {
+        let text;
+        let addrs = match addrs {
+            Ok(addrs) => Ok(addrs.as_slice()),
+            Err(error) => {
+                text = error.to_string();
+                Err(text.as_str())
+            }
+        };
+        self.policy.host_resolved(now, task, addrs);
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Now) {
+        self.policy.handle_timeout(now);
+        self.leases.handle_timeout(now);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        [self.policy.poll_timeout(), self.leases.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Turns what policy and leases want into effects, until they want nothing more.
+    pub(super) fn settle(&mut self, now: Now) {
+        loop {
+            if let Some(super::lease::Action::Ended { registration, expired }) = self.leases.poll_action() {
+                self.registration_ended(now, &registration, expired);
+                continue;
+            }
+            let Some(action) = self.policy.poll_action() else { return };
+            match action {
+                Action::Dial(dial::Action::LookupHost { task, name }) => {
+                    self.effects.push_back(Effect::LookupHost(task, name));
+                }
+                Action::Dial(dial::Action::Dial(dial)) => self.effects.push_back(Effect::Dial(dial)),
+                Action::Dial(dial::Action::Abort(task)) => self.effects.push_back(Effect::AbortDial(task)),
+                Action::Dial(dial::Action::ResolveNode { id, public_key }) => {
+                    self.effects.push_back(Effect::Resolve(id, public_key));
+                }
+                Action::Dial(dial::Action::EntryChanged(_)) => {}
+                Action::Dial(dial::Action::ConnectDone { query, id, outcome }) => {
+                    self.connect_done(query, id, outcome);
+                }
+                Action::Dial(dial::Action::Demand(count)) => self.effects.push_back(Effect::Demand(count)),
+                Action::Close(conn, reason) => self.close(ConnectionId(conn.0), reason),
+                Action::Probe(conn) => self.probe(ConnectionId(conn.0)),
+                Action::Promoted { conn, before, id } => {
+                    self.promote(now, ConnectionId(conn.0), ConnectionId(before.0), id);
+                }
+                Action::ListsChanged => {
+                    let lists = self.policy.lists(now);
+                    self.effects.push_back(Effect::Persist(lists));
+                }
+            }
+        }
+    }
+
+    /// Lets every stream look up, so that it sees how far a drain has come.
+    pub(super) fn wake_streams(&self) {
+        self.kept.values().for_each(|kept| kept.holding.waker.wake());
+    }
+
+    fn next_connection(&mut self) -> ConnectionId {
+        self.connections_made += 1;
+        ConnectionId(self.connections_made)
+    }
+
+    pub(super) fn fork_rng(&mut self) -> StdRng {
+        StdRng::seed_from_u64(self.rng.next_u64())
+    }
+}

@@ -1,0 +1,177 @@
+//! The switch's task: one loop that owns the [`State`] and carries out its effects.
+//!
+//! Everything that happens comes in through one of the bounded queues below and is dealt with one at a time, in
+//! microseconds. Whatever takes longer (connections, dials, lookups, writing a file) is a task of its own that reports
+//! back.
+
+use std::{collections::HashMap, io, net::IpAddr, sync::Arc};
+
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinSet},
+    time::sleep_until,
+};
+
+use super::{
+    handle::{Command, Handle},
+    peers::ListError,
+    state::{Config, Effect, State},
+};
+use crate::{
+    net::{
+        buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
+        clock,
+        connection::{ConnectionId, Event, Shared},
+        dialer,
+        listener::Accepted,
+    },
+    node::NodeRef,
+    policy::{
+        dial::{Dial, TaskId},
+        lists::{Lists, Parsed},
+    },
+};
+
+/// Calls that may wait for the switch; callers beyond wait themselves.
+const COMMANDS: usize = 1024;
+
+/// Events of connections that may wait; connections beyond wait, and with them their sockets.
+const EVENTS: usize = 1024;
+
+/// What a dial or lookup came to.
+enum Outcome {
+    Dialed(Dial, io::Result<TcpStream>),
+    Resolved(TaskId, io::Result<Vec<IpAddr>>),
+}
+
+/// What the switch asks of whoever started it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// The lists changed: keep them.
+    Persist(Lists),
+}
+
+/// The switch, about to run.
+pub struct Switch {
+    state: State,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Receiver<Event>,
+    accepted: mpsc::Receiver<Accepted>,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Switch {
+    /// A switch and the way into it. `accepted` brings inbound connections; `requests` takes what it asks for.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        accepted: mpsc::Receiver<Accepted>,
+        requests: mpsc::Sender<Request>,
+    ) -> (Self, Handle) {
+        let (commands, command_queue) = mpsc::channel(COMMANDS);
+        let (events, event_queue) = mpsc::channel(EVENTS);
+        let handle = Handle::new(commands);
+        let shared =
+            Arc::new(Shared { pool: BufferPool::default(), budget: ReceiveBudget::new(RECEIVE_BUDGET) });
+        let state = State::new(clock::now(), config, events, shared, handle.clone());
+        let switch = Self { state, commands: command_queue, events: event_queue, accepted, requests };
+        (switch, handle)
+    }
+
+    /// Takes in the lists of the configuration and of earlier runs, before anything runs.
+    pub fn restore(
+        &mut self,
+        statics: &[NodeRef],
+        trusted: &[NodeRef],
+        lists: &Parsed,
+    ) -> Result<(), ListError> {
+        self.state.restore(clock::now(), statics, trusted, lists)
+    }
+
+    /// Runs until `stop` fires. All connections end with it.
+    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+        let mut work = JoinSet::new();
+        let mut connections: HashMap<ConnectionId, AbortHandle> = HashMap::new();
+        let mut dials: HashMap<TaskId, AbortHandle> = HashMap::new();
+        let (report, mut outcomes) = mpsc::channel::<Outcome>(EVENTS);
+        let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
+        let mut accepting = true;
+        loop {
+            let now = clock::now();
+            self.state.settle(now);
+            while let Some(effect) = self.state.effects.pop_front() {
+                match effect {
+                    Effect::Run(connection) => {
+                        let id = connection.id;
+                        connections.insert(id, work.spawn(connection.run()));
+                    }
+                    Effect::AbortConnection(id) => {
+                        if let Some(task) = connections.remove(&id) {
+                            task.abort();
+                        }
+                    }
+                    Effect::Dial(dial) => {
+                        let report = report.clone();
+                        let task = dial.task;
+                        let dialing = work.spawn(async move {
+                            let outcome = dialer::connect(dial.addr, dial.timeout).await;
+                            let _ = report.send(Outcome::Dialed(dial, outcome)).await;
+                        });
+                        dials.insert(task, dialing);
+                    }
+                    Effect::LookupHost(task, name) => {
+                        let report = report.clone();
+                        let looking = work.spawn(async move {
+                            let outcome = dialer::lookup(&name).await;
+                            let _ = report.send(Outcome::Resolved(task, outcome)).await;
+                        });
+                        dials.insert(task, looking);
+                    }
+                    Effect::AbortDial(task) => {
+                        if let Some(task) = dials.remove(&task) {
+                            task.abort();
+                        }
+                    }
+                    // Nobody can be asked before discovery is there; the policy knows it is not.
+                    Effect::Resolve(..) | Effect::Demand(_) => {}
+                    Effect::Persist(lists) => {
+                        // A full queue holds an older state of the same lists: the newest must not be lost.
+                        let _ = self.requests.send(Request::Persist(lists)).await;
+                    }
+                }
+            }
+            if let Some(deadline) = self.state.poll_timeout() {
+                timer.as_mut().reset(deadline.into());
+            }
+            tokio::select! {
+                _ = &mut stop => break,
+                Some(command) = self.commands.recv() => command(&mut self.state, clock::now()),
+                Some(event) = self.events.recv() => {
+                    if let Event::Closed { connection, .. } = &event {
+                        connections.remove(connection);
+                    }
+                    self.state.event(clock::now(), event);
+                }
+                Some(outcome) = outcomes.recv() => match outcome {
+                    Outcome::Dialed(dial, outcome) => {
+                        dials.remove(&dial.task);
+                        self.state.dialed(clock::now(), &dial, outcome);
+                    }
+                    Outcome::Resolved(task, addrs) => {
+                        dials.remove(&task);
+                        self.state.host_resolved(clock::now(), task, &addrs);
+                    }
+                },
+                accepted = self.accepted.recv(), if accepting => match accepted {
+                    Some(accepted) => self.state.accepted(clock::now(), accepted),
+                    None => accepting = false,
+                },
+                Some(_) = work.join_next() => {}
+                () = timer.as_mut(), if self.state.poll_timeout().is_some() => {
+                    self.state.handle_timeout(clock::now());
+                }
+            }
+        }
+    }
+}

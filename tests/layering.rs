@@ -1,0 +1,274 @@
+//! Holds the two rules of the crate map: arrows between rooms point one way, and pure rooms stay pure.
+//!
+//! It reads every path in `src/`, in `use` and inline, and complains about an upward arrow; about a clock, task,
+//! socket, file, thread or ambient randomness in a pure room; about a file that does not say what it is for, or that is
+//! too long to be one idea. `complaints_are_made` proves it on snippets that break each rule.
+
+#![allow(clippy::indexing_slicing, clippy::expect_used, reason = "a test may fail loudly")]
+
+#[path = "layering/source.rs"]
+mod source;
+
+use source::Path;
+use std::fs;
+use std::path::{Path as FilePath, PathBuf};
+
+/// The pure rooms and what each may use beside itself.
+const PURE: &[(&str, &[&str])] = &[
+    ("node", &[]),
+    ("kademlia", &["node"]),
+    ("discv4", &["kademlia", "node"]),
+    ("discv5", &["kademlia", "node"]),
+    ("dnsdisc", &["node"]),
+    ("rlpx", &["node"]),
+    ("p2p", &["rlpx", "node"]),
+    ("policy", &["p2p", "node"]),
+];
+
+/// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc`, `http` and
+/// `commands` stand side by side: they do not know each other.
+const DRIVERS: &[(&str, &[&str])] = &[
+    ("metrics", &[]),
+    ("telemetry", &[]),
+    ("net", &["metrics"]),
+    ("switch", &["net", "metrics"]),
+    ("rpc", &["switch", "net", "metrics", "telemetry"]),
+    ("http", &["switch", "net", "metrics", "telemetry"]),
+    ("config", &["switch", "net", "rpc", "http", "metrics", "telemetry"]),
+    ("commands", &["config", "switch", "net", "metrics", "telemetry"]),
+    ("app", &["config", "commands", "http", "rpc", "switch", "net", "metrics", "telemetry"]),
+    ("main", &["app", "config", "commands", "telemetry"]),
+];
+
+/// What belongs to no room and is open to all: names at the crate root.
+const SHARED: &[&str] = &["rlp", "now", "Now"];
+
+/// Dependencies that pure rooms may use: arithmetic and encodings. Any other one of Cargo.toml is refused there.
+const PURE_CRATES: &[&str] = &[
+    "aes",
+    "aes_gcm",
+    "bytes",
+    "ctr",
+    "data_encoding",
+    "hkdf",
+    "hmac",
+    "ipnet",
+    "lru",
+    "rand",
+    "rlp",
+    "secp256k1",
+    "sha2",
+    "sha3",
+    "snap",
+    "thiserror",
+    "url",
+    "zeroize",
+];
+
+/// What a pure room may not name, by the segments that a path starts or ends with, and why.
+const IMPURE: &[(&[&str], &str)] = &[
+    (&["SystemTime"], "a clock; take crate::Now"),
+    (&["std", "time", "*"], "a glob that hides a clock"),
+    (&["std", "thread"], "a thread"),
+    (&["thread_local"], "a thread"),
+    (&["async"], "a task"),
+    (&["await"], "a task"),
+    (&["std", "future"], "a task"),
+    (&["std", "task"], "a task"),
+    (&["std", "sync", "mpsc"], "a channel between threads"),
+    (&["std", "net", "*"], "a glob that hides sockets"),
+    (&["TcpStream"], "a socket"),
+    (&["TcpListener"], "a socket"),
+    (&["UdpSocket"], "a socket"),
+    (&["ToSocketAddrs"], "name resolution, which is a socket"),
+    (&["std", "os"], "the operating system"),
+    (&["std", "fs"], "a file"),
+    (&["std", "env"], "the environment"),
+    (&["std", "process"], "a process"),
+    (&["std", "io", "stdin"], "a file"),
+    (&["std", "io", "stdout"], "a file"),
+    (&["std", "io", "stderr"], "a file"),
+    (&["println"], "a file"),
+    (&["eprintln"], "a file"),
+    (&["rand", "rng"], "ambient randomness"),
+    (&["rand", "random"], "ambient randomness"),
+    (&["OsRng"], "ambient randomness"),
+    (&["ThreadRng"], "ambient randomness"),
+    (&["from_os_rng"], "ambient randomness"),
+    (&["try_from_os_rng"], "ambient randomness"),
+    (&["getrandom"], "ambient randomness"),
+];
+
+/// Lines a file may have, tests included. Beyond it a file has stopped being one idea.
+const MAX_LINES: usize = 600;
+
+#[test]
+fn rooms_keep_their_rules() {
+    let root = FilePath::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml");
+    let banned = impure_crates(&manifest);
+    let files = rust_files(&root.join("src"));
+    let names: Vec<String> = files.iter().map(|file| relative(file, root)).collect();
+    for must in ["src/lib.rs", "src/main.rs", "src/node/mod.rs", "src/rlp.rs"] {
+        assert!(
+            names.iter().any(|name| name == must),
+            "{must} was not found: is the test reading the right tree?"
+        );
+    }
+    let texts: Vec<String> =
+        files.iter().map(|file| fs::read_to_string(file).expect("a source file")).collect();
+    let tests = test_files(&names, &texts);
+    let mut complaints = Vec::new();
+    for (name, text) in names.iter().zip(&texts) {
+        complaints.extend(judge(name, text, tests.contains(name), &banned));
+    }
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// Everything that is wrong with one file.
+fn judge(name: &str, text: &str, is_test: bool, banned: &[String]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    if !text.starts_with("//!") {
+        complaints.push(format!("{name}:1: does not open with //! saying what the file is for"));
+    }
+    let lines = text.lines().count();
+    if lines > MAX_LINES {
+        complaints.push(format!("{name}: {lines} lines; more than {MAX_LINES} are more than one idea"));
+    }
+    let module = module_of(name);
+    let room = module.first().map_or("lib", String::as_str);
+    let pure = PURE.iter().any(|(pure, _)| *pure == room) || SHARED.contains(&room);
+    let source = source::read(text, &module, is_test);
+    for path in &source.paths {
+        let mut wrong = arrow(room, path);
+        if pure {
+            wrong = wrong.or_else(|| impurity(path, banned));
+        }
+        if let Some(wrong) = wrong {
+            complaints.push(format!("{name}:{}: {} is {wrong}", path.line, path.segments.join("::")));
+        }
+    }
+    for (method, line, in_test) in &source.methods {
+        let wrong = match method.as_str() {
+            "elapsed" if !in_test => "a clock; subtract from the Now that was passed in",
+            "await" => "a task",
+            _ => continue,
+        };
+        if pure {
+            complaints.push(format!("{name}:{line}: .{method} is {wrong}"));
+        }
+    }
+    complaints
+}
+
+/// What is wrong with where a path leads, if anything.
+fn arrow(room: &str, path: &Path) -> Option<String> {
+    let segments: Vec<&str> = path.segments.iter().map(String::as_str).collect();
+    let to = match segments.as_slice() {
+        ["#path"] | ["include"] => {
+            return Some("code from another place, which the folders do not show".to_string());
+        }
+        ["crate" | "devp2pd", "*" | "as", ..] => {
+            return Some("the crate root under another name, which would hide an arrow".to_string());
+        }
+        ["crate" | "devp2pd", to, ..] => *to,
+        [first, ..] if room == "lib" && path.in_use => *first,
+        _ => return None,
+    };
+    if to == room || SHARED.contains(&to) {
+        return None;
+    }
+    let (allowed, and) = match (rule(PURE, room), rule(DRIVERS, room)) {
+        (Some(allowed), _) => (allowed, ""),
+        (_, Some(allowed)) if rule(PURE, to).is_some() || allowed.contains(&to) => return None,
+        (_, Some(allowed)) => (allowed, "the pure rooms and "),
+        _ if room == "lib" => return Some("named at the root, where it would hide an arrow".to_string()),
+        _ if SHARED.contains(&room) => return Some(format!("an upward arrow: {room} is below all rooms")),
+        _ => return Some(format!("in {room}, which is no room: tests/layering.rs has the table")),
+    };
+    (!allowed.contains(&to)).then(|| format!("an upward arrow: {room} may use only {and}{allowed:?}"))
+}
+
+fn rule<'a>(table: &'a [(&str, &'a [&'a str])], room: &str) -> Option<&'a [&'a str]> {
+    table.iter().find(|(name, _)| *name == room).map(|(_, allowed)| *allowed)
+}
+
+/// What a path brings into a pure room that does not belong there, if anything.
+fn impurity(path: &Path, banned: &[String]) -> Option<String> {
+    let segments: Vec<&str> =
+        path.segments.iter().map(|segment| if segment == "core" { "std" } else { segment }).collect();
+    let first = *segments.first()?;
+    if banned.iter().any(|name| name == first) && (segments.len() > 1 || path.in_use) {
+        return Some(format!("from {first}, which pure rooms do not use"));
+    }
+    if !path.in_test {
+        let reads_clock = segments.len() > 1 && segments.last() == Some(&"now") && first != "crate";
+        let renamed = path.in_use && segments.ends_with(&["Instant", "as"]);
+        if reads_clock || renamed {
+            return Some("a clock; take crate::Now".to_string());
+        }
+    }
+    IMPURE
+        .iter()
+        .find(|(banned, _)| match banned {
+            [name] if *name == "SystemTime" => !path.in_test && segments.contains(name),
+            [name] => segments.contains(name),
+            _ => segments.starts_with(banned),
+        })
+        .map(|(_, why)| (*why).to_string())
+}
+
+/// The dependencies that pure rooms may not use: all of `[dependencies]` but [`PURE_CRATES`], as they are written in code.
+fn impure_crates(manifest: &str) -> Vec<String> {
+    let section = manifest.split("\n[dependencies]\n").nth(1).expect("[dependencies]");
+    let section = section.split("\n[").next().expect("the text before the next section");
+    let names = section
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name.trim().replace('-', "_"));
+    let banned: Vec<String> =
+        names.filter(|name| !PURE_CRATES.contains(&name.as_str()) && !name.starts_with('#')).collect();
+    banned.into_iter().chain(["tokio", "futures", "tonic", "tracing"].map(String::from)).collect()
+}
+
+/// `src/node/key.rs` is `["node", "key"]`, `src/lib.rs` is `[]`.
+fn module_of(name: &str) -> Vec<String> {
+    let inner = name.trim_start_matches("src/").trim_end_matches(".rs");
+    let mut module: Vec<String> = inner.split('/').map(String::from).collect();
+    if module.last().is_some_and(|last| last == "mod" || (last == "lib" && module.len() == 1)) {
+        module.pop();
+    }
+    module
+}
+
+/// The files that are test code as a whole: declared by `#[cfg(test)] mod name;`, and what stands in their folders.
+fn test_files(names: &[String], texts: &[String]) -> Vec<String> {
+    let mut roots: Vec<Vec<String>> = Vec::new();
+    for (name, text) in names.iter().zip(texts) {
+        let module = module_of(name);
+        for child in source::read(text, &module, false).test_modules {
+            roots.push(module.iter().cloned().chain([child]).collect());
+        }
+    }
+    names.iter().filter(|name| roots.iter().any(|root| module_of(name).starts_with(root))).cloned().collect()
+}
+
+fn relative(file: &FilePath, root: &FilePath) -> String {
+    file.strip_prefix(root).expect("a file below the root").to_string_lossy().replace('\\', "/")
+}
+
+fn rust_files(folder: &FilePath) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() {
+            files.extend(rust_files(&entry));
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            files.push(entry);
+        }
+    }
+    files.sort();
+    files
+}
+
+#[path = "layering/proof.rs"]
+mod proof;
