@@ -29,7 +29,6 @@ pub mod listener;
 pub mod nat;
 pub mod node_db;
 pub mod outbound;
-pub mod state_file;
 pub mod resolver;
 pub mod state_file;
 #[cfg(test)]

@@ -39,14 +39,14 @@ const MAX_REQUEST: usize = 64 * 1024;
 pub fn add_services(
     routes: &mut tonic::service::RoutesBuilder,
     facts: node::NodeFacts,
-    record: tokio::sync::watch::Receiver<crate::node::Record>,
+    discovery: &crate::net::discovery::Discovery,
     handle: &crate::switch::Handle,
 ) {
     use proto::{
         message_service_server::MessageServiceServer, node_service_server::NodeServiceServer,
         peer_service_server::PeerServiceServer, protocol_service_server::ProtocolServiceServer,
     };
-    let node = node::Node::new(facts, record, handle.clone());
+    let node = node::Node::new(facts, discovery.clone(), handle.clone());
     let messages = MessageServiceServer::new(message::Messages::new(handle.clone()));
     // A registration carries greetings of up to 64 KiB for each protocol.
     let protocols = ProtocolServiceServer::new(protocol::Protocols::new(handle.clone()));

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -11,6 +10,7 @@ use super::{
     status::Refusal,
 };
 use crate::{
+    net::discovery::Discovery,
     node::{Enode, PublicKey, Record},
     switch::{Handle, peers::PeersSummary},
 };
@@ -40,15 +40,15 @@ pub struct NodeFacts {
 #[derive(Debug)]
 pub struct Node {
     facts: NodeFacts,
-    record: watch::Receiver<Record>,
+    discovery: Discovery,
     handle: Handle,
 }
 
 impl Node {
-    /// The service over a switch. `record` holds our record as it stands.
+    /// The service over discovery, which has our record, and a switch.
     #[must_use]
-    pub fn new(facts: NodeFacts, record: watch::Receiver<Record>, handle: Handle) -> Self {
-        Self { facts, record, handle }
+    pub fn new(facts: NodeFacts, discovery: Discovery, handle: Handle) -> Self {
+        Self { facts, discovery, handle }
     }
 }
 
@@ -89,7 +89,7 @@ impl NodeService for Node {
     ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
         let peers = self.handle.summary().await.map_err(Refusal::from)?;
         let facts = &self.facts;
-        let record = self.record.borrow().clone();
+        let record = self.discovery.record().borrow().clone();
         Ok(Response::new(proto::GetNodeInfoResponse {
             enode: enode_of(&record).map(|enode| enode.to_string()).unwrap_or_default(),
             enr: record.to_string(),
