@@ -10,8 +10,8 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    net::discovery::Discovery,
-    node::{Enode, PublicKey, Record},
+    net::discovery::{Discovery, contact_of},
+    node::{Enode, PublicKey, Record, local::EntryOwner},
     switch::{Handle, peers::PeersSummary},
 };
 
@@ -104,5 +104,40 @@ impl NodeService for Node {
             features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             peers: Some(summary(&peers)),
         }))
+    }
+
+    async fn set_record_entry(
+        &self,
+        request: Request<proto::SetRecordEntryRequest>,
+    ) -> Result<Response<proto::SetRecordEntryResponse>, Status> {
+        let proto::SetRecordEntryRequest { key, value } = request.into_inner();
+        let record = self
+            .discovery
+            .set_entry(EntryOwner::Operator, key, value.to_vec())
+            .await
+            .map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::SetRecordEntryResponse { enr: record.to_string() }))
+    }
+
+    async fn delete_record_entry(
+        &self,
+        request: Request<proto::DeleteRecordEntryRequest>,
+    ) -> Result<Response<proto::DeleteRecordEntryResponse>, Status> {
+        let key = request.into_inner().key;
+        let record =
+            self.discovery.delete_entry(EntryOwner::Operator, key).await.map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::DeleteRecordEntryResponse { enr: record.to_string() }))
+    }
+
+    async fn add_bootnode(
+        &self,
+        request: Request<proto::AddBootnodeRequest>,
+    ) -> Result<Response<proto::AddBootnodeResponse>, Status> {
+        let node = super::node_ref("node", &request.get_ref().node)?;
+        let contact = contact_of(&node).ok_or_else(|| {
+            Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
+        })?;
+        self.discovery.add_bootnode(contact).await.map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::AddBootnodeResponse {}))
     }
 }

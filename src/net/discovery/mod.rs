@@ -132,6 +132,8 @@ pub struct TalkQuestion {
     pub addr: SocketAddr,
     /// What it asks.
     pub request: Bytes,
+    /// Questions before this one that found the queue full; their askers got empty answers.
+    pub lost_before: u64,
 }
 
 /// Counters of the driver.

@@ -38,6 +38,13 @@ enum Owed {
     Talk(oneshot::Sender<Result<Bytes, DiscoveryError>>),
 }
 
+/// An application that serves a TALKREQ protocol.
+struct Served {
+    questions: mpsc::Sender<TalkQuestion>,
+    /// Questions that found the queue full since one got in.
+    lost: u64,
+}
+
 /// What the task owns beside the sockets.
 pub(super) struct State {
     pub(super) v4: Option<discv4::Engine<NodeKey>>,
@@ -50,7 +57,7 @@ pub(super) struct State {
     pub(super) counters: Counters,
     owed: HashMap<u64, Owed>,
     queries: u64,
-    served: HashMap<Bytes, mpsc::Sender<TalkQuestion>>,
+    served: HashMap<Bytes, Served>,
 }
 
 impl State {
@@ -249,12 +256,12 @@ impl State {
         if self.v5.is_none() {
             return Err(DiscoveryError::Off("discv5"));
         }
-        self.served.retain(|_, questions| !questions.is_closed());
+        self.served.retain(|_, served| !served.questions.is_closed());
         if self.served.contains_key(&protocol) {
             return Err(DiscoveryError::TalkOwned(protocol.escape_ascii().to_string()));
         }
         let (questions, asked) = mpsc::channel(QUESTIONS);
-        self.served.insert(protocol, questions);
+        self.served.insert(protocol, Served { questions, lost: 0 });
         self.tell_talk_protocols();
         Ok(asked)
     }
@@ -360,13 +367,19 @@ impl State {
                 }
             }
             A::TalkRequested { token, from, protocol, request } => {
-                let question = TalkQuestion { token, node: from.id, addr: from.addr, request };
-                let taken = self.served.get(&protocol).map(|server| server.try_send(question));
-                match taken {
-                    Some(Ok(())) => {}
-                    // A full queue: the engine answers with nothing when the time is up.
-                    Some(Err(mpsc::error::TrySendError::Full(_))) => {}
-                    Some(Err(mpsc::error::TrySendError::Closed(_))) | None => {
+                let Some(served) = self.served.get_mut(&protocol) else {
+                    let _ = self.answer_talk(now, token, &[]);
+                    return;
+                };
+                let lost_before = served.lost;
+                let question = TalkQuestion { token, node: from.id, addr: from.addr, request, lost_before };
+                match served.questions.try_send(question) {
+                    Ok(()) => served.lost = 0,
+                    Err(mpsc::error::TrySendError::Full(_)) => {
+                        served.lost += 1;
+                        let _ = self.answer_talk(now, token, &[]);
+                    }
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
                         self.served.remove(&protocol);
                         self.tell_talk_protocols();
                         let _ = self.answer_talk(now, token, &[]);
