@@ -6,11 +6,17 @@
 //! To add one: write the function, add a line to [`TARGETS`] and one to `fuzz/Cargo.toml`, put an input into
 //! `fuzz/corpus/<name>/`. The replay fails, and says what is missing, if any of the four is forgotten.
 
+mod dnsdisc;
 mod node;
 
 /// A target: its name, which is also its binary's and its corpus's, and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub(crate) const TARGETS: &[Target] =
-    &[("enode_url", node::enode_url), ("record", node::record), ("rlp", node::rlp)];
+pub(crate) const TARGETS: &[Target] = &[
+    ("dns_entry", dnsdisc::dns_entry),
+    ("dns_tree", dnsdisc::dns_tree),
+    ("enode_url", node::enode_url),
+    ("record", node::record),
+    ("rlp", node::rlp),
+];
