@@ -7,10 +7,16 @@
 //! `fuzz/corpus/<name>/`. The replay fails, and says what is missing, if any of the four is forgotten.
 
 mod node;
+mod policy;
 
 /// A target: its name, which is also its binary's and its corpus's, and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub(crate) const TARGETS: &[Target] =
-    &[("enode_url", node::enode_url), ("record", node::record), ("rlp", node::rlp)];
+pub(crate) const TARGETS: &[Target] = &[
+    ("admission", policy::admission),
+    ("dial_scheduler", policy::dial_scheduler),
+    ("enode_url", node::enode_url),
+    ("record", node::record),
+    ("rlp", node::rlp),
+];
