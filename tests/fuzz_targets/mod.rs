@@ -8,6 +8,7 @@
 
 mod delivery;
 mod node;
+mod policy;
 
 /// A target: its name, which is also its binary's and its corpus's, and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));

@@ -228,10 +228,8 @@ impl Policy {
         self.drain_admission(now);
         if self.churn.is_due(now.mono) {
             let choices = self.churn_choices();
-            if let Some(id) = self.churn.rotate(now.mono, &choices, &mut self.rng)
-                && let Some(conn) = self.admission.connection_of(&id)
-            {
-                self.close(now, conn, CloseReason::Rotated);
+            if let Some(id) = self.churn.rotate(now.mono, &choices, &mut self.rng) {
+                self.close_peer(now, &id, CloseReason::Rotated);
             }
         }
         self.dial.handle_timeout(now, &self.rules);
@@ -284,6 +282,13 @@ impl Policy {
 
     fn slots(&self) -> Slots {
         self.dial.slots(&self.rules)
+    }
+
+    /// Closes a peer's connection, and the one that was parked behind it.
+    fn close_peer(&mut self, now: Now, id: &NodeId, reason: CloseReason) {
+        while let Some(conn) = self.admission.connection_of(id) {
+            self.close(now, conn, reason);
+        }
     }
 
     /// Closes a connection from here.

@@ -81,18 +81,27 @@ impl Policy {
     pub fn remove_static(&mut self, now: Now, id: &NodeId, keep_connected: bool) -> Result<(), RemoveError> {
         let removed = self.dial.remove_static(now, &self.rules, id)?;
         self.lists_changed();
-        let conn = self.admission.connection_of(id).filter(|_| !keep_connected && !removed.still_listed);
-        if let Some(conn) = conn {
-            self.close(now, conn, CloseReason::Removed);
+        if !keep_connected && !removed.still_listed {
+            self.close_peer(now, id, CloseReason::Removed);
         }
+        self.hold_to_allowlist(now, id);
         Ok(())
     }
 
-    /// Takes a node off the trusted list. It stays connected and takes a slot from now on.
+    /// Takes a node off the trusted list. It stays connected and takes a slot from now on, unless
+    /// only listed peers are wanted.
     pub fn remove_trusted(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
         self.dial.remove_trusted(now, &self.rules, id)?;
         self.lists_changed();
+        self.hold_to_allowlist(now, id);
         Ok(())
+    }
+
+    /// In allow-list mode nobody stays who is on no list, whatever the call that took it off says.
+    fn hold_to_allowlist(&mut self, now: Now, id: &NodeId) {
+        if self.rules.settings.allowlist_only && !is_listed(&self.dial, id) {
+            self.close_peer(now, id, CloseReason::Refused(Refusal::NotOnAllowlist));
+        }
     }
 
     /// Whether a node is static.

@@ -88,7 +88,7 @@ impl World {
             Side { brain, open: BTreeMap::new(), sessions: BTreeSet::new() }
         });
         let queue = BTreeMap::new();
-        let (last, uneven) = (BTreeMap::new(), seed % 2 == 0);
+        let (last, uneven) = (BTreeMap::new(), seed.is_multiple_of(2));
         Self { now, rng, keys, sides, queue, sent: 0, last, slowest, uneven }
     }
 

@@ -276,6 +276,17 @@ fn only_listed_peers_in_allow_list_mode() {
 }
 
 #[test]
+fn a_peer_that_is_removed_goes_with_both_its_connections() {
+    let mut bench = Bench::new(Settings::default());
+    bench.policy.add_static(bench.now, &enode(1), ListSource::Call).unwrap();
+    assert_eq!(bench.knock(1).unwrap().1, Verdict::Admitted);
+    assert_eq!(bench.answer(1).unwrap().1, Verdict::Parked);
+    bench.policy.remove_static(bench.now, &id(1), false).unwrap();
+    bench.drain();
+    assert_eq!((bench.peers(), bench.closed.len()), (0, 2));
+}
+
+#[test]
 fn a_request_may_exceed_the_dialed_share_but_not_the_total() {
     let mut bench = Bench::new(Settings { max_peers: 3, dial_ratio: 3, ..Settings::default() });
     let minute = Duration::from_secs(60);
