@@ -460,10 +460,10 @@ impl Task<'_> {
 
     /// Gives the engine what it left in the buffer when it stopped at a checkpoint or was paused.
     fn digest(&mut self, now: Now) {
-        self.full = false;
-        if let Some(buffer) = &mut self.buffer {
-            self.full = self.engine.handle_bytes(now, buffer);
-        }
+        // Called even with nothing in the buffer: the engine reads the socket again only once it has seen that its
+        // actions were taken.
+        let mut nothing = BytesMut::new();
+        self.full = self.engine.handle_bytes(now, self.buffer.as_mut().unwrap_or(&mut nothing));
     }
 
     /// Encrypts what is queued, ahead of the socket by a bounded amount.

@@ -159,37 +159,32 @@ impl State {
         node: NodeId,
         protocol: &str,
     ) -> Result<PeerChannel, SwitchError> {
+        // A version that nobody registered is one that the peer cannot share either: the name decides who acts.
+        let (name, version) = match protocol.split_once('/') {
+            Some((name, version)) => (name, Some(version.parse::<u32>().ok())),
+            None => (protocol, None),
+        };
         let id = match acting {
-            Acting::Protocol(_) => self.leases.resolve(now, principal.caller(), Who::Protocol(protocol))?,
+            Acting::Protocol(_) => self.leases.resolve(now, principal.caller(), Who::Protocol(name))?,
             acting => {
                 let id = self.leases.resolve(now, principal.caller(), acting.who())?;
-                self.owned(id, protocol)?;
+                let owns =
+                    self.leases.get(id).is_some_and(|owner| owner.spec().protocol(name, None).is_some());
+                if !owns {
+                    return Err(LeaseError::ProtocolNotRegistered { protocol: cut(protocol) }.into());
+                }
                 id
             }
         };
         self.leases.renew(now, id);
         let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
-        let (name, version) = match protocol.split_once('/') {
-            Some((name, version)) => (name, version.parse::<u32>().ok()),
-            None => (protocol, None),
-        };
         let channel = session
             .channel(name)
-            .filter(|channel| channel.owner == id && version.is_none_or(|version| version == channel.version))
+            .filter(|channel| {
+                channel.owner == id && version.is_none_or(|version| version == Some(channel.version))
+            })
             .ok_or_else(|| SwitchError::ProtocolNotShared { node, protocol: cut(protocol) })?;
         Ok(PeerChannel { session: Arc::clone(session), channel: channel.clone() })
-    }
-
-    fn owned(&self, id: RegistrationId, protocol: &str) -> Result<(), SwitchError> {
-        let (name, version) = match protocol.split_once('/') {
-            Some((name, version)) => (name, version.parse::<u32>().ok()),
-            None => (protocol, None),
-        };
-        let spec = self.leases.get(id).map(Registration::spec);
-        match spec.and_then(|spec| spec.protocol(name, version)) {
-            Some(_) => Ok(()),
-            None => Err(LeaseError::ProtocolNotRegistered { protocol: cut(protocol) }.into()),
-        }
     }
 
     /// An application lets go of one of its channels. The session ends with it, unless another application uses it.
