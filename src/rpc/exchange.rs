@@ -82,6 +82,7 @@ impl Reader {
                 let Poll::Ready(outcome) = Pin::new(receiver).poll(cx) else { return Poll::Pending };
                 match outcome {
                     Ok(Ok(attached)) => {
+                        self.max_bytes = FRAME_BYTES.min(attached.max_frame);
                         self.state = State::Attached(Arc::clone(&attached.attachment));
                         Poll::Ready(Found::Attached(Box::new(attached)))
                     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     attachment::{Attachment, PeerChannel},
-    inbox::{ClosedBy, StreamId},
+    inbox::{ClosedBy, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId},
     lease::{Caller, Changes, Claimed, Greeting, LeaseError, Registration, Who},
     links::Stage,
     registrations::{
@@ -84,6 +84,10 @@ impl State {
             resumed: claimed.resumed,
             instance_id: Arc::clone(&self.instance_id),
             last_send_id: kept.last_send_id,
+            max_frame: match request.params.max_frame_bytes {
+                0 => DEFAULT_MAX_FRAME,
+                bytes => bytes.max(MIN_MAX_FRAME),
+            },
             attachment: Arc::new(attachment),
         })
     }
