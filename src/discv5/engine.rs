@@ -46,14 +46,17 @@ use super::{
 use crate::{
     Now,
     kademlia::{Contact, Source, Table, subnets::is_exempt},
-    node::{AddressClass, Record},
+    node::{AddressClass, NodeId, Record},
 };
+
+/// The most bootnodes; networks have a dozen.
+const MAX_BOOTNODES: usize = 256;
 
 /// What the operator decides.
 pub struct Config {
     /// The most sessions; half of them are for those that strangers begin. Default 2048, about 1 MiB.
     pub sessions: usize,
-    /// Which addresses may be contacted and taken into the table (`--netrestrict`). Default: all.
+    /// Whom we speak with, and whom the table takes (`--netrestrict`). Default: all.
     pub allowed: Box<dyn Fn(IpAddr) -> bool + Send>,
     /// Whom to ask first, at every refresh. Default: nobody.
     pub bootnodes: Vec<Contact>,
@@ -235,16 +238,19 @@ impl<C: Crypto> Engine<C> {
     pub fn set_local_record(&mut self, record: Record) {
         debug_assert_eq!(record.id(), self.record.id(), "a node keeps its id");
         let class = record.endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
-        self.private = class.is_some_and(AddressClass::is_lan);
+        // Loopback is what is announced while no address is known; it says nothing about strangers.
+        self.private = matches!(class, Some(AddressClass::Private | AddressClass::LinkLocal));
         self.table.set_private(self.private);
         self.record = record;
     }
 
     /// Adds a node that every refresh starts from, and refreshes. Its record may be missing: the key is enough.
     pub fn add_bootnode(&mut self, now: Now, node: Contact) {
-        self.config.bootnodes.retain(|known| known.id != node.id);
-        self.config.bootnodes.push(node);
-        self.searches.refresh_now(now.mono);
+        let known = self.config.bootnodes.iter().any(|known| known.id == node.id);
+        if !known && self.config.bootnodes.len() < MAX_BOOTNODES {
+            self.config.bootnodes.push(node);
+            self.searches.refresh_now(now.mono);
+        }
     }
 
     /// Offers a node of the node database to the table.
@@ -256,9 +262,11 @@ impl<C: Crypto> Engine<C> {
     }
 
     /// Takes a node out of the table and forgets its session, because it is banned. It may come back by itself.
-    pub fn remove(&mut self, now: Now, peer: &Peer) {
-        self.table.remove(now, &peer.id);
-        self.sessions.remove(peer);
+    pub fn remove(&mut self, now: Now, id: &NodeId) {
+        if let Some(addr) = self.table.get(id).and_then(|entry| entry.contact.udp_addr()) {
+            self.sessions.remove(&Peer::new(*id, addr));
+        }
+        self.table.remove(now, id);
         self.report_table();
     }
 
@@ -274,7 +282,7 @@ impl<C: Crypto> Engine<C> {
 
     /// Pings a node; ends in [`Action::PingResult`].
     pub fn ping(&mut self, now: Now, query: QueryId, node: Contact) -> Result<(), CallError> {
-        self.begin_call(now, node, &Request::Ping, Purpose::Ping(query))
+        self.begin_call(now, &node, &Request::Ping, Purpose::Ping(query))
     }
 
     /// Asks an application at `node`; ends in [`Action::TalkResult`].
@@ -286,7 +294,7 @@ impl<C: Crypto> Engine<C> {
         protocol: &[u8],
         request: &[u8],
     ) -> Result<(), CallError> {
-        self.begin_call(now, node, &Request::Talk { protocol, request }, Purpose::Talk(query))
+        self.begin_call(now, &node, &Request::Talk { protocol, request }, Purpose::Talk(query))
     }
 
     /// Answers a TALKREQ.

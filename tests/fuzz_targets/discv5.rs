@@ -13,7 +13,6 @@ use devp2pd::discv5::message::{
     Message, Ping, Pong, RequestId, TalkRequest, TalkResponse, encode_findnode, encode_nodes,
 };
 use devp2pd::discv5::packet;
-use devp2pd::discv5::peer::Peer;
 use devp2pd::kademlia::Contact;
 use devp2pd::node::record::RecordError;
 use devp2pd::node::{NodeId, NodeKey, PublicKey, Record, RecordBuilder};
@@ -218,19 +217,13 @@ impl Scene {
             13 => drop(self.engine.resolve(now, query, target)),
             14 => self.engine.set_demand(number.into()),
             15 => self.engine.add_bootnode(now, contact),
-            16 => {
-                let record = actor.record.clone();
-                self.engine.add_seed(now, record);
-            }
+            16 => self.engine.add_seed(now, actor.record.clone()),
             17 => {
                 if let Some(token) = self.talks.pop() {
                     let _ = self.engine.answer_talk(now, token, body);
                 }
             }
-            18 => {
-                let peer = Peer::new(target, actor.addr);
-                self.engine.remove(now, &peer);
-            }
+            18 => self.engine.remove(now, &target),
             _ => {
                 let from = actor.addr;
                 let mut packet = body.to_vec();

@@ -115,6 +115,8 @@ pub struct Counters {
     pub noise: u64,
     /// Datagrams that unmask to discv5 and are malformed, or come from port 0 or in our own name.
     pub malformed: u64,
+    /// Packets from addresses outside the configured networks.
+    pub restricted: u64,
     /// Messages that could not be opened, or have no session.
     pub unreadable: u64,
     /// New WHOAREYOUs sent.
@@ -147,6 +149,8 @@ pub struct Counters {
     pub requests_timed_out: u64,
     /// Requests of ours that the queues had no room for.
     pub requests_refused: u64,
+    /// Lookups that were not begun because too many ran.
+    pub lookups_refused: u64,
     /// Records in NODES that were not taken: invalid, not asked for, against the relay rule or the restriction.
     pub records_refused: u64,
     /// TALKREQs for protocols that nobody serves.

@@ -42,6 +42,9 @@ impl<C: Crypto> Engine<C> {
         if src == self.record.id() || from.port() == 0 {
             return self.counters.malformed += 1;
         }
+        if !(self.config.allowed)(from.ip()) {
+            return self.counters.restricted += 1;
+        }
         let peer = Peer::new(src, from);
         // Taken out while it is read, so that the engine may be changed by what it says.
         let mut plaintext = std::mem::take(&mut self.plaintext);

@@ -61,7 +61,7 @@ impl<C: Crypto> Engine<C> {
     pub(super) fn begin_call(
         &mut self,
         now: Now,
-        to: Contact,
+        to: &Contact,
         request: &Request<'_>,
         purpose: Purpose,
     ) -> Result<(), CallError> {
@@ -79,7 +79,7 @@ impl<C: Crypto> Engine<C> {
         }
         let message = Bytes::copy_from_slice(&self.message);
         let (peer, node) = (Peer::new(to.id, addr), to.id);
-        let call = Call { to, peer, purpose, id, message, expects, distances };
+        let call = Call { to: to.clone(), peer, purpose, id, message, expects, distances };
         match self.calls.enqueue(call, now.mono) {
             Ok(true) => self.send_call(now, &node),
             Ok(false) => {}
@@ -237,9 +237,11 @@ impl<C: Crypto> Engine<C> {
     /// Checks the nodes of the table whose time has come.
     pub(super) fn check_table(&mut self, now: Now) {
         while let Some(contact) = self.table.poll_check(now) {
-            let id = contact.id;
-            if self.begin_call(now, contact, &Request::Ping, Purpose::Check).is_err() {
-                self.table.check_failed(now, &id);
+            match self.begin_call(now, &contact, &Request::Ping, Purpose::Check) {
+                Ok(()) => {}
+                // The queue says nothing about the node; an address that we may not write to does.
+                Err(CallError::QueueFull) => self.table.check_skipped(&contact.id),
+                Err(_) => self.table.check_failed(now, &contact.id),
             }
         }
     }
@@ -251,7 +253,7 @@ impl<C: Crypto> Engine<C> {
         self.actions.push_back(Action::Persist { contact: contact.clone(), checks: passed.checks });
         if passed.wants_record {
             // A full queue means that it is busy with us; the next check asks again.
-            let _ = self.begin_call(now, contact, &Request::FindNode(vec![0]), Purpose::Record);
+            let _ = self.begin_call(now, &contact, &Request::FindNode(vec![0]), Purpose::Record);
         }
     }
 }

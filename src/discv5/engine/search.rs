@@ -1,6 +1,9 @@
 //! Lookups, and what makes them: commands, the random walk, the refresh of the table.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use rand::RngCore;
 
@@ -20,6 +23,9 @@ use crate::{
 
 /// The most lookups at a time. Each asks three nodes at a time; refresh and walk make at most four.
 const MAX_SEARCHES: usize = 64;
+
+/// How long a refresh waits for the seeds that it asked for: a database on disk answers within this.
+const SEED_WAIT: Duration = Duration::from_millis(200);
 
 /// What a lookup was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub(super) struct Searches {
     running: BTreeMap<u64, Search>,
     next: u64,
     refresh: Refresh,
+    /// When the lookups of a refresh begin, after seeds had time to come.
+    lookups_at: Option<Instant>,
     /// Lookups of the refresh under way; the first one, of our own id, is followed by the random ones.
     refreshing: usize,
     walk: RandomWalk,
@@ -57,13 +65,17 @@ impl Searches {
             running: BTreeMap::new(),
             next: 0,
             refresh: Refresh::new(now),
+            lookups_at: None,
             refreshing: 0,
             walk: RandomWalk::new(now),
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [Some(self.refresh.poll_timeout()), self.walk.poll_timeout()].into_iter().flatten().min()
+        [Some(self.refresh.poll_timeout()), self.lookups_at, self.walk.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn refresh_now(&mut self, now: Instant) {
@@ -83,12 +95,12 @@ impl<C: Crypto> Engine<C> {
         Ok(())
     }
 
-    /// Looks for the newest record of `id`: asks the node itself if the table has it, else looks it up. Ends in
-    /// [`Action::Resolved`].
+    /// Looks for the newest record of `id`: asks the node itself if the table has it, and looks it up if it does not
+    /// answer. Ends in [`Action::Resolved`].
     pub fn resolve(&mut self, now: Now, query: QueryId, id: NodeId) -> Result<(), CallError> {
         let known = self.table.get(&id).map(|entry| entry.contact.clone());
         let asked = known.is_some_and(|contact| {
-            self.begin_call(now, contact, &Request::FindNode(vec![0]), Purpose::Resolve(query)).is_ok()
+            self.begin_call(now, &contact, &Request::FindNode(vec![0]), Purpose::Resolve(query)).is_ok()
         });
         if !asked {
             self.search(now, id, Aim::Resolve(query))?;
@@ -114,11 +126,14 @@ impl<C: Crypto> Engine<C> {
             for bootnode in self.config.bootnodes.clone() {
                 self.offer(now, bootnode, Source::Bootnode);
             }
-            // One that is still under way goes on; its end is this one's end.
+            self.searches.lookups_at = Some(now.mono + SEED_WAIT);
+        }
+        if self.searches.lookups_at.is_some_and(|at| at <= now.mono) {
+            self.searches.lookups_at = None;
+            // A refresh that is still under way goes on; its end is this one's end.
             if self.searches.refreshing == 0 {
                 self.searches.refreshing = 1 + RANDOM_LOOKUPS;
-                let own = self.record.id();
-                self.search_or_skip(now, own, Aim::Refresh);
+                self.search_or_skip(now, self.record.id(), Aim::Refresh);
             }
         }
         if self.searches.walk.start(now.mono) {
@@ -145,6 +160,7 @@ impl<C: Crypto> Engine<C> {
     /// Begins a lookup.
     fn search(&mut self, now: Now, target: NodeId, aim: Aim) -> Result<(), CallError> {
         if self.searches.running.len() >= MAX_SEARCHES {
+            self.counters.lookups_refused += 1;
             return Err(CallError::TooManyLookups);
         }
         let known: Vec<Contact> =
@@ -177,7 +193,7 @@ impl<C: Crypto> Engine<C> {
                 distances.push(0);
             }
             let request = Request::FindNode(distances);
-            if self.begin_call(now, contact, &request, Purpose::Search(number)).is_err()
+            if self.begin_call(now, &contact, &request, Purpose::Search(number)).is_err()
                 && let Some(search) = self.searches.running.get_mut(&number)
             {
                 search.lookup.failed(&id);

@@ -73,8 +73,7 @@ impl Rig {
         let record = record(&key, 7, Some(addr(at)));
         let engine = Engine::new(now, config, key, record, StdRng::seed_from_u64(99));
         let mut rig = Self { engine, now, actions: Vec::new(), sent: Vec::new() };
-        rig.engine.handle_timeout(now);
-        rig.drain();
+        rig.advance(Duration::from_millis(200));
         rig
     }
 
