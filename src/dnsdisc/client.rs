@@ -157,6 +157,9 @@ pub struct Client {
     /// The time of the last call.
     seen: Instant,
     wanted: usize,
+    /// Nodes whose requests were on their way when fewer were wanted: at most [`MAX_ASKED`], because nothing is asked
+    /// for while there are some.
+    surplus: VecDeque<(Record, Arc<str>)>,
     actions: VecDeque<Action>,
     counters: Counters,
 }
@@ -174,6 +177,7 @@ impl Client {
             limiter: Limiter { full_at: now.mono },
             seen: now.mono,
             wanted: 0,
+            surplus: VecDeque::new(),
             actions: VecDeque::new(),
             counters: Counters::default(),
         };
@@ -188,6 +192,11 @@ impl Client {
     /// Sets how many more nodes are wanted; 0 stops all requests.
     pub fn want(&mut self, now: Now, nodes: usize) {
         self.wanted = nodes;
+        while self.wanted > 0
+            && let Some((record, domain)) = self.surplus.pop_front()
+        {
+            self.hand_out(record, domain);
+        }
         self.advance(now);
     }
 
@@ -328,10 +337,18 @@ impl Client {
         if !allowed {
             return Err(Problem::Address(record.id()));
         }
+        if self.wanted > 0 {
+            self.hand_out(record, domain);
+        } else {
+            self.surplus.push_back((record, domain));
+        }
+        Ok(())
+    }
+
+    fn hand_out(&mut self, record: Record, domain: Arc<str>) {
         self.counters.found += 1;
         self.wanted = self.wanted.saturating_sub(1);
         self.actions.push_back(Action::Found { record, domain });
-        Ok(())
     }
 
     fn report(&mut self, query: Query, problem: Problem) {

@@ -112,6 +112,23 @@ fn every_node_of_a_tree_is_found_and_none_before_it_is_wanted() {
     assert_eq!(world.problems, []);
 }
 
+#[test]
+fn what_is_found_when_fewer_are_wanted_waits_until_more_are() {
+    let maker = Maker::new(1, "n");
+    let link = maker.link();
+    let mut world = World::new(&[link], [maker.tree(1, &records(0..30), &[])]);
+    world.run(4, MINUTE);
+    // Four requests are on their way when nobody wants their answers any more.
+    world.client.want(world.now, 4);
+    world.client.want(world.now, 0);
+    world.drain();
+    assert_eq!((world.found.len(), world.client.counters().found), (4, 4));
+    let asked = world.asked.len();
+    world.client.want(world.now, 3);
+    world.drain();
+    assert_eq!((world.found.len(), world.asked.len()), (7, asked), "no request was needed");
+}
+
 /// The zone of EIP-1459 (and go-ethereum's TestClientSyncTree). Its nodes have no addresses.
 #[test]
 fn the_example_of_the_specification() {
