@@ -20,6 +20,7 @@
 //! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //! | [`http`] | the probes: read only |
+//! | [`app`] | builds, starts and stops all components |
 //! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`telemetry`] | log events: how they are written, and which |
 //! | [`process`] | what the process asks of the system: signals, file limit |
@@ -40,6 +41,7 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+pub mod app;
 pub mod config;
 pub mod discv4;
 pub mod discv5;

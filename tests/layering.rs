@@ -26,18 +26,20 @@ const PURE: &[(&str, &[&str])] = &[
 ];
 
 /// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc`, `http` and
-/// `commands` stand side by side: they do not know each other.
+/// `commands` stand side by side: they do not know each other. Settings reach a room as values that `app` hands it, so
+/// the drivers do not know `config`.
 const DRIVERS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
-    ("telemetry", &[]),
+    ("process", &[]),
+    ("config", &[]),
+    ("telemetry", &["config"]),
     ("net", &["metrics"]),
     ("switch", &["net", "metrics"]),
     ("rpc", &["switch", "net", "metrics", "telemetry"]),
     ("http", &["switch", "net", "metrics", "telemetry"]),
-    ("config", &["switch", "net", "rpc", "http", "metrics", "telemetry"]),
-    ("commands", &["config", "switch", "net", "metrics", "telemetry"]),
-    ("app", &["config", "commands", "http", "rpc", "switch", "net", "metrics", "telemetry"]),
-    ("main", &["app", "config", "commands", "telemetry"]),
+    ("commands", &["config", "process", "telemetry"]),
+    ("app", &["commands", "config", "http", "metrics", "net", "process", "rpc", "switch", "telemetry"]),
+    ("main", &["app", "commands", "config", "process", "telemetry"]),
 ];
 
 /// What belongs to no room and is open to all: names at the crate root.

@@ -219,6 +219,12 @@ impl<C: Crypto> Engine<C> {
         &self.sessions
     }
 
+    /// How many requests of ours are under way or wait.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.calls.len()
+    }
+
     /// Our record as others are told it.
     #[must_use]
     pub fn local_record(&self) -> &Record {

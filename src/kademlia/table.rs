@@ -280,7 +280,8 @@ impl Table {
         self.revalidation.next_tick()
     }
 
-    /// The node to check now. Call until `None`; report each by [`Self::check_passed`] or [`Self::check_failed`].
+    /// The node to check now. Call until `None`; report each by [`Self::check_passed`],
+    /// [`Self::check_failed`] or [`Self::check_skipped`].
     pub fn poll_check(&mut self, now: Now) -> Option<Contact> {
         while let Some(id) = self.revalidation.tick(now.mono, &mut self.rng) {
             // A node whose check is still under way keeps it; this tick passes.
@@ -306,6 +307,13 @@ impl Table {
         }
         self.revalidation.put(*id, Pace::Slow, now.mono, &mut self.rng);
         Some(passed)
+    }
+
+    /// The check was not made; the node is none the worse for it.
+    pub fn check_skipped(&mut self, id: &NodeId) {
+        if let Some(entry) = self.in_use_mut(id) {
+            entry.checking = false;
+        }
     }
 
     /// The node did not answer a check.

@@ -116,6 +116,8 @@ pub struct Outbound {
     inner: Mutex<Inner>,
     /// Wakes the connection task: a message, or a wish to disconnect.
     wake: Notify,
+    /// Wakes calls that wait for the socket.
+    moved: Notify,
 }
 
 impl std::fmt::Debug for Outbound {
@@ -138,6 +140,7 @@ impl Outbound {
                 closed: false,
             }),
             wake: Notify::new(),
+            moved: Notify::new(),
         })
     }
 
@@ -187,6 +190,27 @@ impl Outbound {
         };
         self.wake.notify_one();
         Ok(number)
+    }
+
+    /// Waits until the message with this number was taken by the socket: true, or false when the session ended first.
+    pub async fn wait_written(&self, lane: Lane, channel: ChannelIndex, number: u64) -> bool {
+        loop {
+            let moved = self.moved.notified();
+            {
+                let mut inner = self.lock();
+                let written = inner
+                    .channels
+                    .get_mut(usize::from(channel.0))
+                    .map(|progress| progress.lane(lane).written);
+                if written.is_some_and(|written| number <= written) {
+                    return true;
+                }
+                if inner.closed {
+                    return false;
+                }
+            }
+            moved.await;
+        }
     }
 
     /// How far a channel has got.
@@ -260,6 +284,7 @@ impl Outbound {
                 hooks.extend(hook.as_ref().filter(|_| moved & bit != 0).cloned());
             }
         }
+        self.moved.notify_waiters();
         // Without the lock: a hook takes the lock of a stream, and streams take ours.
         hooks.iter().for_each(|hook| hook());
     }
@@ -272,6 +297,7 @@ impl Outbound {
             inner.queue = VecDeque::new();
             inner.hooks.drain(..).flatten().collect()
         };
+        self.moved.notify_waiters();
         hooks.iter().for_each(|hook| hook());
     }
 }

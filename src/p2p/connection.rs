@@ -316,6 +316,7 @@ impl Connection {
 
     fn finish(&mut self, by: Side, reason: Option<DisconnectReason>, fault: Option<Fault>) {
         self.stage = Stage::Closed;
+        self.early = BytesMut::new();
         self.drop_outbox();
         self.actions.push_back(Action::Closed { by, reason, fault, unsent: self.dropped });
     }

@@ -11,7 +11,10 @@ use super::proto;
 use crate::{
     node::Enode,
     p2p,
-    switch::{Capability, PeerView, session::SessionChannel},
+    switch::{
+        Capability, PeerView,
+        session::{Session, SessionChannel},
+    },
 };
 
 /// Characters of a stranger's text that are passed on.
@@ -64,7 +67,6 @@ pub(super) fn enode(enode: &Enode) -> String {
 
 /// A peer with what the lists say of it.
 pub(super) fn peer(view: &PeerView) -> proto::Peer {
-    let session = &view.session;
     let mut roles = Vec::new();
     if view.is_static {
         roles.push(proto::PeerRole::Static.into());
@@ -72,6 +74,11 @@ pub(super) fn peer(view: &PeerView) -> proto::Peer {
     if view.is_trusted {
         roles.push(proto::PeerRole::Trusted.into());
     }
+    proto::Peer { roles, ..session(&view.session) }
+}
+
+/// A peer as its session knows it, without roles.
+pub(super) fn session(session: &Session) -> proto::Peer {
     proto::Peer {
         node_id: session.node_id.to_string(),
         public_key: session.public_key.to_string(),
@@ -80,7 +87,7 @@ pub(super) fn peer(view: &PeerView) -> proto::Peer {
         remote_address: session.remote.to_string(),
         local_address: session.local.to_string(),
         inbound: session.inbound,
-        client_name: text(&session.hello.client_name),
+        client_name: text(&session.hello.client),
         capabilities: session
             .hello
             .capabilities
@@ -88,8 +95,26 @@ pub(super) fn peer(view: &PeerView) -> proto::Peer {
             .map(|capability| proto::Capability { name: text(&capability.name), version: capability.version })
             .collect(),
         shared_capabilities: session.channels.iter().map(channel).collect(),
-        roles,
+        roles: Vec::new(),
         connect_time: Some(timestamp(session.since)),
+        session_id: session.id.0,
+    }
+}
+
+/// What went over a session's connection.
+pub(super) fn traffic(session: &Session) -> proto::PeerTraffic {
+    let traffic = session.traffic.snapshot();
+    let (messages, cost) = session.outbound.waiting();
+    let duration = |duration| prost_types::Duration::try_from(duration).ok();
+    proto::PeerTraffic {
+        bytes_received: traffic.bytes_in,
+        bytes_sent: traffic.bytes_out,
+        messages_received: traffic.messages_in,
+        messages_sent: traffic.messages_out,
+        messages_waiting: messages as u64,
+        bytes_waiting: cost,
+        round_trip: traffic.round_trip.and_then(duration),
+        stalled: duration(traffic.stalled),
     }
 }
 

@@ -13,25 +13,23 @@ use std::{
     time::Duration,
 };
 
-use prost::bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::{
     convert,
-    incoming::Principal,
     proto::{self, ErrorReason, client_event, server_event},
     registration,
     status::Refusal,
 };
 use crate::{
-    rlpx::Compressor,
+    rlpx::{Compressor, snappy::MAX_PAYLOAD},
     switch::{
-        Handle,
+        Draining, Handle, Principal,
         attachment::{Attachment, PeerChannel, Read, Reply, SendError},
         inbox::{AttachParams, ClosedBy, Event, Opened},
-        registrations::Attached,
+        registrations::{Attached, Ended},
     },
 };
 
@@ -93,8 +91,13 @@ impl Reader {
                 }
             }
             State::Attached(attachment) => {
-                if let Some(deadline) = self.handle.draining() {
-                    attachment.announce_drain(deadline);
+                match self.handle.draining() {
+                    Draining::No => {}
+                    Draining::Until(deadline) => attachment.announce_drain(deadline),
+                    Draining::Over => {
+                        let status = registration::ended(Ended::Drained);
+                        return self.end(Some(status));
+                    }
                 }
                 self.replies.clear();
                 self.events.clear();
@@ -111,7 +114,7 @@ impl Reader {
                         self.end(Some(refusal.into()))
                     }
                     Poll::Ready(Read::Ended) => {
-                        let status = registration::ended(self.handle.why_ended(attachment.registration()));
+                        let status = registration::ended(attachment.why_ended());
                         self.end(Some(status))
                     }
                 }
@@ -142,10 +145,15 @@ pub(super) struct ExchangeStream {
 }
 
 impl ExchangeStream {
-    pub(super) fn open(handle: Handle, principal: Principal, requests: Streaming<proto::ExchangeRequest>) -> Self {
+    pub(super) fn open(
+        handle: Handle,
+        principal: Principal,
+        requests: Streaming<proto::ExchangeRequest>,
+    ) -> Self {
         let (attached, attaching) = oneshot::channel();
         let verdict = Arc::default();
-        let task = tokio::spawn(read_requests(handle.clone(), principal, requests, attached, Arc::clone(&verdict)));
+        let task =
+            tokio::spawn(read_requests(handle.clone(), principal, requests, attached, Arc::clone(&verdict)));
         Self { reader: Reader::new(handle, attaching), verdict, request_task: task.abort_handle() }
     }
 }
@@ -168,7 +176,9 @@ impl Stream for ExchangeStream {
             }
             Poll::Ready(Found::Batch) => {
                 let replies = this.reader.replies.drain(..).map(|reply| event(reply_event(reply)));
-                replies.chain(this.reader.events.drain(..).map(|inbound| event(inbound_event(inbound)))).collect()
+                replies
+                    .chain(this.reader.events.drain(..).map(|inbound| event(inbound_event(inbound))))
+                    .collect()
             }
             Poll::Ready(Found::End(status)) => return Poll::Ready(status.map(Err)),
             Poll::Pending => {
@@ -322,7 +332,7 @@ fn send(
                 attachment.reply(Reply::Failure {
                     send_id: message.send_id,
                     channel,
-                    reason: SendError::TooLarge { bytes: message.payload.len() },
+                    reason: SendError::TooLarge { bytes: message.payload.len(), limit: MAX_PAYLOAD },
                 });
             }
             Ok(())
@@ -333,18 +343,19 @@ fn send(
 /// Why a message was refused: the reason for programs, and a sentence.
 pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
     match error {
-        SendError::WindowExceeded => {
-            (ErrorReason::SendWindowExceeded, "the channel's send window is used up; wait for credit".to_owned())
-        }
+        SendError::WindowExceeded => (
+            ErrorReason::SendWindowExceeded,
+            "the channel's send window is used up; wait for credit".to_owned(),
+        ),
         SendError::NotConnected => (ErrorReason::PeerNotConnected, "the channel is closed".to_owned()),
         SendError::CodeOutOfRange { message_count } => (
             ErrorReason::MessageCodeOutOfRange,
             format!("the protocol has message codes 0 to {}", message_count.saturating_sub(1)),
         ),
-        SendError::TooLarge { bytes } => (
+        SendError::TooLarge { bytes, limit } => (
             ErrorReason::MessageTooLarge,
             format!(
-                "{bytes} bytes; a message has at most 16777215 bytes, and its compressed frame must fit 24 bits \
+                "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits \
                  (16776442 bytes of data that does not compress)"
             ),
         ),
@@ -390,7 +401,7 @@ fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
         capability: Some(convert::capability(&opened.about.capability)),
-        peer: Some(convert::peer(&opened.about.peer.session.view())),
+        peer: Some(convert::session(&opened.about.peer.session)),
         existing: opened.existing,
         send_window_bytes: opened.about.send_window,
         session_id: opened.about.session_id,
@@ -423,12 +434,14 @@ fn closed(channel: u32, close: &crate::switch::inbox::Close) -> proto::ChannelCl
 fn inbound_event(event: Event<PeerChannel>) -> server_event::Event {
     match event {
         Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open)),
-        Event::Message { channel, code, payload, part } => server_event::Event::Message(proto::InboundMessage {
-            channel_id: channel,
-            code,
-            payload,
-            fragment: part.map(fragment),
-        }),
+        Event::Message { channel, code, payload, part } => {
+            server_event::Event::Message(proto::InboundMessage {
+                channel_id: channel,
+                code,
+                payload,
+                fragment: part.map(fragment),
+            })
+        }
         Event::Gap { channel, sessions, messages, bytes } => {
             server_event::Event::Gap(proto::Gap { channel_id: channel, messages, bytes, sessions })
         }
@@ -466,7 +479,7 @@ impl ReceiveStream {
                     capability: Some(capability),
                     channel_id: channel,
                     code,
-                    payload: Bytes::from(payload),
+                    payload,
                     fragment: part.map(fragment),
                 })
             }
@@ -489,7 +502,9 @@ impl Stream for ReceiveStream {
         let this = &mut *self;
         let event = loop {
             match this.reader.poll(cx, 1) {
-                Poll::Ready(Found::Attached(attached)) => break Out::Attached(registration::attached(&attached)),
+                Poll::Ready(Found::Attached(attached)) => {
+                    break Out::Attached(registration::attached(&attached));
+                }
                 Poll::Ready(Found::Batch) => {
                     // Credit and results concern senders on the stream, which this one has none of.
                     if let Some(Reply::Drain { deadline }) = this.reader.replies.pop() {

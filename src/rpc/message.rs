@@ -7,7 +7,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     exchange::{self, ExchangeStream, ReceiveStream},
-    incoming::Principal,
     node_ref, principal,
     proto::{self, message_service_server::MessageService},
     registration,
@@ -16,7 +15,7 @@ use super::{
 use crate::{
     net::outbound::{Lane, Refused},
     rlpx::Compressor,
-    switch::{Handle, attachment::SendError, registrations::Acting},
+    switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };
 
 /// How long `wait_written` waits for a slow peer's socket before it says that the message still waits.
@@ -38,9 +37,9 @@ impl Messages {
     async fn send(&self, caller: Principal, request: proto::SendMessageRequest) -> Result<(), Refusal> {
         let node = node_ref("node", &request.node)?.id();
         let acting = match request.sender {
-            Some(proto::send_message_request::Sender::ResumeToken(text)) => Acting::Token(registration::token(&text)?),
+            Some(proto::send_message_request::Sender::ResumeToken(text)) => Acting::Token(text),
             Some(proto::send_message_request::Sender::ClientId(id)) => Acting::Client(id.into()),
-            None => Acting::Protocol,
+            None => Acting::Protocol(request.protocol.clone()),
         };
         if request.protocol.is_empty() {
             return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
@@ -55,23 +54,31 @@ impl Messages {
             return Err(refuse(SendError::CodeOutOfRange { message_count: to.message_count })
                 .with("message_count", to.message_count));
         }
-        let bytes = request.payload.len();
-        let message =
-            Compressor::default().compress(&request.payload).map_err(|_| refuse(SendError::TooLarge { bytes }))?;
+        let (bytes, limit) = (request.payload.len(), to.max_message);
+        if bytes > limit {
+            return Err(refuse(SendError::TooLarge { bytes, limit }));
+        }
+        let message = Compressor::default()
+            .compress(&request.payload)
+            .map_err(|_| refuse(SendError::TooLarge { bytes, limit }))?;
         let outbound = &target.session.outbound;
-        let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(|error| {
-            match error {
+        let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(
+            |error| match error {
                 Refused::Full => refuse(SendError::WindowExceeded),
                 Refused::Closed => refuse(SendError::NotConnected).with("node_id", node),
-            }
-        })?;
+            },
+        )?;
         if !request.wait_written {
             return Ok(());
         }
-        match tokio::time::timeout(WRITTEN_TIMEOUT, outbound.wait_written(Lane::Call, to.index, number)).await {
+        match tokio::time::timeout(WRITTEN_TIMEOUT, outbound.wait_written(Lane::Call, to.index, number)).await
+        {
             Ok(true) => Ok(()),
             Ok(false) => Err(refuse(SendError::NotConnected).with("node_id", node)),
-            Err(_) => Err(Refusal::deadline("the peer has not taken the message yet; it is still queued")),
+            Err(_) => Err(Refusal::new(
+                proto::ErrorReason::TimedOut,
+                "the peer has not taken the message yet; it is still queued",
+            )),
         }
     }
 }

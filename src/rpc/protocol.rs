@@ -10,7 +10,7 @@ use super::{
 };
 use crate::switch::{
     Handle,
-    registrations::{Acting, Lookup},
+    registrations::{Acting, Lookup, Target},
 };
 
 /// The service.
@@ -38,9 +38,14 @@ impl ProtocolService for Protocols {
         request: Request<proto::RegisterProtocolsRequest>,
     ) -> Result<Response<proto::RegisterProtocolsResponse>, Status> {
         let caller = principal(&request);
-        let (spec, request_id, takeover) = registration::register_request(request.into_inner())?;
-        let registered =
-            self.handle.register(caller, spec, request_id, takeover).await.map_err(Refusal::from)?;
+        let request = request.into_inner();
+        let target = Target::Spec(registration::spec(request.spec)?);
+        let request_id = registration::request_id(request.request_id)?;
+        let registered = self
+            .handle
+            .register(caller, target, request_id, request.takeover)
+            .await
+            .map_err(Refusal::from)?;
         Ok(Response::new(proto::RegisterProtocolsResponse {
             registration: Some(registration::view(&registered.registration)),
             resume_token: registered.token.expose(),
@@ -56,7 +61,7 @@ impl ProtocolService for Protocols {
         use proto::renew_registration_request::Registration as By;
         let caller = principal(&request);
         let acting = match request.into_inner().registration {
-            Some(By::ResumeToken(text)) => Acting::Token(registration::token(&text)?),
+            Some(By::ResumeToken(text)) => Acting::Token(text),
             Some(By::ClientId(id)) => Acting::Client(id.into()),
             None => return Err(missing().into()),
         };
@@ -71,7 +76,7 @@ impl ProtocolService for Protocols {
         use proto::delete_registration_request::Registration as By;
         let caller = principal(&request);
         let acting = match request.into_inner().registration {
-            Some(By::ResumeToken(text)) => Acting::Token(registration::token(&text)?),
+            Some(By::ResumeToken(text)) => Acting::Token(text),
             Some(By::ClientId(id)) => Acting::Client(id.into()),
             None => return Err(missing().into()),
         };

@@ -6,19 +6,22 @@ use std::{sync::Arc, time::Duration};
 use tonic::Status;
 
 use super::{
-    convert,
-    exchange,
+    convert, exchange,
     proto::{self, ErrorReason},
     status::Refusal,
 };
-use crate::switch::{
-    Capability,
-    inbox::{OverflowPolicy, stall::Action},
-    lease::{
-        Greeting, LeaseError, ProtocolSpec, RegistrationId, RegistrationSpec, ResumeToken, StateName,
-        spec::MAX_LINGER,
+use crate::{
+    policy::dial::{AddError, RemoveError},
+    switch::{
+        Capability,
+        inbox::{OverflowPolicy, stall::Action},
+        lease::{
+            Greeting, LeaseError, MAX_HELLO, MAX_LINGER, ProtocolSpec, RegistrationId, RegistrationSpec,
+            StateName,
+        },
+        peers::ListError,
+        registrations::{AttachRequest, Attached, Ended, RegistrationView, SwitchError, Target},
     },
-    registrations::{AttachRequest, Attached, Ended, RegistrationView, SwitchError, Target},
 };
 
 /// A refusal of the switch, in the contract's words.
@@ -32,10 +35,12 @@ impl From<SwitchError> for Refusal {
                 Self::new(ErrorReason::PeerNotConnected, message).with("node_id", node)
             }
             SwitchError::ProtocolNotShared { node, protocol } => {
-                Self::new(ErrorReason::ProtocolNotShared, message).with("node_id", node).with("protocol", protocol)
+                Self::new(ErrorReason::ProtocolNotShared, message)
+                    .with("node_id", node)
+                    .with("protocol", protocol)
             }
             SwitchError::SharedSession { .. } => Self::forbidden(message),
-            SwitchError::List(list) => list_refusal(list, message),
+            SwitchError::List(list) => list_refusal(&list, message),
         }
     }
 }
@@ -62,26 +67,29 @@ fn lease_refusal(error: LeaseError, message: String) -> Refusal {
         LeaseError::ResumeTokenStale { generation } => {
             Refusal::new(ErrorReason::ResumeTokenStale, message).with("generation", generation)
         }
+        LeaseError::LimitReached { limit: MAX_HELLO, .. } => {
+            Refusal::new(ErrorReason::HelloTooLarge, message).with("limit", MAX_HELLO)
+        }
         LeaseError::LimitReached { what, limit } => {
             Refusal::new(ErrorReason::LimitReached, message).with("limit", limit).with("what", what)
         }
-        LeaseError::InvalidField { field, problem } if field == "hello" => {
-            Refusal::new(ErrorReason::HelloTooLarge, problem)
-        }
-        LeaseError::InvalidField { field, problem } => Refusal::field(format!("spec.{field}"), problem),
+        LeaseError::InvalidField { field, problem } => Refusal::field(field, problem),
         LeaseError::NotAuthorized { .. } => Refusal::forbidden(message),
     }
 }
 
-fn list_refusal(error: crate::switch::peers::ListError, message: String) -> Refusal {
-    use crate::switch::peers::ListError;
+fn list_refusal(error: &ListError, message: String) -> Refusal {
     match error {
-        ListError::OwnIdentity => Refusal::field("node", message),
-        ListError::Banned => Refusal::new(ErrorReason::NodeBanned, message),
-        ListError::AddressUnknown => Refusal::new(ErrorReason::NodeAddressUnknown, message),
-        ListError::Full { max } => Refusal::new(ErrorReason::LimitReached, message).with("limit", max),
-        ListError::NotListed => Refusal::new(ErrorReason::EntryNotFound, message),
-        ListError::FromConfig => Refusal::new(ErrorReason::EntryFromConfig, message),
+        ListError::Add(AddError::OwnIdentity) => Refusal::field("node", message),
+        ListError::Add(AddError::Banned(ban)) => Refusal::new(ErrorReason::NodeBanned, message)
+            .with("target", ban.target)
+            .with("expire_time", ban.until.as_secs()),
+        ListError::Add(AddError::AddressUnknown) => Refusal::new(ErrorReason::NodeAddressUnknown, message),
+        ListError::Add(AddError::Full { max }) => {
+            Refusal::new(ErrorReason::LimitReached, message).with("limit", max)
+        }
+        ListError::Remove(RemoveError::NotListed) => Refusal::new(ErrorReason::EntryNotFound, message),
+        ListError::Remove(RemoveError::FromConfig) => Refusal::new(ErrorReason::EntryFromConfig, message),
     }
 }
 
@@ -109,8 +117,8 @@ pub(super) fn duration(
     max: Duration,
 ) -> Result<Option<Duration>, Refusal> {
     let Some(duration) = duration else { return Ok(None) };
-    let duration =
-        Duration::try_from(duration).map_err(|_| Refusal::field(field, "must not be negative or malformed"))?;
+    let duration = Duration::try_from(duration)
+        .map_err(|_| Refusal::field(field, "must not be negative or malformed"))?;
     if duration > max {
         return Err(Refusal::field(field, format!("must be at most {} s", max.as_secs())));
     }
@@ -119,7 +127,8 @@ pub(super) fn duration(
 
 /// The spec of a request. The rules of its content are the lease's; here it only becomes typed.
 pub(super) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
-    let spec = spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
+    let spec =
+        spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
     let policy = spec.overflow_policy.unwrap_or_default();
     let defaults = OverflowPolicy::default();
     let overflow = OverflowPolicy {
@@ -159,39 +168,38 @@ pub(super) fn greeting(event: proto::SetGreeting) -> (String, u32, Vec<Greeting>
     (event.name, event.version, event.messages.into_iter().map(payload).collect())
 }
 
-/// A resume token of a request.
-pub(super) fn token(text: &str) -> Result<ResumeToken, Refusal> {
-    ResumeToken::parse(text)
-        .ok_or_else(|| Refusal::field("resume_token", "is not a resume token (48 hex digits, as it was answered)"))
-}
-
-fn request_id(text: String) -> Result<Option<Arc<str>>, Refusal> {
+/// The caller's name for an attempt.
+pub(super) fn request_id(text: String) -> Result<String, Refusal> {
     /// A UUID has 36 characters.
     const LIMIT: usize = 64;
-    match text.len() {
-        0 => Ok(None),
-        1..=LIMIT => Ok(Some(text.into())),
-        _ => Err(Refusal::field("request_id", format!("must have at most {LIMIT} bytes"))),
+    if text.len() > LIMIT {
+        return Err(Refusal::field("request_id", format!("must have at most {LIMIT} bytes")));
     }
+    Ok(text)
 }
 
 pub(super) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Refusal> {
     let params = exchange::params(&attach);
     let target = match attach.target {
-        Some(proto::attach::Target::ResumeToken(text)) => Target::Token(token(&text)?),
+        Some(proto::attach::Target::ResumeToken(text)) => Target::Token(text),
         Some(proto::attach::Target::Spec(value)) => Target::Spec(spec(Some(value))?),
         Some(proto::attach::Target::ClientId(id)) => Target::Client(id.into()),
         None => {
             return Err(Refusal::field("attach", "must name a spec, a resume_token or a client_id"));
         }
     };
-    Ok(AttachRequest { target, params, request_id: request_id(attach.request_id)?, takeover: attach.takeover })
+    Ok(AttachRequest {
+        target,
+        params,
+        request_id: request_id(attach.request_id)?,
+        takeover: attach.takeover,
+    })
 }
 
 pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<AttachRequest, Refusal> {
     use proto::receive_messages_request::Target as Wanted;
     let target = match request.target {
-        Some(Wanted::ResumeToken(text)) => Target::Token(token(&text)?),
+        Some(Wanted::ResumeToken(text)) => Target::Token(text),
         Some(Wanted::Spec(value)) => Target::Spec(spec(Some(value))?),
         Some(Wanted::ClientId(id)) => Target::Client(id.into()),
         None => {
@@ -203,13 +211,12 @@ pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<
         auto_credit: true,
         ..Default::default()
     };
-    Ok(AttachRequest { target, params, request_id: request_id(request.request_id)?, takeover: request.takeover })
-}
-
-pub(super) fn register_request(
-    request: proto::RegisterProtocolsRequest,
-) -> Result<(RegistrationSpec, Option<Arc<str>>, bool), Refusal> {
-    Ok((spec(request.spec)?, request_id(request.request_id)?, request.takeover))
+    Ok(AttachRequest {
+        target,
+        params,
+        request_id: request_id(request.request_id)?,
+        takeover: request.takeover,
+    })
 }
 
 fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {

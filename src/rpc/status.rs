@@ -176,7 +176,8 @@ fn code(reason: ErrorReason) -> Code {
         | R::ProtocolNotShared
         | R::NodeBanned
         | R::NodeAddressUnknown
-        | R::EntryFromConfig => Code::FailedPrecondition,
+        | R::EntryFromConfig
+        | R::DialFailed => Code::FailedPrecondition,
         R::RegistrationNotFound | R::PeerNotConnected | R::ProtocolNotRegistered | R::EntryNotFound => {
             Code::NotFound
         }
@@ -190,6 +191,7 @@ fn code(reason: ErrorReason) -> Code {
         | R::HelloTooLarge => Code::InvalidArgument,
         R::NotAuthorized => Code::Unauthenticated,
         R::ServerDraining => Code::Unavailable,
+        R::TimedOut => Code::DeadlineExceeded,
         R::Unspecified | R::Internal => Code::Internal,
     }
 }

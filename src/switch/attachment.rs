@@ -97,10 +97,12 @@ pub enum SendError {
         /// How many it has.
         message_count: u64,
     },
-    /// No frame can carry it.
+    /// It is larger than the protocol's owner allows, or than a frame carries.
     TooLarge {
         /// Its size.
         bytes: usize,
+        /// The limit: the owner's for its protocol, or RLPx's.
+        limit: usize,
     },
 }
 
@@ -214,10 +216,7 @@ impl Attachment {
             replies.extend(sending.replies.drain(..count));
         }
         let left = max_events.saturating_sub(replies.len());
-        if left > 0
-            && self.holding.inbox.with(|inbox| inbox.pull(self.stream, max_bytes, left, events))
-                == Pull::Ended
-        {
+        if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
             return Poll::Ready(Read::Ended);
         }
         self.note(events);
@@ -293,7 +292,7 @@ impl Attachment {
 
     /// The application can take more: on one channel, or on the stream (channel 0).
     pub fn credit(&self, channel: u32, bytes: u64) {
-        self.holding.inbox.with(|inbox| inbox.credit(self.stream, channel, bytes));
+        self.holding.inbox.lock().credit(self.stream, channel, bytes);
     }
 
     /// The session and channel behind a number.
@@ -351,6 +350,9 @@ impl Sending {
         let to = &target.peer.channel;
         if u64::from(code) >= to.message_count {
             return Err(SendError::CodeOutOfRange { message_count: to.message_count });
+        }
+        if message.raw_len() > to.max_message {
+            return Err(SendError::TooLarge { bytes: message.raw_len(), limit: to.max_message });
         }
         let outbound = &target.peer.session.outbound;
         let number =

@@ -19,7 +19,7 @@ use super::{
     holdings::Principal,
     inbox::StreamId,
     lease::Greeting,
-    peers::{ConnectReply, PeerView},
+    peers::{BanRequest, ConnectReply, PeerView, PeersSummary},
     registrations::{
         Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError,
         Target,
@@ -30,7 +30,10 @@ use crate::{
     Now,
     node::{NodeId, NodeRef},
     p2p::DisconnectReason,
-    policy::dial::{ConnectOutcome, ListEntry},
+    policy::{
+        Ban, BanError, BanTarget,
+        dial::{ConnectOutcome, ListEntry},
+    },
 };
 
 /// A call on its way.
@@ -112,7 +115,14 @@ impl Handle {
         let _ = self.call(|state, _| state.wake_streams()).await;
     }
 
-    /// Whether any connection is left.
+    /// Attached streams.
+    pub async fn attached(&self) -> usize {
+        self.call(|state, _| state.kept.values().filter(|kept| kept.stream.is_some()).count())
+            .await
+            .unwrap_or(0)
+    }
+
+    /// Connections that are left.
     pub async fn connections(&self) -> usize {
         self.call(|state, _| state.links.len()).await.unwrap_or(0)
     }
@@ -130,8 +140,32 @@ impl Handle {
     }
 
     /// Ends the session with a node.
-    pub async fn disconnect_peer(&self, node: NodeId, reason: DisconnectReason) -> Result<(), SwitchError> {
-        self.call(move |state, _| state.disconnect_peer(node, reason)).await?
+    pub async fn disconnect_peer(
+        &self,
+        node: NodeId,
+        reason: DisconnectReason,
+    ) -> Result<Option<Duration>, SwitchError> {
+        self.call(move |state, now| state.disconnect_peer(now, node, reason)).await?
+    }
+
+    /// How it goes with peers, summed up.
+    pub async fn summary(&self) -> Result<PeersSummary, SwitchError> {
+        self.call(|state, now| state.summary(now)).await
+    }
+
+    /// Bans a node, an address or a network.
+    pub async fn ban(&self, ban: BanRequest) -> Result<Result<Ban, BanError>, SwitchError> {
+        self.call(move |state, now| state.ban(now, ban)).await
+    }
+
+    /// Lifts a ban.
+    pub async fn unban(&self, target: BanTarget) -> Result<Result<Ban, BanError>, SwitchError> {
+        self.call(move |state, now| state.unban(now, &target)).await
+    }
+
+    /// All bans that stand.
+    pub async fn bans(&self) -> Result<Vec<Ban>, SwitchError> {
+        self.call(|state, now| state.bans(now)).await
     }
 
     /// Adds a static peer, or answers the entry that is there.

@@ -29,13 +29,13 @@ use crate::{
     Now,
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
-        outbound::{Lane, Outbound},
+        outbound::{Lane, Outbound, SEND_WINDOW},
         traffic::Traffic,
     },
     node::{Enode, NodeId, PublicKey},
     p2p::{Channel, DisconnectReason, LocalCapability, RemoteHello, Side},
     policy::{self, CloseReason, Refusal, admission::Verdict, dial::Dial},
-    rlpx::Compressor,
+    rlpx::{Compressor, snappy::MAX_PAYLOAD},
 };
 
 /// Controls that may wait for a connection: it takes them at once, and there are never more than two.
@@ -80,7 +80,7 @@ pub(super) enum Stage {
 pub(super) struct Offered {
     capability: Capability,
     owner: RegistrationId,
-    max_message_bytes: u32,
+    max_message: usize,
 }
 
 /// A connection whose handshake is complete.
@@ -155,7 +155,10 @@ impl State {
                 registration.spec().protocols.iter().map(|protocol| Offered {
                     capability: protocol.capability.clone(),
                     owner: registration.id(),
-                    max_message_bytes: protocol.max_message_bytes,
+                    max_message: match protocol.max_message_bytes {
+                        0 => MAX_PAYLOAD,
+                        bytes => bytes as usize,
+                    },
                 })
             })
             .collect();
@@ -199,7 +202,7 @@ impl State {
                     name: channel.name.clone(),
                     version: channel.version,
                     message_count: channel.message_count,
-                    max_message_bytes: offered.max_message_bytes,
+                    max_message: offered.max_message,
                     owner: offered.owner,
                 })
             })
@@ -256,6 +259,7 @@ impl State {
         let mut sinks: Sinks = Vec::with_capacity(channels.len());
         let mut inboxes = Vec::with_capacity(channels.len());
         for channel in channels {
+            let max_message = channel.max_message;
             let Some(kept) = self.kept.get(&channel.owner) else {
                 sinks.push(Box::new(Mute));
                 continue;
@@ -281,17 +285,20 @@ impl State {
                 session_id: id.0,
                 capability,
                 peer: PeerChannel { session: Arc::clone(&session), channel: channel.clone() },
+                send_window: SEND_WINDOW,
                 keep_first: spec.map_or(0, |spec| spec.keep_first),
                 greeting_sent,
             };
             let holding = &kept.holding;
-            let sink: Box<dyn MessageSink> = match holding.inbox.with(|inbox| inbox.open(about)) {
+            let opened = holding.inbox.lock().open(about);
+            let sink: Box<dyn MessageSink> = match opened {
                 Some(key) => {
                     holding.on_space(key, Arc::clone(&link.space));
                     inboxes.push((channel.owner, key, channel));
                     Box::new(InboxSink {
                         inbox: holding.inbox.clone(),
                         key,
+                        max_message,
                         sharing,
                         stalls: Arc::clone(&stalls),
                     })
@@ -416,7 +423,7 @@ impl State {
                 detail: detail.into(),
                 unsent_messages: unsent(progress.stream) + unsent(progress.call),
             };
-            kept.holding.inbox.with(|inbox| inbox.close(key, close));
+            kept.holding.inbox.lock().close(key, close);
             kept.holding.forget_space(key);
         }
         if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
@@ -449,7 +456,7 @@ impl State {
                         detail: detail.into(),
                         unsent_messages: 0,
                     };
-                    kept.holding.inbox.with(|inbox| inbox.close(key, close));
+                    kept.holding.inbox.lock().close(key, close);
                     kept.holding.forget_space(key);
                 }
             }

@@ -1,6 +1,6 @@
 //! The switch: what stands between peers and the applications that registered for their messages.
 //!
-//! Four values carry the delivery contract, each pure (time and randomness are arguments, nothing waits):
+//! The delivery contract is carried by pure values (time and randomness are arguments, nothing waits):
 //!
 //! | module | what it is |
 //! | --- | --- |
@@ -8,6 +8,7 @@
 //! | [`inbox`] | peers → application: bounded queues that outlive streams, credit, fairness, every loss reported |
 //! | [`lease`] | who owns a capability, for how long, and who may act for it |
 //! | [`budget`] | one bound over the queues of all registrations |
+//! | [`watch`] | some state, copied to whoever watches; what slow watchers lose is history |
 //! | [`reason`] | why something was refused, as a word that programs compare |
 //!
 //! Their promise, tested by operation sequences: nothing is delivered twice, nothing is lost unreported, nothing
@@ -29,6 +30,7 @@ pub mod session;
 mod sink;
 mod state;
 mod task;
+pub mod watch;
 
 pub use capability::Capability;
 pub use handle::{Draining, Handle};
@@ -36,4 +38,4 @@ pub use holdings::Principal;
 pub use peers::PeerView;
 pub use reason::ErrorReason;
 pub use state::Config;
-pub use task::{Request, Switch};
+pub use task::{Request, Sources, Switch};

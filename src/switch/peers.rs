@@ -15,8 +15,10 @@ use crate::{
     node::{NodeId, NodeRef},
     p2p::DisconnectReason,
     policy::{
+        Ban, BanError, BanTarget, Slots,
         dial::{AddError, ConnectOutcome, ListEntry, ListSource, QueryId, RemoveError},
         lists::Parsed,
+        recent::Counts,
     },
 };
 
@@ -42,6 +44,34 @@ pub enum ListError {
     Remove(#[from] RemoveError),
 }
 
+/// A ban as it is asked for.
+#[derive(Clone, Debug)]
+pub struct BanRequest {
+    /// What it hits.
+    pub target: BanTarget,
+    /// How long.
+    pub duration: Duration,
+    /// Why, for people.
+    pub reason: String,
+    /// Whether it may hit static and trusted peers.
+    pub force: bool,
+}
+
+/// How it goes with peers, summed up.
+#[derive(Clone, Debug)]
+pub struct PeersSummary {
+    /// Connected peers in all.
+    pub connected: usize,
+    /// Slots for peers on no list.
+    pub slots: Slots,
+    /// Inbound peers that take a slot.
+    pub inbound: usize,
+    /// Dialed peers that take a slot.
+    pub dialed: usize,
+    /// What became of candidates, dials and connections in the last minutes.
+    pub recent: Counts,
+}
+
 /// What a one-off dial came to: the peer, or why not.
 pub type ConnectReply = Result<PeerView, ConnectOutcome>;
 
@@ -64,15 +94,41 @@ impl State {
         Ok(self.peer_view(session))
     }
 
-    /// Ends the session with a node. Answers when a static peer will be dialed again.
+    /// Ends the session with a node. Answers when a static peer will be dialed again, in wall time: after the dial
+    /// history lets it, unless the peer dials first.
     pub(super) fn disconnect_peer(
         &mut self,
+        now: Now,
         node: NodeId,
         reason: DisconnectReason,
-    ) -> Result<(), SwitchError> {
+    ) -> Result<Option<Duration>, SwitchError> {
         let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
         self.disconnect(session.id, reason, ClosedBy::Operator, "disconnected by the operator");
-        Ok(())
+        Ok(self.policy.is_static(&node).then(|| now.unix.saturating_add(self.policy.settings().history)))
+    }
+
+    pub(super) fn summary(&mut self, now: Now) -> PeersSummary {
+        let (slots, inbound, dialed) = self.policy.slot_use();
+        PeersSummary {
+            connected: self.sessions.len(),
+            slots,
+            inbound,
+            dialed,
+            recent: self.policy.recent(now),
+        }
+    }
+
+    pub(super) fn ban(&mut self, now: Now, ban: BanRequest) -> Result<Ban, BanError> {
+        let BanRequest { target, duration, reason, force } = ban;
+        self.policy.ban(now, target, duration, &reason, ListSource::Call, force)
+    }
+
+    pub(super) fn unban(&mut self, now: Now, target: &BanTarget) -> Result<Ban, BanError> {
+        self.policy.unban(now, target)
+    }
+
+    pub(super) fn bans(&self, now: Now) -> Vec<Ban> {
+        self.policy.bans(now).cloned().collect()
     }
 
     pub(super) fn add_static(&mut self, now: Now, node: &NodeRef) -> Result<ListEntry, SwitchError> {

@@ -25,8 +25,8 @@ pub struct SessionChannel {
     pub version: u32,
     /// How many message codes it has.
     pub message_count: u64,
-    /// The largest payload its owner allows to be sent, in bytes.
-    pub max_message_bytes: u32,
+    /// The largest payload its owner allows either way, in bytes.
+    pub max_message: usize,
     /// The registration that owned the name when our Hello was written. Nobody else ever gets this channel.
     pub owner: RegistrationId,
 }

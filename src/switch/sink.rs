@@ -24,6 +24,8 @@ pub(super) type SessionStalls = Arc<Mutex<Stalls>>;
 pub(super) struct InboxSink {
     pub(super) inbox: Inbox,
     pub(super) key: ChannelKey,
+    /// The largest payload that the owner takes, in bytes.
+    pub(super) max_message: usize,
     pub(super) sharing: Sharing,
     pub(super) stalls: SessionStalls,
 }
@@ -32,11 +34,11 @@ impl MessageSink for InboxSink {
     fn offer(&self, now: Now, code: u64, payload: Bytes) -> Offer {
         // The engine has checked the code against the message count, which has 32 bits.
         let code = u32::try_from(code).unwrap_or(u32::MAX);
+        if payload.len() > self.max_message {
+            return Offer::Disconnect(DisconnectReason::SubprotocolError);
+        }
         let mut stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
-        match self
-            .inbox
-            .with(|inbox| inbox.push(now.mono, self.sharing, &mut stalls, self.key, code, payload))
-        {
+        match self.inbox.lock().push(now.mono, self.sharing, &mut stalls, self.key, code, payload) {
             Push::Queued | Push::Dropped | Push::Closed => Offer::Taken,
             Push::Stall { until, payload } => Offer::Wait { payload, until },
             Push::Disconnect => Offer::Disconnect(DisconnectReason::SubprotocolError),

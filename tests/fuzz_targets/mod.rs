@@ -6,6 +6,7 @@
 //! To add one: write the function, add a line to [`TARGETS`] and one to `fuzz/Cargo.toml`, put an input into
 //! `fuzz/corpus/<name>/`. The replay fails, and says what is missing, if any of the four is forgotten.
 
+mod delivery;
 mod node;
 mod policy;
 
@@ -14,9 +15,10 @@ pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub(crate) const TARGETS: &[Target] = &[
-    ("admission", policy::admission),
-    ("dial_scheduler", policy::dial_scheduler),
     ("enode_url", node::enode_url),
+    ("inbox", delivery::inbox),
+    ("lease", delivery::lease),
     ("record", node::record),
     ("rlp", node::rlp),
+    ("watch", delivery::watch),
 ];

@@ -1,3 +1,5 @@
+//! Frames against recorded ones, cut and changed streams, and authentic nonsense.
+
 use proptest::prelude::*;
 use sha3::{Digest, Keccak256};
 

@@ -1,3 +1,5 @@
+//! The handshake against the EIP-8 vectors and against packets that lie.
+
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;

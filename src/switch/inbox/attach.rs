@@ -160,7 +160,7 @@ impl<P> Inbox<P> {
         let level = level.saturating_sub(MESSAGE_COST);
         for (_, channel) in self.channels.iter_mut() {
             let before = channel.queue.cost();
-            let dropped = channel.queue.trim(level, 0);
+            let dropped = channel.queue.trim(level);
             if dropped != Lost::default() {
                 self.counters.dropped.add(dropped);
                 let after = channel.queue.cost();

@@ -17,6 +17,9 @@ pub struct About<P> {
     pub capability: Capability,
     /// Who is at the other end, as it was when the session opened.
     pub peer: P,
+    /// How many bytes the application may have on their way to this peer when the session opens. A stream that comes
+    /// later has what is left of it.
+    pub send_window: u64,
     /// How many first messages to keep for streams to come (`ProtocolSpec.keep_first`), at most
     /// [`MAX_KEEP_FIRST`](super::MAX_KEEP_FIRST).
     pub keep_first: usize,
@@ -99,7 +102,8 @@ pub enum Event<P> {
         code: u32,
         /// The payload of the message, or of this part.
         payload: Bytes,
-        /// Set when the message comes in parts; parts of one message are consecutive on their channel.
+        /// Set when the message comes in parts; parts of one message are consecutive on their channel. If a gap comes
+        /// before the last one, the message is lost and counted in the gap.
         part: Option<Part>,
     },
     /// Messages that stood here were lost.

@@ -48,17 +48,18 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+pub use super::budget::{Budget, INBOUND_BUDGET as DEFAULT_BUDGET};
 pub use attach::{AttachParams, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};
 pub use channel::{MAX_KEEP_FIRST, MAX_KEEP_FIRST_BYTES};
 pub use credit::{DEFAULT_CHANNEL_WINDOW, DEFAULT_STREAM_WINDOW, MESSAGE_COST, cost};
 pub use event::{About, Close, ClosedBy, Event, FirstMessage, Opened, Part};
 pub use pull::{MAX_PART, Pull};
 pub use queue::Lost;
-pub use shared::{Hooks, SharedInbox};
+pub use shared::{Guard, Hooks, SharedInbox};
 pub use slab::ChannelKey;
 pub use stall::{OverflowPolicy, Sharing, Stalls};
 
-use super::budget::{Budget, Share};
+use super::budget::Share;
 use attach::Stream;
 use channel::{Channel, Place};
 use slab::Slab;
@@ -317,7 +318,8 @@ impl<P> Inbox<P> {
             let Some(channel) = self.channels.get_mut(key) else { continue };
             if channel.announced {
                 let before = channel.queue.cost();
-                let dropped = channel.queue.trim(0, usize::from(channel.on.offset > 0));
+                let dropped = channel.queue.trim(0);
+                channel.on.offset = 0; // a message of which parts went out is lost like the others
                 let freed = before.saturating_sub(channel.queue.cost());
                 self.waiting = self.waiting.saturating_sub(freed);
                 self.closed_waiting = self.closed_waiting.saturating_sub(freed);

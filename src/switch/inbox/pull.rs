@@ -89,6 +89,8 @@ impl<P> Inbox<P> {
                 return Pull::Full;
             }
             let Folded { sessions, lost } = std::mem::take(&mut self.folded);
+            // Another channel of the same session that folds later has to be told, too.
+            self.last_folded_session = None;
             let event = Event::Gap { channel: 0, sessions, messages: lost.messages, bytes: lost.bytes };
             frame.push(EVENT_OVERHEAD, event);
         }

@@ -120,13 +120,14 @@ impl Queue {
         Some(item)
     }
 
-    /// Gives up the newest messages until at most `bound` is held, keeping the first `kept` items whatever they cost.
-    /// A gap takes their place; returns what was lost by it.
-    pub(super) fn trim(&mut self, bound: u64, kept: usize) -> Lost {
+    /// Gives up the newest messages until at most `bound` is held. A gap takes their place; returns what was lost by
+    /// it.
+    pub(super) fn trim(&mut self, bound: u64) -> Lost {
         let mut lost = Lost::default();
         let mut gap = Lost::default();
-        while self.cost > bound && self.items.len() > kept {
-            let Some(item) = self.items.pop_back() else { break };
+        while self.cost > bound
+            && let Some(item) = self.items.pop_back()
+        {
             self.cost = self.cost.saturating_sub(item.cost());
             gap.add(item.as_lost());
             if let Item::Message { payload, .. } = &item {
@@ -189,7 +190,7 @@ mod tests {
             queue.lose(Lost { messages: 1, bytes: 1 });
         }
         let before = queue.total();
-        let lost = queue.trim(300, 0);
+        let lost = queue.trim(300);
         assert_eq!(lost, Lost { messages: 3, bytes: 300 });
         assert_eq!(queue.total(), before, "every message is still accounted for");
         assert!(matches!(queue.pop(), Some(Item::Message { code: 0, .. })));

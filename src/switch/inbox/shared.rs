@@ -1,7 +1,8 @@
 //! An inbox that connection tasks and a stream share: the one lock of this room, and whom it wakes.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::slab::ChannelKey;
 use super::{Inbox, Wake};
@@ -29,27 +30,64 @@ impl<P> SharedInbox<P> {
         Self(Arc::new(Inner { inbox: Mutex::new(inbox), hooks }))
     }
 
-    /// Locks the inbox for a few calls in a row. Whoever these calls allow to go on is woken after the lock is
-    /// released.
-    pub fn with<R>(&self, calls: impl FnOnce(&mut Inbox<P>) -> R) -> R {
-        // No call leaves an inbox half changed where it could panic, so a poisoned one is as good as any.
-        let mut inbox = self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = calls(&mut inbox);
-        let Wake { readable, space } = std::mem::take(&mut inbox.wake);
-        drop(inbox);
-        if readable {
-            (self.0.hooks.on_readable)();
+    /// Locks the inbox for a few calls in a row. Whoever these calls allow to go on is woken when the guard is
+    /// dropped, after the lock is released.
+    #[must_use]
+    pub fn lock(&self) -> Guard<'_, P> {
+        Guard {
+            // No call leaves an inbox half changed where it could panic, so a poisoned one is as good as any.
+            inbox: self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner),
+            waking: Waking { hooks: &self.0.hooks, wake: Wake::default() },
         }
-        for channel in space {
-            (self.0.hooks.on_space)(channel);
-        }
-        result
     }
 
     /// Whether both handles name the same inbox.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// A locked inbox.
+pub struct Guard<'a, P> {
+    // Fields are dropped in this order: first the lock is released, then whoever waits is woken.
+    inbox: MutexGuard<'a, Inbox<P>>,
+    waking: Waking<'a>,
+}
+
+struct Waking<'a> {
+    hooks: &'a Hooks,
+    wake: Wake,
+}
+
+impl<P> Deref for Guard<'_, P> {
+    type Target = Inbox<P>;
+
+    fn deref(&self) -> &Inbox<P> {
+        &self.inbox
+    }
+}
+
+impl<P> DerefMut for Guard<'_, P> {
+    fn deref_mut(&mut self) -> &mut Inbox<P> {
+        &mut self.inbox
+    }
+}
+
+impl<P> Drop for Guard<'_, P> {
+    fn drop(&mut self) {
+        self.waking.wake = std::mem::take(&mut self.inbox.wake);
+    }
+}
+
+impl Drop for Waking<'_> {
+    fn drop(&mut self) {
+        if self.wake.readable {
+            (self.hooks.on_readable)();
+        }
+        for channel in self.wake.space.drain(..) {
+            (self.hooks.on_space)(channel);
+        }
     }
 }
 
@@ -67,6 +105,7 @@ impl<P> fmt::Debug for SharedInbox<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::tests::{PushExt, about, inbox};
@@ -77,27 +116,33 @@ mod tests {
     fn a_reader_is_woken_once_and_never_under_the_lock() {
         let woken = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&woken);
+        let itself: Arc<OnceLock<SharedInbox<&str>>> = Arc::default();
+        let locked = Arc::clone(&itself);
         let hooks = Hooks {
             on_readable: Box::new(move || {
+                if let Some(shared) = locked.get() {
+                    assert!(shared.0.inbox.try_lock().is_ok());
+                }
                 counter.fetch_add(1, Ordering::Relaxed);
             }),
             on_space: Box::new(|_| {}),
         };
         let shared = SharedInbox::new(inbox(), hooks);
+        itself.set(shared.clone()).unwrap();
         let woken = || woken.swap(0, Ordering::Relaxed);
-        let stream = shared.with(|inbox| inbox.attach(AttachParams::default()));
+        let stream = shared.lock().attach(AttachParams::default());
         assert_eq!(woken(), 1, "whoever pulled before has ended");
-        let pull = || shared.with(|inbox| inbox.pull(stream, 1 << 20, 100, &mut Vec::new()));
+        let pull = || shared.lock().pull(stream, 1 << 20, 100, &mut Vec::new());
         assert_eq!(pull(), Pull::Idle);
-        let key = shared.with(|inbox| inbox.open(about(1, "eth")).unwrap());
+        let key = shared.lock().open(about(1, "eth")).unwrap();
         assert_eq!(woken(), 1, "an announcement");
         for _ in 0..10 {
-            shared.with(|inbox| inbox.queue(key, 3));
+            shared.lock().queue(key, 3);
         }
         assert_eq!(woken(), 0, "it has not looked since");
         assert_eq!(pull(), Pull::Idle);
         for _ in 0..10 {
-            shared.with(|inbox| inbox.queue(key, 3));
+            shared.lock().queue(key, 3);
         }
         assert_eq!(woken(), 1);
         assert!(shared.same(&shared.clone()));

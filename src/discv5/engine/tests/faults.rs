@@ -94,7 +94,7 @@ fn handshakes_need_a_living_challenge_at_this_endpoint() {
     let (_, ping) = tester.ping();
     let packet = tester.handshake(&[0; 63], 0, &ping);
     assert!(rig.deliver(tester.addr, &packet).is_empty(), "never challenged");
-    let (data, seq) = challenged(&mut rig, &mut tester.reset());
+    let (data, seq) = challenged(&mut rig, tester.reset());
     let packet = tester.handshake(&data, seq, &ping);
     assert!(rig.deliver(addr("8.8.8.8:30304"), &packet).is_empty(), "another endpoint");
     rig.now = rig.now.after(LIFETIME);
@@ -102,7 +102,7 @@ fn handshakes_need_a_living_challenge_at_this_endpoint() {
     assert_eq!(rig.counters().handshakes_unexpected, 3);
 
     // A good one works once, and its repetition not at all.
-    let (data, seq) = challenged(&mut rig, &mut tester.reset());
+    let (data, seq) = challenged(&mut rig, tester.reset());
     let packet = tester.handshake(&data, seq, &ping);
     assert_eq!(rig.deliver(tester.addr, &packet).len(), 1);
     assert!(rig.deliver(tester.addr, &packet).is_empty(), "replayed");

@@ -264,6 +264,11 @@ fn the_socket_ends() {
     lab.engine.handle_eof();
     lab.engine.handle_eof();
     assert_eq!(lab.actions(), [eof(Side::Remote, None, 1)]);
+    // It ended before our Hello left: nothing is written to a socket that is gone.
+    let mut lab = Lab::authenticated();
+    lab.engine.greet(lab.now, &capabilities(ETH));
+    lab.engine.handle_eof();
+    assert!(!lab.engine.poll_transmit(lab.now, &mut lab.heard));
     // It ended while we were about to say why we leave.
     let mut lab = Lab::open(ETH);
     lab.say_raw(0x50, &[]);

@@ -1,0 +1,454 @@
+//! The only file that knows every component: builds them in order, starts them, and stops them.
+//!
+//! Start: data directory and its lock → key → lists and sequence number of earlier runs → listeners bound → switch →
+//! gRPC → probes → ready. What was started is held by values whose drop undoes it, so that a failure at any step
+//! leaves no port, lock or task behind. Starting is a function that consumes its configuration: the same [`App`]
+//! cannot be started twice. What finds nodes is started in `finding`.
+//!
+//! Stop: not ready → applications are told and get a moment → no more dials or accepts → what was accepted for peers is
+//! written, then Disconnect → streams end → gRPC ends → files are written. All within the grace period, whatever
+//! clients do: what is not done by then is cut.
+
+mod finding;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use data_encoding::HEXLOWER;
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout_at},
+};
+use tonic::service::RoutesBuilder;
+
+use finding::{Finding, FindingTasks, Sockets};
+
+use crate::{
+    config::Config,
+    http::{self, Probes, Stage},
+    net::{
+        clock,
+        data_dir::{DataDir, DataDirError},
+        key_file::{self, KeyFileError},
+        listener::{self, BindError},
+        state_file::{StateError, StateFile},
+    },
+    node::{Enode, Record, local::LocalRecord},
+    p2p::LocalNode,
+    policy::{
+        Settings,
+        lists::{Lists, ListsError},
+    },
+    rpc::{
+        self,
+        descriptors::Health,
+        incoming::Listener,
+        node::{NodeFacts, enode_of},
+    },
+    switch::{self, Handle, Switch, budget::INBOUND_BUDGET, peers::ListError},
+};
+
+/// Accepted connections on their way to the switch; more wait in the kernel.
+const ACCEPTED: usize = 64;
+
+/// Lists on their way to the disk: each is the whole state, so the switch may wait for the writer.
+const REQUESTS: usize = 4;
+
+/// How long applications that are attached get between the notice and the end of their streams.
+const NOTICE: Duration = Duration::from_secs(2);
+
+/// How long peers get to take what was accepted for them and the reason.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Why the sidecar did not start: one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The node key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// A file of an earlier run cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The lists of an earlier run are damaged.
+    #[error("the peer lists in {}: {error}", path.display())]
+    Lists {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: ListsError,
+    },
+    /// A peer of the configuration cannot be listed.
+    #[error("static-peers or trusted-peers: {0}")]
+    Peers(#[from] ListError),
+    /// A port is taken, or an address is not ours.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The same for gRPC and the probes.
+    #[error("cannot serve {what} on {addr}: {source}")]
+    Serve {
+        /// What was to be served.
+        what: &'static str,
+        /// Where.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The gRPC services cannot be put together.
+    #[error("cannot build the gRPC services: {0}")]
+    Services(String),
+    /// The system has no randomness.
+    #[error("the system gives no randomness: {0}")]
+    Entropy(String),
+    /// A test asked for it.
+    #[cfg(test)]
+    #[error("fault injected at {0:?}")]
+    Injected(Step),
+}
+
+/// The steps of a start, in order; tests let each of them fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// The data directory is locked.
+    DataDir,
+    /// The key is loaded or made.
+    Key,
+    /// Lists and sequence number are read.
+    State,
+    /// Peers' port is bound.
+    Listen,
+    /// Discovery runs.
+    Discovery,
+    /// The switch runs.
+    Switch,
+    /// gRPC serves.
+    Grpc,
+    /// The probes serve.
+    Http,
+}
+
+/// What was chosen at the start, for whoever prints it.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The URL others dial.
+    pub enode: Option<Enode>,
+    /// Our record.
+    pub record: Record,
+    /// Where peers are accepted.
+    pub listen_addrs: Vec<SocketAddr>,
+    /// Where gRPC is served.
+    pub grpc_addr: SocketAddr,
+    /// Where the probes are served.
+    pub http_addr: Option<SocketAddr>,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// What is allowed and yet most likely not meant.
+    pub warnings: Vec<String>,
+}
+
+/// What is kept of our record.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordState {
+    /// The last sequence number that was published.
+    seq: u64,
+}
+
+/// A running sidecar. Dropping it cuts everything at once; [`App::stop`] ends it in order.
+pub struct App {
+    started: Started,
+    handle: Handle,
+    health: Health,
+    probes: Probes,
+    grace: Duration,
+    accepting: JoinSet<()>,
+    serving: JoinSet<()>,
+    grpc: Owned<Result<(), tonic::transport::Error>>,
+    stop_grpc: oneshot::Sender<()>,
+    switch: Owned<()>,
+    stop_switch: oneshot::Sender<()>,
+    keeper: Owned<()>,
+    _recorder: Owned<()>,
+    finding: FindingTasks,
+    // Last: the lock outlives everything that writes below it.
+    _data_dir: DataDir,
+}
+
+/// A task that ends with its owner.
+struct Owned<T>(JoinHandle<T>);
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "App({:?})", self.started)
+    }
+}
+
+impl App {
+    /// Starts everything, or nothing.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_until(config, |_| Ok(())).await
+    }
+
+    /// [`App::start`], asking `reached` after each step whether to go on.
+    async fn start_until(
+        config: Config,
+        reached: impl Fn(Step) -> Result<(), StartError>,
+    ) -> Result<Self, StartError> {
+        let now = clock::now();
+        let mut rng = StdRng::try_from_os_rng().map_err(|error| StartError::Entropy(error.to_string()))?;
+        let mut fork = || StdRng::seed_from_u64(rng.next_u64());
+
+        let mut data_dir = DataDir::open(&config.data_dir)?;
+        reached(Step::DataDir)?;
+
+        let mut key_rng =
+            StdRng::try_from_os_rng().map_err(|error| StartError::Entropy(error.to_string()))?;
+        let key = match &config.nodekey {
+            Some(path) => key_file::load(path)?,
+            None => key_file::load_or_make(&data_dir, &mut key_rng)?,
+        };
+        let public_key = key.public();
+        reached(Step::Key)?;
+
+        let lists_file = StateFile::<Lists>::new(data_dir.path().join("peers.json"));
+        let lists = lists_file.load()?.unwrap_or_default();
+        let lists =
+            lists.parse().map_err(|error| StartError::Lists { path: lists_file.path().to_owned(), error })?;
+        let record_file = StateFile::<RecordState>::new(data_dir.path().join("record.json"));
+        let seq = record_file.load()?.map(|state| state.seq);
+        reached(Step::State)?;
+
+        let mut sockets = Sockets::bind(&config)?;
+        let listen_addrs = sockets.listen_addrs.clone();
+        // Signing fails only for size, and a record without entries has a third of what is allowed.
+        let local = LocalRecord::new(now, key.clone(), sockets.ports(), seq)
+            .map_err(|error| StartError::Services(error.to_string()))?;
+        reached(Step::Listen)?;
+
+        let Finding { discovery, demand, candidates, tasks: finding } =
+            finding::start(&config, data_dir.path(), &key, local, &mut sockets, &mut key_rng)?;
+        let record = discovery.record().borrow().clone();
+        record_file.store(&RecordState { seq: record.seq() })?;
+        reached(Step::Discovery)?;
+
+        let instance_id = instance_id(&mut key_rng);
+        let client_name = client_name(config.identity.as_deref());
+        let (accepted, accept_queue) = mpsc::channel(ACCEPTED);
+        let (requests, request_queue) = mpsc::channel(REQUESTS);
+        let switch_config = switch::Config {
+            local: LocalNode::new(key, &client_name),
+            instance_id: Arc::clone(&instance_id),
+            leases: switch::lease::Config {
+                any_message_count: config.grpc.any_message_count,
+                require_resume_token: config.grpc.require_resume_token,
+                client_name_len: client_name.len(),
+                ..switch::lease::Config::default()
+            },
+            settings: settings(&config, &record),
+            inbox_budget: INBOUND_BUDGET,
+            max_shared_stall: Duration::ZERO,
+            end_shared_sessions: false,
+            rng: fork(),
+        };
+        let discovers = config.discovery.v4 || config.discovery.v5;
+        let sources = switch::Sources { discovery: discovers.then(|| discovery.clone()), demand, candidates };
+        let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests, sources);
+        switch.restore(&config.peers.static_peers, &config.peers.trusted_peers, &lists)?;
+        let (stop_switch, stopped) = oneshot::channel();
+        let switch = Owned(tokio::spawn(switch.run(stopped)));
+        let keeper = Owned(tokio::spawn(keep(request_queue, lists_file)));
+        let recorder = Owned(tokio::spawn(keep_seq(discovery.record(), record_file)));
+        let mut accepting = JoinSet::new();
+        for listener in sockets.tcp {
+            accepting.spawn(listener::accept(listener, accepted.clone()));
+        }
+        reached(Step::Switch)?;
+
+        let serve_error = |what, addr| move |source| StartError::Serve { what, addr, source };
+        let grpc_listener =
+            TcpListener::bind(config.grpc.addr).await.map_err(serve_error("gRPC", config.grpc.addr))?;
+        let grpc_addr = grpc_listener.local_addr().map_err(serve_error("gRPC", config.grpc.addr))?;
+        let facts = NodeFacts {
+            public_key,
+            listen_addrs: listen_addrs.clone(),
+            instance_id,
+            client_name,
+            start_time: now.unix,
+            warnings: config.warnings.clone(),
+        };
+        let mut routes = RoutesBuilder::default();
+        rpc::add_services(&mut routes, facts, &discovery, &handle);
+        rpc::descriptors::add_reflection(&mut routes)
+            .map_err(|error| StartError::Services(error.to_string()))?;
+        let health = Health::add_to(&mut routes).await;
+        let (stop_grpc, stopped) = oneshot::channel();
+        let grpc = rpc::server::serve(routes.routes(), vec![Listener::Tcp(grpc_listener)], stopped);
+        let grpc = Owned(tokio::spawn(grpc));
+        reached(Step::Grpc)?;
+
+        let probes = Probes::default();
+        let mut serving = JoinSet::new();
+        let mut http_addr = None;
+        if let Some(addr) = config.http_addr {
+            let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
+            http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
+            let probes = probes.clone();
+            serving.spawn(async move { match http::serve(listener, probes).await {} });
+        }
+        reached(Step::Http)?;
+
+        // A holder that others cannot be told of is not worth failing for.
+        if let Err(error) = data_dir.announce(Some(&grpc_addr.to_string())) {
+            tracing::warn!(%error, "cannot note in the data directory where this sidecar serves");
+        }
+        health.set_ready().await;
+        probes.set(Stage::Ready);
+        let started = Started {
+            enode: enode_of(&record),
+            record,
+            listen_addrs,
+            grpc_addr,
+            http_addr,
+            data_dir: data_dir.path().to_owned(),
+            warnings: config.warnings,
+        };
+        Ok(Self {
+            started,
+            handle,
+            health,
+            probes,
+            grace: config.shutdown_grace,
+            accepting,
+            serving,
+            grpc,
+            stop_grpc,
+            switch,
+            stop_switch,
+            keeper,
+            _recorder: recorder,
+            finding,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// What was chosen.
+    #[must_use]
+    pub fn started(&self) -> &Started {
+        &self.started
+    }
+
+    /// Ends everything in order, within the grace period.
+    pub async fn stop(mut self) {
+        let now = clock::now();
+        let deadline = now.mono + self.grace;
+        self.probes.set(Stage::Draining);
+        self.health.set_draining().await;
+        self.accepting.abort_all();
+        let notice = NOTICE.min(self.grace / 4);
+        self.handle.drain(now.unix.saturating_add(notice)).await;
+        self.wait_until(deadline.min(now.mono + notice), async |handle| handle.attached().await == 0).await;
+
+        self.handle.quit().await;
+        let farewell = deadline.min(clock::now().mono + FAREWELL);
+        self.wait_until(farewell, async |handle| handle.connections().await == 0).await;
+
+        self.handle.end_streams().await;
+        // The receiver is gone only if the server has ended by itself.
+        let _ = self.stop_grpc.send(());
+        // A client that never closes its connection would hold the server for as long as it likes.
+        let last = deadline.min(clock::now().mono + FAREWELL);
+        if timeout_at(last.into(), &mut self.grpc.0).await.is_err() {
+            tracing::info!("gRPC clients did not close their connections; cutting them");
+        }
+        let _ = self.stop_switch.send(());
+        let _ = timeout_at(deadline.into(), &mut self.switch.0).await;
+        // The switch held the only sender: the keeper ends when the last lists are written.
+        let _ = timeout_at(deadline.into(), &mut self.keeper.0).await;
+        // Mappings at the gateway and the database take moments; neither may outlive the grace period.
+        let _ = timeout_at(deadline.into(), self.finding.stop()).await;
+        self.serving.abort_all();
+    }
+
+    async fn wait_until(&self, deadline: Instant, done: impl AsyncFn(&Handle) -> bool) {
+        while clock::now().mono < deadline && !done(&self.handle).await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Writes the lists whenever they change. Loses none: a failed write is tried again with the next change, and said.
+async fn keep(mut requests: mpsc::Receiver<switch::Request>, file: StateFile<Lists>) {
+    let file = Arc::new(file);
+    while let Some(switch::Request::Persist(lists)) = requests.recv().await {
+        let target = Arc::clone(&file);
+        match tokio::task::spawn_blocking(move || target.store(&lists)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the peer lists are not kept: a restart would lose the last change")
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Keeps the sequence number of our record, which must never go back.
+async fn keep_seq(mut record: watch::Receiver<Record>, file: StateFile<RecordState>) {
+    let file = Arc::new(file);
+    while record.changed().await.is_ok() {
+        let seq = record.borrow_and_update().seq();
+        let target = Arc::clone(&file);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || target.store(&RecordState { seq })).await
+        {
+            tracing::error!(%error, "the sequence number of our record is not kept");
+        }
+    }
+}
+
+fn settings(config: &Config, record: &Record) -> Settings {
+    let peers = &config.peers;
+    Settings {
+        max_peers: peers.max_peers,
+        dial_ratio: peers.dial_ratio,
+        max_pending_dials: peers.max_pending_dials,
+        max_pending_inbound: peers.max_pending_inbound,
+        dial_timeout: peers.dial_timeout,
+        dialing: peers.dial,
+        discovery: config.discovery.v4 || config.discovery.v5,
+        allowlist_only: peers.allowlist_only,
+        announced: record.endpoint().map_or(crate::node::AddressClass::Loopback, |endpoint| {
+            crate::node::AddressClass::of(endpoint.ip)
+        }),
+        net_restrict: peers.netrestrict.clone(),
+        ..Settings::default()
+    }
+}
+
+/// Our name in Hello: `devp2pd/[identity/]v<version>/<os>-<arch>`.
+fn client_name(identity: Option<&str>) -> String {
+    let identity = identity.map(|identity| format!("{identity}/")).unwrap_or_default();
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    format!("devp2pd/{identity}v{}/{os}-{arch}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Random, so that applications notice a restart.
+fn instance_id(rng: &mut StdRng) -> Arc<str> {
+    let mut bytes = [0; 8];
+    rng.fill_bytes(&mut bytes);
+    HEXLOWER.encode(&bytes).into()
+}

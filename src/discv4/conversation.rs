@@ -1,0 +1,319 @@
+//! What we want of one node at one address, and how far we are with it.
+//!
+//! All that we ask of a node goes through its conversation: one PING serves everybody who waits for a PONG, and one
+//! FINDNODE or ENRRequest is open at a time (NEIGHBORS do not say what they answer, so two could not be told apart).
+//!
+//! ```text
+//!  ask ──> does it know us? ──yes──────────────────────────────────┐
+//!            │ no                                                  v
+//!            └─> PING ──PONG──> settle: wait for its PING, so that ──> FINDNODE / ENRRequest ──> answer or timeout
+//!                  │            our PONG proves us (500 ms at most)
+//!                  └─ timeout: all that was asked fails
+//! ```
+//!
+//! Conversations end with their last question. Strangers can open some (their PING makes us ask for a proof), but
+//! never so many that our own find no room.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use super::action::QueryId;
+use crate::{kademlia::Contact, node::NodeId};
+
+/// How long a node has to answer, as geth.
+pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the second part of NEIGHBORS may lag behind the first. They are sent back to back.
+pub(super) const PART_WAIT: Duration = Duration::from_millis(100);
+/// The most conversations.
+const MAX: usize = 4096;
+/// The most conversations that may exist when a stranger opens another.
+const MAX_BY_STRANGERS: usize = 3072;
+/// The most questions that wait in one conversation.
+const MAX_ASKS: usize = 32;
+/// How many answers to one request are looked at. An answer has at most two packets; the rest is for those that
+/// guess or replay.
+const ANSWERS: u16 = 8;
+
+/// A node at an address; the port is not part of it (see [`super::bonds`]).
+pub(super) type Peer = (NodeId, IpAddr);
+
+/// Something to ask a node.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    /// It pinged us from here: let it prove that it receives there.
+    Prove { addr: SocketAddr, tcp: u16 },
+    /// Is the table node still there?
+    Check,
+    /// The owner wants to know whether it is there.
+    Ping(QueryId),
+    /// Whom does it know near this lookup's target?
+    FindNode(u64),
+    /// What is its record?
+    Record(RecordFor),
+}
+
+impl Ask {
+    pub(super) fn is_answered_by_pong(&self) -> bool {
+        matches!(self, Self::Prove { .. } | Self::Check | Self::Ping(_))
+    }
+
+    /// The hash by which the answer to this request names it; NEIGHBORS name nothing.
+    fn named_by_hash(&self, hash: [u8; 32]) -> Option<[u8; 32]> {
+        (!matches!(self, Self::FindNode(_))).then_some(hash)
+    }
+}
+
+/// Who wants a record.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RecordFor {
+    /// The table: the node said that it has a newer one.
+    Table,
+    /// The random walk: the node is a candidate.
+    Walk,
+    /// A query for the record.
+    Query(QueryId),
+    /// A query to resolve the node; `searched` says that a lookup has been made already.
+    Resolve { query: QueryId, searched: bool },
+}
+
+/// A deadline's key: its time and a number that makes it unique.
+pub(super) type Deadline = (Instant, u64);
+
+/// What is due at a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// The PONG.
+    Pong,
+    /// The node's own PING.
+    Settle,
+    /// The answer to the open request.
+    Answer,
+}
+
+/// A PING that waits for its PONG.
+#[derive(Debug)]
+pub(super) struct OpenPing {
+    pub(super) hash: [u8; 32],
+    pub(super) sent: Instant,
+    pub(super) deadline: Deadline,
+}
+
+/// A FINDNODE or ENRRequest that waits for its answer.
+#[derive(Debug)]
+pub(super) struct OpenRequest {
+    pub(super) ask: Ask,
+    pub(super) hash: [u8; 32],
+    pub(super) deadline: Deadline,
+    /// How many nodes it told so far; `None` before the first packet.
+    pub(super) told: Option<usize>,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub(super) contact: Contact,
+    pub(super) addr: SocketAddr,
+    pub(super) asks: VecDeque<Ask>,
+    pub(super) ping: Option<OpenPing>,
+    pub(super) request: Option<OpenRequest>,
+    pub(super) settle: Option<Deadline>,
+    /// It had time to prove us; what is left to ask is asked.
+    pub(super) settled: bool,
+    /// It answered a PING of this conversation.
+    pub(super) ponged: bool,
+    /// It pinged us meanwhile, and so has our PONG.
+    pub(super) pinged_us: bool,
+}
+
+/// The mark of an answer before its signature is checked: whence it comes and, but for NEIGHBORS, which request it
+/// names. Requests of one second to one address can be equal, so several may wait for one mark.
+type Mark = (IpAddr, Option<[u8; 32]>);
+
+/// Requests that wait for one mark.
+#[derive(Debug, Default)]
+struct Awaited {
+    open: u16,
+    /// How many answers are looked at still.
+    answers_left: u16,
+}
+
+/// All conversations.
+#[derive(Debug, Default)]
+pub(super) struct Conversations {
+    all: HashMap<Peer, Conversation>,
+    awaited: HashMap<Mark, Awaited>,
+    deadlines: BTreeMap<Deadline, (Peer, Due)>,
+    serial: u64,
+}
+
+impl Conversations {
+    pub(super) fn get(&self, peer: &Peer) -> Option<&Conversation> {
+        self.all.get(peer)
+    }
+
+    pub(super) fn get_mut(&mut self, peer: &Peer) -> Option<&mut Conversation> {
+        self.all.get_mut(peer)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Adds a question. Fails when there is no room.
+    pub(super) fn ask(&mut self, contact: &Contact, addr: SocketAddr, ask: Ask) -> Result<Peer, ()> {
+        let peer = (contact.id, addr.ip());
+        let max = if matches!(ask, Ask::Prove { .. }) { MAX_BY_STRANGERS } else { MAX };
+        let full = self.all.len() >= max;
+        let conversation = match self.all.entry(peer) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(_) if full => return Err(()),
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Conversation {
+                contact: contact.clone(),
+                addr,
+                asks: VecDeque::new(),
+                ping: None,
+                request: None,
+                settle: None,
+                settled: false,
+                ponged: false,
+                pinged_us: false,
+            }),
+        };
+        if conversation.asks.len() >= MAX_ASKS {
+            return Err(());
+        }
+        conversation.asks.push_back(ask);
+        Ok(peer)
+    }
+
+    /// Removes the conversation if nothing is left of it.
+    pub(super) fn end_if_idle(&mut self, peer: &Peer) {
+        let idle = |it: &Conversation| it.asks.is_empty() && it.ping.is_none() && it.request.is_none();
+        if self.all.get(peer).is_some_and(idle)
+            && let Some(Conversation { settle: Some(deadline), .. }) = self.all.remove(peer)
+        {
+            self.deadlines.remove(&deadline);
+        }
+    }
+
+    /// Notes the PING that was sent.
+    pub(super) fn opened_ping(&mut self, now: Instant, peer: Peer, hash: [u8; 32]) {
+        let deadline = self.schedule(now + TIMEOUT, peer, Due::Pong);
+        self.expect((peer.1, Some(hash)));
+        if let Some(conversation) = self.all.get_mut(&peer) {
+            conversation.ping = Some(OpenPing { hash, sent: now, deadline });
+        }
+    }
+
+    /// Takes the PING off: it was answered or timed out.
+    pub(super) fn close_ping(&mut self, peer: &Peer) -> Option<OpenPing> {
+        let ping = self.all.get_mut(peer)?.ping.take()?;
+        self.expect_no_more((peer.1, Some(ping.hash)));
+        self.deadlines.remove(&ping.deadline);
+        Some(ping)
+    }
+
+    /// Notes the request that was sent.
+    pub(super) fn opened_request(&mut self, now: Instant, peer: Peer, ask: Ask, hash: [u8; 32]) {
+        let deadline = self.schedule(now + TIMEOUT, peer, Due::Answer);
+        self.expect((peer.1, ask.named_by_hash(hash)));
+        if let Some(conversation) = self.all.get_mut(&peer) {
+            conversation.request = Some(OpenRequest { ask, hash, deadline, told: None });
+        }
+    }
+
+    /// Takes the request off: it was answered or timed out.
+    pub(super) fn close_request(&mut self, peer: &Peer) -> Option<OpenRequest> {
+        let request = self.all.get_mut(peer)?.request.take()?;
+        self.deadlines.remove(&request.deadline);
+        self.expect_no_more((peer.1, request.ask.named_by_hash(request.hash)));
+        Some(request)
+    }
+
+    /// Starts the wait for the node's own PING.
+    pub(super) fn settle(&mut self, now: Instant, peer: Peer) {
+        let deadline = self.schedule(now + TIMEOUT, peer, Due::Settle);
+        if let Some(conversation) = self.all.get_mut(&peer) {
+            conversation.settle = Some(deadline);
+        }
+    }
+
+    /// The node pinged us. If that was waited for, the wait is over.
+    pub(super) fn pinged_us(&mut self, peer: &Peer) {
+        if let Some(conversation) = self.all.get_mut(peer) {
+            conversation.pinged_us = true;
+            if let Some(deadline) = conversation.settle.take() {
+                conversation.settled = true;
+                self.deadlines.remove(&deadline);
+            }
+        }
+    }
+
+    /// The open answer is not waited for beyond `at`.
+    pub(super) fn hasten_answer(&mut self, peer: Peer, at: Instant) {
+        self.serial += 1;
+        let sooner = (at, self.serial);
+        let request = self.all.get_mut(&peer).and_then(|conversation| conversation.request.as_mut());
+        if let Some(request) = request.filter(|request| at < request.deadline.0) {
+            self.deadlines.remove(&std::mem::replace(&mut request.deadline, sooner));
+            self.deadlines.insert(sooner, (peer, Due::Answer));
+        }
+    }
+
+    /// Whether an answer from `ip` that names `hash` (NEIGHBORS: none) answers anything: `None` if not, otherwise
+    /// whether it may be looked at still.
+    pub(super) fn expects(&mut self, ip: IpAddr, hash: Option<[u8; 32]>) -> Option<bool> {
+        let awaited = self.awaited.get_mut(&(ip, hash))?;
+        let any = awaited.answers_left > 0;
+        awaited.answers_left = awaited.answers_left.saturating_sub(1);
+        Some(any)
+    }
+
+    fn expect(&mut self, mark: Mark) {
+        let awaited = self.awaited.entry(mark).or_default();
+        awaited.open = awaited.open.saturating_add(1);
+        awaited.answers_left = awaited.answers_left.saturating_add(ANSWERS);
+    }
+
+    fn expect_no_more(&mut self, mark: Mark) {
+        if let Some(awaited) = self.awaited.get_mut(&mark) {
+            awaited.open = awaited.open.saturating_sub(1);
+            if awaited.open == 0 {
+                self.awaited.remove(&mark);
+            }
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// The next thing that is due. Call until `None`.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Peer, Due)> {
+        let entry = self.deadlines.first_entry().filter(|entry| entry.key().0 <= now)?;
+        Some(entry.remove())
+    }
+
+    fn schedule(&mut self, at: Instant, peer: Peer, due: Due) -> Deadline {
+        self.serial += 1;
+        let deadline = (at, self.serial);
+        self.deadlines.insert(deadline, (peer, due));
+        deadline
+    }
+
+    /// Whether all indices agree with the conversations; for tests and fuzzing.
+    pub(super) fn is_consistent(&self) -> bool {
+        let count = |on: fn(&Conversation) -> bool| self.all.values().filter(|it| on(it)).count();
+        let pings = count(|it| it.ping.is_some());
+        let requests = count(|it| it.request.is_some());
+        let settling = count(|it| it.settle.is_some());
+        self.all.len() <= MAX
+            && self.deadlines.len() == pings + requests + settling
+            && self.awaited.values().map(|awaited| usize::from(awaited.open)).sum::<usize>()
+                == pings + requests
+    }
+}

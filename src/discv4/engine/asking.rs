@@ -1,0 +1,282 @@
+//! Our half of the conversations: questions, what comes of their answers, and what of their absence.
+
+use std::{collections::VecDeque, net::SocketAddr};
+
+use super::Engine;
+use crate::{
+    Now,
+    discv4::{
+        action::{Action, Ponged},
+        conversation::{Ask, Due, PART_WAIT, Peer, RecordFor},
+        crypto::Crypto,
+        packet::{
+            EnrRequest, Expiration, FindNode, Neighbors, Ping, Pong, Type, WireEndpoint, neighbors::Neighbor,
+        },
+        verdict::Verdict,
+    },
+    kademlia::{Contact, bucket::BUCKET_SIZE},
+    node::{AddressClass, Endpoint, PublicKey, Record, endpoint::may_relay},
+};
+
+/// Told nodes with lower UDP ports are not believed (geth): those ports belong to services that answer back.
+const LOWEST_PORT: u16 = 1025;
+
+impl<C: Crypto> Engine<C> {
+    /// Asks a node. `false` if it cannot be asked or there is no room for the question.
+    pub(super) fn ask(&mut self, now: Now, contact: &Contact, ask: Ask) -> bool {
+        let Some(addr) = contact.udp_addr().filter(|_| self.may_contact(contact)) else { return false };
+        let Ok(peer) = self.conversations.ask(contact, addr, ask) else {
+            self.counters.too_busy += 1;
+            return false;
+        };
+        self.advance(now, peer);
+        true
+    }
+
+    /// Sends what can be sent now.
+    pub(super) fn advance(&mut self, now: Now, peer: Peer) {
+        let Some(conversation) = self.conversations.get_mut(&peer) else { return };
+        let addr = conversation.addr;
+        let known = conversation.settled || self.bonds.knows_us(now.mono, peer.0, peer.1);
+        let wants_pong = conversation.asks.iter().any(Ask::is_answered_by_pong);
+        let question = conversation.asks.iter().position(|ask| !ask.is_answered_by_pong());
+        let wants_bond = question.is_some() && !known && conversation.settle.is_none();
+        let wants_ping = wants_pong || (wants_bond && !conversation.ponged);
+        let mut request = None;
+        if known && conversation.request.is_none() {
+            request = question.and_then(|index| conversation.asks.remove(index));
+        }
+        if wants_ping && conversation.ping.is_none() {
+            let from_there = conversation.asks.iter().find_map(|ask| match ask {
+                Ask::Prove { addr, .. } => Some(*addr),
+                _ => None,
+            });
+            let hash = self.send_ping(now, from_there.unwrap_or(addr));
+            self.conversations.opened_ping(now.mono, peer, hash);
+        } else if wants_bond && conversation.ponged {
+            self.conversations.settle(now.mono, peer);
+        }
+        if let Some(ask) = request {
+            self.send_request(now, peer, addr, ask);
+        }
+        self.conversations.end_if_idle(&peer);
+    }
+
+    fn send_ping(&mut self, now: Now, to: SocketAddr) -> [u8; 32] {
+        let ping = self.our_ping(now, to);
+        self.outbox.push(&self.crypto, &mut self.counters, to, Type::Ping, |stream| ping.append(stream))
+    }
+
+    pub(super) fn our_ping(&self, now: Now, to: SocketAddr) -> Ping {
+        Ping {
+            from: self.local.endpoint.into(),
+            to: WireEndpoint { ip: Some(to.ip()), udp: to.port(), tcp: 0 },
+            expiration: Expiration::from_now(now.unix),
+            enr_seq: Some(self.local.record.seq()),
+        }
+    }
+
+    fn send_request(&mut self, now: Now, peer: Peer, to: SocketAddr, ask: Ask) {
+        let expiration = Expiration::from_now(now.unix);
+        let hash = match &ask {
+            Ask::FindNode(search) => {
+                // The lookup may have ended while the question waited.
+                let Some(target) = self.searches.get(search).map(|search| search.key) else {
+                    return self.advance(now, peer);
+                };
+                let findnode = FindNode { target, expiration };
+                self.outbox.push(&self.crypto, &mut self.counters, to, Type::FindNode, |stream| {
+                    findnode.append(stream);
+                })
+            }
+            _ => {
+                let request = EnrRequest { expiration };
+                self.outbox.push(&self.crypto, &mut self.counters, to, Type::EnrRequest, |stream| {
+                    request.append(stream);
+                })
+            }
+        };
+        self.conversations.opened_request(now.mono, peer, ask, hash);
+    }
+
+    /// The PONG that `peer` owed us came from `from`.
+    pub(super) fn pong_came(&mut self, now: Now, peer: Peer, from: SocketAddr, pong: &Pong) {
+        let Some(ping) = self.conversations.close_ping(&peer) else { return };
+        let Some(conversation) = self.conversations.get_mut(&peer) else { return };
+        let contact = conversation.contact.clone();
+        let (done, left): (VecDeque<Ask>, _) =
+            conversation.asks.drain(..).partition(Ask::is_answered_by_pong);
+        conversation.asks = left;
+        conversation.ponged = true;
+        self.bonds.proved(now.mono, peer.0, peer.1, conversation.pinged_us);
+        self.limits.prove(now.mono, from);
+        let sees_us_at = pong.to.ip.map(|ip| SocketAddr::new(ip, pong.to.udp));
+        self.state_endpoint(peer, sees_us_at, true);
+        for ask in done {
+            match ask {
+                Ask::Prove { tcp, .. } => {
+                    let endpoint = Endpoint { ip: from.ip(), udp: from.port(), tcp };
+                    self.admit(now, Contact { endpoint, ..contact.clone() });
+                }
+                Ask::Check => self.check_passed(now, &contact, pong.enr_seq),
+                Ask::Ping(query) => {
+                    let round_trip = now.mono.saturating_duration_since(ping.sent);
+                    let pong = Some(Ponged { round_trip, sees_us_at, enr_seq: pong.enr_seq });
+                    self.actions.push_back(Action::PingResult { query, pong });
+                }
+                Ask::FindNode(_) | Ask::Record(_) => {}
+            }
+        }
+        self.advance(now, peer);
+    }
+
+    fn check_passed(&mut self, now: Now, contact: &Contact, seq: Option<u64>) {
+        let Some(passed) = self.table.check_passed(now, &contact.id, seq) else { return };
+        if let Some(entry) = self.table.get(&contact.id) {
+            let contact = entry.contact.clone();
+            self.actions.push_back(Action::Persist { contact, checks: passed.checks });
+        }
+        if passed.wants_record {
+            self.ask(now, contact, Ask::Record(RecordFor::Table));
+        }
+    }
+
+    /// Puts a node that proved itself in line for the table.
+    pub(super) fn admit(&mut self, now: Now, contact: Contact) {
+        if self.admitted.contains(&contact.id) {
+            return;
+        }
+        if self.admissions.len() >= super::MAX_ADMISSIONS {
+            self.counters.refused_admissions += 1;
+            return;
+        }
+        self.admitted.insert(contact.id);
+        self.admissions.push_back((now.mono + super::QUIET, contact));
+    }
+
+    /// A node says where it sees us; only table nodes have a say.
+    pub(super) fn state_endpoint(&mut self, peer: Peer, sees_us_at: Option<SocketAddr>, solicited: bool) {
+        let class = sees_us_at.map(|addr| (AddressClass::of(addr.ip()), addr.port()));
+        let Some(sees_us_at) = sees_us_at.filter(|_| {
+            matches!(class, Some((class, port)) if class != AddressClass::Special && port != 0)
+                && self.table.get(&peer.0).is_some()
+        }) else {
+            return;
+        };
+        self.actions.push_back(Action::EndpointStatement { by: peer.0, from: peer.1, sees_us_at, solicited });
+    }
+
+    /// NEIGHBORS came from `peer`.
+    pub(super) fn neighbors_came(
+        &mut self,
+        now: Now,
+        peer: Peer,
+        neighbors: Neighbors,
+    ) -> Result<(), Verdict> {
+        let conversation = self.conversations.get_mut(&peer).ok_or(Verdict::Unsolicited)?;
+        let request = conversation.request.as_mut().ok_or(Verdict::Unsolicited)?;
+        let Ask::FindNode(search) = request.ask else { return Err(Verdict::Unsolicited) };
+        let before = request.told.unwrap_or(0);
+        let told = before + neighbors.nodes.len();
+        request.told = Some(told);
+        // No more than an answer has in all, however many packets it comes in.
+        let room = BUCKET_SIZE.saturating_sub(before);
+        let contacts: Vec<Contact> =
+            neighbors.nodes.iter().take(room).filter_map(|node| self.believe(peer, node)).collect();
+        self.told(now, search, peer.0, contacts);
+        if told >= BUCKET_SIZE {
+            self.due(now, peer, Due::Answer);
+        } else {
+            self.conversations.hasten_answer(peer, now.mono + PART_WAIT);
+        }
+        Ok(())
+    }
+
+    /// A told node, if it may be what it is told to be.
+    fn believe(&mut self, teller: Peer, node: &Neighbor) -> Option<Contact> {
+        let contact = (|| {
+            let ip = node.ip.filter(|ip| may_relay(teller.1, *ip) && self.is_allowed(*ip))?;
+            // Behind an address translation strangers look like neighbours. They are not to send us to private
+            // addresses while we are on the Internet ourselves.
+            let own = AddressClass::of(self.local.endpoint.ip);
+            if own == AddressClass::Global && !may_relay(self.local.endpoint.ip, ip) {
+                return None;
+            }
+            let key = PublicKey::from_uncompressed(&node.key).ok().filter(|_| node.udp >= LOWEST_PORT)?;
+            Some(Contact::new(key, Endpoint { ip, udp: node.udp, tcp: node.tcp }))
+        })();
+        self.counters.refused_neighbors += u64::from(contact.is_none());
+        contact
+    }
+
+    /// The record that `peer` owed us came.
+    pub(super) fn record_came(&mut self, now: Now, peer: Peer, record: &[u8]) -> Result<(), Verdict> {
+        let request = self.conversations.close_request(&peer).ok_or(Verdict::Unsolicited)?;
+        let contact = self.conversations.get(&peer).map(|conversation| conversation.contact.clone());
+        let record = Record::decode(record).ok().filter(|record| {
+            let seq = self.table.get(&peer.0).map_or(0, |entry| entry.contact.seq());
+            let may_tell = record.endpoint().is_none_or(|endpoint| may_relay(peer.1, endpoint.ip));
+            record.id() == peer.0 && record.seq() >= seq && may_tell
+        });
+        let verdict = if record.is_some() { Ok(()) } else { Err(Verdict::BadRecord) };
+        if let (Some(contact), Ask::Record(purpose)) = (contact, request.ask) {
+            self.record_done(now, contact, purpose, record, true);
+        }
+        self.advance(now, peer);
+        verdict
+    }
+
+    /// A deadline came.
+    pub(super) fn due(&mut self, now: Now, peer: Peer, due: Due) {
+        match due {
+            Due::Settle => {
+                if let Some(conversation) = self.conversations.get_mut(&peer) {
+                    conversation.settle = None;
+                    conversation.settled = true;
+                }
+            }
+            Due::Pong => self.no_pong(now, peer),
+            Due::Answer => self.request_ended(now, peer),
+        }
+        self.advance(now, peer);
+    }
+
+    /// Without a PONG all fails that waited for it, or for the proof that would have followed.
+    fn no_pong(&mut self, now: Now, peer: Peer) {
+        self.conversations.close_ping(&peer);
+        let known = self.bonds.knows_us(now.mono, peer.0, peer.1);
+        let Some(conversation) = self.conversations.get_mut(&peer) else { return };
+        let fails = |ask: &Ask| ask.is_answered_by_pong() || !(known || conversation.settled);
+        let (failed, left): (VecDeque<Ask>, _) = conversation.asks.drain(..).partition(fails);
+        conversation.asks = left;
+        let contact = conversation.contact.clone();
+        for ask in failed {
+            match ask {
+                Ask::Prove { .. } => {}
+                Ask::Check => self.table.check_failed(now, &peer.0),
+                Ask::Ping(query) => self.actions.push_back(Action::PingResult { query, pong: None }),
+                Ask::FindNode(search) => self.find_node_done(now, search, peer, false),
+                Ask::Record(purpose) => self.record_done(now, contact.clone(), purpose, None, false),
+            }
+        }
+    }
+
+    /// The open request ended: all parts came, or the time is over.
+    fn request_ended(&mut self, now: Now, peer: Peer) {
+        let Some(request) = self.conversations.close_request(&peer) else { return };
+        let Some(conversation) = self.conversations.get_mut(&peer) else { return };
+        let answered = request.told.is_some();
+        if !answered {
+            // It may have lost our proof; the next question begins with a PING.
+            conversation.settled = false;
+            conversation.ponged = false;
+            self.bonds.forgot_us(peer.0, peer.1);
+        }
+        let contact = conversation.contact.clone();
+        match request.ask {
+            Ask::FindNode(search) => self.find_node_done(now, search, peer, answered),
+            Ask::Record(purpose) => self.record_done(now, contact, purpose, None, true),
+            Ask::Prove { .. } | Ask::Check | Ask::Ping(_) => {}
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! NodeService: who this sidecar is, and how it goes.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert,
+    proto::{self, node_service_server::NodeService},
+    status::Refusal,
+};
+use crate::{
+    net::discovery::{Discovery, contact_of},
+    node::{Enode, PublicKey, Record, local::EntryOwner},
+    switch::{Handle, peers::PeersSummary},
+};
+
+/// What this version can do beyond the first one, by name: clients may ask for it before they rely on it.
+const FEATURES: &[&str] =
+    &["leases", "credit", "greeting", "send-results", "trusted-peers", "bans", "connect-peer"];
+
+/// What is fixed for this run of the sidecar.
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    /// Our key.
+    pub public_key: PublicKey,
+    /// Where peers are accepted.
+    pub listen_addrs: Vec<SocketAddr>,
+    /// This run.
+    pub instance_id: Arc<str>,
+    /// Our name in Hello.
+    pub client_name: String,
+    /// Wall time of the start.
+    pub start_time: Duration,
+    /// What is allowed and yet most likely not meant.
+    pub warnings: Vec<String>,
+}
+
+/// The service.
+#[derive(Debug)]
+pub struct Node {
+    facts: NodeFacts,
+    discovery: Discovery,
+    handle: Handle,
+}
+
+impl Node {
+    /// The service over discovery, which has our record, and a switch.
+    #[must_use]
+    pub fn new(facts: NodeFacts, discovery: Discovery, handle: Handle) -> Self {
+        Self { facts, discovery, handle }
+    }
+}
+
+/// The URL that our record says: where others reach us, as far as is known.
+#[must_use]
+pub fn enode_of(record: &Record) -> Option<Enode> {
+    let endpoint = record.endpoint()?;
+    let addr = SocketAddr::new(endpoint.ip, endpoint.tcp);
+    // Without discovery there is no UDP port, and the URL's default says nothing wrong that anybody could use.
+    let udp = if endpoint.udp == 0 { endpoint.tcp } else { endpoint.udp };
+    Some(Enode { udp, ..Enode::at(record.public_key(), addr) })
+}
+
+fn summary(summary: &PeersSummary) -> proto::PeerSummary {
+    let int = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let counts = &summary.recent;
+    proto::PeerSummary {
+        connected: int(summary.connected),
+        dialed_slots: int(summary.slots.dialed),
+        dialed_used: int(summary.dialed),
+        inbound_slots: int(summary.slots.inbound),
+        inbound_used: int(summary.inbound),
+        candidates_seen: counts.seen,
+        not_dialed: counts.not_dialed.iter().map(|(why, count)| (why.name().to_owned(), *count)).collect(),
+        dialed: counts.dialed,
+        failed: counts.failed.iter().map(|(cause, count)| (cause.name().to_owned(), *count)).collect(),
+        succeeded: counts.connected,
+        not_let_in: counts.not_let_in.iter().map(|(why, count)| (why.name().to_owned(), *count)).collect(),
+        let_in: counts.let_in,
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for Node {
+    async fn get_node_info(
+        &self,
+        _request: Request<proto::GetNodeInfoRequest>,
+    ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
+        let peers = self.handle.summary().await.map_err(Refusal::from)?;
+        let facts = &self.facts;
+        let record = self.discovery.record().borrow().clone();
+        Ok(Response::new(proto::GetNodeInfoResponse {
+            enode: enode_of(&record).map(|enode| enode.to_string()).unwrap_or_default(),
+            enr: record.to_string(),
+            node_id: facts.public_key.id().to_string(),
+            public_key: facts.public_key.to_string(),
+            listen_addresses: facts.listen_addrs.iter().map(ToString::to_string).collect(),
+            instance_id: facts.instance_id.to_string(),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            client_name: facts.client_name.clone(),
+            start_time: Some(convert::timestamp(facts.start_time)),
+            warnings: facts.warnings.clone(),
+            features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
+            peers: Some(summary(&peers)),
+        }))
+    }
+
+    async fn set_record_entry(
+        &self,
+        request: Request<proto::SetRecordEntryRequest>,
+    ) -> Result<Response<proto::SetRecordEntryResponse>, Status> {
+        let proto::SetRecordEntryRequest { key, value } = request.into_inner();
+        let record = self
+            .discovery
+            .set_entry(EntryOwner::Operator, key, value.to_vec())
+            .await
+            .map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::SetRecordEntryResponse { enr: record.to_string() }))
+    }
+
+    async fn delete_record_entry(
+        &self,
+        request: Request<proto::DeleteRecordEntryRequest>,
+    ) -> Result<Response<proto::DeleteRecordEntryResponse>, Status> {
+        let key = request.into_inner().key;
+        let record =
+            self.discovery.delete_entry(EntryOwner::Operator, key).await.map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::DeleteRecordEntryResponse { enr: record.to_string() }))
+    }
+
+    async fn add_bootnode(
+        &self,
+        request: Request<proto::AddBootnodeRequest>,
+    ) -> Result<Response<proto::AddBootnodeResponse>, Status> {
+        let node = super::node_ref("node", &request.get_ref().node)?;
+        let contact = contact_of(&node).ok_or_else(|| {
+            Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
+        })?;
+        self.discovery.add_bootnode(contact).await.map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::AddBootnodeResponse {}))
+    }
+}

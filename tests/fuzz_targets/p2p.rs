@@ -1,0 +1,265 @@
+//! The base protocol: its messages, and the engine of one connection under any sequence of operations.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use devp2pd::Now;
+use devp2pd::node::NodeKey;
+use devp2pd::p2p::connection::{MAX_BACKLOG, MAX_BACKLOG_ACTIONS};
+use devp2pd::p2p::{
+    Action, ChannelIndex, Connection, DisconnectReason, LocalCapability, LocalNode, RemoteHello, SendError,
+    hello,
+};
+use devp2pd::rlpx::frame::MAX_FRAME;
+use devp2pd::rlpx::handshake::take_packet;
+use devp2pd::rlpx::{Compressor, Initiator, Session};
+use rand::{SeedableRng, rngs::StdRng};
+
+fn key(byte: u8) -> NodeKey {
+    NodeKey::from_bytes(&[byte; 32]).expect("one of the valid keys")
+}
+
+/// What is read of a Hello is bounded by its bytes; what we write is read back.
+pub fn hello(data: &[u8]) {
+    if let Ok((hello, key)) = RemoteHello::decode(data) {
+        assert!(hello.client.len() <= hello::MAX_CLIENT);
+        assert!(hello.capabilities.len() * 2 + key.len() <= data.len());
+    }
+    let capabilities: Vec<LocalCapability> = data
+        .chunks(5)
+        .map(|piece| LocalCapability {
+            name: String::from_utf8_lossy(piece).into(),
+            version: u32::from(piece[0]),
+            message_count: 1,
+        })
+        .collect();
+    let client = String::from_utf8_lossy(data);
+    let encoded = hello::encode(&client, &capabilities, &key(1).public());
+    let (read, id) = RemoteHello::decode(&encoded).expect("our own Hello");
+    hello::check_identity(id, &key(1).public()).expect("our own key");
+    assert_eq!(read.capabilities.len(), capabilities.len());
+    assert!(client.starts_with(&read.client));
+    assert!(!hello::fits(&client, &capabilities) || encoded.len() <= 2048);
+}
+
+/// Any payload is some reason, compressed or not, and every reason is read back.
+pub fn disconnect(data: &[u8]) {
+    for snappy in [false, true] {
+        let reason = DisconnectReason::decode(data, snappy);
+        assert_eq!(DisconnectReason::decode(&reason.encode(), snappy), reason);
+        assert!(!reason.to_string().is_empty());
+    }
+}
+
+/// The input as a list of small numbers and byte strings; an input that has ended says zero.
+struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        *first
+    }
+
+    fn bytes(&mut self) -> &'a [u8] {
+        let len = usize::from(self.byte()).min(self.0.len());
+        let (bytes, rest) = self.0.split_at(len);
+        self.0 = rest;
+        bytes
+    }
+}
+
+fn capabilities(choice: u8) -> Vec<LocalCapability> {
+    let all = [("eth", 68, 17), ("eth", 69, 18), ("snap", 1, 8), ("x", 0, 200)];
+    let chosen = all.iter().enumerate().filter(|(at, _)| choice >> at & 1 == 1);
+    chosen
+        .map(|(_, &(name, version, message_count))| LocalCapability {
+            name: name.into(),
+            version,
+            message_count,
+        })
+        .collect()
+}
+
+/// An engine and a peer that shook hands with it, and what must hold between them.
+struct World {
+    now: Now,
+    engine: Connection,
+    peer: Session,
+    /// The engine's receive buffer, and what it wrote.
+    received: BytesMut,
+    sent: BytesMut,
+    /// What became of the messages that the engine accepted.
+    accepted: usize,
+    written: usize,
+    /// How many codes each channel has; empty before there are channels.
+    channels: Vec<u64>,
+    /// Closed was taken.
+    closed: bool,
+}
+
+impl World {
+    #[allow(clippy::disallowed_methods, reason = "an origin for virtual time")]
+    fn new() -> Self {
+        let now = Now { mono: Instant::now(), unix: Duration::from_secs(1_700_000_000) };
+        let mut local = LocalNode::new(key(1), "devp2pd/fuzz");
+        local.outbound_limit = 2000;
+        let (mut received, mut sent) = (BytesMut::new(), BytesMut::new());
+        let initiator =
+            Initiator::start(&key(2), key(1).public(), &mut StdRng::seed_from_u64(2), &mut received);
+        let mut engine = Connection::accept(Arc::new(local), now, StdRng::seed_from_u64(1));
+        engine.handle_bytes(now, &mut received);
+        engine.poll_transmit(now, &mut sent);
+        let ack = take_packet(&mut sent).expect("an ack").expect("all of it");
+        let peer = initiator.finish(&key(2), &ack).expect("a good ack");
+        let (accepted, written, channels) = (0, 0, Vec::new());
+        Self { now, engine, peer, received, sent, accepted, written, channels, closed: false }
+    }
+
+    fn handle_bytes(&mut self) {
+        let before = self.received.clone();
+        let full = self.engine.handle_bytes(self.now, &mut self.received);
+        assert!(before.ends_with(&self.received), "something else was left than the rest");
+        assert!(!full || !self.engine.wants_bytes());
+    }
+
+    /// All that the engine has to say, and all of it must be frames that the peer can read.
+    fn transmit(&mut self) {
+        loop {
+            let written = self.engine.poll_transmit(self.now, &mut self.sent);
+            assert!(!(written && self.closed), "something was written after Closed was taken");
+            let mut rest = self.sent.split();
+            while self.peer.reader.read(&mut rest, MAX_FRAME).expect("frames of the engine").is_some() {}
+            assert!(rest.is_empty(), "half a frame was written");
+            if !written {
+                return;
+            }
+        }
+    }
+
+    fn actions(&mut self, most: usize) {
+        let (mut taken, mut bytes) = (0, 0);
+        while taken < most {
+            let Some(action) = self.engine.poll_action() else { break };
+            assert!(!self.closed, "{action:?} came after Closed");
+            taken += 1;
+            match action {
+                Action::Authenticated { remote } => assert_eq!(remote, key(2).public()),
+                Action::Negotiated { channels, .. } => {
+                    assert!(self.channels.is_empty() && !channels.is_empty());
+                    self.channels = channels.iter().map(|channel| channel.message_count).collect();
+                }
+                Action::Message { channel, code, payload, wire_size } => {
+                    assert!(code < self.channels[usize::from(channel.0)]);
+                    assert!(wire_size >= 64 && payload.len() <= wire_size * 22);
+                    bytes += payload.len();
+                }
+                Action::RoundTrip(_) => assert!(!self.channels.is_empty()),
+                Action::Written { messages, wire_bytes } => {
+                    assert!(messages > 0 && wire_bytes >= 64 * messages);
+                    self.written += messages;
+                }
+                Action::Closed { unsent, .. } => {
+                    assert_eq!(self.written + unsent, self.accepted, "a message was lost in silence");
+                    self.closed = true;
+                    assert_eq!(self.engine.poll_timeout(), None);
+                }
+            }
+        }
+        assert!(taken <= MAX_BACKLOG_ACTIONS + 8 && bytes <= MAX_BACKLOG + MAX_FRAME);
+    }
+
+    fn say(&mut self, code: u64, payload: &[u8]) {
+        self.peer.writer.write(code, payload, &mut self.received).expect("a small message");
+    }
+
+    fn send(&mut self, channel: u8, code: u8, payload: &[u8]) {
+        let message = Compressor::default().compress(payload).expect("a small message");
+        let result = self.engine.send(ChannelIndex(u16::from(channel)), u64::from(code), &message);
+        match result {
+            Ok(()) => {
+                // The driver may open what it has not been told is there.
+                let count = self.channels.get(usize::from(channel));
+                assert!(count.is_none_or(|count| u64::from(code) < *count));
+                self.accepted += 1;
+            }
+            Err(SendError::Full { queued, limit }) => assert!(queued + 64 + payload.len() + 40 > limit),
+            Err(_) => {}
+        }
+        assert!(self.engine.queued() <= 2000);
+    }
+}
+
+/// An engine whose peer, driver and clock do anything in any order.
+pub fn p2p_connection(data: &[u8]) {
+    let mut script = Script(data);
+    let mut world = World::new();
+    while !script.0.is_empty() {
+        match script.byte() % 16 {
+            0 => {
+                let capabilities = capabilities(script.byte());
+                world.say(0, &hello::encode("peer", &capabilities, &key(2).public()));
+            }
+            1 => {
+                let (code, payload) = (script.byte(), script.bytes());
+                world.say(u64::from(code), payload);
+            }
+            2 => {
+                let (code, payload) = (script.byte(), script.bytes());
+                let compressed = Compressor::default().compress(payload).expect("a small message");
+                world.say(u64::from(code), compressed.as_bytes());
+            }
+            // Bytes from anybody: whoever can inject into the stream.
+            3 => world.received.extend_from_slice(script.bytes()),
+            4 => {
+                let cut = world.received.len() * usize::from(script.byte()) / 256;
+                let rest = world.received.split_off(cut);
+                world.handle_bytes();
+                world.received.unsplit(rest);
+            }
+            5 | 6 => world.handle_bytes(),
+            7 => {
+                world.now = world.now.after(Duration::from_millis(u64::from(script.byte()) * 100));
+                world.engine.handle_timeout(world.now);
+                let next = world.engine.poll_timeout();
+                assert!(next.is_none_or(|next| next > world.now.mono), "a deadline that has passed stays");
+            }
+            8 => {
+                let (channel, code) = (script.byte() % 5, script.byte());
+                world.send(channel, code, script.bytes());
+            }
+            9 => world.transmit(),
+            10 => world.actions(usize::from(script.byte())),
+            11 => world.engine.greet(world.now, &capabilities(script.byte())),
+            12 => world.engine.open(world.now),
+            13 => {
+                if script.byte() % 2 == 0 {
+                    world.engine.pause()
+                } else {
+                    world.engine.resume(world.now)
+                }
+            }
+            14 => {
+                // More pings than pongs can be owed.
+                for _ in 0..20 {
+                    world.say(2, &[0xc0]);
+                }
+            }
+            _ => match script.byte() % 8 {
+                0 => world.engine.handle_eof(),
+                reason @ 1..=3 => world.engine.disconnect(world.now, DisconnectReason::from_code(reason)),
+                _ => {}
+            },
+        }
+    }
+    // However it went, it ends, and nothing is lost in silence.
+    world.engine.disconnect(world.now, DisconnectReason::Quitting);
+    world.transmit();
+    while !world.closed {
+        world.actions(usize::MAX);
+        world.engine.handle_timeout(world.now.after(Duration::from_secs(1)));
+    }
+    world.transmit();
+    assert_eq!(world.engine.poll_action(), None);
+}
