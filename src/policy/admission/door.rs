@@ -347,6 +347,12 @@ impl Admission {
         self.conns.iter().map(|(name, conn)| (*name, conn.ip, conn.inbound, conn.id))
     }
 
+    /// Where a connection comes from or goes to.
+    #[must_use]
+    pub fn address(&self, conn: ConnId) -> Option<IpAddr> {
+        self.conns.get(&conn).map(|conn| conn.ip)
+    }
+
     /// The node that a connection is with, and whether it dialed.
     #[must_use]
     pub fn identity(&self, conn: ConnId) -> Option<(NodeId, bool)> {

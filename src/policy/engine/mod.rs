@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     Now,
-    node::{Enode, NodeId},
+    node::{AddressClass, Enode, NodeId},
 };
 
 /// Why a connection is to be closed.
@@ -92,6 +92,7 @@ pub struct Policy {
     asked_for: BTreeSet<TaskId>,
     actions: VecDeque<Action>,
     lists_changed: bool,
+    reached_from_outside: bool,
 }
 
 impl Policy {
@@ -109,6 +110,7 @@ impl Policy {
             asked_for: BTreeSet::new(),
             actions: VecDeque::new(),
             lists_changed: false,
+            reached_from_outside: false,
         }
     }
 
@@ -165,7 +167,11 @@ impl Policy {
         let listed = is_listed(&self.dial, &id);
         let result = self.admission.identified(now, &self.rules, self.slots(), conn, id, listed);
         match result {
-            Ok(()) if inbound => self.dial.inbound_pending(id),
+            Ok(()) if inbound => {
+                let global = |ip| AddressClass::of(ip) == AddressClass::Global;
+                self.reached_from_outside |= self.admission.address(conn).is_some_and(global);
+                self.dial.inbound_pending(id);
+            }
             Ok(()) => {}
             Err(refusal) => self.refuse(now, conn, refusal),
         }
@@ -278,6 +284,19 @@ impl Policy {
     #[must_use]
     pub fn recent(&mut self, now: Now) -> Counts {
         self.dial.recent.sum(now.mono)
+    }
+
+    /// The same since the start.
+    #[must_use]
+    pub fn totals(&self) -> &Counts {
+        &self.dial.recent.total
+    }
+
+    /// Whether anyone on the Internet has ever dialed us and proved who it is: the proof that our port is open. Behind
+    /// an address translation that hides who dials, nobody can tell, and this stays false.
+    #[must_use]
+    pub fn reached_from_outside(&self) -> bool {
+        self.reached_from_outside
     }
 
     fn slots(&self) -> Slots {

@@ -127,7 +127,7 @@ impl Policy {
         self.dial.entries(now, &self.rules)
     }
 
-    /// Dials a node once; ends in [`dial::Action::ConnectDone`], unless refused right here.
+    /// Dials a node once; ends in [`ConnectDone`](super::super::dial::Action::ConnectDone), unless refused right here.
     pub fn connect(
         &mut self,
         now: Now,

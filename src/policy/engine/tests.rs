@@ -199,6 +199,16 @@ fn limits_are_checked_again_after_the_handshake() {
 }
 
 #[test]
+fn it_is_known_whether_our_port_is_open_to_the_internet() {
+    let mut bench = Bench::new(Settings::default());
+    bench.knock_from(1, [10, 0, 0, 1].into()).unwrap();
+    assert!(!bench.policy.reached_from_outside());
+    bench.knock(2).unwrap();
+    assert!(bench.policy.reached_from_outside());
+    assert_eq!(bench.policy.totals().let_in, 2);
+}
+
+#[test]
 fn ourselves_and_one_connection_twice_are_refused() {
     let mut bench = Bench::new(Settings::default());
     assert_eq!(bench.knock(999).err(), Some(Refusal::OwnIdentity));
