@@ -26,7 +26,7 @@ use super::{
 use crate::{
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
     switch::{
-        Draining, Handle, Principal, SEND_WINDOW,
+        Draining, Handle, Principal,
         attachment::{Attachment, PeerChannel, Read, Reply, SendError},
         inbox::{AttachParams, ClosedBy, Event, Opened},
         registrations::{Attached, Ended},
@@ -403,7 +403,7 @@ fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
         capability: Some(convert::capability(&opened.about.capability)),
         peer: Some(convert::session(&opened.about.peer.session)),
         existing: opened.existing,
-        send_window_bytes: SEND_WINDOW,
+        send_window_bytes: opened.about.send_window,
         session_id: opened.about.session_id,
         position: opened.position,
         uncredited_messages: opened.uncredited_messages,

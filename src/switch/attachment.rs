@@ -216,10 +216,7 @@ impl Attachment {
             replies.extend(sending.replies.drain(..count));
         }
         let left = max_events.saturating_sub(replies.len());
-        if left > 0
-            && self.holding.inbox.with(|inbox| inbox.pull(self.stream, max_bytes, left, events))
-                == Pull::Ended
-        {
+        if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
             return Poll::Ready(Read::Ended);
         }
         self.note(events);
@@ -295,7 +292,7 @@ impl Attachment {
 
     /// The application can take more: on one channel, or on the stream (channel 0).
     pub fn credit(&self, channel: u32, bytes: u64) {
-        self.holding.inbox.with(|inbox| inbox.credit(self.stream, channel, bytes));
+        self.holding.inbox.lock().credit(self.stream, channel, bytes);
     }
 
     /// The session and channel behind a number.

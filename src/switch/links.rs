@@ -29,7 +29,7 @@ use crate::{
     Now,
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
-        outbound::{Lane, Outbound},
+        outbound::{Lane, Outbound, SEND_WINDOW},
         traffic::Traffic,
     },
     node::{Enode, NodeId, PublicKey},
@@ -285,11 +285,13 @@ impl State {
                 session_id: id.0,
                 capability,
                 peer: PeerChannel { session: Arc::clone(&session), channel: channel.clone() },
+                send_window: SEND_WINDOW,
                 keep_first: spec.map_or(0, |spec| spec.keep_first),
                 greeting_sent,
             };
             let holding = &kept.holding;
-            let sink: Box<dyn MessageSink> = match holding.inbox.with(|inbox| inbox.open(about)) {
+            let opened = holding.inbox.lock().open(about);
+            let sink: Box<dyn MessageSink> = match opened {
                 Some(key) => {
                     holding.on_space(key, Arc::clone(&link.space));
                     inboxes.push((channel.owner, key, channel));
@@ -421,7 +423,7 @@ impl State {
                 detail: detail.into(),
                 unsent_messages: unsent(progress.stream) + unsent(progress.call),
             };
-            kept.holding.inbox.with(|inbox| inbox.close(key, close));
+            kept.holding.inbox.lock().close(key, close);
             kept.holding.forget_space(key);
         }
         if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
@@ -454,7 +456,7 @@ impl State {
                         detail: detail.into(),
                         unsent_messages: 0,
                     };
-                    kept.holding.inbox.with(|inbox| inbox.close(key, close));
+                    kept.holding.inbox.lock().close(key, close);
                     kept.holding.forget_space(key);
                 }
             }

@@ -224,7 +224,7 @@ impl Holding {
 
     pub(super) fn end(&self) {
         let _ = self.deleted.set(());
-        self.inbox.with(|inbox| inbox.clear());
+        self.inbox.lock().clear();
         self.waker.wake();
     }
 
@@ -265,7 +265,7 @@ pub(super) fn view(now: Now, registration: &Registration, kept: Option<&Kept>) -
         state: registration.state_name(),
         generation: registration.generation(),
         expire_time: registration.expire_time(now),
-        open_channels: kept.map_or(0, |kept| kept.holding.inbox.with(|inbox| inbox.open_channels())),
+        open_channels: kept.map_or(0, |kept| kept.holding.inbox.lock().open_channels()),
     }
 }
 
