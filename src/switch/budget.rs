@@ -1,6 +1,6 @@
-//! One bound over what all queues of the process hold: one for inboxes, one for outboxes.
+//! One bound over what all inboxes of the process hold.
 //!
-//! A queue never looks into another (a lock across registrations would let one application wait for another), so
+//! An inbox never looks into another (a lock across registrations would let one application wait for another), so
 //! "the largest" is decided by a share that everybody can compute: when three quarters of the budget are used, a
 //! channel may hold its share of the last quarter and no more. Large queues are refused first, small ones go on, and
 //! the bound itself is never crossed by more than the messages being queued at that moment.
@@ -11,11 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The default bound of all inbound queues: 512 MiB.
 pub const INBOUND_BUDGET: u64 = 512 << 20;
 
-/// The default bound of all outbound queues: 256 MiB. A broadcast counts once for each peer it waits for, though its
-/// payload is shared.
-pub const OUTBOUND_BUDGET: u64 = 256 << 20;
-
-/// Queues take and return budget in steps of this size, so that the shared counter is not touched for every message.
+/// Inboxes take and return budget in steps of this size, so that the shared counter is not touched for every message.
 const STEP: u64 = 128 << 10;
 
 /// The bound, and what is taken of it.
@@ -70,7 +66,7 @@ impl Share {
 
     /// The owner holds so much now.
     pub(super) fn hold(&mut self, bytes: u64) {
-        // One step is kept by a queue that drains: it is about to fill again.
+        // One step is kept by an inbox that drains: it is about to fill again.
         if bytes > self.taken || self.taken.saturating_sub(bytes) > 2 * STEP {
             self.take(bytes.next_multiple_of(STEP));
         }

@@ -7,7 +7,7 @@
 //! | [`capability`] | a devp2p capability, the rules of its name, the message counts everybody must agree on |
 //! | [`inbox`] | peers → application: bounded queues that outlive streams, credit, fairness, every loss reported |
 //! | [`lease`] | who owns a capability, for how long, and who may act for it |
-//! | [`budget`] | one bound over the queues of all registrations |
+//! | [`budget`] | one bound over the inboxes of all registrations |
 //! | [`watch`] | some state, copied to whoever watches; what slow watchers lose is history |
 //! | [`reason`] | why something was refused, as a word that programs compare |
 //!

@@ -128,6 +128,11 @@ pub struct Folded {
 pub struct Counters {
     /// Messages queued.
     pub queued: u64,
+    /// Messages handed over, whole. With what `reported` and `folded` say, a client that counts over all sessions
+    /// finds what a broken stream took, sessions included whose end went with it.
+    pub handed_over: u64,
+    /// Messages reported in gaps of their channels.
+    pub reported: Lost,
     /// Messages dropped with a gap in their channel, for whatever reason.
     pub dropped: Lost,
     /// Sessions folded, and what they had sent. `Attached` tells it, so that a fold reported on a broken stream is

@@ -134,6 +134,7 @@ impl<P> Inbox<P> {
                         return false;
                     }
                     channel.position = channel.position.saturating_add(lost.messages);
+                    self.counters.reported.add(*lost);
                     let (messages, bytes) = (lost.messages, lost.bytes);
                     frame.push(EVENT_OVERHEAD, Event::Gap { channel: number, sessions: 0, messages, bytes });
                     channel.queue.pop();
@@ -253,6 +254,7 @@ impl<P> Inbox<P> {
                 self.closed_waiting = self.closed_waiting.saturating_sub(freed);
             }
             channel.position = channel.position.saturating_add(1);
+            self.counters.handed_over = self.counters.handed_over.saturating_add(1);
             if let Some(log) = &mut channel.on.log {
                 log.add(cost(total));
             }

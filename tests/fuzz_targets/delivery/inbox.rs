@@ -369,6 +369,9 @@ pub(super) fn run(data: &[u8]) {
     let unheard: u64 = world.known.iter().filter(|known| !known.ended).map(|known| known.arrived).sum();
     assert_eq!(world.folded_messages, unheard, "whole sessions that were folded");
     assert!(world.known.iter().all(|known| known.ended || !known.announced));
+    let counters = world.inbox.counters();
+    let told = counters.handed_over + counters.reported.messages + counters.folded.lost.messages;
+    assert_eq!(told, world.known.iter().map(|known| known.arrived).sum::<u64>());
     assert_eq!(world.inbox.waiting(), 0);
     assert_eq!(world.inbox.open_channels(), 0);
     drop(world);

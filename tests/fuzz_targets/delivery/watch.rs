@@ -15,23 +15,22 @@ pub(super) fn run(data: &[u8]) {
     let mut copy: BTreeMap<usize, usize> = BTreeMap::new();
     let mut token = None;
     let mut value = 0;
-    let mut pull =
-        |source: &Watch<usize, usize>, cursor: &mut Cursor<usize>, copy: &mut BTreeMap<_, _>, max| {
-            let mut out = Vec::new();
-            let mark = source.pull(cursor, max, &mut out);
-            assert!(out.len() <= max + 1);
-            if mark.reset {
-                assert!(out.is_empty());
-                copy.clear();
-            }
-            for change in out {
-                match change.kind {
-                    Kind::Removed => copy.remove(&change.key),
-                    Kind::Snapshot | Kind::Added | Kind::Updated => copy.insert(change.key, *change.value),
-                };
-            }
-            mark
-        };
+    let pull = |source: &Watch<usize, usize>, cursor: &mut Cursor<usize>, copy: &mut BTreeMap<_, _>, max| {
+        let mut out = Vec::new();
+        let mark = source.pull(cursor, max, &mut out);
+        assert!(out.len() <= max + 1);
+        if mark.reset {
+            assert!(out.is_empty());
+            copy.clear();
+        }
+        for change in out {
+            match change.kind {
+                Kind::Removed => copy.remove(&change.key),
+                Kind::Snapshot | Kind::Added | Kind::Updated => copy.insert(change.key, *change.value),
+            };
+        }
+        mark
+    };
     while let Some(operation) = script.below(8) {
         let argument = script.next().unwrap_or(0);
         value += 1;
