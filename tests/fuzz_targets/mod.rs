@@ -6,11 +6,31 @@
 //! To add one: write the function, add a line to [`TARGETS`] and one to `fuzz/Cargo.toml`, put an input into
 //! `fuzz/corpus/<name>/`. The replay fails, and says what is missing, if any of the four is forgotten.
 
+mod delivery;
+mod discv5;
 mod node;
+mod p2p;
+mod rlpx;
 
 /// A target: its name, which is also its binary's and its corpus's, and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-/// All targets.
-pub(crate) const TARGETS: &[Target] =
-    &[("enode_url", node::enode_url), ("record", node::record), ("rlp", node::rlp)];
+/// All targets, room by room.
+pub(crate) const TARGETS: &[Target] = &[
+    ("enode_url", node::enode_url),
+    ("record", node::record),
+    ("rlp", node::rlp),
+    ("rlpx_ecies", rlpx::rlpx_ecies),
+    ("rlpx_frame", rlpx::rlpx_frame),
+    ("rlpx_handshake", rlpx::rlpx_handshake),
+    ("snappy", rlpx::snappy),
+    ("disconnect", p2p::disconnect),
+    ("hello", p2p::hello),
+    ("p2p_connection", p2p::p2p_connection),
+    ("discv5_engine", discv5::discv5_engine),
+    ("discv5_message", discv5::discv5_message),
+    ("discv5_packet", discv5::discv5_packet),
+    ("inbox", delivery::inbox),
+    ("lease", delivery::lease),
+    ("watch", delivery::watch),
+];

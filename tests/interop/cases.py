@@ -72,6 +72,8 @@ def refusals(case):
     Application(case, sidecar).event("attached")
     sidecar.call("PeerService/AddStaticPeer", node=geth.enode)
     geth.event("peer-add")
+    late = [{"name": "late", "version": 1, "messageCount": 1}]
+    sidecar.call("ProtocolService/RegisterProtocols", spec={"clientId": "late", "protocols": late})
     send = {"protocol": "echo", "code": 0, "payload": "wA=="}
     echo = [{"name": "echo", "version": 2, "messageCount": 8}]
     table = [
@@ -80,7 +82,7 @@ def refusals(case):
         ("MessageService/SendMessage", {**send, "node": stranger}, "NotFound", "PEER_NOT_CONNECTED"),
         ("MessageService/SendMessage", {**send, "node": geth.node_id, "protocol": "eth"}, "NotFound",
          "PROTOCOL_NOT_REGISTERED"),
-        ("MessageService/SendMessage", {**send, "node": geth.node_id, "protocol": "echo/9"}, "FailedPrecondition",
+        ("MessageService/SendMessage", {**send, "node": geth.node_id, "protocol": "late"}, "FailedPrecondition",
          "PROTOCOL_NOT_SHARED"),
         ("MessageService/SendMessage", {**send, "node": geth.node_id, "code": 8}, "OutOfRange",
          "MESSAGE_CODE_OUT_OF_RANGE"),

@@ -53,9 +53,12 @@ class Tools:
     """Paths of all programs that the cases run."""
 
     def __init__(self):
-        run("cargo", "build", "--locked", "--release", cwd=ROOT)
-        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-        self.devp2pd = ROOT / target / "release" / "devp2pd"
+        if "DEVP2PD" in os.environ:
+            self.devp2pd = pathlib.Path(os.environ["DEVP2PD"]).resolve()
+        else:
+            run("cargo", "build", "--locked", "--release", cwd=ROOT)
+            target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or "target")
+            self.devp2pd = ROOT / target / "release" / "devp2pd"
         self.geth_peer = CACHE / "geth-peer"
         run("go", "build", "-o", self.geth_peer, ".", cwd=ROOT / "tests" / "interop" / "geth-peer")
         self.devp2p = go_install(*DEVP2P)
