@@ -27,13 +27,16 @@ fn main() -> ExitCode {
 fn run(config: Config) -> Result<(), String> {
     let _filter = telemetry::start(&config.log).map_err(|error| error.to_string())?;
     if let FileLimit::TooLow { wanted, allowed } = raise_file_limit(config.peers.max_peers) {
-        tracing::warn!("{wanted} open files are wanted and the system allows {allowed}; some peers may be refused");
+        tracing::warn!(
+            "{wanted} open files are wanted and the system allows {allowed}; some peers may be refused"
+        );
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.worker_threads {
         runtime.worker_threads(threads.get());
     }
-    let runtime = runtime.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let runtime =
+        runtime.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let outcome = runtime.block_on(async {
         let signals = StopSignals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
         let app = App::start(config).await.map_err(|error| error.to_string())?;
@@ -56,7 +59,8 @@ fn announce(started: &Started) {
         if texts.is_empty() { "nowhere".to_owned() } else { texts.join(", ") }
     };
     let mut out = std::io::stdout().lock();
-    let enode = started.enode.as_ref().map_or_else(|| "none: peers cannot dial us".to_owned(), ToString::to_string);
+    let enode =
+        started.enode.as_ref().map_or_else(|| "none: peers cannot dial us".to_owned(), ToString::to_string);
     let http = started.http_addr.map_or_else(|| "nowhere".to_owned(), |addr| format!("http://{addr}/readyz"));
     let _ = writeln!(out, "devp2pd {}", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(out, "  enode     {enode}");

@@ -33,7 +33,9 @@ use super::{
 use crate::{
     Now,
     node::PublicKey,
-    p2p::{self, Action, Channel, ChannelIndex, DisconnectReason, Fault, LocalCapability, LocalNode, RemoteHello},
+    p2p::{
+        self, Action, Channel, ChannelIndex, DisconnectReason, Fault, LocalCapability, LocalNode, RemoteHello,
+    },
 };
 
 /// How long a parked connection holds what it heard before it looks again whether it still is: longer than any
@@ -216,7 +218,8 @@ enum Verdict {
 impl Connection {
     /// Runs the connection to its end. The last event is [`Event::Closed`].
     pub async fn run(self) {
-        let Self { id, stream, role, local, rng, outbound, traffic, space, mut control, events, shared } = self;
+        let Self { id, stream, role, local, rng, outbound, traffic, space, mut control, events, shared } =
+            self;
         // Made here and not by the caller: a dial's first packet costs EC arithmetic.
         let engine = match role {
             Role::Dial(remote) => p2p::Connection::dial(local, remote, clock::now(), rng),
@@ -347,7 +350,13 @@ impl Task<'_> {
                     } else {
                         // Behind a held message of any channel: the order of a channel must not change, and the
                         // socket is held as a whole.
-                        self.held.push_back(Held { channel, code, payload, until: now.mono, since: now.mono });
+                        self.held.push_back(Held {
+                            channel,
+                            code,
+                            payload,
+                            until: now.mono,
+                            since: now.mono,
+                        });
                     }
                 }
                 Action::Authenticated { remote } => {
@@ -372,10 +381,8 @@ impl Task<'_> {
                     self.receipts.extend(self.encoding.drain(..count).map(|receipt| (end, receipt)));
                 }
                 Action::Closed { by, reason, fault, .. } => {
-                    let timed_out = matches!(
-                        fault,
-                        Some(Fault::HandshakeTimeout | Fault::Silence | Fault::FrameTimeout)
-                    );
+                    let timed_out =
+                        matches!(fault, Some(Fault::HandshakeTimeout | Fault::Silence | Fault::FrameTimeout));
                     let detail = fault.map(|fault| fault.to_string()).unwrap_or_default();
                     self.end.get_or_insert(End { by, reason, detail, timed_out });
                 }
@@ -536,7 +543,9 @@ impl Task<'_> {
                 self.parked = true;
                 self.engine.open(now);
             }
-            Verdict::Admission(Err(reason)) | Verdict::Opening(Err(reason)) => self.engine.disconnect(now, reason),
+            Verdict::Admission(Err(reason)) | Verdict::Opening(Err(reason)) => {
+                self.engine.disconnect(now, reason)
+            }
         }
         self.digest(now);
     }

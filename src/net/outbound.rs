@@ -157,7 +157,13 @@ impl Outbound {
 
     /// Queues a message, or refuses it; never waits. Returns the message's number on its lane, from 1: it is written
     /// when [`LaneProgress::written`] has come that far.
-    pub fn send(&self, lane: Lane, channel: ChannelIndex, code: u64, message: Compressed) -> Result<u64, Refused> {
+    pub fn send(
+        &self,
+        lane: Lane,
+        channel: ChannelIndex,
+        code: u64,
+        message: Compressed,
+    ) -> Result<u64, Refused> {
         let cost = message.raw_len() as u64 + MESSAGE_COST;
         let number = {
             let mut inner = self.lock();
@@ -174,7 +180,12 @@ impl Outbound {
             progress.accepted += 1;
             progress.accepted_cost += cost;
             let number = progress.accepted;
-            inner.queue.push_back(Queued { channel, code, message, receipt: Receipt { channel, lane, cost } });
+            inner.queue.push_back(Queued {
+                channel,
+                code,
+                message,
+                receipt: Receipt { channel, lane, cost },
+            });
             number
         };
         self.wake.notify_one();
@@ -187,7 +198,10 @@ impl Outbound {
             let moved = self.moved.notified();
             {
                 let mut inner = self.lock();
-                let written = inner.channels.get_mut(usize::from(channel.0)).map(|progress| progress.lane(lane).written);
+                let written = inner
+                    .channels
+                    .get_mut(usize::from(channel.0))
+                    .map(|progress| progress.lane(lane).written);
                 if written.is_some_and(|written| number <= written) {
                     return true;
                 }
@@ -265,7 +279,8 @@ impl Outbound {
                 moved |= 1_u64.checked_shl(u32::from(receipt.channel.0)).unwrap_or(u64::MAX);
             }
             for (index, hook) in inner.hooks.iter().enumerate() {
-                let bit = u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(u64::MAX);
+                let bit =
+                    u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(u64::MAX);
                 hooks.extend(hook.as_ref().filter(|_| moved & bit != 0).cloned());
             }
         }
@@ -299,7 +314,11 @@ mod tests {
     #[test]
     fn a_lane_takes_what_crosses_its_window_and_refuses_what_comes_after() {
         let outbound = Outbound::new();
-        assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Closed), "no channel yet");
+        assert_eq!(
+            outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)),
+            Err(Refused::Closed),
+            "no channel yet"
+        );
         outbound.set_channels(2);
         outbound.send(Lane::Stream, ChannelIndex(0), 0, message(4 * 1024 * 1024)).unwrap();
         assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Full));
@@ -307,7 +326,11 @@ mod tests {
         outbound.send(Lane::Call, ChannelIndex(0), 0, message(1)).unwrap();
         outbound.send(Lane::Stream, ChannelIndex(1), 0, message(1)).unwrap();
         let first = outbound.take().unwrap();
-        assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Full), "taken is not written");
+        assert_eq!(
+            outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)),
+            Err(Refused::Full),
+            "taken is not written"
+        );
         outbound.written([first.receipt].into_iter());
         outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();
         assert_eq!(outbound.progress(ChannelIndex(0)).stream.written, 1);

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
     switch::{
-        Draining, Handle, Principal, SEND_WINDOW,
+        Draining, Handle, Principal,
         attachment::{Attachment, PeerChannel, Read, Reply, SendError},
         inbox::{AttachParams, ClosedBy, Event, Opened},
         registrations::{Attached, Ended},
@@ -145,10 +145,15 @@ pub(super) struct ExchangeStream {
 }
 
 impl ExchangeStream {
-    pub(super) fn open(handle: Handle, principal: Principal, requests: Streaming<proto::ExchangeRequest>) -> Self {
+    pub(super) fn open(
+        handle: Handle,
+        principal: Principal,
+        requests: Streaming<proto::ExchangeRequest>,
+    ) -> Self {
         let (attached, attaching) = oneshot::channel();
         let verdict = Arc::default();
-        let task = tokio::spawn(read_requests(handle.clone(), principal, requests, attached, Arc::clone(&verdict)));
+        let task =
+            tokio::spawn(read_requests(handle.clone(), principal, requests, attached, Arc::clone(&verdict)));
         Self { reader: Reader::new(handle, attaching), verdict, request_task: task.abort_handle() }
     }
 }
@@ -171,7 +176,9 @@ impl Stream for ExchangeStream {
             }
             Poll::Ready(Found::Batch) => {
                 let replies = this.reader.replies.drain(..).map(|reply| event(reply_event(reply)));
-                replies.chain(this.reader.events.drain(..).map(|inbound| event(inbound_event(inbound)))).collect()
+                replies
+                    .chain(this.reader.events.drain(..).map(|inbound| event(inbound_event(inbound))))
+                    .collect()
             }
             Poll::Ready(Found::End(status)) => return Poll::Ready(status.map(Err)),
             Poll::Pending => {
@@ -336,9 +343,10 @@ fn send(
 /// Why a message was refused: the reason for programs, and a sentence.
 pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
     match error {
-        SendError::WindowExceeded => {
-            (ErrorReason::SendWindowExceeded, "the channel's send window is used up; wait for credit".to_owned())
-        }
+        SendError::WindowExceeded => (
+            ErrorReason::SendWindowExceeded,
+            "the channel's send window is used up; wait for credit".to_owned(),
+        ),
         SendError::NotConnected => (ErrorReason::PeerNotConnected, "the channel is closed".to_owned()),
         SendError::CodeOutOfRange { message_count } => (
             ErrorReason::MessageCodeOutOfRange,
@@ -395,7 +403,7 @@ fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
         capability: Some(convert::capability(&opened.about.capability)),
         peer: Some(convert::session(&opened.about.peer.session)),
         existing: opened.existing,
-        send_window_bytes: SEND_WINDOW,
+        send_window_bytes: opened.about.send_window,
         session_id: opened.about.session_id,
         position: opened.position,
         uncredited_messages: opened.uncredited_messages,
@@ -426,12 +434,14 @@ fn closed(channel: u32, close: &crate::switch::inbox::Close) -> proto::ChannelCl
 fn inbound_event(event: Event<PeerChannel>) -> server_event::Event {
     match event {
         Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open)),
-        Event::Message { channel, code, payload, part } => server_event::Event::Message(proto::InboundMessage {
-            channel_id: channel,
-            code,
-            payload,
-            fragment: part.map(fragment),
-        }),
+        Event::Message { channel, code, payload, part } => {
+            server_event::Event::Message(proto::InboundMessage {
+                channel_id: channel,
+                code,
+                payload,
+                fragment: part.map(fragment),
+            })
+        }
         Event::Gap { channel, sessions, messages, bytes } => {
             server_event::Event::Gap(proto::Gap { channel_id: channel, messages, bytes, sessions })
         }
@@ -492,7 +502,9 @@ impl Stream for ReceiveStream {
         let this = &mut *self;
         let event = loop {
             match this.reader.poll(cx, 1) {
-                Poll::Ready(Found::Attached(attached)) => break Out::Attached(registration::attached(&attached)),
+                Poll::Ready(Found::Attached(attached)) => {
+                    break Out::Attached(registration::attached(&attached));
+                }
                 Poll::Ready(Found::Batch) => {
                     // Credit and results concern senders on the stream, which this one has none of.
                     if let Some(Reply::Drain { deadline }) = this.reader.replies.pop() {

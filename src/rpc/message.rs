@@ -62,16 +62,17 @@ impl Messages {
             .compress(&request.payload)
             .map_err(|_| refuse(SendError::TooLarge { bytes, limit }))?;
         let outbound = &target.session.outbound;
-        let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(|error| {
-            match error {
+        let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(
+            |error| match error {
                 Refused::Full => refuse(SendError::WindowExceeded),
                 Refused::Closed => refuse(SendError::NotConnected).with("node_id", node),
-            }
-        })?;
+            },
+        )?;
         if !request.wait_written {
             return Ok(());
         }
-        match tokio::time::timeout(WRITTEN_TIMEOUT, outbound.wait_written(Lane::Call, to.index, number)).await {
+        match tokio::time::timeout(WRITTEN_TIMEOUT, outbound.wait_written(Lane::Call, to.index, number)).await
+        {
             Ok(true) => Ok(()),
             Ok(false) => Err(refuse(SendError::NotConnected).with("node_id", node)),
             Err(_) => Err(Refusal::new(

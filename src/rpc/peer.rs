@@ -45,8 +45,8 @@ impl Peers {
     async fn connect(&self, request: proto::ConnectPeerRequest) -> Result<proto::Peer, Refusal> {
         let node = node_ref("node", &request.node)?;
         let id = node.id();
-        let timeout =
-            registration::duration("timeout", request.timeout, MAX_CONNECT_TIMEOUT)?.unwrap_or(CONNECT_TIMEOUT);
+        let timeout = registration::duration("timeout", request.timeout, MAX_CONNECT_TIMEOUT)?
+            .unwrap_or(CONNECT_TIMEOUT);
         let outcome = self.handle.connect(node, timeout).await?;
         outcome.map(|view| convert::peer(&view)).map_err(|outcome| connect_refusal(id, outcome))
     }
@@ -69,7 +69,9 @@ fn connect_refusal(id: NodeId, outcome: ConnectOutcome) -> Refusal {
             };
             Refusal::new(reason, format!("not dialed: {why}")).with("cause", why.name())
         }
-        ConnectOutcome::TimedOut => Refusal::new(ErrorReason::TimedOut, "the dial took longer than its timeout"),
+        ConnectOutcome::TimedOut => {
+            Refusal::new(ErrorReason::TimedOut, "the dial took longer than its timeout")
+        }
         ConnectOutcome::Connected => {
             Refusal::new(ErrorReason::PeerNotConnected, "the peer connected and left again at once")
         }
@@ -116,7 +118,9 @@ fn state(entry: &ListEntry) -> (proto::StaticPeerState, Option<Duration>, String
         }
         EntryState::Dialing { since } => (S::Dialing, Some(since), String::new()),
         EntryState::Resolving => (S::Resolving, None, "discovery is asked for the address".to_owned()),
-        EntryState::BackingOff { .. } => (S::BackingOff, None, "see last_error and next_dial_time".to_owned()),
+        EntryState::BackingOff { .. } => {
+            (S::BackingOff, None, "see last_error and next_dial_time".to_owned())
+        }
         EntryState::WaitingForProtocol => {
             (S::WaitingForProtocol, None, "dialed as soon as a protocol is registered".to_owned())
         }
@@ -169,7 +173,8 @@ fn target_node(text: &str) -> Result<BanTarget, Refusal> {
 }
 
 fn target_ip(text: &str) -> Result<BanTarget, Refusal> {
-    let ip: IpAddr = text.parse().map_err(|_| Refusal::field("ip", "is not an IP address, as 203.0.113.7"))?;
+    let ip: IpAddr =
+        text.parse().map_err(|_| Refusal::field("ip", "is not an IP address, as 203.0.113.7"))?;
     Ok(BanTarget::ip(ip))
 }
 

@@ -41,8 +41,11 @@ impl ProtocolService for Protocols {
         let request = request.into_inner();
         let target = Target::Spec(registration::spec(request.spec)?);
         let request_id = registration::request_id(request.request_id)?;
-        let registered =
-            self.handle.register(caller, target, request_id, request.takeover).await.map_err(Refusal::from)?;
+        let registered = self
+            .handle
+            .register(caller, target, request_id, request.takeover)
+            .await
+            .map_err(Refusal::from)?;
         Ok(Response::new(proto::RegisterProtocolsResponse {
             registration: Some(registration::view(&registered.registration)),
             resume_token: registered.token.expose(),

@@ -6,8 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tonic::Status;
 
 use super::{
-    convert,
-    exchange,
+    convert, exchange,
     proto::{self, ErrorReason},
     status::Refusal,
 };
@@ -16,7 +15,10 @@ use crate::{
     switch::{
         Capability,
         inbox::{OverflowPolicy, stall::Action},
-        lease::{Greeting, LeaseError, MAX_HELLO, MAX_LINGER, ProtocolSpec, RegistrationId, RegistrationSpec, StateName},
+        lease::{
+            Greeting, LeaseError, MAX_HELLO, MAX_LINGER, ProtocolSpec, RegistrationId, RegistrationSpec,
+            StateName,
+        },
         peers::ListError,
         registrations::{AttachRequest, Attached, Ended, RegistrationView, SwitchError, Target},
     },
@@ -33,7 +35,9 @@ impl From<SwitchError> for Refusal {
                 Self::new(ErrorReason::PeerNotConnected, message).with("node_id", node)
             }
             SwitchError::ProtocolNotShared { node, protocol } => {
-                Self::new(ErrorReason::ProtocolNotShared, message).with("node_id", node).with("protocol", protocol)
+                Self::new(ErrorReason::ProtocolNotShared, message)
+                    .with("node_id", node)
+                    .with("protocol", protocol)
             }
             SwitchError::SharedSession { .. } => Self::forbidden(message),
             SwitchError::List(list) => list_refusal(&list, message),
@@ -113,8 +117,8 @@ pub(super) fn duration(
     max: Duration,
 ) -> Result<Option<Duration>, Refusal> {
     let Some(duration) = duration else { return Ok(None) };
-    let duration =
-        Duration::try_from(duration).map_err(|_| Refusal::field(field, "must not be negative or malformed"))?;
+    let duration = Duration::try_from(duration)
+        .map_err(|_| Refusal::field(field, "must not be negative or malformed"))?;
     if duration > max {
         return Err(Refusal::field(field, format!("must be at most {} s", max.as_secs())));
     }
@@ -123,7 +127,8 @@ pub(super) fn duration(
 
 /// The spec of a request. The rules of its content are the lease's; here it only becomes typed.
 pub(super) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
-    let spec = spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
+    let spec =
+        spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
     let policy = spec.overflow_policy.unwrap_or_default();
     let defaults = OverflowPolicy::default();
     let overflow = OverflowPolicy {
@@ -183,7 +188,12 @@ pub(super) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Ref
             return Err(Refusal::field("attach", "must name a spec, a resume_token or a client_id"));
         }
     };
-    Ok(AttachRequest { target, params, request_id: request_id(attach.request_id)?, takeover: attach.takeover })
+    Ok(AttachRequest {
+        target,
+        params,
+        request_id: request_id(attach.request_id)?,
+        takeover: attach.takeover,
+    })
 }
 
 pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<AttachRequest, Refusal> {
@@ -201,7 +211,12 @@ pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<
         auto_credit: true,
         ..Default::default()
     };
-    Ok(AttachRequest { target, params, request_id: request_id(request.request_id)?, takeover: request.takeover })
+    Ok(AttachRequest {
+        target,
+        params,
+        request_id: request_id(request.request_id)?,
+        takeover: request.takeover,
+    })
 }
 
 fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {

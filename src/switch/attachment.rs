@@ -216,7 +216,7 @@ impl Attachment {
             replies.extend(sending.replies.drain(..count));
         }
         let left = max_events.saturating_sub(replies.len());
-        if left > 0 && self.holding.inbox.with(|inbox| inbox.pull(self.stream, max_bytes, left, events)) == Pull::Ended {
+        if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
             return Poll::Ready(Read::Ended);
         }
         self.note(events);
@@ -232,8 +232,12 @@ impl Attachment {
                     let (number, index) = (opened.channel, peer.channel.index);
                     let outbound = Arc::clone(&peer.session.outbound);
                     let progress = outbound.progress(index).stream;
-                    let target =
-                        Target { peer, credited: progress.written_cost, results: VecDeque::new(), moved: false };
+                    let target = Target {
+                        peer,
+                        credited: progress.written_cost,
+                        results: VecDeque::new(),
+                        moved: false,
+                    };
                     lock(&self.sending).targets.insert(number, target);
                     let (sending, waker) = (Arc::downgrade(&self.sending), Arc::clone(&self.holding.waker));
                     let hook = move || {
@@ -288,7 +292,7 @@ impl Attachment {
 
     /// The application can take more: on one channel, or on the stream (channel 0).
     pub fn credit(&self, channel: u32, bytes: u64) {
-        self.holding.inbox.with(|inbox| inbox.credit(self.stream, channel, bytes));
+        self.holding.inbox.lock().credit(self.stream, channel, bytes);
     }
 
     /// The session and channel behind a number.
@@ -351,12 +355,13 @@ impl Sending {
             return Err(SendError::TooLarge { bytes: message.raw_len(), limit: to.max_message });
         }
         let outbound = &target.peer.session.outbound;
-        let number = outbound.send(Lane::Stream, to.index, u64::from(code), message.clone()).map_err(|refused| {
-            match refused {
-                Refused::Full => SendError::WindowExceeded,
-                Refused::Closed => SendError::NotConnected,
-            }
-        })?;
+        let number =
+            outbound.send(Lane::Stream, to.index, u64::from(code), message.clone()).map_err(|refused| {
+                match refused {
+                    Refused::Full => SendError::WindowExceeded,
+                    Refused::Closed => SendError::NotConnected,
+                }
+            })?;
         if want_result {
             target.results.push_back((number, send_id));
         }

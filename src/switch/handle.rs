@@ -5,7 +5,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,8 @@ use super::{
     lease::Greeting,
     peers::{BanRequest, ConnectReply, PeerView, PeersSummary},
     registrations::{
-        Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError, Target,
+        Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError,
+        Target,
     },
     state::State,
 };
@@ -113,7 +117,9 @@ impl Handle {
 
     /// Attached streams.
     pub async fn attached(&self) -> usize {
-        self.call(|state, _| state.kept.values().filter(|kept| kept.stream.is_some()).count()).await.unwrap_or(0)
+        self.call(|state, _| state.kept.values().filter(|kept| kept.stream.is_some()).count())
+            .await
+            .unwrap_or(0)
     }
 
     /// Connections that are left.
@@ -213,7 +219,11 @@ impl Handle {
     }
 
     /// Attaches a stream.
-    pub async fn attach(&self, principal: Principal, request: AttachRequest) -> Result<Attached, SwitchError> {
+    pub async fn attach(
+        &self,
+        principal: Principal,
+        request: AttachRequest,
+    ) -> Result<Attached, SwitchError> {
         self.call(move |state, now| state.attach(now, &principal, &request)).await?
     }
 

@@ -52,7 +52,7 @@ impl State {
             && claimed.replaced.is_some()
             && let Some((_, stream)) = kept.stream.take()
         {
-            kept.holding.inbox.with(|inbox| inbox.detach(stream));
+            kept.holding.inbox.lock().detach(stream);
         }
         Ok(Registered {
             registration: self.view(now, claimed.id)?,
@@ -75,7 +75,7 @@ impl State {
         let registration = self.view(now, claimed.id)?;
         let kept = self.kept.get_mut(&claimed.id).ok_or(SwitchError::Stopped)?;
         // Attaching ends whatever stream was there: its next pull says so.
-        let stream = kept.holding.inbox.with(|inbox| inbox.attach(request.params));
+        let stream = kept.holding.inbox.lock().attach(request.params);
         kept.stream = claimed.stream.map(|lease| (lease, stream));
         let attachment = Attachment::new(Arc::clone(&kept.holding), stream, self.handle.clone());
         Ok(Attached {
@@ -93,7 +93,7 @@ impl State {
         let Some(kept) = self.kept.get_mut(&id) else { return };
         kept.last_send_id = kept.last_send_id.max(last_send_id);
         if let Some((lease, _)) = kept.stream.take_if(|(_, of)| *of == stream) {
-            kept.holding.inbox.with(|inbox| inbox.detach(stream));
+            kept.holding.inbox.lock().detach(stream);
             self.leases.detach(now, id, lease);
         }
     }
@@ -109,7 +109,12 @@ impl State {
         self.view(now, id)
     }
 
-    pub(super) fn delete(&mut self, now: Now, principal: &Principal, acting: &Acting) -> Result<(), SwitchError> {
+    pub(super) fn delete(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+    ) -> Result<(), SwitchError> {
         let id = self.leases.resolve(now, principal.caller(), acting.who())?;
         self.leases.delete(id);
         Ok(())
@@ -135,7 +140,10 @@ impl State {
     }
 
     pub(super) fn registrations(&self, now: Now) -> Vec<RegistrationView> {
-        self.leases.iter().map(|registration| view(now, registration, self.kept.get(&registration.id()))).collect()
+        self.leases
+            .iter()
+            .map(|registration| view(now, registration, self.kept.get(&registration.id())))
+            .collect()
     }
 
     fn view(&self, now: Now, id: RegistrationId) -> Result<RegistrationView, SwitchError> {
@@ -206,7 +214,12 @@ impl State {
             self.disconnect(connection, reason, by, "an application ended the session");
         } else {
             let index = target.channel.index;
-            self.release_channels(id, |channel| channel.index == index, Some(connection), "the application left");
+            self.release_channels(
+                id,
+                |channel| channel.index == index,
+                Some(connection),
+                "the application left",
+            );
         }
         Ok(())
     }
@@ -227,7 +240,7 @@ impl State {
         let spec = registration.spec().clone();
         let Changes { removed, added, .. } = &claimed.changes;
         if let Some(kept) = self.kept.get(&claimed.id) {
-            kept.holding.inbox.with(|inbox| inbox.configure(inbox_config(&spec)));
+            kept.holding.inbox.lock().configure(inbox_config(&spec));
         } else {
             self.registrations_made += 1;
             let policy_id = policy::RegistrationId(self.registrations_made);

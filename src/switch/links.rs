@@ -29,7 +29,7 @@ use crate::{
     Now,
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
-        outbound::{Lane, Outbound},
+        outbound::{Lane, Outbound, SEND_WINDOW},
         traffic::Traffic,
     },
     node::{Enode, NodeId, PublicKey},
@@ -92,7 +92,13 @@ pub(super) struct Ready {
 
 impl State {
     /// Starts the task of a connection.
-    pub(super) fn launch(&mut self, id: ConnectionId, stream: TcpStream, remote: SocketAddr, dial: Option<&Dial>) {
+    pub(super) fn launch(
+        &mut self,
+        id: ConnectionId,
+        stream: TcpStream,
+        remote: SocketAddr,
+        dial: Option<&Dial>,
+    ) {
         let (control, controls) = mpsc::channel(CONTROLS);
         let link = Link {
             remote,
@@ -279,11 +285,13 @@ impl State {
                 session_id: id.0,
                 capability,
                 peer: PeerChannel { session: Arc::clone(&session), channel: channel.clone() },
+                send_window: SEND_WINDOW,
                 keep_first: spec.map_or(0, |spec| spec.keep_first),
                 greeting_sent,
             };
             let holding = &kept.holding;
-            let sink: Box<dyn MessageSink> = match holding.inbox.with(|inbox| inbox.open(about)) {
+            let opened = holding.inbox.lock().open(about);
+            let sink: Box<dyn MessageSink> = match opened {
                 Some(key) => {
                     holding.on_space(key, Arc::clone(&link.space));
                     inboxes.push((channel.owner, key, channel));
@@ -313,7 +321,12 @@ impl State {
 
     /// A parked connection takes the place of another one of its node.
     pub(super) fn promote(&mut self, now: Now, id: ConnectionId, before: ConnectionId, node: NodeId) {
-        self.end_session(before, &ClosedBy::Sidecar, DisconnectReason::AlreadyConnected, "replaced by a second connection");
+        self.end_session(
+            before,
+            &ClosedBy::Sidecar,
+            DisconnectReason::AlreadyConnected,
+            "replaced by a second connection",
+        );
         if let Some(link) = self.links.get_mut(&before) {
             link.outbound.disconnect(DisconnectReason::AlreadyConnected);
         }
@@ -337,11 +350,9 @@ impl State {
     pub(super) fn close(&mut self, id: ConnectionId, reason: CloseReason) {
         let (wire, by, detail) = match reason {
             CloseReason::Refused(refusal) => (wire_reason(refusal), ClosedBy::Sidecar, refusal.to_string()),
-            CloseReason::Removed => (
-                DisconnectReason::Requested,
-                ClosedBy::Operator,
-                "removed from the static list".to_owned(),
-            ),
+            CloseReason::Removed => {
+                (DisconnectReason::Requested, ClosedBy::Operator, "removed from the static list".to_owned())
+            }
             CloseReason::Banned => (DisconnectReason::Requested, ClosedBy::Operator, "banned".to_owned()),
             CloseReason::Rotated => {
                 (DisconnectReason::UselessPeer, ClosedBy::Sidecar, "made room by rotation".to_owned())
@@ -351,7 +362,13 @@ impl State {
     }
 
     /// Ends a connection from here: what was accepted for it is flushed, then the reason.
-    pub(super) fn disconnect(&mut self, id: ConnectionId, reason: DisconnectReason, by: ClosedBy, detail: &str) {
+    pub(super) fn disconnect(
+        &mut self,
+        id: ConnectionId,
+        reason: DisconnectReason,
+        by: ClosedBy,
+        detail: &str,
+    ) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.closing.get_or_insert((by, detail.into()));
         if matches!(link.stage, Stage::Handshake) {
@@ -398,14 +415,15 @@ impl State {
         for (owner, key, channel) in std::mem::take(inboxes) {
             let Some(kept) = self.kept.get(&owner) else { continue };
             let progress = session.outbound.progress(channel.index);
-            let unsent = |lane: crate::net::outbound::LaneProgress| lane.accepted.saturating_sub(lane.written);
+            let unsent =
+                |lane: crate::net::outbound::LaneProgress| lane.accepted.saturating_sub(lane.written);
             let close = Close {
                 reason: reason.code(),
                 by: by.clone(),
                 detail: detail.into(),
                 unsent_messages: unsent(progress.stream) + unsent(progress.call),
             };
-            kept.holding.inbox.with(|inbox| inbox.close(key, close));
+            kept.holding.inbox.lock().close(key, close);
             kept.holding.forget_space(key);
         }
         if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
@@ -438,7 +456,7 @@ impl State {
                         detail: detail.into(),
                         unsent_messages: 0,
                     };
-                    kept.holding.inbox.with(|inbox| inbox.close(key, close));
+                    kept.holding.inbox.lock().close(key, close);
                     kept.holding.forget_space(key);
                 }
             }
@@ -447,7 +465,12 @@ impl State {
             }
         }
         for id in useless {
-            self.disconnect(id, DisconnectReason::UselessPeer, ClosedBy::Sidecar, "no registration uses the peer any more");
+            self.disconnect(
+                id,
+                DisconnectReason::UselessPeer,
+                ClosedBy::Sidecar,
+                "no registration uses the peer any more",
+            );
         }
     }
 }

@@ -32,11 +32,10 @@ mod state;
 mod task;
 pub mod watch;
 
-pub use crate::net::outbound::SEND_WINDOW;
 pub use capability::Capability;
 pub use handle::{Draining, Handle};
 pub use holdings::Principal;
 pub use peers::PeerView;
 pub use reason::ErrorReason;
 pub use state::Config;
-pub use task::{Request, Switch};
+pub use task::{Request, Sources, Switch};

@@ -16,9 +16,9 @@ use crate::{
     p2p::DisconnectReason,
     policy::{
         Ban, BanError, BanTarget, Slots,
-        recent::Counts,
         dial::{AddError, ConnectOutcome, ListEntry, ListSource, QueryId, RemoveError},
         lists::Parsed,
+        recent::Counts,
     },
 };
 
@@ -109,7 +109,13 @@ impl State {
 
     pub(super) fn summary(&mut self, now: Now) -> PeersSummary {
         let (slots, inbound, dialed) = self.policy.slot_use();
-        PeersSummary { connected: self.sessions.len(), slots, inbound, dialed, recent: self.policy.recent(now) }
+        PeersSummary {
+            connected: self.sessions.len(),
+            slots,
+            inbound,
+            dialed,
+            recent: self.policy.recent(now),
+        }
     }
 
     pub(super) fn ban(&mut self, now: Now, ban: BanRequest) -> Result<Ban, BanError> {

@@ -14,7 +14,9 @@ use super::{
     attachment::{Attachment, Inbox, PeerChannel, StreamWaker},
     budget::Budget,
     inbox::{self, AttachParams, ChannelKey, Hooks, SharedInbox},
-    lease::{self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who},
+    lease::{
+        self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who,
+    },
     peers::ListError,
 };
 use crate::{Now, node::NodeId};
@@ -45,7 +47,9 @@ pub enum SwitchError {
         protocol: String,
     },
     /// Another application uses the session too.
-    #[error("{others} more application(s) use the session with node {node}; ending it for all needs the admin role")]
+    #[error(
+        "{others} more application(s) use the session with node {node}; ending it for all needs the admin role"
+    )]
     SharedSession {
         /// Whose session.
         node: NodeId,
@@ -220,7 +224,7 @@ impl Holding {
 
     pub(super) fn end(&self) {
         let _ = self.deleted.set(());
-        self.inbox.with(|inbox| inbox.clear());
+        self.inbox.lock().clear();
         self.waker.wake();
     }
 
@@ -261,7 +265,7 @@ pub(super) fn view(now: Now, registration: &Registration, kept: Option<&Kept>) -
         state: registration.state_name(),
         generation: registration.generation(),
         expire_time: registration.expire_time(now),
-        open_channels: kept.map_or(0, |kept| kept.holding.inbox.with(|inbox| inbox.open_channels())),
+        open_channels: kept.map_or(0, |kept| kept.holding.inbox.lock().open_channels()),
     }
 }
 

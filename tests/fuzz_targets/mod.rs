@@ -8,8 +8,10 @@
 
 mod delivery;
 mod discv5;
+mod dnsdisc;
 mod node;
 mod p2p;
+mod policy;
 mod rlpx;
 
 /// A target: its name, which is also its binary's and its corpus's, and its function.
@@ -20,6 +22,11 @@ pub(crate) const TARGETS: &[Target] = &[
     ("enode_url", node::enode_url),
     ("record", node::record),
     ("rlp", node::rlp),
+    ("discv5_engine", discv5::discv5_engine),
+    ("discv5_message", discv5::discv5_message),
+    ("discv5_packet", discv5::discv5_packet),
+    ("dns_entry", dnsdisc::dns_entry),
+    ("dns_tree", dnsdisc::dns_tree),
     ("rlpx_ecies", rlpx::rlpx_ecies),
     ("rlpx_frame", rlpx::rlpx_frame),
     ("rlpx_handshake", rlpx::rlpx_handshake),
@@ -27,9 +34,8 @@ pub(crate) const TARGETS: &[Target] = &[
     ("disconnect", p2p::disconnect),
     ("hello", p2p::hello),
     ("p2p_connection", p2p::p2p_connection),
-    ("discv5_engine", discv5::discv5_engine),
-    ("discv5_message", discv5::discv5_message),
-    ("discv5_packet", discv5::discv5_packet),
+    ("admission", policy::admission),
+    ("dial_scheduler", policy::dial_scheduler),
     ("inbox", delivery::inbox),
     ("lease", delivery::lease),
     ("watch", delivery::watch),
