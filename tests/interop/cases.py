@@ -304,6 +304,32 @@ def found_v5_by_geth(case):
     found(case, "v5", "geth")
 
 
+def talk(case):
+    """The Python example answers a TALKREQ protocol, and asks it through another sidecar."""
+    example = case.root / "examples/python/talk.py"
+    server, asker = (Sidecar(case, name, data=name, flags=[]) for name in ("server", "asker"))
+    serving = Program(case, "serving", [case.tools.python, example, "--address", server.grpc, "serve"])
+    serving.wait(lambda line: line.startswith("serving upper"), what="the answer to serve")
+    done = case.run(case.tools.python, example, "--address", asker.grpc, "ask", server.enr, "hello")
+    expect(done.stdout.strip() == "HELLO", f"the answer is {done.stdout}{done.stderr}")
+    serving.wait(lambda line: asker.node_id in line and "b'hello'" in line, what="the question")
+    done = case.run(case.tools.python, example, "--protocol", "other", "--address", asker.grpc, "ask", server.enr, "x")
+    expect(done.stdout.startswith("an empty answer"), f"nobody serves that, yet: {done.stdout}{done.stderr}")
+
+
+def dns_tree(case):
+    """A tree that go-ethereum signed, on a DNS server of ours: the sidecar finds geth in it and dials it."""
+    geth = Geth(case)
+    tree = geth.command("tree", domain="nodes.test.local")
+    zone = case.folder / "zone.json"
+    zone.write_text(json.dumps(tree["txt"]))
+    server = Program(case, "dns", [case.tools.python, case.root / "tests/interop/dns_server.py", zone])
+    address = server.wait(lambda line: line if line.startswith("127.0.0.1:") else None, what="its address")
+    flags = ["--discv4", "false", "--discv5", "false", "--dns-tree", tree["url"], "--dns-server", address]
+    application = Application(case, Sidecar(case, flags=flags), count=10, size=100)
+    application.event("answered", node_id=geth.node_id, seconds=90)
+
+
 def suite_count(done, expected):
     """Checks the counts that a conformance suite prints at its end."""
     text = done.stdout + done.stderr
@@ -360,4 +386,6 @@ CASES = [
     found_both,
     found_v4_by_geth,
     found_v5_by_geth,
+    talk,
+    dns_tree,
 ]

