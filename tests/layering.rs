@@ -26,17 +26,17 @@ const PURE: &[(&str, &[&str])] = &[
 ];
 
 /// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc`, `http` and
-/// `commands` stand side by side: they do not know each other. Settings reach a room as values that `app` hands it, so
-/// the drivers do not know `config`.
+/// `commands` stand side by side: they do not know each other. A component's settings are its own type; `config` reads
+/// that type and `app` hands over the value, so the drivers do not know `config`.
 const DRIVERS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("process", &[]),
-    ("config", &[]),
-    ("telemetry", &["config"]),
     ("net", &["metrics"]),
     ("switch", &["net", "metrics"]),
-    ("rpc", &["switch", "net", "metrics", "telemetry"]),
-    ("http", &["switch", "net", "metrics", "telemetry"]),
+    ("config", &["net", "switch"]),
+    ("telemetry", &["config"]),
+    ("rpc", &["switch", "net", "metrics"]),
+    ("http", &["switch", "net", "metrics"]),
     ("commands", &["config", "process", "telemetry"]),
     ("app", &["commands", "config", "http", "metrics", "net", "process", "rpc", "switch", "telemetry"]),
     ("main", &["app", "commands", "config", "process", "telemetry"]),

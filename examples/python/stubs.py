@@ -25,4 +25,5 @@ if not STAMP.exists() or any(file.stat().st_mtime > STAMP.stat().st_mtime for fi
 
 sys.path.insert(0, str(GENERATED))
 
+from devp2p.v1 import discovery_pb2, discovery_pb2_grpc  # noqa: E402, F401
 from devp2p.v1 import message_pb2, message_pb2_grpc, protocol_pb2, types_pb2  # noqa: E402, F401

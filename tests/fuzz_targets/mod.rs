@@ -7,18 +7,36 @@
 //! `fuzz/corpus/<name>/`. The replay fails, and says what is missing, if any of the four is forgotten.
 
 mod delivery;
+mod discv5;
+mod dnsdisc;
 mod node;
+mod p2p;
 mod policy;
+mod rlpx;
 
 /// A target: its name, which is also its binary's and its corpus's, and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
-/// All targets.
+/// All targets, room by room.
 pub(crate) const TARGETS: &[Target] = &[
     ("enode_url", node::enode_url),
-    ("inbox", delivery::inbox),
-    ("lease", delivery::lease),
     ("record", node::record),
     ("rlp", node::rlp),
+    ("discv5_engine", discv5::discv5_engine),
+    ("discv5_message", discv5::discv5_message),
+    ("discv5_packet", discv5::discv5_packet),
+    ("dns_entry", dnsdisc::dns_entry),
+    ("dns_tree", dnsdisc::dns_tree),
+    ("rlpx_ecies", rlpx::rlpx_ecies),
+    ("rlpx_frame", rlpx::rlpx_frame),
+    ("rlpx_handshake", rlpx::rlpx_handshake),
+    ("snappy", rlpx::snappy),
+    ("disconnect", p2p::disconnect),
+    ("hello", p2p::hello),
+    ("p2p_connection", p2p::p2p_connection),
+    ("admission", policy::admission),
+    ("dial_scheduler", policy::dial_scheduler),
+    ("inbox", delivery::inbox),
+    ("lease", delivery::lease),
     ("watch", delivery::watch),
 ];

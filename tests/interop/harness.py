@@ -95,7 +95,7 @@ class Geth(Lines):
     """tests/interop/geth-peer: go-ethereum's p2p.Server with echo/1."""
 
     def __init__(self, case, name="geth", listen="127.0.0.1:0", **flags):
-        words = [word for key, value in flags.items() for word in (f"-{key}", str(value))]
+        words = [f"-{key}={value}" for key, value in flags.items()]  # one word: Go's boolean flags want it so
         super().__init__(case, name, [case.tools.geth_peer, "-listen", listen, *words])
         ready = self.event("ready")
         self.enode, self.enr, self.node_id = ready["enode"], ready["enr"], ready["node_id"]

