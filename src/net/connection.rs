@@ -458,11 +458,13 @@ impl Task<'_> {
         count.map(drop)
     }
 
-    /// Gives the engine what it left in the buffer when it stopped at a checkpoint or was paused.
+    /// Gives the engine what it left in the buffer when it stopped at a checkpoint, was paused or had no room. Also
+    /// when that is nothing: an engine that stopped for want of room reads on only when it is called again.
     fn digest(&mut self, now: Now) {
-        self.full = false;
-        if let Some(buffer) = &mut self.buffer {
-            self.full = self.engine.handle_bytes(now, buffer);
+        let mut buffer = self.buffer.take().unwrap_or_default();
+        self.full = self.engine.handle_bytes(now, &mut buffer);
+        if !buffer.is_empty() {
+            self.buffer = Some(buffer);
         }
     }
 
