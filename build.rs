@@ -8,7 +8,8 @@ use std::{env, error::Error, fs, path::Path};
 use prost::Message;
 
 /// The files that are compiled. All others come in by import.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
+    "devp2p/v1/discovery.proto",
     "devp2p/v1/node.proto",
     "devp2p/v1/peer.proto",
     "devp2p/v1/protocol.proto",

@@ -15,6 +15,7 @@
 
 mod file;
 mod layers;
+pub mod networks;
 mod print;
 mod resolve;
 mod settings;
@@ -32,9 +33,12 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::node::{Enode, NodeRef, Record};
+use crate::{
+    net::nat::NatMethod,
+    node::{Enode, NodeRef, Record},
+};
 pub use layers::Origin;
-pub use values::{LogFormat, Nat, Network, Rehello};
+pub use values::{LogFormat, Network, Rehello};
 
 /// The whole configuration, section by section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +77,7 @@ pub struct Peers {
     /// The port for TCP and UDP where a listening address names none; it stands in enode and record.
     pub port: u16,
     /// How endpoint and gateway are found out.
-    pub nat: Nat,
+    pub nat: NatMethod,
     /// Connected peers at most, without static and trusted ones.
     pub max_peers: usize,
     /// Whether we dial at all.
@@ -111,6 +115,10 @@ pub struct Discovery {
     pub bootnodes_v4: Option<Vec<Enode>>,
     /// Where discv5 starts. `None`: the network's.
     pub bootnodes_v5: Option<Vec<Record>>,
+    /// Where UDP is bound. `None`: on the peers' addresses and port.
+    pub addr: Option<SocketAddr>,
+    /// Who is asked for DNS trees. `None`: the system's resolver.
+    pub dns_server: Option<SocketAddr>,
 }
 
 /// The gRPC API.

@@ -128,6 +128,8 @@ fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigEr
         dns_trees,
         bootnodes_v4: v4,
         bootnodes_v5: v5,
+        addr: settings.discovery_addr.0,
+        dns_server: settings.dns_server.0,
     })
 }
 

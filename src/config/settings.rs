@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     unavailable,
-    values::{ListenAddr, LogFormat, Nat, Network, OrNone, Rehello, Span},
+    values::{ListenAddr, LogFormat, Network, OrNone, Rehello, Span},
 };
 
 const EXAMPLES: &str = "\
@@ -94,9 +94,9 @@ pub(super) struct Settings {
         help_heading = "Peers"
     )]
     pub(super) listen_addr: Vec<ListenAddr>,
-    /// Find out our address and open the gateway: any, none, upnp, pmp, extip:IP, stun[:HOST].
+    /// Find out our address and open the gateway: any, none, upnp, pmp[:IP], extip:IP, stun[:HOST[:PORT]].
     #[arg(long, value_name = "HOW", default_value = "any", help_heading = "Peers")]
-    pub(super) nat: Nat,
+    pub(super) nat: crate::net::nat::NatMethod,
     /// Keep at most so many peers; static and trusted ones come on top.
     #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
     pub(super) maxpeers: usize,
@@ -152,6 +152,13 @@ pub(super) struct Settings {
     /// Start discv5 at these nodes (enr:) instead of the network's; `none` starts at none.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
     pub(super) bootnodes_v5: Vec<String>,
+
+    /// Bind discovery's UDP here instead of on the peers' addresses and port.
+    #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
+    pub(super) discovery_addr: OrNone<SocketAddr>,
+    /// Ask this DNS server for trees instead of the system's.
+    #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
+    pub(super) dns_server: OrNone<SocketAddr>,
 
     /// Serve gRPC on this TCP address; port 0 lets the system choose.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:50051", help_heading = "gRPC")]

@@ -113,7 +113,7 @@ fn what_is_set_arrives() {
 
 impl Config {
     fn nat_is_off(&self) -> bool {
-        self.peers.nat == Nat::None
+        self.peers.nat == NatMethod::None
     }
 }
 

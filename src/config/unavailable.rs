@@ -18,20 +18,8 @@ struct Row {
 }
 
 const UNAVAILABLE: &[Row] = &[
-    Row { key: "network", off: "none", part: "discovery" },
-    Row { key: "discv4", off: "false", part: "discovery" },
-    Row { key: "discv5", off: "false", part: "discovery" },
-    Row { key: "dns-tree", off: "none", part: "discovery" },
-    Row { key: "bootnodes", off: "none", part: "discovery" },
-    Row { key: "bootnodes-v5", off: "none", part: "discovery" },
-    Row { key: "nat", off: "none", part: "address translation" },
-    Row { key: "trusted-peers", off: "", part: "the trusted list" },
-    Row { key: "allowlist-only", off: "false", part: "the trusted list" },
-    Row { key: "dial-ratio", off: "3", part: "dialing of discovered nodes" },
     Row { key: "rehello", off: "none", part: "late registration" },
     Row { key: "grpc-socket", off: "none", part: "the Unix socket" },
-    Row { key: "require-resume-token", off: "false", part: "leases" },
-    Row { key: "any-message-count", off: "false", part: "the check of message counts" },
 ];
 
 /// Makes the off value the default, and says so in the help.

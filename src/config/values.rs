@@ -35,43 +35,6 @@ pub enum Rehello {
     None,
 }
 
-/// How our own endpoint is found out and the gateway opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Nat {
-    /// UPnP and NAT-PMP, whichever answers.
-    Any,
-    /// Not at all.
-    None,
-    /// UPnP.
-    Upnp,
-    /// NAT-PMP or its successor PCP.
-    Pmp,
-    /// The operator says the address.
-    ExtIp(IpAddr),
-    /// A STUN server says the address: `host` or `host:port`, else a preset one.
-    Stun(Option<String>),
-}
-
-impl FromStr for Nat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
-        match (kind, rest) {
-            ("any", None) => Ok(Self::Any),
-            ("none", None) => Ok(Self::None),
-            ("upnp", None) => Ok(Self::Upnp),
-            ("pmp", None) => Ok(Self::Pmp),
-            ("extip", Some(ip)) => {
-                ip.parse().map(Self::ExtIp).map_err(|_| format!("extip: needs an IP address, not {ip:?}"))
-            }
-            ("stun", None) => Ok(Self::Stun(None)),
-            ("stun", Some(host)) if !host.is_empty() => Ok(Self::Stun(Some(host.to_owned()))),
-            _ => Err("expected any, none, upnp, pmp, extip:IP, stun or stun:HOST".to_owned()),
-        }
-    }
-}
-
 /// A length of time: a whole number with a unit (`500ms`, `15s`, `10m`, `1h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span(pub(super) Duration);
@@ -161,26 +124,6 @@ mod tests {
             "18446744073709551615h",
         ] {
             assert!(text.parse::<Span>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn nat_choices() {
-        let ip = "203.0.113.7".parse().unwrap();
-        for (text, expected) in [
-            ("any", Nat::Any),
-            ("none", Nat::None),
-            ("upnp", Nat::Upnp),
-            ("pmp", Nat::Pmp),
-            ("extip:203.0.113.7", Nat::ExtIp(ip)),
-            ("extip:2001:db8::1", Nat::ExtIp("2001:db8::1".parse().unwrap())),
-            ("stun", Nat::Stun(None)),
-            ("stun:stun.example.org:3478", Nat::Stun(Some("stun.example.org:3478".to_owned()))),
-        ] {
-            assert_eq!(text.parse(), Ok(expected), "{text}");
-        }
-        for text in ["", "ANY", "none:", "extip", "extip:", "extip:example.org", "stun:", "upnp:x"] {
-            assert!(text.parse::<Nat>().is_err(), "{text}");
         }
     }
 

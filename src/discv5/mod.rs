@@ -34,6 +34,8 @@ pub mod peer;
 pub mod session;
 pub mod talk;
 
+pub use call::CallError;
 pub use crypto::Crypto;
 pub use engine::{Action, Config, Counters, Engine, QueryId};
 pub use header::Unmasker;
+pub use talk::TalkToken;

@@ -12,6 +12,9 @@
 //! | [`traffic`] | what went over a connection |
 //! | [`udp`] | the sockets of discovery |
 //! | [`node_db`] | nodes that were alive, for the next start |
+//! | [`nat`] | gateways: our outside address, our ports open there |
+//! | [`resolver`] | names to addresses and TXT records |
+//! | [`dns_discovery`] | node lists in the DNS: the tree client and the resolver |
 //! | [`state_file`] | small files for what must not be lost |
 
 pub mod buffers;
@@ -19,10 +22,16 @@ pub mod clock;
 pub mod connection;
 pub mod data_dir;
 pub mod dialer;
+pub mod discovery;
+pub mod dns_discovery;
 pub mod key_file;
 pub mod listener;
+pub mod nat;
 pub mod node_db;
 pub mod outbound;
+pub mod resolver;
 pub mod state_file;
+#[cfg(test)]
+pub(crate) mod test_dns;
 pub mod traffic;
 pub mod udp;

@@ -5,12 +5,12 @@
 //! round robin to the registrations that are below their number of desired peers, so that a small protocol is not
 //! starved by a large one on the same sidecar.
 //!
-//! Left out: reading the fork schedule out of a registration (`rpc`), and fetching records of nodes that came
+//! Left out: computing fork ids (`node::fork_id`), reading a schedule out of a registration (`rpc`), and fetching records of nodes that came
 //! without one (`net`): a node without a record passes only where no entry is asked for.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::node::Record;
+use crate::node::{ForkId, ForkSchedule, Head, Record};
 
 /// A registration's name in this room: the switch's number for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,19 +31,13 @@ pub enum DialFilter {
         /// Accepted values, each one RLP item.
         accepted: Vec<Vec<u8>>,
     },
-    /// Nodes whose value of this key, as RLP, satisfies a rule computed elsewhere: Ethereum's fork filter.
-    Rule {
-        /// The key.
-        key: Vec<u8>,
-        /// The rule.
-        rule: Arc<dyn ValueRule>,
+    /// Nodes whose `eth` entry can be of this chain (EIP-2124 with EIP-6122), seen from its head.
+    Fork {
+        /// The chain's forks.
+        schedule: Arc<ForkSchedule>,
+        /// How far the application has followed it; [`Head::default`] accepts whatever can become the chain.
+        head: Head,
     },
-}
-
-/// A rule over the RLP value of a record's entry. Must be total and cheap: strangers choose the bytes.
-pub trait ValueRule: Send + Sync + std::fmt::Debug {
-    /// Whether the value is acceptable.
-    fn accepts(&self, value: &[u8]) -> bool;
 }
 
 impl DialFilter {
@@ -57,7 +51,9 @@ impl DialFilter {
             Self::Values { key, accepted } => {
                 value(key).is_some_and(|have| accepted.iter().any(|a| a == have))
             }
-            Self::Rule { key, rule } => value(key).is_some_and(|have| rule.accepts(have)),
+            Self::Fork { schedule, head } => {
+                record.and_then(ForkId::of_record).is_some_and(|remote| schedule.check(*head, remote).is_ok())
+            }
         }
     }
 }
@@ -172,15 +168,6 @@ mod tests {
     use super::*;
     use crate::node::{NodeKey, RecordBuilder};
 
-    #[derive(Debug)]
-    struct Longer(usize);
-
-    impl ValueRule for Longer {
-        fn accepts(&self, value: &[u8]) -> bool {
-            value.len() > self.0
-        }
-    }
-
     #[test]
     fn filters_look_at_one_entry() {
         let key = NodeKey::random(&mut StdRng::seed_from_u64(1));
@@ -196,12 +183,30 @@ mod tests {
             (values("echo", &[b"no", b"yes"]), true, false),
             (values("echo", &[b"no"]), false, false),
             (values("eth", &[b"yes"]), false, false),
-            (DialFilter::Rule { key: b"echo".to_vec(), rule: Arc::new(Longer(3)) }, true, false),
-            (DialFilter::Rule { key: b"echo".to_vec(), rule: Arc::new(Longer(4)) }, false, false),
         ];
         for (filter, with, without) in table {
             assert_eq!((filter.accepts(Some(&record)), filter.accepts(None)), (with, without), "{filter:?}");
         }
+    }
+
+    /// The rules of fork ids are tested where they are; here only that they are asked, and about the right entry.
+    #[test]
+    fn a_fork_filter_knows_its_chain() {
+        let key = NodeKey::random(&mut StdRng::seed_from_u64(2));
+        let (ours, other) =
+            (ForkSchedule::new([1; 32], 0, &[10], &[]), ForkSchedule::new([2; 32], 0, &[], &[]));
+        let announcing = |schedule: &ForkSchedule| {
+            let entry = schedule.id(Head::default()).encode_entry();
+            RecordBuilder::new(1).set_raw(b"eth", &entry).sign(&key).unwrap()
+        };
+        let filter = |height| {
+            let head = Head { height, time: 0 };
+            DialFilter::Fork { schedule: Arc::new(ours.clone()), head }
+        };
+        assert!(filter(0).accepts(Some(&announcing(&ours))) && filter(20).accepts(Some(&announcing(&ours))));
+        assert!(!filter(0).accepts(Some(&announcing(&other))));
+        let malformed = RecordBuilder::new(1).set_bytes("eth", b"x").sign(&key).unwrap();
+        assert!(!filter(0).accepts(Some(&malformed)) && !filter(0).accepts(None));
     }
 
     #[test]

@@ -10,14 +10,16 @@ use tonic::service::RoutesBuilder;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::proto::{
-    message_service_server, node_service_server, peer_service_server, protocol_service_server,
+    discovery_service_server, message_service_server, node_service_server, peer_service_server,
+    protocol_service_server,
 };
 
 /// `proto/` with comments, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
 
 /// Full names of our services, for health checks by name.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 5] = [
+    discovery_service_server::SERVICE_NAME,
     node_service_server::SERVICE_NAME,
     peer_service_server::SERVICE_NAME,
     protocol_service_server::SERVICE_NAME,

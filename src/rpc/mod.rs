@@ -7,6 +7,7 @@
 
 mod convert;
 pub mod descriptors;
+pub mod discovery;
 mod exchange;
 pub mod incoming;
 pub mod message;
@@ -39,18 +40,21 @@ const MAX_REQUEST: usize = 64 * 1024;
 pub fn add_services(
     routes: &mut tonic::service::RoutesBuilder,
     facts: node::NodeFacts,
-    record: tokio::sync::watch::Receiver<crate::node::Record>,
+    discovery_handle: &crate::net::discovery::Discovery,
     handle: &crate::switch::Handle,
 ) {
     use proto::{
-        message_service_server::MessageServiceServer, node_service_server::NodeServiceServer,
-        peer_service_server::PeerServiceServer, protocol_service_server::ProtocolServiceServer,
+        discovery_service_server::DiscoveryServiceServer, message_service_server::MessageServiceServer,
+        node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
+        protocol_service_server::ProtocolServiceServer,
     };
-    let node = node::Node::new(facts, record, handle.clone());
+    let node = node::Node::new(facts, discovery_handle.clone(), handle.clone());
     let messages = MessageServiceServer::new(message::Messages::new(handle.clone()));
     // A registration carries greetings of up to 64 KiB for each protocol.
     let protocols = ProtocolServiceServer::new(protocol::Protocols::new(handle.clone()));
+    let found = DiscoveryServiceServer::new(discovery::Nodes::new(discovery_handle.clone()));
     routes
+        .add_service(found.max_decoding_message_size(MAX_REQUEST))
         .add_service(NodeServiceServer::new(node).max_decoding_message_size(MAX_REQUEST))
         .add_service(
             PeerServiceServer::new(peer::Peers::new(handle.clone())).max_decoding_message_size(MAX_REQUEST),

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -11,7 +10,8 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    node::{Enode, PublicKey, Record},
+    net::discovery::{Discovery, contact_of},
+    node::{Enode, PublicKey, Record, local::EntryOwner},
     switch::{Handle, peers::PeersSummary},
 };
 
@@ -40,15 +40,15 @@ pub struct NodeFacts {
 #[derive(Debug)]
 pub struct Node {
     facts: NodeFacts,
-    record: watch::Receiver<Record>,
+    discovery: Discovery,
     handle: Handle,
 }
 
 impl Node {
-    /// The service over a switch. `record` holds our record as it stands.
+    /// The service over discovery, which has our record, and a switch.
     #[must_use]
-    pub fn new(facts: NodeFacts, record: watch::Receiver<Record>, handle: Handle) -> Self {
-        Self { facts, record, handle }
+    pub fn new(facts: NodeFacts, discovery: Discovery, handle: Handle) -> Self {
+        Self { facts, discovery, handle }
     }
 }
 
@@ -89,7 +89,7 @@ impl NodeService for Node {
     ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
         let peers = self.handle.summary().await.map_err(Refusal::from)?;
         let facts = &self.facts;
-        let record = self.record.borrow().clone();
+        let record = self.discovery.record().borrow().clone();
         Ok(Response::new(proto::GetNodeInfoResponse {
             enode: enode_of(&record).map(|enode| enode.to_string()).unwrap_or_default(),
             enr: record.to_string(),
@@ -104,5 +104,40 @@ impl NodeService for Node {
             features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             peers: Some(summary(&peers)),
         }))
+    }
+
+    async fn set_record_entry(
+        &self,
+        request: Request<proto::SetRecordEntryRequest>,
+    ) -> Result<Response<proto::SetRecordEntryResponse>, Status> {
+        let proto::SetRecordEntryRequest { key, value } = request.into_inner();
+        let record = self
+            .discovery
+            .set_entry(EntryOwner::Operator, key, value.to_vec())
+            .await
+            .map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::SetRecordEntryResponse { enr: record.to_string() }))
+    }
+
+    async fn delete_record_entry(
+        &self,
+        request: Request<proto::DeleteRecordEntryRequest>,
+    ) -> Result<Response<proto::DeleteRecordEntryResponse>, Status> {
+        let key = request.into_inner().key;
+        let record =
+            self.discovery.delete_entry(EntryOwner::Operator, key).await.map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::DeleteRecordEntryResponse { enr: record.to_string() }))
+    }
+
+    async fn add_bootnode(
+        &self,
+        request: Request<proto::AddBootnodeRequest>,
+    ) -> Result<Response<proto::AddBootnodeResponse>, Status> {
+        let node = super::node_ref("node", &request.get_ref().node)?;
+        let contact = contact_of(&node).ok_or_else(|| {
+            Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
+        })?;
+        self.discovery.add_bootnode(contact).await.map_err(super::discovery::refuse)?;
+        Ok(Response::new(proto::AddBootnodeResponse {}))
     }
 }

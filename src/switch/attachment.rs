@@ -216,10 +216,7 @@ impl Attachment {
             replies.extend(sending.replies.drain(..count));
         }
         let left = max_events.saturating_sub(replies.len());
-        if left > 0
-            && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events)
-                == Pull::Ended
-        {
+        if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
             return Poll::Ready(Read::Ended);
         }
         self.note(events);

@@ -38,4 +38,4 @@ pub use holdings::Principal;
 pub use peers::PeerView;
 pub use reason::ErrorReason;
 pub use state::Config;
-pub use task::{Request, Switch};
+pub use task::{Request, Sources, Switch};

@@ -38,9 +38,7 @@ impl MessageSink for InboxSink {
             return Offer::Disconnect(DisconnectReason::SubprotocolError);
         }
         let mut stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
-        match self
-            .inbox.lock().push(now.mono, self.sharing, &mut stalls, self.key, code, payload)
-        {
+        match self.inbox.lock().push(now.mono, self.sharing, &mut stalls, self.key, code, payload) {
             Push::Queued | Push::Dropped | Push::Closed => Offer::Taken,
             Push::Stall { until, payload } => Offer::Wait { payload, until },
             Push::Disconnect => Offer::Disconnect(DisconnectReason::SubprotocolError),

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,15 +25,16 @@ use super::{
 };
 use crate::{
     Now,
+    kademlia::Contact,
     net::{
         connection::{self, ConnectionId},
         listener::Accepted,
     },
-    node::{NodeId, PublicKey, Record},
+    node::{Enode, NodeId, NodeRef, PublicKey, Record},
     p2p::LocalNode,
     policy::{
         Action, Policy, Settings,
-        dial::{self, Dial, QueryId, TaskId},
+        dial::{self, Candidate, Dial, QueryId, TaskId},
         lists::Lists,
     },
 };
@@ -57,6 +59,9 @@ pub struct Config {
     /// Where the randomness of everything comes from.
     pub rng: StdRng,
 }
+
+/// Records of candidates that are kept until their dials end; four sources of 64 wait in line at most.
+const MAX_RECORDS: usize = 1024;
 
 /// What the task does for the state.
 pub(super) enum Effect {
@@ -198,6 +203,32 @@ impl State {
             }
         };
         self.policy.host_resolved(now, task, addrs);
+    }
+
+    /// Discovery answered where a node is, or that it does not know.
+    pub(super) fn located(&mut self, now: Now, id: NodeId, found: Option<Contact>) {
+        let enode = found.as_ref().and_then(|contact| match &contact.record {
+            Some(record) => NodeRef::Record(record.clone()).enode(),
+            None => Some(Enode::at(
+                contact.public_key,
+                SocketAddr::new(contact.endpoint.ip, contact.endpoint.tcp),
+            )),
+        });
+        self.policy.node_resolved(now, &id, enode.filter(|enode| enode.tcp != 0));
+    }
+
+    /// A source offers a node.
+    pub(super) fn candidate(&mut self, now: Now, candidate: Candidate) {
+        let (id, record) = (candidate.public_key.id(), candidate.record.clone());
+        if self.policy.candidate(now, candidate).is_ok()
+            && let Some(record) = record
+        {
+            if self.records.len() >= MAX_RECORDS {
+                // What is lost is only a peer's record in answers.
+                self.records.clear();
+            }
+            self.records.insert(id, record);
+        }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Now) {

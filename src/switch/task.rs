@@ -8,7 +8,7 @@ use std::{collections::HashMap, io, net::IpAddr, sync::Arc};
 
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
     time::sleep_until,
 };
@@ -19,16 +19,18 @@ use super::{
     state::{Config, Effect, State},
 };
 use crate::{
+    kademlia::Contact,
     net::{
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
         clock,
         connection::{ConnectionId, Event, Shared},
         dialer,
+        discovery::Discovery,
         listener::Accepted,
     },
-    node::NodeRef,
+    node::{NodeId, NodeRef},
     policy::{
-        dial::{Dial, TaskId},
+        dial::{Candidate, Dial, TaskId},
         lists::{Lists, Parsed},
     },
 };
@@ -43,6 +45,18 @@ const EVENTS: usize = 1024;
 enum Outcome {
     Dialed(Dial, io::Result<TcpStream>),
     Resolved(TaskId, io::Result<Vec<IpAddr>>),
+    Located(NodeId, Option<Contact>),
+}
+
+/// How the switch hears of nodes, and asks for them.
+#[derive(Debug)]
+pub struct Sources {
+    /// Whom to ask where a node is; nobody when discovery is off.
+    pub discovery: Option<Discovery>,
+    /// How many candidates the dialer has room for: what throttles discovery.
+    pub demand: watch::Sender<usize>,
+    /// Where candidates come from.
+    pub candidates: mpsc::Receiver<Candidate>,
 }
 
 /// What the switch asks of whoever started it.
@@ -59,6 +73,7 @@ pub struct Switch {
     events: mpsc::Receiver<Event>,
     accepted: mpsc::Receiver<Accepted>,
     requests: mpsc::Sender<Request>,
+    sources: Sources,
 }
 
 impl Switch {
@@ -68,6 +83,7 @@ impl Switch {
         config: Config,
         accepted: mpsc::Receiver<Accepted>,
         requests: mpsc::Sender<Request>,
+        sources: Sources,
     ) -> (Self, Handle) {
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
@@ -75,7 +91,8 @@ impl Switch {
         let shared =
             Arc::new(Shared { pool: BufferPool::default(), budget: ReceiveBudget::new(RECEIVE_BUDGET) });
         let state = State::new(clock::now(), config, events, shared, handle.clone());
-        let switch = Self { state, commands: command_queue, events: event_queue, accepted, requests };
+        let switch =
+            Self { state, commands: command_queue, events: event_queue, accepted, requests, sources };
         (switch, handle)
     }
 
@@ -133,8 +150,17 @@ impl Switch {
                             task.abort();
                         }
                     }
-                    // Nobody can be asked before discovery is there; the policy knows it is not.
-                    Effect::Resolve(..) | Effect::Demand(_) => {}
+                    Effect::Resolve(id, key) => {
+                        let (report, discovery) = (report.clone(), self.sources.discovery.clone());
+                        work.spawn(async move {
+                            let found = match discovery {
+                                Some(discovery) => discovery.resolve(id, key).await.ok(),
+                                None => None,
+                            };
+                            let _ = report.send(Outcome::Located(id, found)).await;
+                        });
+                    }
+                    Effect::Demand(count) => drop(self.sources.demand.send_replace(count)),
                     Effect::Persist(lists) => {
                         // A full queue holds an older state of the same lists: the newest must not be lost.
                         let _ = self.requests.send(Request::Persist(lists)).await;
@@ -162,7 +188,11 @@ impl Switch {
                         dials.remove(&task);
                         self.state.host_resolved(clock::now(), task, &addrs);
                     }
+                    Outcome::Located(id, found) => self.state.located(clock::now(), id, found),
                 },
+                Some(candidate) = self.sources.candidates.recv() => {
+                    self.state.candidate(clock::now(), candidate);
+                }
                 accepted = self.accepted.recv(), if accepting => match accepted {
                     Some(accepted) => self.state.accepted(clock::now(), accepted),
                     None => accepting = false,

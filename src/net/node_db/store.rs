@@ -3,7 +3,11 @@
 //! One table holds the nodes by id, one the schema version. A schema we do not know counts as damage: the file is
 //! moved aside like any other that cannot be read, since all it holds can be found again.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    path::Path,
+    time::Duration,
+};
 
 use rand::{Rng, rngs::StdRng};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -86,14 +90,14 @@ impl Store {
             let mut rows: HashMap<NodeId, Option<StoredNode>> = HashMap::new();
             for update in updates {
                 let id = update.id();
-                if !rows.contains_key(&id) {
+                let row = match rows.entry(id) {
+                    Entry::Occupied(row) => row.into_mut(),
                     // A row that cannot be read is as good as none.
-                    let row = table.get(&id.0)?.and_then(|row| StoredNode::decode(row.value()).ok());
-                    rows.insert(id, row);
-                }
-                if let Some(row) = rows.get_mut(&id) {
-                    apply(row, update, counters);
-                }
+                    Entry::Vacant(place) => {
+                        place.insert(table.get(&id.0)?.and_then(|row| StoredNode::decode(row.value()).ok()))
+                    }
+                };
+                apply(row, update, counters);
             }
             for (id, row) in rows {
                 let Some(row) = row else {

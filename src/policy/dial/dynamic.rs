@@ -59,12 +59,7 @@ impl Scheduler {
         if self.candidates.contains(&id) {
             return Err(Refusal::Waiting);
         }
-        if !rules.settings.dialing {
-            return Err(Refusal::DialingOff);
-        }
-        if self.registrations.is_empty() {
-            return Err(Refusal::NoProtocol);
-        }
+        self.may_dial(rules)?;
         lan_rule(rules, addr.ip(), source)?;
         let wanted_by = self.registrations.wanting(record.as_ref());
         if wanted_by.is_empty() {

@@ -64,12 +64,7 @@ impl Scheduler {
             self.actions.push_back(Action::ConnectDone { query, id, outcome: ConnectOutcome::Connected });
             return Ok(());
         }
-        if !rules.settings.dialing {
-            return Err(Refusal::DialingOff);
-        }
-        if self.registrations.is_empty() {
-            return Err(Refusal::NoProtocol);
-        }
+        self.may_dial(rules)?;
         let listed = self.entries.get(&id);
         if rules.settings.allowlist_only && listed.is_none() {
             return Err(Refusal::NotOnAllowlist);
@@ -101,6 +96,9 @@ impl Scheduler {
         target: &Enode,
         timeout: Duration,
     ) -> Result<(), Refusal> {
+        // Asked again here, because discovery may have taken its time.
+        rules.check_node(now, &target.id())?;
+        self.may_dial(rules)?;
         if self.tasks.len() >= rules.settings.max_pending_dials {
             return Err(Refusal::QueueFull);
         }

@@ -17,7 +17,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 impl Scheduler {
     /// The answer to a name lookup: its addresses in the order of preference, or what went wrong.
     pub fn host_resolved(&mut self, now: Now, rules: &Rules, name: TaskId, addrs: Result<&[IpAddr], &str>) {
-        let Some(mut task) = self.tasks.remove(&name).filter(|task| task.addr.is_none()) else { return };
+        let Some(id) = self.tasks.get(&name).filter(|task| task.addr.is_none()).map(|task| task.id) else {
+            return;
+        };
+        // It came to us while we looked its name up.
+        if self.peers.contains_key(&id) {
+            return self.dial_failed(now, rules, name, Cause::AlreadyConnected, "");
+        }
+        if let Err(refusal) = self.may_dial(rules) {
+            return self.give_up(now, name, refusal);
+        }
+        let Some(mut task) = self.tasks.remove(&name) else { return };
         let entry = self.entries.get(&task.id);
         let (widest, failures) = entry.map_or((None, 0), |entry| (entry.widest, entry.failures));
         let check = |ip: &IpAddr| check_addr(now, rules, (*ip, task.port).into(), widest);

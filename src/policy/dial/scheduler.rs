@@ -252,15 +252,19 @@ impl Scheduler {
             let ip = task.addr.map_or(Ok(()), |addr| rules.check_ip(now, addr.ip()));
             rules.check_node(now, &task.id).and(ip).err()
         };
-        let out: Vec<_> =
-            self.tasks.iter().filter_map(|(name, task)| Some((*name, task.id, check(task)?))).collect();
-        for (name, id, refusal) in out {
-            self.end(name);
-            self.refused(now, refusal);
+        let out: Vec<_> = self.tasks.iter().filter_map(|(name, task)| Some((*name, check(task)?))).collect();
+        for (name, refusal) in out {
             self.actions.push_back(Action::Abort(name));
-            self.finish_one_offs(&id, &ConnectOutcome::Refused(refusal));
-            self.set_due(&id, Some(now.mono));
+            self.give_up(now, name, refusal);
         }
+    }
+
+    /// Ends a dial that may not go on. A listed peer is looked at again when something changes.
+    pub(super) fn give_up(&mut self, now: Now, name: TaskId, refusal: Refusal) {
+        let Some(task) = self.end(name) else { return };
+        self.refused(now, refusal);
+        self.finish_one_offs(&task.id, &ConnectOutcome::Refused(refusal));
+        self.set_due(&task.id, Some(now.mono));
     }
 
     /// Time passed.
@@ -290,9 +294,16 @@ impl Scheduler {
         self.actions.pop_front().or_else(|| self.changed.pop_first().map(Action::EntryChanged))
     }
 
-    /// Whether anything may be dialed at all.
+    /// Whether anything may be dialed at all, or why not.
+    pub(super) fn may_dial(&self, rules: &Rules) -> Result<(), Refusal> {
+        if !rules.settings.dialing {
+            return Err(Refusal::DialingOff);
+        }
+        if self.registrations.is_empty() { Err(Refusal::NoProtocol) } else { Ok(()) }
+    }
+
     pub(super) fn can_dial(&self, rules: &Rules) -> bool {
-        rules.settings.dialing && !self.registrations.is_empty()
+        self.may_dial(rules).is_ok()
     }
 
     /// The slots for peers on no list.

@@ -18,7 +18,7 @@ pub struct About<P> {
     /// Who is at the other end, as it was when the session opened.
     pub peer: P,
     /// How many bytes the application may have on their way to this peer when the session opens. A stream that comes
-    /// later has what is left of it ([`Outbox::announce`](crate::switch::outbox::Outbox::announce)).
+    /// later has what is left of it.
     pub send_window: u64,
     /// How many first messages to keep for streams to come (`ProtocolSpec.keep_first`), at most
     /// [`MAX_KEEP_FIRST`](super::MAX_KEEP_FIRST).

@@ -335,23 +335,31 @@ fn turns_are_fair_by_bytes() {
     let mut inbox = inbox();
     let stream = inbox.attach(AUTO);
     let keys: Vec<ChannelKey> = (1..=3).map(|session| inbox.open(about(session, "eth")).unwrap()).collect();
-    let mut bytes = [0_usize; 4];
-    // One peer of huge messages (one fits its queue at a time), one of large, one of small ones.
-    for _ in 0..2_000 {
-        for (key, len) in keys.iter().zip([1 << 20, 10_000, 100]) {
-            while matches!(inbox.queue(*key, len), Push::Queued) {}
+    let (mut bytes, mut messages) = ([0_usize; 4], [0_usize; 4]);
+    let mut pushed = [0_usize; 4];
+    // Three peers that always have something to say: one message of 1 MiB at a time, so that its queue is empty
+    // after each; 16 large ones; 600 small ones.
+    for _ in 0..3_000 {
+        for (channel, (key, (len, depth))) in
+            keys.iter().zip([(1 << 20, 1), (10_000, 16), (100, 600)]).enumerate()
+        {
+            while pushed[channel + 1] < messages[channel + 1] + depth {
+                assert!(matches!(inbox.queue(*key, len), Push::Queued));
+                pushed[channel + 1] += 1;
+            }
         }
         let mut out = Vec::new();
         inbox.pull(stream, 256 << 10, 512, &mut out);
         for event in out {
             if let Event::Message { channel, payload, .. } = event {
                 bytes[channel as usize] += payload.len() + 64;
+                messages[channel as usize] += 1;
             }
         }
     }
     let [_, huge, large, small] = bytes;
     let within = |a: usize, b: usize| a.abs_diff(b) <= 2 << 20;
-    assert!(within(huge, large) && within(large, small), "{huge} {large} {small}");
+    assert!(huge > 50 << 20 && within(huge, large) && within(large, small), "{huge} {large} {small}");
 }
 
 #[test]

@@ -155,6 +155,34 @@ fn names_are_looked_up_at_each_dial_and_must_not_turn_private() {
 }
 
 #[test]
+fn what_happens_during_a_lookup_counts() {
+    let ips: [std::net::IpAddr; 1] = ["8.1.1.1".parse().unwrap()];
+    let lookup = |bench: &mut Bench, n: u64| {
+        bench.dial.add_static(bench.now, &bench.rules, &named(n, "a.example.org"), ListSource::Call).unwrap();
+        bench.task(n)
+    };
+    let answer = |bench: &mut Bench, task| {
+        bench.dial.host_resolved(bench.now, &bench.rules, task, Ok(&ips));
+        bench.drain();
+    };
+    let mut bench = Bench::new(Settings::default());
+    // The node has come to us.
+    let task = lookup(&mut bench, 1);
+    bench.step(&Do::In(1));
+    answer(&mut bench, task);
+    assert!(matches!(bench.state(1), EntryState::Connected { inbound: true, .. }));
+    // Nothing is registered any more; it is dialed when something is.
+    let task = lookup(&mut bench, 2);
+    bench.step(&Do::Unregister(0));
+    answer(&mut bench, task);
+    assert_eq!((bench.state(2), bench.dials.len()), (EntryState::WaitingForProtocol, 0));
+    bench.step(&Do::Register(0));
+    let task = bench.task(2);
+    answer(&mut bench, task);
+    assert_eq!(bench.dials.len(), 1);
+}
+
+#[test]
 fn discovery_is_asked_where_a_node_is_and_where_it_went() {
     let resolve = |action: &Action| matches!(action, Action::ResolveNode { .. });
     let mut bench = Bench::new(Settings::default());

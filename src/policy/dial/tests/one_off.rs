@@ -1,6 +1,7 @@
 //! Dials on request.
 
 use super::{super::ConnectOutcome, *};
+use crate::policy::bans::BanTarget;
 
 fn connect(bench: &mut Bench, query: u64, node: &NodeRef, secs: u64) -> Result<(), Refusal> {
     let timeout = Duration::from_secs(secs);
@@ -61,6 +62,12 @@ fn discovery_is_asked_for_an_address() {
     bench.run(&[(Do::Found(1, Some(1)), &[1]), (Do::Found(2, None), &[])]);
     let lost = ConnectOutcome::Failed { cause: Cause::NotFound, detail: String::new() };
     assert_eq!(answers(&mut bench), [(2, lost)]);
+    // Banned while discovery looked for it.
+    connect(&mut bench, 4, &NodeRef::Id(id(4)), 30).unwrap();
+    let (target, day) = (BanTarget::Node(id(4)), Duration::from_secs(86_400));
+    bench.rules.bans.ban(bench.now.unix, target, day, "", ListSource::Call).unwrap();
+    bench.run(&[(Do::Found(4, Some(4)), &[])]);
+    assert_eq!(answers(&mut bench), [(4, ConnectOutcome::Refused(Refusal::BannedNode))]);
     bench.rules.settings.discovery = false;
     assert_eq!(connect(&mut bench, 3, &NodeRef::Id(id(3)), 30), Err(Refusal::AddressUnknown));
 }

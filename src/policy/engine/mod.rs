@@ -13,22 +13,26 @@
 //! Whoever is told `Err(refusal)`, or gets [`Action::Close`], disconnects; `conn_closed` after that is welcome and
 //! does nothing.
 
+mod operator;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
 use super::{
     admission::{Admission, Closed, ConnId, Event, PeerView, Verdict},
-    bans::{Ban, BanError, BanTarget},
     cause::Cause,
-    churn::{Choice, Churn, ChurnSettings},
-    dial::{self, AddError, Candidate, Kind, ListEntry, ListSource, QueryId, RemoveError, Scheduler, TaskId},
+    churn::{Choice, Churn},
+    dial::{self, Candidate, Kind, Scheduler, TaskId},
     dial_filter::{DialFilter, RegistrationId},
-    lists::{BanLine, Lists, Parsed},
     recent::Counts,
     refusal::Refusal,
     rules::Rules,
@@ -36,7 +40,7 @@ use super::{
 };
 use crate::{
     Now,
-    node::{Enode, NodeId, NodeRef},
+    node::{Enode, NodeId},
 };
 
 /// Why a connection is to be closed.
@@ -108,214 +112,6 @@ impl Policy {
         }
     }
 
-    // ---- What the operator says -------------------------------------------------------------------------------
-
-    /// The settings of the moment.
-    #[must_use]
-    pub fn settings(&self) -> &Settings {
-        &self.rules.settings
-    }
-
-    /// Changes settings. Peers beyond a lowered limit stay until they go by themselves; connections that the
-    /// allow-list or the net restriction now excludes are closed.
-    pub fn set_settings(&mut self, now: Now, settings: Settings) {
-        self.rules.settings = settings;
-        self.admission.recount(&self.rules, |id| is_listed(&self.dial, id));
-        self.dial.rules_changed(now, &self.rules);
-        let allowlist = self.rules.settings.allowlist_only;
-        let excluded = |id: Option<NodeId>, ip: IpAddr| match self.rules.check_ip(now, ip) {
-            Err(refusal) => Some(refusal),
-            Ok(()) => {
-                id.filter(|id| allowlist && !is_listed(&self.dial, id)).map(|_| Refusal::NotOnAllowlist)
-            }
-        };
-        let out: Vec<_> = self
-            .admission
-            .connections()
-            .filter_map(|(conn, ip, _, id)| Some((conn, excluded(id, ip)?)))
-            .collect();
-        for (conn, refusal) in out {
-            self.close(now, conn, CloseReason::Refused(refusal));
-        }
-    }
-
-    /// Switches rotation on or off.
-    pub fn set_churn(&mut self, now: Now, settings: Option<ChurnSettings>) {
-        self.churn.set(now.mono, settings, &mut self.rng);
-    }
-
-    /// Makes a node static, and answers its entry. Adding it again is fine; a new address takes effect.
-    pub fn add_static(
-        &mut self,
-        now: Now,
-        node: &NodeRef,
-        source: ListSource,
-    ) -> Result<Option<ListEntry>, AddError> {
-        self.dial.add_static(now, &self.rules, node, source)?;
-        self.lists_changed();
-        Ok(self.entry(now, &node.id()))
-    }
-
-    /// Makes a node trusted, and answers its entry.
-    pub fn add_trusted(
-        &mut self,
-        now: Now,
-        node: &NodeRef,
-        source: ListSource,
-    ) -> Result<Option<ListEntry>, AddError> {
-        self.dial.add_trusted(now, &self.rules, node, source)?;
-        self.lists_changed();
-        Ok(self.entry(now, &node.id()))
-    }
-
-    /// Takes a node off the static list. It is disconnected, unless that is not wanted or it is trusted.
-    pub fn remove_static(&mut self, now: Now, id: &NodeId, keep_connected: bool) -> Result<(), RemoveError> {
-        let removed = self.dial.remove_static(now, &self.rules, id)?;
-        self.lists_changed();
-        let conn = self.admission.connection_of(id).filter(|_| !keep_connected && !removed.still_listed);
-        if let Some(conn) = conn {
-            self.close(now, conn, CloseReason::Removed);
-        }
-        Ok(())
-    }
-
-    /// Takes a node off the trusted list. It stays connected and takes a slot from now on.
-    pub fn remove_trusted(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
-        self.dial.remove_trusted(now, &self.rules, id)?;
-        self.lists_changed();
-        Ok(())
-    }
-
-    /// Whether a node is static.
-    #[must_use]
-    pub fn is_static(&self, id: &NodeId) -> bool {
-        self.dial.is_static(id)
-    }
-
-    /// Whether a node is trusted.
-    #[must_use]
-    pub fn is_trusted(&self, id: &NodeId) -> bool {
-        self.dial.is_trusted(id)
-    }
-
-    /// A node's list entry.
-    #[must_use]
-    pub fn entry(&self, now: Now, id: &NodeId) -> Option<ListEntry> {
-        self.dial.entry(now, &self.rules, id)
-    }
-
-    /// All list entries; static and trusted ones are told apart by `as_static` and `as_trusted`.
-    pub fn entries(&self, now: Now) -> impl Iterator<Item = ListEntry> {
-        self.dial.entries(now, &self.rules)
-    }
-
-    /// Dials a node once; ends in [`dial::Action::ConnectDone`], unless refused right here.
-    pub fn connect(
-        &mut self,
-        now: Now,
-        query: QueryId,
-        node: &NodeRef,
-        timeout: Duration,
-    ) -> Result<(), Refusal> {
-        self.dial.connect(now, &self.rules, query, node, timeout)
-    }
-
-    /// Bans a node, an address or a network for `duration`, and closes what it hits. Static and trusted peers need
-    /// `force`; they stay on their lists, and are dialed again when the ban ends.
-    pub fn ban(
-        &mut self,
-        now: Now,
-        target: BanTarget,
-        duration: Duration,
-        reason: &str,
-        source: ListSource,
-        force: bool,
-    ) -> Result<Ban, BanError> {
-        if target == BanTarget::Node(self.rules.local_id) {
-            return Err(BanError::OwnIdentity);
-        }
-        if let Some(id) = self.protected(&target).filter(|_| !force) {
-            return Err(BanError::Protected(id));
-        }
-        let ban = self.rules.bans.ban(now.unix, target, duration, reason, source)?.clone();
-        self.lists_changed = true;
-        self.dial.rules_changed(now, &self.rules);
-        let hit = |id: Option<NodeId>, ip| {
-            id.is_some_and(|id| self.rules.bans.of_node(now.unix, &id).is_some())
-                || self.rules.bans.of_ip(now.unix, ip).is_some()
-        };
-        let out: Vec<_> = self
-            .admission
-            .connections()
-            .filter(|(_, ip, _, id)| hit(*id, *ip))
-            .map(|(conn, ..)| conn)
-            .collect();
-        for conn in out {
-            self.close(now, conn, CloseReason::Banned);
-        }
-        Ok(ban)
-    }
-
-    /// Lifts a ban.
-    pub fn unban(&mut self, now: Now, target: &BanTarget) -> Result<Ban, BanError> {
-        let ban = self.rules.bans.unban(target)?;
-        self.lists_changed = true;
-        self.dial.rules_changed(now, &self.rules);
-        Ok(ban)
-    }
-
-    /// All bans that stand.
-    pub fn bans(&self, now: Now) -> impl Iterator<Item = &Ban> {
-        self.rules.bans.iter(now.unix)
-    }
-
-    /// The ban that a node or address is under, if any.
-    #[must_use]
-    pub fn ban_of(&self, now: Now, id: Option<&NodeId>, ip: Option<IpAddr>) -> Option<&Ban> {
-        let bans = &self.rules.bans;
-        id.and_then(|id| bans.of_node(now.unix, id)).or_else(|| bans.of_ip(now.unix, ip?))
-    }
-
-    /// What is to be kept over restarts.
-    #[must_use]
-    pub fn lists(&self, now: Now) -> Lists {
-        let called = |source: Option<ListSource>| source == Some(ListSource::Call);
-        let bans = self.bans(now).filter(|ban| ban.source == ListSource::Call);
-        Lists {
-            static_peers: self.dial.words(|as_static, _| called(as_static)),
-            trusted_peers: self.dial.words(|_, as_trusted| called(as_trusted)),
-            bans: bans
-                .map(|ban| BanLine {
-                    target: ban.target.to_string(),
-                    until: ban.until.as_secs(),
-                    reason: ban.reason.clone(),
-                })
-                .collect(),
-            ..Lists::default()
-        }
-    }
-
-    /// Takes back what was kept: after the configuration's entries, before anything else. A peer that was banned
-    /// with force stays listed.
-    pub fn restore(&mut self, now: Now, lists: &Parsed) -> Result<(), AddError> {
-        for node in &lists.static_peers {
-            self.dial.add_static(now, &self.rules, node, ListSource::Call)?;
-        }
-        for node in &lists.trusted_peers {
-            self.dial.add_trusted(now, &self.rules, node, ListSource::Call)?;
-        }
-        for (target, until, reason) in &lists.bans {
-            let ban =
-                Ban { target: *target, until: *until, reason: reason.clone(), source: ListSource::Call };
-            // Full is impossible: the lists were checked to be within the bound, and the configuration has no bans.
-            let _ = self.rules.bans.restore(now.unix, ban);
-        }
-        self.dial.rules_changed(now, &self.rules);
-        Ok(())
-    }
-
-    // ---- What applications and sources say --------------------------------------------------------------------
-
     /// A registration came or changed.
     pub fn register(&mut self, now: Now, id: RegistrationId, filter: DialFilter, desired: Option<usize>) {
         self.dial.register(now, &self.rules, id, filter, desired);
@@ -331,8 +127,6 @@ impl Policy {
         let full = self.admission.subnet_full(&self.rules, candidate.addr.ip());
         self.dial.candidate(now, &self.rules, candidate, full)
     }
-
-    // ---- What the drivers say ---------------------------------------------------------------------------------
 
     /// The answer to [`dial::Action::LookupHost`].
     pub fn host_resolved(&mut self, now: Now, task: TaskId, addrs: Result<&[IpAddr], &str>) {
@@ -428,18 +222,14 @@ impl Policy {
         self.drain_admission(now);
     }
 
-    // ---- The engine's other half ------------------------------------------------------------------------------
-
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.admission.handle_timeout(now, &self.rules);
         self.drain_admission(now);
         if self.churn.is_due(now.mono) {
             let choices = self.churn_choices();
-            if let Some(id) = self.churn.rotate(now.mono, &choices, &mut self.rng)
-                && let Some(conn) = self.admission.connection_of(&id)
-            {
-                self.close(now, conn, CloseReason::Rotated);
+            if let Some(id) = self.churn.rotate(now.mono, &choices, &mut self.rng) {
+                self.close_peer(now, &id, CloseReason::Rotated);
             }
         }
         self.dial.handle_timeout(now, &self.rules);
@@ -494,27 +284,10 @@ impl Policy {
         self.dial.slots(&self.rules)
     }
 
-    fn lists_changed(&mut self) {
-        self.lists_changed = true;
-        self.admission.recount(&self.rules, |id| is_listed(&self.dial, id));
-    }
-
-    /// The static or trusted peer that a ban would hit.
-    fn protected(&self, target: &BanTarget) -> Option<NodeId> {
-        match target {
-            BanTarget::Node(id) => is_listed(&self.dial, id).then_some(*id),
-            BanTarget::Net(net) => {
-                let by_address = self.dial.listed_addrs().find(|(_, addr)| {
-                    addr.is_some_and(|addr| net.contains(&crate::node::endpoint::canonical(addr.ip())))
-                });
-                let by_connection = || {
-                    self.admission.peers().find(|peer| {
-                        net.contains(&crate::node::endpoint::canonical(peer.ip))
-                            && is_listed(&self.dial, &peer.id)
-                    })
-                };
-                by_address.map(|(id, _)| id).or_else(|| by_connection().map(|peer| peer.id))
-            }
+    /// Closes a peer's connection, and the one that was parked behind it.
+    fn close_peer(&mut self, now: Now, id: &NodeId, reason: CloseReason) {
+        while let Some(conn) = self.admission.connection_of(id) {
+            self.close(now, conn, reason);
         }
     }
 

@@ -3,15 +3,17 @@
 //! Start: data directory and its lock → key → lists and sequence number of earlier runs → listeners bound → switch →
 //! gRPC → probes → ready. What was started is held by values whose drop undoes it, so that a failure at any step
 //! leaves no port, lock or task behind. Starting is a function that consumes its configuration: the same [`App`]
-//! cannot be started twice.
+//! cannot be started twice. What finds nodes is started in `finding`.
 //!
 //! Stop: not ready → applications are told and get a moment → no more dials or accepts → what was accepted for peers is
 //! written, then Disconnect → streams end → gRPC ends → files are written. All within the grace period, whatever
 //! clients do: what is not done by then is cut.
 
+mod finding;
+
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,6 +29,8 @@ use tokio::{
 };
 use tonic::service::RoutesBuilder;
 
+use finding::{Finding, FindingTasks, Sockets};
+
 use crate::{
     config::Config,
     http::{self, Probes, Stage},
@@ -37,10 +41,7 @@ use crate::{
         listener::{self, BindError},
         state_file::{StateError, StateFile},
     },
-    node::{
-        Enode, Record,
-        local::{LocalRecord, Ports},
-    },
+    node::{Enode, Record, local::LocalRecord},
     p2p::LocalNode,
     policy::{
         Settings,
@@ -126,6 +127,8 @@ pub enum Step {
     State,
     /// Peers' port is bound.
     Listen,
+    /// Discovery runs.
+    Discovery,
     /// The switch runs.
     Switch,
     /// gRPC serves.
@@ -175,7 +178,8 @@ pub struct App {
     switch: Owned<()>,
     stop_switch: oneshot::Sender<()>,
     keeper: Owned<()>,
-    _record: watch::Sender<Record>,
+    _recorder: Owned<()>,
+    finding: FindingTasks,
     // Last: the lock outlives everything that writes below it.
     _data_dir: DataDir,
 }
@@ -230,19 +234,18 @@ impl App {
         let seq = record_file.load()?.map(|state| state.seq);
         reached(Step::State)?;
 
-        let ips: Vec<IpAddr> = config.peers.listen_addrs.iter().map(SocketAddr::ip).collect();
-        let port = config.peers.listen_addrs.first().map_or(config.peers.port, SocketAddr::port);
-        let listeners = listener::bind_all(&ips, port)?;
-        let listen_addrs: Vec<SocketAddr> =
-            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-        let tcp = listen_addrs.first().map_or(0, SocketAddr::port);
+        let mut sockets = Sockets::bind(&config)?;
+        let listen_addrs = sockets.listen_addrs.clone();
         // Signing fails only for size, and a record without entries has a third of what is allowed.
-        let record = LocalRecord::new(now, key.clone(), Ports { tcp, udp: 0 }, seq)
-            .map_err(|error| StartError::Services(error.to_string()))?
-            .record()
-            .clone();
-        record_file.store(&RecordState { seq: record.seq() })?;
+        let local = LocalRecord::new(now, key.clone(), sockets.ports(), seq)
+            .map_err(|error| StartError::Services(error.to_string()))?;
         reached(Step::Listen)?;
+
+        let Finding { discovery, demand, candidates, tasks: finding } =
+            finding::start(&config, data_dir.path(), &key, local, &mut sockets, &mut key_rng)?;
+        let record = discovery.record().borrow().clone();
+        record_file.store(&RecordState { seq: record.seq() })?;
+        reached(Step::Discovery)?;
 
         let instance_id = instance_id(&mut key_rng);
         let client_name = client_name(config.identity.as_deref());
@@ -263,13 +266,16 @@ impl App {
             end_shared_sessions: false,
             rng: fork(),
         };
-        let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests);
+        let discovers = config.discovery.v4 || config.discovery.v5;
+        let sources = switch::Sources { discovery: discovers.then(|| discovery.clone()), demand, candidates };
+        let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests, sources);
         switch.restore(&config.peers.static_peers, &config.peers.trusted_peers, &lists)?;
         let (stop_switch, stopped) = oneshot::channel();
         let switch = Owned(tokio::spawn(switch.run(stopped)));
         let keeper = Owned(tokio::spawn(keep(request_queue, lists_file)));
+        let recorder = Owned(tokio::spawn(keep_seq(discovery.record(), record_file)));
         let mut accepting = JoinSet::new();
-        for listener in listeners {
+        for listener in sockets.tcp {
             accepting.spawn(listener::accept(listener, accepted.clone()));
         }
         reached(Step::Switch)?;
@@ -278,7 +284,6 @@ impl App {
         let grpc_listener =
             TcpListener::bind(config.grpc.addr).await.map_err(serve_error("gRPC", config.grpc.addr))?;
         let grpc_addr = grpc_listener.local_addr().map_err(serve_error("gRPC", config.grpc.addr))?;
-        let (record_sender, record_receiver) = watch::channel(record.clone());
         let facts = NodeFacts {
             public_key,
             listen_addrs: listen_addrs.clone(),
@@ -288,7 +293,7 @@ impl App {
             warnings: config.warnings.clone(),
         };
         let mut routes = RoutesBuilder::default();
-        rpc::add_services(&mut routes, facts, record_receiver, &handle);
+        rpc::add_services(&mut routes, facts, &discovery, &handle);
         rpc::descriptors::add_reflection(&mut routes)
             .map_err(|error| StartError::Services(error.to_string()))?;
         let health = Health::add_to(&mut routes).await;
@@ -336,7 +341,8 @@ impl App {
             switch,
             stop_switch,
             keeper,
-            _record: record_sender,
+            _recorder: recorder,
+            finding,
             _data_dir: data_dir,
         })
     }
@@ -374,6 +380,8 @@ impl App {
         let _ = timeout_at(deadline.into(), &mut self.switch.0).await;
         // The switch held the only sender: the keeper ends when the last lists are written.
         let _ = timeout_at(deadline.into(), &mut self.keeper.0).await;
+        // Mappings at the gateway and the database take moments; neither may outlive the grace period.
+        let _ = timeout_at(deadline.into(), self.finding.stop()).await;
         self.serving.abort_all();
     }
 
@@ -399,6 +407,19 @@ async fn keep(mut requests: mpsc::Receiver<switch::Request>, file: StateFile<Lis
     }
 }
 
+/// Keeps the sequence number of our record, which must never go back.
+async fn keep_seq(mut record: watch::Receiver<Record>, file: StateFile<RecordState>) {
+    let file = Arc::new(file);
+    while record.changed().await.is_ok() {
+        let seq = record.borrow_and_update().seq();
+        let target = Arc::clone(&file);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || target.store(&RecordState { seq })).await
+        {
+            tracing::error!(%error, "the sequence number of our record is not kept");
+        }
+    }
+}
+
 fn settings(config: &Config, record: &Record) -> Settings {
     let peers = &config.peers;
     Settings {
@@ -408,7 +429,7 @@ fn settings(config: &Config, record: &Record) -> Settings {
         max_pending_inbound: peers.max_pending_inbound,
         dial_timeout: peers.dial_timeout,
         dialing: peers.dial,
-        discovery: false,
+        discovery: config.discovery.v4 || config.discovery.v5,
         allowlist_only: peers.allowlist_only,
         announced: record.endpoint().map_or(crate::node::AddressClass::Loopback, |endpoint| {
             crate::node::AddressClass::of(endpoint.ip)

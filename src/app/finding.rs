@@ -1,0 +1,278 @@
+//! The part of the start that finds nodes: sockets, node database, engines, DNS trees and the gateway.
+//!
+//! Everything here is optional by configuration, and all of it may fail to find anybody without holding up the start:
+//! only a port that cannot be bound is an error.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Owned, StartError};
+use crate::{
+    config::{Config, networks::Preset},
+    dnsdisc::{self, Link},
+    kademlia::Contact,
+    net::{
+        clock,
+        discovery::{self, Discovery},
+        dns_discovery::{self, DnsNode},
+        listener::{self, BindError},
+        nat::{self, NatMethod},
+        node_db::{self, NodeDb},
+        resolver::Resolver,
+        udp::UdpPort,
+    },
+    node::{
+        Enode, NodeKey, Record,
+        local::{LocalRecord, Mapped, Ports},
+    },
+    policy::dial::{Candidate, Source},
+};
+
+/// Candidates on their way to the dialer: what four sources answer to one demand.
+const CANDIDATES: usize = 64;
+
+/// Nodes of DNS trees that are fetched ahead: one dialer's worth.
+const DNS_NODES: usize = 8;
+
+/// Tries to find a port that is free for TCP and UDP alike, when the system chooses.
+const PORT_TRIES: usize = 16;
+
+/// The listening sockets of peers and of discovery.
+pub(super) struct Sockets {
+    pub(super) tcp: Vec<tokio::net::TcpListener>,
+    pub(super) udp: Option<UdpPort>,
+    pub(super) listen_addrs: Vec<SocketAddr>,
+}
+
+impl Sockets {
+    /// Binds both. Discovery takes the peers' addresses and port unless it has an address of its own.
+    pub(super) fn bind(config: &Config) -> Result<Self, BindError> {
+        let ips: Vec<IpAddr> = config.peers.listen_addrs.iter().map(SocketAddr::ip).collect();
+        let port = config.peers.listen_addrs.first().map_or(config.peers.port, SocketAddr::port);
+        let discovers = config.discovery.v4 || config.discovery.v5;
+        let mut tries = 1;
+        loop {
+            let tcp = listener::bind_all(&ips, port)?;
+            let listen_addrs: Vec<SocketAddr> =
+                tcp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+            if !discovers {
+                return Ok(Self { tcp, udp: None, listen_addrs });
+            }
+            let chosen = listen_addrs.first().map_or(port, SocketAddr::port);
+            let udp = match config.discovery.addr {
+                Some(addr) => UdpPort::bind(&[addr.ip()], addr.port()),
+                // Without a listener discovery still runs, where peers would have been accepted.
+                None if ips.is_empty() => UdpPort::bind(&[IpAddr::from([0, 0, 0, 0])], chosen),
+                None => UdpPort::bind(&one_of_each_family(&ips), chosen),
+            };
+            match udp {
+                Ok(udp) => return Ok(Self { tcp, udp: Some(udp), listen_addrs }),
+                // The system chose a TCP port whose UDP twin is taken: let it choose again.
+                Err(_) if port == 0 && tries < PORT_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The ports that our record announces.
+    pub(super) fn ports(&self) -> Ports {
+        Ports {
+            tcp: self.listen_addrs.first().map_or(0, SocketAddr::port),
+            udp: self.udp.as_ref().map_or(0, UdpPort::port),
+        }
+    }
+}
+
+fn one_of_each_family(ips: &[IpAddr]) -> Vec<IpAddr> {
+    let four = ips.iter().find(|ip| ip.is_ipv4());
+    let six = ips.iter().find(|ip| ip.is_ipv6());
+    [four, six].into_iter().flatten().copied().collect()
+}
+
+/// What runs to find nodes, and the ways into it.
+pub(super) struct Finding {
+    pub(super) discovery: Discovery,
+    pub(super) demand: watch::Sender<usize>,
+    pub(super) candidates: mpsc::Receiver<Candidate>,
+    pub(super) tasks: FindingTasks,
+}
+
+/// The tasks; dropping them cuts everything.
+pub(super) struct FindingTasks {
+    driver: Owned<()>,
+    stop_driver: oneshot::Sender<()>,
+    gateway: Option<Owned<()>>,
+    stop_gateway: watch::Sender<bool>,
+    _dns: Option<Owned<()>>,
+    db: Option<NodeDb>,
+}
+
+impl FindingTasks {
+    /// Closes mappings at the gateway, then the database, so that nothing learned is lost.
+    pub(super) async fn stop(mut self) {
+        // The receivers are gone only when the tasks have ended.
+        let _ = self.stop_driver.send(());
+        let _ = self.stop_gateway.send(true);
+        let _ = (&mut self.driver.0).await;
+        if let Some(gateway) = &mut self.gateway {
+            let _ = (&mut gateway.0).await;
+        }
+        if let Some(db) = &self.db {
+            db.close().await;
+        }
+    }
+}
+
+/// Starts everything that finds nodes.
+pub(super) fn start(
+    config: &Config,
+    data_dir: &Path,
+    key: &NodeKey,
+    mut local: LocalRecord,
+    sockets: &mut Sockets,
+    rng: &mut StdRng,
+) -> Result<Finding, StartError> {
+    let mut fork = || StdRng::seed_from_u64(rng.next_u64());
+    let preset = Preset::of(config.network);
+    let udp = sockets.udp.take();
+    let discovers = udp.is_some();
+    let db = discovers.then(|| open_db(data_dir, fork())).flatten();
+    let resolver = match config.discovery.dns_server {
+        Some(server) => Resolver::with_server(server),
+        None => Resolver::system(),
+    };
+    if let NatMethod::ExtIp(ip) = &config.peers.nat {
+        // The new record is published by the driver, which starts with it.
+        let _ = local.set_static_ip(*ip);
+    }
+    let ports = Ports {
+        tcp: sockets.listen_addrs.first().map_or(0, SocketAddr::port),
+        udp: udp.as_ref().map_or(0, UdpPort::port),
+    };
+    let (mapped_sender, mapped) = watch::channel(Mapped::default());
+    let (stop_gateway, stopped) = watch::channel(false);
+    let inside = sockets.listen_addrs.iter().all(|addr| addr.ip().is_loopback());
+    let gateway = match &resolver {
+        // A port on loopback cannot be reached from a gateway.
+        Ok(resolver) if !inside && !matches!(config.peers.nat, NatMethod::None | NatMethod::ExtIp(_)) => {
+            let nat = nat::Config::new(config.peers.nat.clone(), ports);
+            Some(Owned(tokio::spawn(nat::run(nat, resolver.clone(), fork(), mapped_sender, stopped))))
+        }
+        _ => None,
+    };
+    let (demand, wanted) = watch::channel(0);
+    let (candidates_sender, candidates) = mpsc::channel(CANDIDATES);
+    let dns = match (links(config, preset), resolver) {
+        (links, _) if links.is_empty() => None,
+        (links, Ok(resolver)) => {
+            let feed = feed_from_dns(links, resolver, wanted.clone(), candidates_sender.clone(), fork());
+            Some(Owned(tokio::spawn(feed)))
+        }
+        (_, Err(error)) => {
+            tracing::warn!(%error, "DNS trees are not read");
+            None
+        }
+    };
+    let enodes = config.discovery.bootnodes_v4.clone();
+    let enodes = enodes.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes)));
+    let records = config.discovery.bootnodes_v5.clone();
+    let records: Vec<Record> =
+        records.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes_v5)));
+    let setup = discovery::Setup {
+        port: udp,
+        v4: config.discovery.v4,
+        v5: config.discovery.v5,
+        key: key.clone(),
+        local,
+        bootnodes_v4: enodes.iter().filter_map(bootnode).collect(),
+        bootnodes_v5: records.into_iter().filter_map(Contact::from_record).collect(),
+        restrict: config.peers.netrestrict.clone(),
+        db: db.clone(),
+        demand: wanted,
+        candidates: candidates_sender,
+        mapped,
+        rng: fork(),
+    };
+    let (task, discovery) = discovery::prepare(clock::now(), setup);
+    let (stop_driver, stopped) = oneshot::channel();
+    let driver = Owned(tokio::spawn(discovery::run(task, stopped)));
+    let tasks = FindingTasks { driver, stop_driver, gateway, stop_gateway, _dns: dns, db };
+    Ok(Finding { discovery, demand, candidates, tasks })
+}
+
+/// The node database is a convenience: without it we begin at the bootnodes.
+fn open_db(data_dir: &Path, rng: StdRng) -> Option<NodeDb> {
+    match NodeDb::start(data_dir.join("nodes.redb"), node_db::Limits::default(), rng) {
+        Ok(db) => Some(db),
+        Err(error) => {
+            tracing::warn!(%error, "running without a node database");
+            None
+        }
+    }
+}
+
+fn bootnode(enode: &Enode) -> Option<Contact> {
+    let contact = Contact::from_enode(enode);
+    if contact.is_none() {
+        tracing::warn!(%enode, "a bootnode with a host name is not used; give its address");
+    }
+    contact
+}
+
+/// Presets are checked by a test of theirs.
+fn parse<T: std::str::FromStr>(texts: &[&str]) -> Vec<T> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+fn links(config: &Config, preset: Option<&Preset>) -> Vec<Link> {
+    match &config.discovery.dns_trees {
+        Some(urls) => urls.iter().filter_map(|url| url.parse().ok()).collect(),
+        None => preset.and_then(|preset| preset.dns_tree.parse().ok()).into_iter().collect(),
+    }
+}
+
+/// Reads trees while the dialer has room for candidates.
+async fn feed_from_dns(
+    links: Vec<Link>,
+    resolver: Resolver,
+    mut demand: watch::Receiver<usize>,
+    candidates: mpsc::Sender<Candidate>,
+    rng: StdRng,
+) {
+    // Nothing is asked before the first free slot.
+    if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
+        return;
+    }
+    let client = dnsdisc::Client::new(clock::now(), dnsdisc::Config { allow_private: false }, &links, rng);
+    let (nodes, mut found) = mpsc::channel::<DnsNode>(DNS_NODES);
+    let (counters, _) = watch::channel(client.counters());
+    let reading = dns_discovery::run(client, resolver, nodes, counters);
+    let feeding = async {
+        loop {
+            if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
+                return;
+            }
+            let Some(DnsNode { record, .. }) = found.recv().await else { return };
+            let Some(addr) = record.tcp_addr() else { continue };
+            let candidate = Candidate {
+                public_key: record.public_key(),
+                addr,
+                record: Some(record),
+                source: Source::Dns,
+                served: std::time::Duration::ZERO,
+            };
+            if candidates.send(candidate).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = feeding => {}
+    }
+}

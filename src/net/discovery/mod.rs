@@ -1,0 +1,300 @@
+//! The driver of discovery: one task owns the UDP sockets, both engines and our record.
+//!
+//! A datagram is told apart before anything expensive: unmasked with our id it shows discv5's magic or not; what is
+//! left is discv4's, whose engine checks size, type and rations before it hashes, or noise. Both engines answer
+//! through the same sockets, share the votes on our endpoint, and publish the same record.
+//!
+//! Candidates for the dialer are looked for only while it has free slots ([`Setup::demand`]), and the node database
+//! is asked when an engine wants seeds.
+//!
+//! Everybody else holds a [`Discovery`]: calls are carried to the task and answered from there, as with the switch.
+
+mod queries;
+mod task;
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{node_db::NodeDb, udp::UdpPort};
+use crate::{
+    Now,
+    discv5::TalkToken,
+    kademlia::{Contact, Entry},
+    node::{
+        NodeId, NodeKey, PublicKey, Record,
+        local::{EntryError, EntryOwner, LocalRecord, Mapped},
+    },
+    policy::dial::{Candidate, Source},
+};
+use queries::{Command, State};
+
+pub use task::run;
+
+/// Calls that may wait for the task; callers beyond wait themselves.
+const COMMANDS: usize = 256;
+
+/// Nodes of one lookup that may wait for whoever asked; a search finds some hundred.
+const LOOKUP_NODES: usize = 1024;
+
+/// Questions that may wait for an application that serves a TALKREQ protocol; beyond, the asker gets an empty answer.
+const QUESTIONS: usize = 256;
+
+/// What discovery is made with.
+pub struct Setup {
+    /// The sockets, unless nothing of discovery runs.
+    pub port: Option<UdpPort>,
+    /// Whether discv4 runs.
+    pub v4: bool,
+    /// Whether discv5 runs.
+    pub v5: bool,
+    /// Our key.
+    pub key: NodeKey,
+    /// Our record.
+    pub local: LocalRecord,
+    /// Where discv4 starts.
+    pub bootnodes_v4: Vec<Contact>,
+    /// Where discv5 starts.
+    pub bootnodes_v5: Vec<Contact>,
+    /// The only networks that we talk to; empty means all.
+    pub restrict: Vec<IpNet>,
+    /// Where nodes are remembered, if they are.
+    pub db: Option<NodeDb>,
+    /// How many candidates the dialer has room for.
+    pub demand: watch::Receiver<usize>,
+    /// Where candidates go.
+    pub candidates: mpsc::Sender<Candidate>,
+    /// What a gateway says about our address.
+    pub mapped: watch::Receiver<Mapped>,
+    /// Where the randomness of the engines comes from.
+    pub rng: StdRng,
+}
+
+/// A node of a table, with what the engine knows of it.
+#[derive(Clone, Debug)]
+pub struct TableNode {
+    /// Which engine's table.
+    pub table: Source,
+    /// Which bucket: 0 is the nearest.
+    pub bucket: usize,
+    /// The table's entry.
+    pub entry: Entry,
+}
+
+/// The answer to a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pong {
+    /// From our packet to the answer.
+    pub round_trip: Duration,
+    /// Where the node sees us.
+    pub sees_us_at: Option<SocketAddr>,
+    /// The sequence number of its record.
+    pub enr_seq: Option<u64>,
+}
+
+/// Why discovery refuses or fails.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DiscoveryError {
+    /// The process is ending.
+    #[error("the sidecar is stopping")]
+    Stopped,
+    /// The protocol that would be needed does not run.
+    #[error("{0} is switched off")]
+    Off(&'static str),
+    /// Nobody knows the node.
+    #[error("the node is not found: no table has it and a search did not meet it")]
+    NotFound,
+    /// The node did not answer.
+    #[error("the node did not answer in time")]
+    NoAnswer,
+    /// A request could not be made.
+    #[error("{0}")]
+    Call(String),
+    /// A record entry was refused.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// Another application serves the protocol.
+    #[error("the TALKREQ protocol {0:?} is served by another application")]
+    TalkOwned(String),
+}
+
+/// A question of a stranger to an application that serves a TALKREQ protocol.
+#[derive(Debug)]
+pub struct TalkQuestion {
+    /// What the answer must name.
+    pub token: TalkToken,
+    /// Who asks, proven by a discv5 session.
+    pub node: NodeId,
+    /// From where.
+    pub addr: SocketAddr,
+    /// What it asks.
+    pub request: Bytes,
+    /// Questions before this one that found the queue full; their askers got empty answers.
+    pub lost_before: u64,
+}
+
+/// Counters of the driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams for discv4.
+    pub v4: u64,
+    /// Datagrams for discv5.
+    pub v5: u64,
+    /// Datagrams for nobody.
+    pub noise: u64,
+    /// Packets not sent because the address cannot be reached from where we are announced to be.
+    pub unroutable: u64,
+    /// Candidates that found no room.
+    pub candidates_dropped: u64,
+}
+
+/// A handle to discovery. Cheap to clone.
+#[derive(Clone)]
+pub struct Discovery {
+    commands: mpsc::Sender<Command>,
+    record: watch::Receiver<Record>,
+}
+
+impl fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Discovery({:?})", *self.record.borrow())
+    }
+}
+
+/// Discovery, about to run, and the way into it.
+#[must_use]
+pub fn prepare(now: Now, setup: Setup) -> (task::Task, Discovery) {
+    let (commands, queue) = mpsc::channel(COMMANDS);
+    let (record, record_reader) = watch::channel(setup.local.record().clone());
+    let handle = Discovery { commands, record: record_reader };
+    (task::Task::new(now, setup, queue, record), handle)
+}
+
+impl Discovery {
+    async fn call<R: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut State, Now) -> R + Send + 'static,
+    ) -> Result<R, DiscoveryError> {
+        let (reply, answer) = oneshot::channel();
+        let command: Command = Box::new(move |state, now| {
+            // The caller may have given up.
+            let _ = reply.send(run(state, now));
+        });
+        self.commands.send(command).await.map_err(|_| DiscoveryError::Stopped)?;
+        answer.await.map_err(|_| DiscoveryError::Stopped)
+    }
+
+    /// Our record as it stands, and its changes.
+    #[must_use]
+    pub fn record(&self) -> watch::Receiver<Record> {
+        self.record.clone()
+    }
+
+    /// All nodes of both tables.
+    pub async fn nodes(&self) -> Result<Vec<TableNode>, DiscoveryError> {
+        self.call(|state, _| state.nodes()).await
+    }
+
+    /// The counters.
+    pub async fn counters(&self) -> Result<Counters, DiscoveryError> {
+        self.call(|state, _| state.counters).await
+    }
+
+    /// The node at its newest known address, asked of both protocols.
+    pub async fn resolve(&self, id: NodeId, key: Option<PublicKey>) -> Result<Contact, DiscoveryError> {
+        let answer = self.call(move |state, now| state.resolve(now, id, key)).await??;
+        answer.await.map_err(|_| DiscoveryError::Stopped)?.ok_or(DiscoveryError::NotFound)
+    }
+
+    /// Pings a node over the protocol that is asked for, or over one that runs.
+    pub async fn ping(&self, node: Contact, over: Option<Source>) -> Result<Pong, DiscoveryError> {
+        let answer = self.call(move |state, now| state.ping(now, node, over)).await??;
+        answer.await.map_err(|_| DiscoveryError::Stopped)?
+    }
+
+    /// One search for the nodes closest to `target`: each node as it is met. `v4_target` is what discv4 is asked for,
+    /// whose targets are keys.
+    pub async fn lookup(
+        &self,
+        target: NodeId,
+        v4_target: Option<[u8; 64]>,
+        over: Option<Source>,
+    ) -> Result<mpsc::Receiver<Contact>, DiscoveryError> {
+        self.call(move |state, now| state.lookup(now, target, v4_target, over)).await?
+    }
+
+    /// Sets an entry of our record to an RLP value.
+    pub async fn set_entry(
+        &self,
+        owner: EntryOwner,
+        key: String,
+        value: Vec<u8>,
+    ) -> Result<Record, DiscoveryError> {
+        self.call(move |state, _| state.set_entry(owner, &key, &value)).await?
+    }
+
+    /// Deletes an entry of our record.
+    pub async fn delete_entry(&self, owner: EntryOwner, key: String) -> Result<Record, DiscoveryError> {
+        self.call(move |state, _| state.delete_entry(owner, &key)).await?
+    }
+
+    /// Adds a node that is asked at every refresh.
+    pub async fn add_bootnode(&self, node: Contact) -> Result<(), DiscoveryError> {
+        self.call(move |state, now| state.add_bootnode(now, node)).await?
+    }
+
+    /// Asks an application at another node.
+    pub async fn talk(
+        &self,
+        node: Contact,
+        protocol: Bytes,
+        request: Bytes,
+    ) -> Result<Bytes, DiscoveryError> {
+        let answer = self.call(move |state, now| state.talk(now, node, &protocol, &request)).await??;
+        answer.await.map_err(|_| DiscoveryError::Stopped)?
+    }
+
+    /// Serves a TALKREQ protocol until the receiver is dropped.
+    pub async fn serve_talk(&self, protocol: Bytes) -> Result<mpsc::Receiver<TalkQuestion>, DiscoveryError> {
+        self.call(move |state, _| state.serve_talk(protocol)).await?
+    }
+
+    /// Answers a question of a stranger.
+    pub async fn answer_talk(&self, token: TalkToken, response: Bytes) -> Result<(), DiscoveryError> {
+        self.call(move |state, now| state.answer_talk(now, token, &response)).await?
+    }
+}
+
+/// A node that URL or record name, with an address to ask it at.
+#[must_use]
+pub fn contact_of(node: &crate::node::NodeRef) -> Option<Contact> {
+    match node {
+        crate::node::NodeRef::Enode(enode) => Contact::from_enode(enode),
+        crate::node::NodeRef::Record(record) => Contact::from_record(record.clone()),
+        crate::node::NodeRef::Id(_) | crate::node::NodeRef::Key(_) => None,
+    }
+}
+
+/// What a discovered node is to the dialer.
+fn candidate(contact: &Contact, source: Source) -> Candidate {
+    let tcp = contact.record.as_ref().and_then(Record::tcp_addr);
+    let heard = SocketAddr::new(contact.endpoint.ip, contact.endpoint.tcp);
+    Candidate {
+        public_key: contact.public_key,
+        addr: tcp.unwrap_or(heard),
+        record: contact.record.clone(),
+        source,
+        served: Duration::ZERO,
+    }
+}
+
+/// Predicate of the net restriction.
+fn allowed(restrict: Vec<IpNet>) -> Arc<dyn Fn(std::net::IpAddr) -> bool + Send + Sync> {
+    Arc::new(move |ip| {
+        let ip = crate::node::endpoint::canonical(ip);
+        restrict.is_empty() || restrict.iter().any(|net| net.contains(&ip))
+    })
+}

@@ -1,0 +1,231 @@
+//! The loop: sockets, timers, calls and seeds, one at a time.
+
+use std::{net::SocketAddr, time::Instant};
+
+use bytes::BytesMut;
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep_until,
+};
+
+use super::{
+    Setup, allowed,
+    queries::{Command, State, UNKNOWN},
+};
+use crate::{
+    Now, discv4, discv5,
+    discv5::Unmasker,
+    kademlia::Contact,
+    net::{
+        clock,
+        node_db::{NodeDb, StoredNode},
+        udp::UdpPort,
+    },
+    node::{AddressClass, Record, local::Mapped},
+};
+
+/// Seeds taken from the database at once (geth: 30).
+const SEEDS: usize = 30;
+
+/// Discovery, about to run.
+pub struct Task {
+    state: State,
+    port: Option<UdpPort>,
+    unmasker: Option<Unmasker>,
+    commands: mpsc::Receiver<Command>,
+    demand: watch::Receiver<usize>,
+    mapped: watch::Receiver<Mapped>,
+}
+
+impl Task {
+    pub(super) fn new(
+        now: Now,
+        setup: Setup,
+        commands: mpsc::Receiver<Command>,
+        record: watch::Sender<Record>,
+    ) -> Self {
+        let Setup {
+            port,
+            v4,
+            v5,
+            key,
+            local,
+            bootnodes_v4,
+            bootnodes_v5,
+            restrict,
+            db,
+            demand,
+            candidates,
+            mapped,
+            mut rng,
+        } = setup;
+        let mut fork = || StdRng::seed_from_u64(rng.next_u64());
+        let runs = port.is_some();
+        let v4 = (v4 && runs).then(|| {
+            let config = discv4::Config {
+                restrict: (!restrict.is_empty()).then(|| restrict.clone()),
+                bootnodes: bootnodes_v4,
+                ..discv4::Config::default()
+            };
+            let own = local.record().clone();
+            let own = discv4::Local { endpoint: own.endpoint().unwrap_or(UNKNOWN), record: own };
+            discv4::Engine::new(config, key.clone(), own, fork(), now)
+        });
+        let v5 = (v5 && runs).then(|| {
+            let filter = allowed(restrict);
+            let config = discv5::Config {
+                allowed: Box::new(move |ip| filter(ip)),
+                bootnodes: bootnodes_v5,
+                ..discv5::Config::default()
+            };
+            discv5::Engine::new(now, config, key, local.record().clone(), fork())
+        });
+        let unmasker = v5.as_ref().map(|engine| engine.unmasker().clone());
+        let state = State::new(v4, v5, local, record, db, candidates);
+        Self { state, port, unmasker, commands, demand, mapped }
+    }
+}
+
+/// Runs discovery until `stop` fires; the database is closed by whoever opened it.
+pub async fn run(task: Task, mut stop: oneshot::Receiver<()>) {
+    let Task { mut state, mut port, unmasker, mut commands, mut demand, mut mapped } = task;
+    let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
+    let mut out = BytesMut::new();
+    let (seeds, mut seed_queue) = mpsc::channel::<Vec<StoredNode>>(1);
+    set_demand(&mut state, clock::now(), *demand.borrow());
+    loop {
+        let now = clock::now();
+        state.act(now);
+        transmit(&mut state, port.as_mut(), now, &mut out);
+        if std::mem::take(&mut state.seeds_wanted)
+            && let Some(db) = state.db.clone()
+        {
+            fetch_seeds(db, seeds.clone());
+        }
+        let timeout = poll_timeout(&state);
+        if let Some(at) = timeout {
+            timer.as_mut().reset(at.into());
+        }
+        tokio::select! {
+            _ = &mut stop => return,
+            () = readable(port.as_ref()) => {
+                if let Some(port) = &mut port {
+                    receive(&mut state, port, unmasker.as_ref());
+                }
+            }
+            () = timer.as_mut(), if timeout.is_some() => handle_timeout(&mut state, clock::now()),
+            Some(command) = commands.recv() => command(&mut state, clock::now()),
+            Ok(()) = demand.changed() => {
+                let wanted = *demand.borrow_and_update();
+                set_demand(&mut state, clock::now(), wanted);
+            }
+            Ok(()) = mapped.changed() => {
+                let told = *mapped.borrow_and_update();
+                let changed = state.local.set_mapped(told);
+                state.publish(changed);
+            }
+            Some(nodes) = seed_queue.recv() => add_seeds(&mut state, clock::now(), nodes),
+        }
+    }
+}
+
+async fn readable(port: Option<&UdpPort>) {
+    match port {
+        Some(port) => port.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells datagrams apart: what unmasks to discv5 is discv5's; the rest is discv4's to judge.
+fn receive(state: &mut State, port: &mut UdpPort, unmasker: Option<&Unmasker>) {
+    let now = clock::now();
+    port.receive(|from, bytes| {
+        if let (Some(engine), Some(true)) =
+            (&mut state.v5, unmasker.map(|unmasker| unmasker.looks_like_discv5(bytes)))
+        {
+            state.counters.v5 += 1;
+            engine.handle_datagram(now, from, bytes);
+        } else if let Some(engine) = &mut state.v4 {
+            match engine.handle_datagram(now, from, bytes) {
+                discv4::Verdict::TooShort
+                | discv4::Verdict::TooLong
+                | discv4::Verdict::UnknownType
+                | discv4::Verdict::NotAList
+                | discv4::Verdict::WrongHash => state.counters.noise += 1,
+                _ => state.counters.v4 += 1,
+            }
+        } else {
+            state.counters.noise += 1;
+        }
+    });
+}
+
+fn transmit(state: &mut State, port: Option<&mut UdpPort>, now: Now, out: &mut BytesMut) {
+    let Some(port) = port else { return };
+    let announced = state.local.record().endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
+    let mut send = |to: SocketAddr, out: &mut BytesMut| {
+        // A host on the Internet does not send into private ranges: its provider sees a scan in that.
+        let local = matches!(AddressClass::of(to.ip()), AddressClass::Private | AddressClass::LinkLocal);
+        if announced == Some(AddressClass::Global) && local {
+            state.counters.unroutable += 1;
+        } else {
+            port.send(to, out);
+        }
+        out.clear();
+    };
+    if let Some(engine) = &mut state.v4 {
+        while let Some(to) = engine.poll_transmit(now, out) {
+            send(to, out);
+        }
+    }
+    if let Some(engine) = &mut state.v5 {
+        while let Some(to) = engine.poll_transmit(out) {
+            send(to, out);
+        }
+    }
+}
+
+fn handle_timeout(state: &mut State, now: Now) {
+    if let Some(engine) = &mut state.v4 {
+        engine.handle_timeout(now);
+    }
+    if let Some(engine) = &mut state.v5 {
+        engine.handle_timeout(now);
+    }
+}
+
+fn poll_timeout(state: &State) -> Option<Instant> {
+    let v4 = state.v4.as_ref().and_then(discv4::Engine::poll_timeout);
+    let v5 = state.v5.as_ref().and_then(discv5::Engine::poll_timeout);
+    [v4, v5].into_iter().flatten().min()
+}
+
+fn set_demand(state: &mut State, now: Now, wanted: usize) {
+    if let Some(engine) = &mut state.v4 {
+        engine.set_demand(now, wanted);
+    }
+    if let Some(engine) = &mut state.v5 {
+        engine.set_demand(wanted);
+    }
+}
+
+/// Asks the database beside the loop: a slow disk must not hold packets.
+fn fetch_seeds(db: NodeDb, seeds: mpsc::Sender<Vec<StoredNode>>) {
+    tokio::spawn(async move {
+        let nodes = db.seeds(SEEDS).await;
+        // A second answer while the first one waits brings nothing new.
+        let _ = seeds.try_send(nodes);
+    });
+}
+
+fn add_seeds(state: &mut State, now: Now, nodes: Vec<StoredNode>) {
+    for node in nodes {
+        if let (Some(engine), Some(contact)) = (&mut state.v4, Contact::from_record(node.record.clone())) {
+            engine.add_seed(now, contact);
+        }
+        if let Some(engine) = &mut state.v5 {
+            engine.add_seed(now, node.record);
+        }
+    }
+}

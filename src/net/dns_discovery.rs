@@ -1,0 +1,167 @@
+//! Drives the tree client ([`crate::dnsdisc`]) against the resolver and hands what it finds to whoever takes it.
+//!
+//! The queue to the taker is the demand: as many nodes are looked for as there are free places in it. When nobody
+//! takes nodes, nobody is asked; when the taker is gone, the driver ends.
+
+use std::{future::pending, sync::Arc, time::Instant};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep_until,
+};
+
+use super::{clock, resolver::Resolver};
+use crate::{
+    dnsdisc::{Action, Answer, Client, Counters, QueryId},
+    node::Record,
+};
+
+/// A node from a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsNode {
+    /// Its record; it has an address that may be dialed.
+    pub record: Record,
+    /// The domain of the tree that lists it.
+    pub tree: Arc<str>,
+}
+
+/// Requests on their way, each with what the resolver said: the texts, or nothing.
+type Lookups = JoinSet<(QueryId, Option<Vec<String>>)>;
+
+/// Runs `client` until nobody takes nodes any more. `counters` always holds the latest.
+pub async fn run(
+    mut client: Client,
+    resolver: Resolver,
+    nodes: mpsc::Sender<DnsNode>,
+    counters: watch::Sender<Counters>,
+) {
+    let mut lookups = Lookups::new();
+    loop {
+        // What was found goes into the queue before its free places are counted.
+        drain(&mut client, &resolver, &nodes, &mut lookups);
+        if client.wanted() != nodes.capacity() {
+            client.want(clock::now(), nodes.capacity());
+            drain(&mut client, &resolver, &nodes, &mut lookups);
+        }
+        counters.send_if_modified(|told| std::mem::replace(told, client.counters()) != client.counters());
+        tokio::select! {
+            () = nodes.closed() => return,
+            // A place has become free; the top of the loop sees it.
+            Ok(_) = nodes.reserve(), if nodes.capacity() == 0 => {}
+            () = until(client.poll_timeout()) => client.handle_timeout(clock::now()),
+            Some(done) = lookups.join_next() => {
+                // Lookups neither panic nor are they aborted while this runs.
+                let Ok((id, texts)) = done else { continue };
+                let answer = texts.as_deref().map_or(Answer::Failed, Answer::Texts);
+                client.handle_answer(clock::now(), id, answer);
+            }
+        }
+    }
+}
+
+/// Waits for a timer, if there is one.
+async fn until(timer: Option<Instant>) {
+    match timer {
+        Some(at) => sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+fn drain(client: &mut Client, resolver: &Resolver, nodes: &mpsc::Sender<DnsNode>, lookups: &mut Lookups) {
+    while let Some(action) = client.poll_action() {
+        carry_out(action, resolver, nodes, lookups);
+    }
+}
+
+fn carry_out(action: Action, resolver: &Resolver, nodes: &mpsc::Sender<DnsNode>, lookups: &mut Lookups) {
+    match action {
+        Action::Resolve { id, name } => {
+            let resolver = resolver.clone();
+            // At most as many as the client has requests in flight: four.
+            lookups.spawn(async move {
+                let answer = resolver.txt(&name).await;
+                (id, answer.inspect_err(|error| tracing::debug!(%error, "node list")).ok())
+            });
+        }
+        Action::Found { record, domain } => {
+            // There is a place: the client finds no more than it is wanted to, and we are the only sender.
+            if nodes.try_send(DnsNode { record, tree: domain }).is_err() {
+                tracing::debug!("a node from the DNS found no taker");
+            }
+        }
+        Action::Problem { domain, entry, problem } => {
+            tracing::debug!(tree = %domain, entry, %problem, "node list");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        dnsdisc::{
+            Config,
+            zone::{Maker, Zone, records},
+        },
+        net::test_dns::{Reply, TestDns},
+        node::NodeId,
+    };
+
+    fn replies(zone: Zone) -> impl Iterator<Item = (String, Reply)> {
+        zone.into_iter().map(|(name, text)| (name, Reply::Texts(vec![text])))
+    }
+
+    #[tokio::test]
+    async fn nodes_come_as_they_are_taken() {
+        let maker = Maker::new(1, "nodes.test");
+        let (link, records) = (maker.link(), records(0..8));
+        let dns = TestDns::start(replies(maker.tree(1, &records, &[]))).await;
+        let client = Client::new(clock::now(), Config::default(), &[link], StdRng::seed_from_u64(1));
+        let (sender, mut nodes) = mpsc::channel(2);
+        let (counters, told) = watch::channel(Counters::default());
+        let resolver = Resolver::with_server(dns.addr).unwrap();
+        let driver = tokio::spawn(run(client, resolver, sender, counters));
+        // Root, two subtrees, and as many records as there are places.
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while nodes.len() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(dns.asked().len(), 5, "{:?}", dns.asked());
+        let mut found = BTreeSet::new();
+        for _ in 0..8 {
+            let node = tokio::time::timeout(Duration::from_secs(5), nodes.recv()).await.unwrap().unwrap();
+            assert_eq!(&*node.tree, "nodes.test");
+            found.insert(node.record.id());
+        }
+        assert_eq!(found, records.iter().map(Record::id).collect::<BTreeSet<NodeId>>());
+        assert!(told.borrow().found >= 8);
+        drop(nodes);
+        tokio::time::timeout(Duration::from_secs(1), driver).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_fails_is_asked_again() {
+        let maker = Maker::new(1, "nodes.test");
+        let (link, records) = (maker.link(), records(0..1));
+        let dns = TestDns::start([("nodes.test", Reply::ServerFailure)]).await;
+        let client = Client::new(clock::now(), Config::default(), &[link], StdRng::seed_from_u64(1));
+        let (sender, mut nodes) = mpsc::channel(2);
+        let (counters, told) = watch::channel(Counters::default());
+        let resolver = Resolver::with_server(dns.addr).unwrap();
+        let _driver = tokio::spawn(run(client, resolver, sender, counters));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(told.borrow().unanswered, 1);
+        dns.set(replies(maker.tree(1, &records, &[])));
+        let node = tokio::time::timeout(Duration::from_secs(10), nodes.recv()).await.unwrap().unwrap();
+        assert_eq!(node.record, records[0]);
+    }
+}

@@ -1,0 +1,142 @@
+//! The ways to get past address translation, as the operator writes them.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
+
+/// The port of STUN servers (RFC 8489).
+const STUN_PORT: u16 = 3478;
+
+/// How our outside address is found out, and who opens our ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NatMethod {
+    /// Nobody; the votes of other nodes tell the address.
+    None,
+    /// UPnP or NAT-PMP, whichever gateway answers.
+    Any,
+    /// A UPnP gateway.
+    Upnp,
+    /// A NAT-PMP gateway; the default route's unless its address is given.
+    Pmp(Option<Ipv4Addr>),
+    /// The operator says the address; ports are opened by hand.
+    ExtIp(IpAddr),
+    /// A STUN server tells the address; ports are opened by hand. Host and port, or a known server.
+    Stun(Option<(String, u16)>),
+}
+
+/// A text that names no method.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of: any, none, upnp, pmp, pmp:IPv4, extip:IP, stun, stun:HOST, stun:HOST:PORT")]
+pub struct NatMethodError(String);
+
+impl FromStr for NatMethod {
+    type Err = NatMethodError;
+
+    fn from_str(text: &str) -> Result<Self, NatMethodError> {
+        let error = || NatMethodError(text.chars().take(80).collect());
+        let (kind, argument) = match text.split_once(':') {
+            Some((kind, argument)) => (kind, Some(argument)),
+            None => (text, None),
+        };
+        match (kind, argument) {
+            ("none" | "off", None) => Ok(Self::None),
+            ("any" | "auto" | "on", None) => Ok(Self::Any),
+            ("upnp", None) => Ok(Self::Upnp),
+            ("pmp" | "natpmp" | "nat-pmp", None) => Ok(Self::Pmp(None)),
+            ("pmp" | "natpmp" | "nat-pmp", Some(ip)) => {
+                ip.parse().map(|ip| Self::Pmp(Some(ip))).map_err(|_| error())
+            }
+            ("extip" | "ip", Some(ip)) => ip.parse().map(Self::ExtIp).map_err(|_| error()),
+            ("stun", None) => Ok(Self::Stun(None)),
+            ("stun", Some(server)) => {
+                server_name(server).map(|server| Self::Stun(Some(server))).ok_or_else(error)
+            }
+            _ => Err(error()),
+        }
+    }
+}
+
+/// `host`, `host:port`, `[IPv6]` or `[IPv6]:port`.
+fn server_name(text: &str) -> Option<(String, u16)> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':')?)),
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = port.map_or(Some(STUN_PORT), |port| port.parse().ok().filter(|port| *port != 0))?;
+    (!host.is_empty() && !host.contains('/')).then(|| (host.to_owned(), port))
+}
+
+impl fmt::Display for NatMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Any => f.write_str("any"),
+            Self::Upnp => f.write_str("upnp"),
+            Self::Pmp(None) => f.write_str("pmp"),
+            Self::Pmp(Some(ip)) => write!(f, "pmp:{ip}"),
+            Self::ExtIp(ip) => write!(f, "extip:{ip}"),
+            Self::Stun(None) => f.write_str("stun"),
+            Self::Stun(Some((host, port))) if host.contains(':') => write!(f, "stun:[{host}]:{port}"),
+            Self::Stun(Some((host, port))) => write!(f, "stun:{host}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_as_they_are_written() {
+        // What is written, and how it is printed.
+        let table = [
+            ("none", "none"),
+            ("any", "any"),
+            ("auto", "any"),
+            ("upnp", "upnp"),
+            ("pmp", "pmp"),
+            ("natpmp", "pmp"),
+            ("pmp:192.168.1.1", "pmp:192.168.1.1"),
+            ("extip:1.2.3.4", "extip:1.2.3.4"),
+            ("extip:2a00::1", "extip:2a00::1"),
+            ("stun", "stun"),
+            ("stun:stun.example.org", "stun:stun.example.org:3478"),
+            ("stun:stun.example.org:19302", "stun:stun.example.org:19302"),
+            ("stun:1.2.3.4:5", "stun:1.2.3.4:5"),
+            ("stun:[2a00::1]", "stun:[2a00::1]:3478"),
+            ("stun:[2a00::1]:5", "stun:[2a00::1]:5"),
+        ];
+        for (written, printed) in table {
+            let method: NatMethod = written.parse().unwrap();
+            assert_eq!(method.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(method));
+        }
+        let bad = [
+            "",
+            "x",
+            "upnp:1.2.3.4",
+            "pmp:",
+            "pmp:::1",
+            "extip",
+            "extip:",
+            "extip:host",
+            "stun:",
+            "stun::1",
+            "stun:h:0",
+            "stun:h:65536",
+            "stun:http://h",
+            "stun:[::1",
+            "stun:[::1]x",
+        ];
+        for text in bad {
+            let error = text.parse::<NatMethod>().unwrap_err().to_string();
+            assert!(error.contains("stun:HOST:PORT"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! DiscoveryService: the nodes of the network, connected or not.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    pin::Pin,
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    convert, node_ref,
+    proto::{self, DiscoverySource, ErrorReason, discovery_service_server::DiscoveryService},
+    status::Refusal,
+};
+use crate::{
+    discv5::TalkToken,
+    kademlia::{self, Contact, Placement},
+    net::{
+        clock,
+        discovery::{Discovery, DiscoveryError, TableNode, TalkQuestion, contact_of},
+    },
+    node::{Enode, NodeId, NodeRef, id::keccak256, local::EntryError},
+    policy::dial::Source,
+};
+
+/// How long an application has to answer a TALKREQ; the asker waits 700 ms in geth, of which the way takes some.
+const TALK_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Questions whose answers may still come; beyond, the oldest are over anyway.
+const OPEN_QUESTIONS: usize = 1024;
+
+/// Frames of a stream that may wait for HTTP/2.
+const FRAMES: usize = 16;
+
+/// Nodes of one frame of a search.
+const FRAME_NODES: usize = 16;
+
+/// The service.
+#[derive(Debug)]
+pub struct Nodes {
+    discovery: Discovery,
+}
+
+impl Nodes {
+    /// The service over discovery.
+    #[must_use]
+    pub fn new(discovery: Discovery) -> Self {
+        Self { discovery }
+    }
+
+    /// Where to ask a node: what the caller said, else what discovery knows.
+    async fn contact(&self, text: &str) -> Result<Contact, Refusal> {
+        let node = node_ref("node", text)?;
+        match contact_of(&node) {
+            Some(contact) => Ok(contact),
+            None => self.discovery.resolve(node.id(), node.public_key()).await.map_err(refuse),
+        }
+    }
+}
+
+/// A failure of discovery, in the contract's words.
+pub(super) fn refuse(error: DiscoveryError) -> Refusal {
+    let message = error.to_string();
+    match error {
+        DiscoveryError::Stopped => Refusal::new(ErrorReason::ServerDraining, message),
+        DiscoveryError::Off(_) | DiscoveryError::NotFound => {
+            Refusal::new(ErrorReason::NodeAddressUnknown, message)
+        }
+        DiscoveryError::NoAnswer => Refusal::new(ErrorReason::TimedOut, message),
+        DiscoveryError::Call(_) => Refusal::field("node", message),
+        DiscoveryError::TalkOwned(protocol) => {
+            Refusal::new(ErrorReason::ProtocolAlreadyRegistered, message).with("protocol", protocol)
+        }
+        DiscoveryError::Entry(EntryError::Owned { .. }) => Refusal::new(ErrorReason::RecordKeyOwned, message),
+        DiscoveryError::Entry(EntryError::TooLarge(bytes)) => {
+            Refusal::new(ErrorReason::RecordTooLarge, message).with("bytes", bytes)
+        }
+        DiscoveryError::Entry(EntryError::Value(_)) => Refusal::field("value", message),
+        DiscoveryError::Entry(EntryError::Reserved(_) | EntryError::EmptyKey) => {
+            Refusal::field("key", message)
+        }
+    }
+}
+
+fn source(table: Source) -> DiscoverySource {
+    match table {
+        Source::V4 => DiscoverySource::Discv4,
+        Source::V5 => DiscoverySource::Discv5,
+        Source::Dns => DiscoverySource::Dns,
+        Source::Database => DiscoverySource::Database,
+    }
+}
+
+/// The protocol that a request names; `None` for any.
+fn protocol(field: &str, wanted: DiscoverySource) -> Result<Option<Source>, Refusal> {
+    match wanted {
+        DiscoverySource::Unspecified => Ok(None),
+        DiscoverySource::Discv4 => Ok(Some(Source::V4)),
+        DiscoverySource::Discv5 => Ok(Some(Source::V5)),
+        _ => Err(Refusal::field(field, "must be DISCOVERY_SOURCE_DISCV4 or DISCOVERY_SOURCE_DISCV5")),
+    }
+}
+
+fn node(contact: &Contact, sources: &[DiscoverySource]) -> proto::Node {
+    let from_record = contact.record.clone().and_then(|record| NodeRef::Record(record).enode());
+    let heard = || {
+        let addr = std::net::SocketAddr::new(contact.endpoint.ip, contact.endpoint.tcp);
+        (addr.port() != 0).then(|| Enode { udp: contact.endpoint.udp, ..Enode::at(contact.public_key, addr) })
+    };
+    proto::Node {
+        node_id: contact.id.to_string(),
+        public_key: contact.public_key.to_string(),
+        enode: from_record.or_else(heard).map(|enode| enode.to_string()).unwrap_or_default(),
+        enr: contact.record.as_ref().map(ToString::to_string).unwrap_or_default(),
+        sources: sources.iter().map(|source| (*source).into()).collect(),
+    }
+}
+
+fn table_node(found: &TableNode) -> proto::TableNode {
+    let entry = &found.entry;
+    let came = match entry.source {
+        kademlia::Source::Bootnode => "a bootnode".to_owned(),
+        kademlia::Source::Database => "from the node database".to_owned(),
+        kademlia::Source::Inbound => "contacted us and proved its endpoint".to_owned(),
+        kademlia::Source::Relayed { by } => format!("told by {by}"),
+    };
+    let stands = match entry.placement {
+        Placement::HadRoom => "its bucket had room".to_owned(),
+        Placement::Waiting => "its bucket was full, so it waits for a place".to_owned(),
+        Placement::Promoted { replaced } => format!("took the place of {replaced}, which was removed"),
+    };
+    let life =
+        if entry.live { "answered its last check" } else { "has not answered a check at this endpoint" };
+    let how = match entry.source {
+        kademlia::Source::Bootnode => DiscoverySource::Bootnode,
+        kademlia::Source::Database => DiscoverySource::Database,
+        kademlia::Source::Inbound | kademlia::Source::Relayed { .. } => source(found.table),
+    };
+    proto::TableNode {
+        node: Some(node(&entry.contact, &[how])),
+        table: source(found.table).into(),
+        bucket: u32::try_from(found.bucket).unwrap_or(u32::MAX),
+        replacement: entry.placement == Placement::Waiting,
+        live_checks: if entry.live { entry.checks } else { 0 },
+        added_time: Some(convert::timestamp(entry.added)),
+        last_seen_time: entry.last_seen.map(convert::timestamp),
+        detail: format!("{came}; {stands}; {life}"),
+    }
+}
+
+/// The id to search for, and what discv4 is asked, whose targets are keys: a node's key, or for a bare id, whose key
+/// nobody knows, nothing.
+fn target(text: &str) -> Result<(NodeId, Option<[u8; 64]>), Refusal> {
+    if text.is_empty() {
+        // Any key is as good as a random one: the clock's digits, hashed.
+        let now = clock::now().unix.as_nanos().to_be_bytes();
+        let (left, right) = (keccak256(&[&now, b"left"]), keccak256(&[&now, b"right"]));
+        let mut key = [0; 64];
+        key.iter_mut().zip(left.into_iter().chain(right)).for_each(|(to, from)| *to = from);
+        return Ok((NodeId(keccak256(&[&key])), Some(key)));
+    }
+    let node = node_ref("target", text)?;
+    Ok((node.id(), node.public_key().map(|key| key.to_uncompressed())))
+}
+
+/// Collects what a search meets into frames, until it ends.
+async fn stream_lookup(
+    target: NodeId,
+    mut met: mpsc::Receiver<Contact>,
+    frames: mpsc::Sender<Result<proto::LookupNodesResponse, Status>>,
+) {
+    let begun = clock::now().mono;
+    let mut seen = HashSet::new();
+    let mut nearest: BTreeMap<[u8; 32], NodeId> = BTreeMap::new();
+    let mut batch = Vec::with_capacity(FRAME_NODES);
+    while met.recv_many(&mut batch, FRAME_NODES).await > 0 {
+        let mut nodes = Vec::new();
+        for contact in batch.drain(..) {
+            if seen.insert(contact.id) {
+                let mut distance = contact.id.0;
+                distance.iter_mut().zip(target.0).for_each(|(byte, other)| *byte ^= other);
+                nearest.insert(distance, contact.id);
+                if nearest.len() > kademlia::bucket::BUCKET_SIZE {
+                    nearest.pop_last();
+                }
+                nodes.push(node(&contact, &[]));
+            }
+        }
+        let frame = proto::LookupNodesResponse { nodes, summary: None };
+        if frames.send(Ok(frame)).await.is_err() {
+            return;
+        }
+    }
+    let elapsed = clock::now().mono.saturating_duration_since(begun);
+    let summary = proto::LookupSummary {
+        nearest_node_ids: nearest.values().map(ToString::to_string).collect(),
+        elapsed: prost_types::Duration::try_from(elapsed).ok(),
+    };
+    let last = proto::LookupNodesResponse { nodes: Vec::new(), summary: Some(summary) };
+    // The caller may have gone.
+    let _ = frames.send(Ok(last)).await;
+}
+
+/// Serves one TALKREQ protocol: questions out, answers in.
+struct TalkServer {
+    discovery: Discovery,
+    asked: u64,
+    open: BTreeMap<u64, TalkToken>,
+}
+
+impl TalkServer {
+    fn question(&mut self, question: TalkQuestion) -> Vec<proto::serve_talk_response::Event> {
+        use proto::serve_talk_response::Event as Out;
+        let mut events = Vec::new();
+        if question.lost_before > 0 {
+            events.push(Out::Lost(proto::TalkQuestionsLost { questions: question.lost_before }));
+        }
+        self.asked += 1;
+        self.open.insert(self.asked, question.token);
+        if self.open.len() > OPEN_QUESTIONS {
+            self.open.pop_first();
+        }
+        events.push(Out::Question(proto::TalkQuestion {
+            question_id: self.asked,
+            node_id: question.node.to_string(),
+            remote_address: question.addr.to_string(),
+            payload: question.request,
+        }));
+        events
+    }
+
+    async fn answer(&mut self, answer: proto::TalkAnswer) -> Result<(), Refusal> {
+        let Some(token) = self.open.remove(&answer.question_id) else { return Ok(()) };
+        match self.discovery.answer_talk(token, answer.payload).await {
+            // Too late is nobody's fault: the asker has its empty answer.
+            Ok(()) | Err(DiscoveryError::Call(_)) => Ok(()),
+            Err(error) => Err(refuse(error)),
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut requests: Streaming<proto::ServeTalkRequest>,
+        mut questions: mpsc::Receiver<TalkQuestion>,
+        out: mpsc::Sender<Result<proto::ServeTalkResponse, Status>>,
+    ) {
+        use proto::{serve_talk_request::Event as In, serve_talk_response::Event as Out};
+        let started =
+            proto::ServeTalkStarted { deadline: prost_types::Duration::try_from(TALK_DEADLINE).ok() };
+        let first = proto::ServeTalkResponse { event: Some(Out::Started(started)) };
+        if out.send(Ok(first)).await.is_err() {
+            return;
+        }
+        let mut answering = true;
+        loop {
+            let outcome = tokio::select! {
+                () = out.closed() => return,
+                question = questions.recv() => match question {
+                    Some(question) => {
+                        for event in self.question(question) {
+                            let response = proto::ServeTalkResponse { event: Some(event) };
+                            if out.send(Ok(response)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(())
+                    }
+                    None => return,
+                },
+                request = requests.message(), if answering => match request {
+                    Ok(Some(proto::ServeTalkRequest { event: Some(In::Answer(answer)) })) => {
+                        self.answer(answer).await
+                    }
+                    Ok(Some(_)) => Err(Refusal::new(
+                        ErrorReason::StreamProtocolViolation,
+                        "\"serve\" is the first event of the stream and comes once; \"answer\" follows",
+                    )),
+                    Ok(None) => {
+                        answering = false;
+                        Ok(())
+                    }
+                    Err(_) => return,
+                },
+            };
+            if let Err(refusal) = outcome {
+                let _ = out.send(Err(refusal.into())).await;
+                return;
+            }
+        }
+    }
+}
+
+type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl DiscoveryService for Nodes {
+    type LookupNodesStream = Boxed<proto::LookupNodesResponse>;
+    type ServeTalkStream = Boxed<proto::ServeTalkResponse>;
+
+    async fn list_nodes(
+        &self,
+        request: Request<proto::ListNodesRequest>,
+    ) -> Result<Response<proto::ListNodesResponse>, Status> {
+        let wanted = protocol("table", request.get_ref().table())?;
+        let nodes = self.discovery.nodes().await.map_err(refuse)?;
+        let nodes = nodes
+            .iter()
+            .filter(|node| wanted.is_none_or(|wanted| wanted == node.table))
+            .map(table_node)
+            .collect();
+        Ok(Response::new(proto::ListNodesResponse { nodes }))
+    }
+
+    async fn lookup_nodes(
+        &self,
+        request: Request<proto::LookupNodesRequest>,
+    ) -> Result<Response<Self::LookupNodesStream>, Status> {
+        let request = request.into_inner();
+        let over = protocol("protocol", request.protocol())?;
+        let (id, key) = target(&request.target)?;
+        let met = self.discovery.lookup(id, key, over).await.map_err(refuse)?;
+        let (frames, stream) = mpsc::channel(FRAMES);
+        tokio::spawn(stream_lookup(id, met, frames));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn resolve_node(
+        &self,
+        request: Request<proto::ResolveNodeRequest>,
+    ) -> Result<Response<proto::ResolveNodeResponse>, Status> {
+        let asked = node_ref("node", &request.get_ref().node)?;
+        let contact = self.discovery.resolve(asked.id(), asked.public_key()).await.map_err(refuse)?;
+        Ok(Response::new(proto::ResolveNodeResponse { node: Some(node(&contact, &[])) }))
+    }
+
+    async fn ping_node(
+        &self,
+        request: Request<proto::PingNodeRequest>,
+    ) -> Result<Response<proto::PingNodeResponse>, Status> {
+        let request = request.into_inner();
+        let over = protocol("protocol", request.protocol())?;
+        let contact = self.contact(&request.node).await?;
+        let pong = self.discovery.ping(contact, over).await.map_err(refuse)?;
+        Ok(Response::new(proto::PingNodeResponse {
+            round_trip_time: prost_types::Duration::try_from(pong.round_trip).ok(),
+            our_address: pong.sees_us_at.map(|addr| addr.to_string()).unwrap_or_default(),
+            enr_seq: pong.enr_seq.unwrap_or(0),
+        }))
+    }
+
+    async fn talk_request(
+        &self,
+        request: Request<proto::TalkRequestRequest>,
+    ) -> Result<Response<proto::TalkRequestResponse>, Status> {
+        let request = request.into_inner();
+        let contact = self.contact(&request.node).await?;
+        let payload = self
+            .discovery
+            .talk(contact, request.protocol.into_bytes().into(), request.payload)
+            .await
+            .map_err(refuse)?;
+        Ok(Response::new(proto::TalkRequestResponse { payload }))
+    }
+
+    async fn serve_talk(
+        &self,
+        request: Request<Streaming<proto::ServeTalkRequest>>,
+    ) -> Result<Response<Self::ServeTalkStream>, Status> {
+        let mut requests = request.into_inner();
+        let (out, stream) = mpsc::channel(FRAMES);
+        let discovery = self.discovery.clone();
+        // Headers go out before the first event is read: some clients wait for them before they send it.
+        tokio::spawn(async move {
+            use proto::serve_talk_request::Event as In;
+            let served = match requests.message().await {
+                Ok(Some(proto::ServeTalkRequest { event: Some(In::Serve(start)) }))
+                    if !start.protocol.is_empty() =>
+                {
+                    discovery.serve_talk(start.protocol.into_bytes().into()).await.map_err(refuse)
+                }
+                Ok(Some(_)) => Err(Refusal::new(
+                    ErrorReason::StreamProtocolViolation,
+                    "the first event of the stream must be \"serve\" with the name of a protocol",
+                )),
+                Ok(None) | Err(_) => return,
+            };
+            match served {
+                Ok(questions) => {
+                    TalkServer { discovery, asked: 0, open: BTreeMap::new() }
+                        .run(requests, questions, out)
+                        .await;
+                }
+                Err(refusal) => drop(out.send(Err(refusal.into())).await),
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}

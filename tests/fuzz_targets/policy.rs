@@ -1,0 +1,370 @@
+//! Who is dialed and who is let in, under any sequence of operations: limits hold, nothing is counted twice, and the
+//! timers move on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use devp2pd::Now;
+use devp2pd::node::{AddressClass, Enode, Host, NodeId, NodeKey, NodeRef, PublicKey};
+use devp2pd::policy::dial::{
+    self, Candidate, Dial, EntryState, Kind, ListSource, QueryId, Scheduler, Source,
+};
+use devp2pd::policy::{
+    Action, BanTarget, Cause, ChurnSettings, ConnId, DialFilter, Policy, RegistrationId, Rules, Settings,
+    Verdict,
+};
+use rand::{SeedableRng, rngs::StdRng};
+
+/// The nodes of a run; enough to meet again, few enough to be made once. The last one is us.
+static KEYS: LazyLock<Vec<PublicKey>> = LazyLock::new(|| {
+    let key = |n: u8| NodeKey::from_bytes(&[n + 1; 32]).expect("one of the valid keys").public();
+    (0..33).map(key).collect()
+});
+const US: usize = 32;
+
+fn key(n: u8) -> PublicKey {
+    KEYS[usize::from(n) % US]
+}
+
+/// Four networks with four addresses each, of all kinds.
+fn ip(n: u8) -> IpAddr {
+    let host = n % 4 + 1;
+    match n / 4 % 4 {
+        0 => [8, 8, 8, host].into(),
+        1 => [10, 0, 0, host].into(),
+        2 => [0x2600, 0, 0, u16::from(host), 0, 0, 0, 1].into(),
+        _ => [127, 0, 0, host].into(),
+    }
+}
+
+fn addr(n: u8) -> SocketAddr {
+    (ip(n), u16::from(n / 16)).into()
+}
+
+/// A node with an address, a name, or neither.
+fn node(n: u8, at: u8) -> NodeRef {
+    let enode = |host| NodeRef::Enode(Enode { public_key: key(n), host, tcp: 30303, udp: 0 });
+    match at % 8 {
+        0 => NodeRef::Id(key(n).id()),
+        1 => NodeRef::Key(key(n)),
+        2 => enode(Host::Name("node.example.org".into())),
+        _ => enode(Host::Ip(ip(at))),
+    }
+}
+
+fn source(n: u8) -> Source {
+    Source::ALL[usize::from(n) % Source::ALL.len()]
+}
+
+fn cause(n: u8) -> Cause {
+    Cause::ALL[usize::from(n) % Cause::ALL.len()]
+}
+
+/// Small limits, so that they are met.
+fn settings(n: u8) -> Settings {
+    Settings {
+        max_peers: usize::from(n % 8),
+        dial_ratio: usize::from(n / 8 % 4),
+        max_pending_dials: 1 + usize::from(n % 5),
+        max_pending_inbound: 1 + usize::from(n % 6),
+        dialing: n % 16 != 7,
+        discovery: n.is_multiple_of(2),
+        allowlist_only: n % 32 == 9,
+        announced: if n & 64 == 0 { AddressClass::Private } else { AddressClass::Global },
+        net_restrict: if n % 64 == 11 { vec!["8.0.0.0/8".parse().expect("a network")] } else { Vec::new() },
+        ..Settings::default()
+    }
+}
+
+fn start() -> Now {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "an Instant has no other origin; the input says how it goes on"
+    )]
+    let mono = Instant::now();
+    Now { mono, unix: Duration::from_secs(1_700_000_000) }
+}
+
+/// The dial scheduler with a driver that answers as the input says.
+pub fn dial_scheduler(data: &[u8]) {
+    let mut now = start();
+    let mut rules = Rules::new(KEYS[US].id(), Settings::default());
+    let mut dial = Scheduler::new(now, StdRng::seed_from_u64(1));
+    let mut world = Driver::default();
+    for op in data.chunks_exact(3) {
+        let [op, a, b] = *op else { unreachable!() };
+        let id = key(a).id();
+        match op % 20 {
+            0 => drop(dial.add_static(now, &rules, &node(a, b), ListSource::Call)),
+            1 => drop(dial.add_trusted(now, &rules, &node(a, b), ListSource::Call)),
+            2 => drop(dial.remove_static(now, &rules, &id)),
+            3 => drop(dial.remove_trusted(now, &rules, &id)),
+            4 | 5 => {
+                let served = Duration::from_secs(b.into());
+                let (public_key, addr, source) = (key(a), addr(b), source(op));
+                let candidate = Candidate { public_key, addr, record: None, source, served };
+                let _ = dial.candidate(now, &rules, candidate, false);
+            }
+            6 => {
+                let (query, timeout) = (QueryId(world.queries), Duration::from_secs(b.into()));
+                world.queries += 1;
+                if dial.connect(now, &rules, query, &node(a, b), timeout).is_ok() {
+                    world.asked.insert(query);
+                }
+            }
+            7 | 8 => {
+                if let Some(open) =
+                    world.dials.values().nth(usize::from(a) % world.dials.len().max(1)).cloned()
+                {
+                    world.dials.remove(&open.id);
+                    world.peers.insert(open.id);
+                    dial.peer_connected(now, &rules, open.id, false, &[RegistrationId(0)]);
+                }
+            }
+            9 | 10 => {
+                if let Some(open) =
+                    world.dials.values().nth(usize::from(a) % world.dials.len().max(1)).cloned()
+                {
+                    world.dials.remove(&open.id);
+                    dial.dial_failed(now, &rules, open.task, cause(b), "fuzzed");
+                }
+            }
+            11 => {
+                if let Some(task) = world.lookups.pop_first() {
+                    let ips: Vec<IpAddr> = (0..b % 4).map(|n| ip(a.wrapping_add(n * 5))).collect();
+                    let answer = if b % 16 == 15 { Err("fuzzed") } else { Ok(ips.as_slice()) };
+                    dial.host_resolved(now, &rules, task, answer);
+                }
+            }
+            12 => {
+                let found = node(a, b).enode();
+                dial.node_resolved(now, &rules, &id, found);
+            }
+            13 => {
+                if id != rules.local_id && rules.check_node(now, &id).is_ok() {
+                    world.peers.insert(id);
+                    dial.peer_connected(now, &rules, id, true, &[RegistrationId(b.into())]);
+                }
+            }
+            14 => {
+                if let Some(id) = world.peers.pop_first() {
+                    dial.peer_disconnected(now, &rules, &id, cause(b), "fuzzed");
+                }
+            }
+            15 if b % 2 == 0 => dial.inbound_pending(id),
+            15 => dial.inbound_ended(now, &rules, &id),
+            16 if b % 2 == 0 => {
+                let desired = (b > 8).then_some(usize::from(b % 4));
+                dial.register(now, &rules, RegistrationId(u64::from(a % 3)), DialFilter::Any, desired);
+            }
+            16 => dial.unregister(now, &rules, RegistrationId(u64::from(a % 3))),
+            17 => {
+                rules.settings = settings(a);
+                dial.rules_changed(now, &rules);
+            }
+            18 => {
+                let target = if b % 2 == 0 { BanTarget::Node(id) } else { BanTarget::ip(ip(a)) };
+                let _ = rules.bans.ban(now.unix, target, Duration::from_secs(b.into()), "", ListSource::Call);
+                dial.rules_changed(now, &rules);
+            }
+            _ => {
+                now = later(now, a);
+                dial.handle_timeout(now, &rules);
+                assert!(
+                    dial.poll_timeout(&rules).is_none_or(|at| at > now.mono),
+                    "the timer does not move on"
+                );
+            }
+        }
+        while let Some(action) = dial.poll_action() {
+            world.act(now, &rules, &dial, action);
+        }
+        world.check(now, &rules, &dial);
+    }
+}
+
+/// What the driver of the scheduler knows.
+#[derive(Default)]
+struct Driver {
+    lookups: BTreeSet<dial::TaskId>,
+    dials: BTreeMap<NodeId, Dial>,
+    peers: BTreeSet<NodeId>,
+    /// When each address was last dialed for a stranger.
+    tried: BTreeMap<SocketAddr, Instant>,
+    queries: u64,
+    asked: BTreeSet<QueryId>,
+}
+
+impl Driver {
+    fn act(&mut self, now: Now, rules: &Rules, dial: &Scheduler, action: dial::Action) {
+        match action {
+            dial::Action::Dial(task) => {
+                assert_ne!(task.id, rules.local_id);
+                assert_eq!(rules.check_node(now, &task.id), Ok(()));
+                assert_eq!(rules.check_ip(now, task.addr.ip()), Ok(()));
+                assert!(rules.settings.dialing && dial.has_registrations());
+                assert!(!self.peers.contains(&task.id), "dialed a peer");
+                if let Kind::Dynamic(_) = task.kind {
+                    let before = self.tried.insert(task.addr, now.mono);
+                    assert!(before.is_none_or(|before| now.mono - before >= rules.settings.history));
+                }
+                assert!(self.dials.insert(task.id, task).is_none(), "one node, two dials");
+            }
+            dial::Action::LookupHost { task, .. } => assert!(self.lookups.insert(task)),
+            dial::Action::Abort(task) => {
+                self.lookups.remove(&task);
+                self.dials.retain(|_, dial| dial.task != task);
+            }
+            dial::Action::ConnectDone { query, .. } => {
+                assert!(self.asked.remove(&query) || query.0 + 1 == self.queries, "answered twice");
+            }
+            dial::Action::Demand(n) => assert!(n <= rules.settings.max_pending_dials),
+            dial::Action::ResolveNode { .. } | dial::Action::EntryChanged(_) => {}
+        }
+    }
+
+    fn check(&self, now: Now, rules: &Rules, dial: &Scheduler) {
+        // A bound that was lowered holds for what comes; none of the settings here is above the default.
+        assert!(self.dials.len() + self.lookups.len() <= Settings::default().max_pending_dials);
+        for entry in dial.entries(now, rules) {
+            let connected = matches!(entry.state, EntryState::Connected { .. });
+            assert_eq!(connected, self.peers.contains(&entry.id));
+            assert!(entry.as_static.is_some() || entry.as_trusted.is_some());
+        }
+    }
+}
+
+/// Some time later: up to two hours, so that all waits are met, and mostly much less.
+fn later(now: Now, step: u8) -> Now {
+    now.after(Duration::from_millis(u64::from(step).pow(3) / 2))
+}
+
+/// Admission behind the room's door, with a switch that answers as the input says.
+pub fn admission(data: &[u8]) {
+    let mut now = start();
+    let mut policy = Policy::new(now, KEYS[US].id(), settings(6), StdRng::seed_from_u64(2));
+    policy.register(now, RegistrationId(0), DialFilter::Any, None);
+    // Every open connection, and how far it is.
+    let mut open: BTreeMap<ConnId, Stage> = BTreeMap::new();
+    let mut dials: Vec<Dial> = Vec::new();
+    let mut next = 0;
+    for op in data.chunks_exact(3) {
+        let [op, a, b] = *op else { unreachable!() };
+        let id = key(a).id();
+        let nth = open.keys().nth(usize::from(a) % open.len().max(1)).copied();
+        match op % 14 {
+            0..=2 => {
+                next += 1;
+                if policy.conn_accepted(now, ConnId(next), ip(a)).is_ok() {
+                    open.insert(ConnId(next), Stage::Open { dialed: None });
+                }
+            }
+            3 => {
+                if let Some(dial) = dials.pop() {
+                    next += 1;
+                    policy.conn_opened(ConnId(next), dial.task, dial.addr.ip());
+                    open.insert(ConnId(next), Stage::Open { dialed: Some(dial.id) });
+                }
+            }
+            4 | 5 => {
+                if let Some((conn, Stage::Open { dialed })) =
+                    nth.and_then(|conn| Some((conn, open.get(&conn)?)))
+                {
+                    let result = policy.conn_identified(now, conn, dialed.unwrap_or_else(|| key(b).id()));
+                    let stage = result.map(|()| Stage::Identified).unwrap_or(Stage::Gone);
+                    open.insert(conn, stage);
+                }
+            }
+            6 | 7 => {
+                if let Some((conn, Stage::Identified)) = nth.and_then(|conn| Some((conn, open.get(&conn)?))) {
+                    let served: &[RegistrationId] = if b % 8 == 0 { &[] } else { &[RegistrationId(0)] };
+                    let stage = match policy.conn_ready(now, conn, served) {
+                        Ok(Verdict::Admitted) => Stage::Peer,
+                        Ok(Verdict::Parked) => Stage::Parked,
+                        Err(_) => Stage::Gone,
+                    };
+                    open.insert(conn, stage);
+                }
+            }
+            8 => {
+                if let Some(conn) = nth {
+                    policy.conn_heard(now, conn);
+                }
+            }
+            9 => {
+                if let Some(conn) = nth {
+                    policy.conn_closed(now, conn, cause(b), "fuzzed");
+                    open.remove(&conn);
+                }
+            }
+            10 if b % 2 == 0 => drop(policy.add_static(now, &node(a, b), ListSource::Call)),
+            10 if b % 4 == 1 => drop(policy.add_trusted(now, &node(a, b), ListSource::Call)),
+            10 => drop((policy.remove_static(now, &id, b % 8 == 7), policy.remove_trusted(now, &id))),
+            11 => {
+                let target = if b % 2 == 0 { BanTarget::Node(id) } else { BanTarget::ip(ip(a)) };
+                let secs = Duration::from_secs(b.into());
+                let _ = policy.ban(now, target, secs, "", ListSource::Call, b % 4 > 1);
+            }
+            12 if b % 2 == 0 => policy.set_settings(now, settings(a)),
+            12 => policy.set_churn(now, (b % 4 == 1).then(ChurnSettings::default)),
+            _ => {
+                now = later(now, a);
+                policy.handle_timeout(now);
+                assert!(policy.poll_timeout().is_none_or(|at| at > now.mono), "the timer does not move on");
+            }
+        }
+        while let Some(action) = policy.poll_action() {
+            match action {
+                Action::Close(conn, _) => {
+                    assert!(open.insert(conn, Stage::Gone).is_some(), "closed what is not open");
+                }
+                Action::Promoted { conn, .. } => {
+                    assert_eq!(
+                        open.insert(conn, Stage::Peer),
+                        Some(Stage::Parked),
+                        "promoted what was not parked"
+                    );
+                }
+                Action::Dial(dial::Action::Dial(dial)) => dials.push(dial),
+                Action::Dial(dial::Action::Abort(task)) => dials.retain(|dial| dial.task != task),
+                Action::Dial(_) | Action::Probe(_) | Action::ListsChanged => {}
+            }
+        }
+        check(now, &policy, &open);
+    }
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// TCP is open; `dialed` says who should be there.
+    Open { dialed: Option<NodeId> },
+    /// It said who it is.
+    Identified,
+    /// Second connection of a peer.
+    Parked,
+    /// A peer's.
+    Peer,
+    /// To be closed by the switch.
+    Gone,
+}
+
+fn check(now: Now, policy: &Policy, open: &BTreeMap<ConnId, Stage>) {
+    let (_, inbound, dialed) = policy.slot_use();
+    let peers: Vec<_> = policy.peers().collect();
+    let taking =
+        |is_inbound| peers.iter().filter(|peer| peer.takes_slot && peer.inbound == is_inbound).count();
+    assert_eq!((inbound, dialed), (taking(true), taking(false)));
+    for peer in &peers {
+        assert_eq!(open.get(&peer.conn), Some(&Stage::Peer), "{peer:?}");
+        assert_eq!(policy.ban_of(now, Some(&peer.id), Some(peer.ip)), None, "a banned peer");
+        let listed = policy.is_static(&peer.id) || policy.is_trusted(&peer.id);
+        assert_eq!(peer.takes_slot, !listed);
+        let settings = policy.settings();
+        assert!(listed || !settings.allowlist_only);
+    }
+    let standing = open.values().filter(|stage| **stage == Stage::Peer).count();
+    assert_eq!(peers.len(), standing, "a peer that nobody knows of");
+}
