@@ -232,6 +232,7 @@ impl Connection {
             traffic: &traffic,
             events: &events,
             sinks: Vec::new(),
+            open: false,
             parked: false,
             probing: false,
             awaiting: Awaiting::Nothing,
@@ -260,6 +261,8 @@ struct Task<'a> {
     traffic: &'a Traffic,
     events: &'a mpsc::Sender<Event>,
     sinks: Sinks,
+    /// Whether the engine takes messages: from the answer to the second checkpoint on.
+    open: bool,
     /// Whether the node is a peer over another connection, for now.
     parked: bool,
     /// Whether the next thing heard is to be reported.
@@ -458,7 +461,8 @@ impl Task<'_> {
         count.map(drop)
     }
 
-    /// Gives the engine what it left in the buffer when it stopped at a checkpoint or was paused.
+    /// Gives the engine what it left in the buffer when it stopped at a checkpoint, was paused or had no room. Also
+    /// when that is nothing: an engine that stopped for want of room reads on only when it is called again.
     fn digest(&mut self, now: Now) {
         // Called even with nothing in the buffer: the engine reads the socket again only once it has seen that its
         // actions were taken.
@@ -470,7 +474,8 @@ impl Task<'_> {
     fn fill(&mut self, now: Now) {
         self.transmit(now);
         while self.out.len() < WRITE_AHEAD {
-            let Some(queued) = self.outbound.take() else {
+            // A greeting is queued just before the answer that opens the engine: it waits for that answer.
+            let Some(queued) = self.open.then(|| self.outbound.take()).flatten() else {
                 if let Some(reason) = self.outbound.wants_disconnect() {
                     self.engine.disconnect(now, reason);
                     self.transmit(now);
@@ -537,10 +542,12 @@ impl Task<'_> {
             Verdict::Admission(Ok(capabilities)) => self.engine.greet(now, &capabilities),
             Verdict::Opening(Ok(Open::Session(sinks))) => {
                 self.sinks = sinks;
+                self.open = true;
                 self.engine.open(now);
             }
             Verdict::Opening(Ok(Open::Parked)) => {
                 self.parked = true;
+                self.open = true;
                 self.engine.open(now);
             }
             Verdict::Admission(Err(reason)) | Verdict::Opening(Err(reason)) => {
