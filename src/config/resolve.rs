@@ -86,8 +86,11 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
         return Err(layers.wrong("dial-timeout", "must be longer than 0s"));
     }
     let static_peers: Vec<NodeRef> = nodes(&settings.static_peers, "static-peers", layers)?;
-    if let Some(node) = static_peers.iter().find(|node| node.enode().is_none()) {
-        let problem = format!("{node} names no address to dial; use enode://KEY@IP:PORT");
+    // Discovery finds the address of a node that is only named; without it nobody does.
+    let nobody_to_ask = settings.nodiscover || !(settings.discv4 || settings.discv5);
+    if let Some(node) = static_peers.iter().find(|node| nobody_to_ask && node.enode().is_none()) {
+        let problem =
+            format!("{node} names no address to dial, and discovery is off; use enode://KEY@IP:PORT");
         return Err(layers.wrong("static-peers", problem));
     }
     Ok(Peers {

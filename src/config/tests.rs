@@ -133,12 +133,20 @@ fn errors_name_the_place_and_what_would_be_right() {
             &["--grpc-addr: 0.0.0.0:50051", "127.0.0.1", "--insecure-listen"],
         ),
         (&[], &[("DEVP2PD_GRPC_ADDR", "10.0.0.1:1")], &["DEVP2PD_GRPC_ADDR: 10.0.0.1:1 is not a loopback"]),
-        (&["--nat", "any"], &[], &["--nat: \"any\" needs address translation", "only `none` is accepted"]),
-        (&["--network", "mainnet"], &[], &["--network", "discovery", "`none`"]),
-        (&["--discv4", "true"], &[], &["--discv4", "`false`"]),
-        (&["--trusted-peers", "x"], &[], &["--trusted-peers", "must stay empty"]),
+        (
+            &["--rehello", "rolling"],
+            &[],
+            &["--rehello: \"rolling\" needs late registration", "only `none` is accepted"],
+        ),
+        (&["--grpc-socket", "/run/s"], &[], &["--grpc-socket", "the Unix socket", "`none`"]),
+        (&["--nat", "extip:x"], &[], &["--nat", "extip:IP"]),
+        (&["--trusted-peers", "x"], &[], &["--trusted-peers: entry 1: "]),
         (&["--static-peers", "enode://xyz"], &[], &["--static-peers: entry 1: "]),
-        (&["--static-peers", key], &[], &["--static-peers", "names no address", "enode://KEY@IP:PORT"]),
+        (
+            &["--static-peers", key, "--nodiscover"],
+            &[],
+            &["--static-peers", "names no address", "enode://KEY@IP:PORT"],
+        ),
         (&["--identity", "a/b"], &[], &["--identity", "letters, digits"]),
         (&["--listen-addr", "::1,::1"], &[], &["--listen-addr: [::1]:30303 is named twice"]),
         (&["--dial-timeout", "0s"], &[], &["--dial-timeout: must be longer"]),
@@ -171,7 +179,7 @@ fn errors_in_a_file_name_file_and_line() {
         ("\n[peers]\nport = 1\n", ":2: peers: no such setting; this file has no sections"),
         ("config = 'other.toml'\n", ":1: config: no such setting"),
         ("maxpeers = 5\ngrpc-addr = '10.0.0.1:50051'\n", ":2: grpc-addr: 10.0.0.1:50051 is not a loopback"),
-        ("nat = 'upnp'\n", ":1: nat: \"upnp\" needs address translation"),
+        ("rehello = 'rolling'\n", ":1: rehello: \"rolling\" needs late registration"),
     ] {
         let (_dir, path) = file(text);
         let error = error(&["--config", &path], &[HOME]);
