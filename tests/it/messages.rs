@@ -292,6 +292,8 @@ async fn the_highest_version_that_both_have_is_used() {
     let status = a.messages().send_message(call("echo/1")).await.unwrap_err();
     assert_eq!(refused(&status).kind(), (Code::FailedPrecondition, "PROTOCOL_NOT_SHARED"));
     let status = a.messages().send_message(call("echo/3")).await.unwrap_err();
+    assert_eq!(refused(&status).kind(), (Code::FailedPrecondition, "PROTOCOL_NOT_SHARED"));
+    let status = a.messages().send_message(call("nobody/1")).await.unwrap_err();
     assert_eq!(refused(&status).kind(), (Code::NotFound, "PROTOCOL_NOT_REGISTERED"));
     a.messages().send_message(call("echo/2")).await.unwrap();
     assert_eq!(b_app.message().await, (0, vec![]));
