@@ -105,7 +105,7 @@ impl State {
             local: stream.local_addr().unwrap_or(remote),
             inbound: dial.is_none(),
             enode: dial.map(|dial| Enode::at(dial.public_key, dial.addr)),
-            outbound: Outbound::new(),
+            outbound: Outbound::new(Arc::clone(&self.outbound_budget)),
             traffic: Arc::default(),
             space: Arc::default(),
             control,
