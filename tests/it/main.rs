@@ -17,3 +17,4 @@
 mod harness;
 mod leases;
 mod messages;
+mod refusals;
