@@ -16,5 +16,6 @@
 
 mod harness;
 mod leases;
+mod lists;
 mod messages;
 mod refusals;
