@@ -14,8 +14,10 @@
     reason = "a test may fail loudly"
 )]
 
+mod dribblers;
 mod harness;
 mod leases;
+mod liars;
 mod lists;
 mod messages;
 mod refusals;
