@@ -18,6 +18,8 @@ mod dribblers;
 mod harness;
 mod leases;
 mod liars;
+mod lifecycle;
+mod limits;
 mod lists;
 mod messages;
 mod refusals;
