@@ -55,12 +55,12 @@ impl Messages {
                 .with("message_count", to.message_count));
         }
         let (bytes, limit) = (request.payload.len(), to.max_message);
+        let too_large =
+            || refuse(SendError::TooLarge { bytes, limit }).with("bytes", bytes).with("limit", limit);
         if bytes > limit {
-            return Err(refuse(SendError::TooLarge { bytes, limit }));
+            return Err(too_large());
         }
-        let message = Compressor::default()
-            .compress(&request.payload)
-            .map_err(|_| refuse(SendError::TooLarge { bytes, limit }))?;
+        let message = Compressor::default().compress(&request.payload).map_err(|_| too_large())?;
         let outbound = &target.session.outbound;
         let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(
             |error| match error {
