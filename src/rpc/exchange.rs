@@ -403,7 +403,9 @@ fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
     let peer = &opened.about.peer;
     let sent = peer.session.outbound.progress(peer.channel.index).stream;
     let waiting = sent.accepted_cost.saturating_sub(sent.written_cost);
-    let window = opened.about.send_window.saturating_sub(waiting);
+    // And a session that has ended meanwhile, and is only told of for what it left behind, takes nothing.
+    let ended = peer.session.outbound.is_closed();
+    let window = if ended { 0 } else { opened.about.send_window.saturating_sub(waiting) };
     proto::ChannelOpened {
         channel_id: opened.channel,
         capability: Some(convert::capability(&opened.about.capability)),
