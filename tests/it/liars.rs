@@ -1,10 +1,11 @@
 //! Peers that lie, at every step of a connection. Each is told what `p2p::fault` says, or nothing where there are no
 //! keys yet; and after each lie the sidecar serves an honest peer as if nothing had been.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use devp2pd::{
+    net::clock,
     node::NodeKey,
     p2p::DisconnectReason as Reason,
     rpc::proto::{ConnectPeerRequest, ErrorReason, GetPeerRequest, SendFailure, SendMessageRequest},
@@ -246,7 +247,7 @@ async fn ten_thousand_pings_cost_a_few_pongs() {
 async fn silence_at_every_stage_ends_with_one_deadline() {
     let sidecar = Sidecar::start().await;
     let mut app = sidecar.echo().await;
-    let start = Instant::now();
+    let start = clock::now().mono;
     let mut says_nothing = Liar::connect(&sidecar, 1).await;
     let mut half_an_auth = Liar::connect(&sidecar, 2).await;
     let auth = half_an_auth.auth().packet;

@@ -1,9 +1,10 @@
 //! Start and stop: who holds the directory, which keys are refused, and what applications and peers see of the end.
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, time::Instant};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _};
 
 use devp2pd::{
     config,
+    net::clock,
     p2p::DisconnectReason as Reason,
     rpc::proto::{
         Attach, DisconnectReason, GetNodeInfoRequest, GetNodeInfoResponse, RegisterProtocolsRequest,
@@ -137,7 +138,7 @@ async fn a_stop_tells_everybody_and_waits_for_nobody_beyond_its_grace() {
     let status = soon("health", watch.message()).await.unwrap().unwrap().status();
     assert_eq!(status, ServingStatus::Serving);
 
-    let began = Instant::now();
+    let began = clock::now().mono;
     let stopping = tokio::spawn(app.stop());
     let Event::Drain(notice) = a_app.event().await else { panic!("no notice") };
     assert!(notice.deadline.is_some());
@@ -194,7 +195,7 @@ async fn accepted_messages_are_written_before_the_end() {
 #[tokio::test]
 async fn an_idle_sidecar_stops_at_once() {
     let sidecar = Sidecar::start().await;
-    let began = Instant::now();
+    let began = clock::now().mono;
     sidecar.stop().await;
     assert!(began.elapsed().as_secs() < 2, "{:?}", began.elapsed());
 }

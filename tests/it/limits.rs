@@ -1,10 +1,13 @@
 //! The gRPC port's own bounds: connections of one caller, time to ask for something, streams that only listen.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use devp2pd::rpc::{
-    incoming::{FIRST_REQUEST, MAX_PER_PRINCIPAL},
-    proto::GetNodeInfoRequest,
+use devp2pd::{
+    net::clock,
+    rpc::{
+        incoming::{FIRST_REQUEST, MAX_PER_PRINCIPAL},
+        proto::GetNodeInfoRequest,
+    },
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -28,7 +31,7 @@ async fn one_caller_has_64_connections_and_five_seconds_to_ask() {
     let addr = sidecar.started().grpc_addr;
     // The client of this test has one already.
     sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap();
-    let start = Instant::now();
+    let start = clock::now().mono;
     let mut held = Vec::new();
     for number in 1..MAX_PER_PRINCIPAL {
         let mut stream = TcpStream::connect(addr).await.unwrap();
