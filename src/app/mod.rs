@@ -452,3 +452,6 @@ fn instance_id(rng: &mut StdRng) -> Arc<str> {
     rng.fill_bytes(&mut bytes);
     HEXLOWER.encode(&bytes).into()
 }
+
+#[cfg(test)]
+mod tests;

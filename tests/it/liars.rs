@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use devp2pd::{
+    net::clock,
     node::NodeKey,
     p2p::DisconnectReason as Reason,
     rpc::proto::{ConnectPeerRequest, ErrorReason, GetPeerRequest, SendFailure, SendMessageRequest},

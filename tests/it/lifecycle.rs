@@ -4,6 +4,7 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _};
 
 use devp2pd::{
     config,
+    net::clock,
     p2p::DisconnectReason as Reason,
     rpc::proto::{
         Attach, DisconnectReason, GetNodeInfoRequest, GetNodeInfoResponse, RegisterProtocolsRequest,

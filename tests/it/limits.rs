@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use devp2pd::rpc::{
-    incoming::{FIRST_REQUEST, MAX_PER_PRINCIPAL},
-    proto::GetNodeInfoRequest,
+use devp2pd::{
+    net::clock,
+    rpc::{
+        incoming::{FIRST_REQUEST, MAX_PER_PRINCIPAL},
+        proto::GetNodeInfoRequest,
+    },
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
