@@ -4,6 +4,7 @@
 //! binary in `fuzz/Cargo.toml`, corpus. A target that is only in some of them would be fuzzed or replayed by nobody.
 
 #![allow(clippy::indexing_slicing, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
+#![allow(unreachable_pub, reason = "a target is what is public in its file")]
 
 mod fuzz_targets;
 
