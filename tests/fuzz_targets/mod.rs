@@ -7,8 +7,10 @@
 //! `fuzz/corpus/<name>/`. The replay fails, and says what is missing, if any of the four is forgotten.
 
 mod delivery;
+mod discv4;
 mod discv5;
 mod dnsdisc;
+mod kademlia;
 mod node;
 mod p2p;
 mod policy;
@@ -22,6 +24,9 @@ pub(crate) const TARGETS: &[Target] = &[
     ("enode_url", node::enode_url),
     ("record", node::record),
     ("rlp", node::rlp),
+    ("kademlia_table", kademlia::kademlia_table),
+    ("discv4_engine", discv4::discv4_engine),
+    ("discv4_packet", discv4::discv4_packet),
     ("discv5_engine", discv5::discv5_engine),
     ("discv5_message", discv5::discv5_message),
     ("discv5_packet", discv5::discv5_packet),
