@@ -369,13 +369,14 @@ impl Task<'_> {
         while self.out.len() < WRITE_AHEAD {
             // A greeting is queued just before the answer that opens the engine: it waits for that answer.
             let Some(queued) = self.open.then(|| self.outbound.take()).flatten() else {
-                if let Some(reason) = self.outbound.wants_disconnect() {
+                if let Some(reason) = self.outbound.wants_disconnect(self.open) {
                     self.engine.disconnect(now, reason);
                     self.transmit(now);
                 }
                 return;
             };
-            // The engine refuses only while it is ending; then nothing more is written.
+            // Senders have checked what the engine checks; it refuses only while it is ending, and then nothing more
+            // is written.
             if self.engine.send(queued.channel, queued.code, &queued.message).is_ok() {
                 self.encoding.push_back(queued.receipt);
                 self.transmit(now);

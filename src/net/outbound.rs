@@ -290,10 +290,10 @@ impl Outbound {
         self.lock().queue.pop_front()
     }
 
-    /// The wish to disconnect, once the queue is empty.
-    pub(super) fn wants_disconnect(&self) -> Option<DisconnectReason> {
+    /// The wish to disconnect: with `flush`, only once the queue is empty.
+    pub(super) fn wants_disconnect(&self, flush: bool) -> Option<DisconnectReason> {
         let inner = self.lock();
-        if inner.queue.is_empty() { inner.disconnect } else { None }
+        if flush && !inner.queue.is_empty() { None } else { inner.disconnect }
     }
 
     /// The socket took these messages.
@@ -401,9 +401,14 @@ mod tests {
         outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();
         outbound.disconnect(DisconnectReason::Requested);
         outbound.disconnect(DisconnectReason::Quitting);
-        assert_eq!(outbound.wants_disconnect(), None);
+        assert_eq!(outbound.wants_disconnect(true), None);
+        assert_eq!(
+            outbound.wants_disconnect(false),
+            Some(DisconnectReason::Requested),
+            "not open: nothing can be flushed"
+        );
         assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Closed));
         outbound.take().unwrap();
-        assert_eq!(outbound.wants_disconnect(), Some(DisconnectReason::Requested));
+        assert_eq!(outbound.wants_disconnect(true), Some(DisconnectReason::Requested));
     }
 }

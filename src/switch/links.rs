@@ -201,6 +201,7 @@ impl State {
                     index: channel.index,
                     name: channel.name.clone(),
                     version: channel.version,
+                    offset: channel.offset,
                     message_count: channel.message_count,
                     max_message: offered.max_message,
                     owner: offered.owner,

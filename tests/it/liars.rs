@@ -247,7 +247,7 @@ async fn ten_thousand_pings_cost_a_few_pongs() {
 async fn silence_at_every_stage_ends_with_one_deadline() {
     let sidecar = Sidecar::start().await;
     let mut app = sidecar.echo().await;
-    let start = devp2pd::net::clock::now().mono;
+    let start = clock::now().mono;
     let mut says_nothing = Liar::connect(&sidecar, 1).await;
     let mut half_an_auth = Liar::connect(&sidecar, 2).await;
     let auth = half_an_auth.auth().packet;

@@ -138,7 +138,7 @@ async fn a_stop_tells_everybody_and_waits_for_nobody_beyond_its_grace() {
     let status = soon("health", watch.message()).await.unwrap().unwrap().status();
     assert_eq!(status, ServingStatus::Serving);
 
-    let began = devp2pd::net::clock::now().mono;
+    let began = clock::now().mono;
     let stopping = tokio::spawn(app.stop());
     let Event::Drain(notice) = a_app.event().await else { panic!("no notice") };
     assert!(notice.deadline.is_some());
@@ -195,7 +195,7 @@ async fn accepted_messages_are_written_before_the_end() {
 #[tokio::test]
 async fn an_idle_sidecar_stops_at_once() {
     let sidecar = Sidecar::start().await;
-    let began = devp2pd::net::clock::now().mono;
+    let began = clock::now().mono;
     sidecar.stop().await;
     assert!(began.elapsed().as_secs() < 2, "{:?}", began.elapsed());
 }

@@ -31,7 +31,7 @@ async fn one_caller_has_64_connections_and_five_seconds_to_ask() {
     let addr = sidecar.started().grpc_addr;
     // The client of this test has one already.
     sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap();
-    let start = devp2pd::net::clock::now().mono;
+    let start = clock::now().mono;
     let mut held = Vec::new();
     for number in 1..MAX_PER_PRINCIPAL {
         let mut stream = TcpStream::connect(addr).await.unwrap();
