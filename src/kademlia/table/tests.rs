@@ -1,3 +1,5 @@
+//! Tables of offers, checks and moves, and what the table makes of them.
+
 use std::time::Duration;
 
 use super::*;
