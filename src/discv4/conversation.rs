@@ -24,9 +24,12 @@ use super::action::QueryId;
 use crate::{kademlia::Contact, node::NodeId};
 
 /// How long a node has to answer, as geth.
-pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
+/// When a packet of ours that was not answered is sent once more. With one in five packets lost, this lets 87 % of
+/// the exchanges succeed instead of 64 %, and no failure takes longer for it.
+const REPEAT_AFTER: Duration = Duration::from_millis(250);
 /// How long the second part of NEIGHBORS may lag behind the first. They are sent back to back.
-pub(super) const PART_WAIT: Duration = Duration::from_millis(100);
+const PART_WAIT: Duration = Duration::from_millis(100);
 /// The most conversations.
 const MAX: usize = 4096;
 /// The most conversations that may exist when a stranger opens another.
@@ -93,20 +96,22 @@ pub(super) enum Due {
     Answer,
 }
 
-/// A PING that waits for its PONG.
+/// A packet that waits for its answer.
 #[derive(Debug)]
-pub(super) struct OpenPing {
+pub(super) struct Open {
+    pub(super) to: SocketAddr,
+    pub(super) packet: Vec<u8>,
     pub(super) hash: [u8; 32],
     pub(super) sent: Instant,
-    pub(super) deadline: Deadline,
+    deadline: Deadline,
+    may_repeat: bool,
 }
 
 /// A FINDNODE or ENRRequest that waits for its answer.
 #[derive(Debug)]
 pub(super) struct OpenRequest {
     pub(super) ask: Ask,
-    pub(super) hash: [u8; 32],
-    pub(super) deadline: Deadline,
+    pub(super) open: Open,
     /// How many nodes it told so far; `None` before the first packet.
     pub(super) told: Option<usize>,
 }
@@ -117,7 +122,7 @@ pub(super) struct Conversation {
     pub(super) contact: Contact,
     pub(super) addr: SocketAddr,
     pub(super) asks: VecDeque<Ask>,
-    pub(super) ping: Option<OpenPing>,
+    pub(super) ping: Option<Open>,
     pub(super) request: Option<OpenRequest>,
     pub(super) settle: Option<Deadline>,
     /// It had time to prove us; what is left to ask is asked.
@@ -200,38 +205,86 @@ impl Conversations {
         }
     }
 
-    /// Notes the PING that was sent.
-    pub(super) fn opened_ping(&mut self, now: Instant, peer: Peer, hash: [u8; 32]) {
-        let deadline = self.schedule(now + TIMEOUT, peer, Due::Pong);
-        self.expect((peer.1, Some(hash)));
+    /// Notes the PING that was sent. It is sent only once if it goes to an address that has not asked for two.
+    pub(super) fn opened_ping(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        to: SocketAddr,
+        packet: Vec<u8>,
+        repeat: bool,
+    ) {
+        let open = self.open(now, peer, Due::Pong, to, packet, repeat);
+        self.expect((peer.1, Some(open.hash)));
         if let Some(conversation) = self.all.get_mut(&peer) {
-            conversation.ping = Some(OpenPing { hash, sent: now, deadline });
+            conversation.ping = Some(open);
         }
     }
 
     /// Takes the PING off: it was answered or timed out.
-    pub(super) fn close_ping(&mut self, peer: &Peer) -> Option<OpenPing> {
-        let ping = self.all.get_mut(peer)?.ping.take()?;
-        self.expect_no_more((peer.1, Some(ping.hash)));
-        self.deadlines.remove(&ping.deadline);
-        Some(ping)
+    pub(super) fn close_ping(&mut self, peer: &Peer) -> Option<Open> {
+        let open = self.all.get_mut(peer)?.ping.take()?;
+        self.expect_no_more((peer.1, Some(open.hash)));
+        self.deadlines.remove(&open.deadline);
+        Some(open)
     }
 
     /// Notes the request that was sent.
-    pub(super) fn opened_request(&mut self, now: Instant, peer: Peer, ask: Ask, hash: [u8; 32]) {
-        let deadline = self.schedule(now + TIMEOUT, peer, Due::Answer);
-        self.expect((peer.1, ask.named_by_hash(hash)));
+    pub(super) fn opened_request(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        ask: Ask,
+        to: SocketAddr,
+        packet: Vec<u8>,
+    ) {
+        let open = self.open(now, peer, Due::Answer, to, packet, true);
+        self.expect((peer.1, ask.named_by_hash(open.hash)));
         if let Some(conversation) = self.all.get_mut(&peer) {
-            conversation.request = Some(OpenRequest { ask, hash, deadline, told: None });
+            conversation.request = Some(OpenRequest { ask, open, told: None });
         }
     }
 
     /// Takes the request off: it was answered or timed out.
     pub(super) fn close_request(&mut self, peer: &Peer) -> Option<OpenRequest> {
         let request = self.all.get_mut(peer)?.request.take()?;
-        self.deadlines.remove(&request.deadline);
-        self.expect_no_more((peer.1, request.ask.named_by_hash(request.hash)));
+        self.deadlines.remove(&request.open.deadline);
+        self.expect_no_more((peer.1, request.ask.named_by_hash(request.open.hash)));
         Some(request)
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        peer: Peer,
+        due: Due,
+        to: SocketAddr,
+        packet: Vec<u8>,
+        may_repeat: bool,
+    ) -> Open {
+        let wait = if may_repeat { REPEAT_AFTER } else { TIMEOUT };
+        let deadline = self.schedule(now + wait, peer, due);
+        let hash = packet.first_chunk().copied().unwrap_or_default();
+        Open { to, packet, hash, sent: now, deadline, may_repeat }
+    }
+
+    /// The packet to send once more instead of giving it up, if what is due is its first deadline.
+    pub(super) fn repeat(&mut self, peer: &Peer, due: Due) -> Option<&Open> {
+        let conversation = self.all.get_mut(peer)?;
+        let open = match due {
+            Due::Pong => conversation.ping.as_mut(),
+            Due::Answer => {
+                let unanswered = |request: &&mut OpenRequest| request.told.is_none();
+                conversation.request.as_mut().filter(unanswered).map(|request| &mut request.open)
+            }
+            Due::Settle => None,
+        };
+        let open = open.filter(|open| open.may_repeat)?;
+        open.may_repeat = false;
+        self.serial += 1;
+        open.deadline = (open.sent + TIMEOUT, self.serial);
+        self.deadlines.insert(open.deadline, (*peer, due));
+        Some(open)
     }
 
     /// Starts the wait for the node's own PING.
@@ -253,14 +306,14 @@ impl Conversations {
         }
     }
 
-    /// The open answer is not waited for beyond `at`.
-    pub(super) fn hasten_answer(&mut self, peer: Peer, at: Instant) {
+    /// A part of the open answer came: the rest is not waited for much longer.
+    pub(super) fn hasten_answer(&mut self, now: Instant, peer: Peer) {
         self.serial += 1;
-        let sooner = (at, self.serial);
         let request = self.all.get_mut(&peer).and_then(|conversation| conversation.request.as_mut());
-        if let Some(request) = request.filter(|request| at < request.deadline.0) {
-            self.deadlines.remove(&std::mem::replace(&mut request.deadline, sooner));
-            self.deadlines.insert(sooner, (peer, Due::Answer));
+        if let Some(OpenRequest { open, .. }) = request {
+            self.deadlines.remove(&open.deadline);
+            open.deadline = ((now + PART_WAIT).min(open.sent + TIMEOUT), self.serial);
+            self.deadlines.insert(open.deadline, (peer, Due::Answer));
         }
     }
 

@@ -1,7 +1,7 @@
-//! What the engine needs of elliptic curves, as a parameter: a simulation of ten thousand nodes can fake it, and a
+//! What packets need of cryptography, as a parameter: a simulation of ten thousand nodes can fake it, and a
 //! fuzzer can reach what stands behind it.
 
-use crate::node::{NodeKey, PublicKey};
+use crate::node::{NodeKey, PublicKey, id::keccak256};
 
 /// Signs for one node and recovers the signers of others' packets.
 pub trait Crypto {
@@ -11,6 +11,10 @@ pub trait Crypto {
     fn sign(&self, digest: &[u8; 32]) -> [u8; 65];
     /// The key that signed `digest`, if `signature` is one.
     fn recover(&self, digest: &[u8; 32], signature: &[u8; 65]) -> Option<PublicKey>;
+    /// The hash of packets: Keccak-256 everywhere but in simulations.
+    fn hash(&self, bytes: &[u8]) -> [u8; 32] {
+        keccak256(&[bytes])
+    }
 }
 
 impl Crypto for NodeKey {

@@ -25,7 +25,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Seals a packet and queues it. Returns its hash, by which an answer names it.
+    /// Seals a packet and queues it.
     pub(super) fn push(
         &mut self,
         crypto: &impl Crypto,
@@ -33,10 +33,22 @@ impl Outbox {
         to: SocketAddr,
         kind: Type,
         append: impl FnOnce(&mut RlpStream),
-    ) -> [u8; 32] {
+    ) {
         let mut buffer = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(MAX_PACKET));
-        let hash = seal(crypto, kind, &mut buffer, append);
+        seal(crypto, kind, &mut buffer, append);
         debug_assert!(buffer.len() <= MAX_PACKET);
+        self.queue(counters, to, buffer);
+    }
+
+    /// Queues a packet that is sealed already.
+    pub(super) fn push_sealed(&mut self, counters: &mut Counters, to: SocketAddr, packet: &[u8]) {
+        let mut buffer = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(MAX_PACKET));
+        buffer.clear();
+        buffer.extend_from_slice(packet);
+        self.queue(counters, to, buffer);
+    }
+
+    fn queue(&mut self, counters: &mut Counters, to: SocketAddr, buffer: BytesMut) {
         if self.waiting.len() < MAX_WAITING {
             counters.sent += 1;
             self.waiting.push_back((to, buffer));
@@ -44,7 +56,6 @@ impl Outbox {
             counters.outbox_full += 1;
             self.keep(buffer);
         }
-        hash
     }
 
     /// Moves the next packet into `out`, which is cleared.

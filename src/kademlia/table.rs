@@ -152,10 +152,22 @@ impl Table {
         self.takes_inbound = true;
     }
 
+    /// Whether nodes that contact us are taken.
+    #[must_use]
+    pub fn takes_inbound(&self) -> bool {
+        self.takes_inbound
+    }
+
     /// The nodes in use and waiting.
     #[must_use]
     pub fn len(&self) -> usize {
         self.index.len()
+    }
+
+    /// The nodes in use.
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.buckets.iter().map(|bucket| bucket.entries().len()).sum()
     }
 
     /// Whether the table knows nobody.

@@ -49,7 +49,8 @@ fn key(byte: u8) -> NodeKey {
 pub fn discv4_packet(data: &[u8]) {
     let crypto = Fake(key(1).public());
     if let Ok(header) = Header::read(data) {
-        let _ = (header.hash_is_right(), header.signer(&crypto), Packet::decode(header.kind, header.body));
+        let _ =
+            (header.hash_is_right(&crypto), header.signer(&crypto), Packet::decode(header.kind, header.body));
     }
     let Some((kind, body)) = data.split_first() else { return };
     let kind = TYPES[usize::from(*kind) % TYPES.len()];
@@ -61,7 +62,7 @@ pub fn discv4_packet(data: &[u8]) {
         return;
     }
     let header = Header::read(&out).expect("a packet that we wrote");
-    assert!(header.hash == hash && header.hash_is_right());
+    assert!(header.hash == hash && header.hash_is_right(&crypto));
     assert_eq!(header.signer(&crypto), Some(crypto.0));
     assert_eq!(Packet::decode(header.kind, header.body).as_ref(), Ok(&packet));
 }
@@ -220,7 +221,7 @@ impl Scene {
         while let Some(to) = self.engine.poll_transmit(self.now, &mut out) {
             assert!(out.len() <= MAX_PACKET);
             let header = Header::read(&out).expect("a packet of ours");
-            assert!(header.hash_is_right());
+            assert!(header.hash_is_right(&Fake(key(1).public())));
             Packet::decode(header.kind, header.body).expect("a packet of ours");
             if caused.is_some_and(|(addr, _)| addr == to) {
                 sent += out.len();

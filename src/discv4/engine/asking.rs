@@ -2,15 +2,19 @@
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+use ::rlp::RlpStream;
+use bytes::BytesMut;
+
 use super::Engine;
 use crate::{
     Now,
     discv4::{
         action::{Action, Ponged},
-        conversation::{Ask, Due, PART_WAIT, Peer, RecordFor},
+        conversation::{Ask, Due, Peer, RecordFor},
         crypto::Crypto,
         packet::{
             EnrRequest, Expiration, FindNode, Neighbors, Ping, Pong, Type, WireEndpoint, neighbors::Neighbor,
+            seal,
         },
         verdict::Verdict,
     },
@@ -51,8 +55,9 @@ impl<C: Crypto> Engine<C> {
                 Ask::Prove { addr, .. } => Some(*addr),
                 _ => None,
             });
-            let hash = self.send_ping(now, from_there.unwrap_or(addr));
-            self.conversations.opened_ping(now.mono, peer, hash);
+            // A stranger's ping is worth one of ours, not two.
+            let repeat = !conversation.asks.iter().all(|ask| matches!(ask, Ask::Prove { .. }));
+            self.send_ping(now, peer, from_there.unwrap_or(addr), repeat);
         } else if wants_bond && conversation.ponged {
             self.conversations.settle(now.mono, peer);
         }
@@ -62,9 +67,18 @@ impl<C: Crypto> Engine<C> {
         self.conversations.end_if_idle(&peer);
     }
 
-    fn send_ping(&mut self, now: Now, to: SocketAddr) -> [u8; 32] {
+    fn send_ping(&mut self, now: Now, peer: Peer, to: SocketAddr, repeat: bool) {
         let ping = self.our_ping(now, to);
-        self.outbox.push(&self.crypto, &mut self.counters, to, Type::Ping, |stream| ping.append(stream))
+        let packet = self.seal(Type::Ping, |stream| ping.append(stream));
+        self.outbox.push_sealed(&mut self.counters, to, &packet);
+        self.conversations.opened_ping(now.mono, peer, to, packet, repeat);
+    }
+
+    /// A packet that is kept to be sent again.
+    fn seal(&self, kind: Type, append: impl FnOnce(&mut RlpStream)) -> Vec<u8> {
+        let mut packet = BytesMut::new();
+        seal(&self.crypto, kind, &mut packet, append);
+        packet.to_vec()
     }
 
     pub(super) fn our_ping(&self, now: Now, to: SocketAddr) -> Ping {
@@ -78,25 +92,18 @@ impl<C: Crypto> Engine<C> {
 
     fn send_request(&mut self, now: Now, peer: Peer, to: SocketAddr, ask: Ask) {
         let expiration = Expiration::from_now(now.unix);
-        let hash = match &ask {
+        let packet = match &ask {
             Ask::FindNode(search) => {
                 // The lookup may have ended while the question waited.
                 let Some(target) = self.searches.get(search).map(|search| search.key) else {
                     return self.advance(now, peer);
                 };
-                let findnode = FindNode { target, expiration };
-                self.outbox.push(&self.crypto, &mut self.counters, to, Type::FindNode, |stream| {
-                    findnode.append(stream);
-                })
+                self.seal(Type::FindNode, |stream| FindNode { target, expiration }.append(stream))
             }
-            _ => {
-                let request = EnrRequest { expiration };
-                self.outbox.push(&self.crypto, &mut self.counters, to, Type::EnrRequest, |stream| {
-                    request.append(stream);
-                })
-            }
+            _ => self.seal(Type::EnrRequest, |stream| EnrRequest { expiration }.append(stream)),
         };
-        self.conversations.opened_request(now.mono, peer, ask, hash);
+        self.outbox.push_sealed(&mut self.counters, to, &packet);
+        self.conversations.opened_request(now.mono, peer, ask, to, packet);
     }
 
     /// The PONG that `peer` owed us came from `from`.
@@ -187,7 +194,7 @@ impl<C: Crypto> Engine<C> {
         if told >= BUCKET_SIZE {
             self.due(now, peer, Due::Answer);
         } else {
-            self.conversations.hasten_answer(peer, now.mono + PART_WAIT);
+            self.conversations.hasten_answer(now.mono, peer);
         }
         Ok(())
     }
@@ -228,6 +235,9 @@ impl<C: Crypto> Engine<C> {
 
     /// A deadline came.
     pub(super) fn due(&mut self, now: Now, peer: Peer, due: Due) {
+        if let Some(open) = self.conversations.repeat(&peer, due) {
+            return self.outbox.push_sealed(&mut self.counters, open.to, &open.packet);
+        }
         match due {
             Due::Settle => {
                 if let Some(conversation) = self.conversations.get_mut(&peer) {

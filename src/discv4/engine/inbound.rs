@@ -92,7 +92,7 @@ impl<C: Crypto> Engine<C> {
             Packet::EnrResponse(response) => {
                 let open =
                     self.conversations.get(&peer).and_then(|conversation| conversation.request.as_ref());
-                if open.is_none_or(|request| request.hash != response.request_hash) {
+                if open.is_none_or(|request| request.open.hash != response.request_hash) {
                     return Err(Verdict::Unsolicited);
                 }
                 self.record_came(now, peer, response.record)
@@ -122,7 +122,7 @@ impl<C: Crypto> Engine<C> {
         if !expected && !self.limits.admit(now.mono, from) {
             return Err(Verdict::Limited);
         }
-        if !header.hash_is_right() {
+        if !header.hash_is_right(&self.crypto) {
             return Err(Verdict::WrongHash);
         }
         decoded.map_or_else(decode, Ok)

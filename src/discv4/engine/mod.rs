@@ -176,6 +176,12 @@ impl<C: Crypto> Engine<C> {
         self.resolve_node(now, query, id, key, hint);
     }
 
+    /// Our key.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        self.crypto.public_key()
+    }
+
     /// The table, for its snapshot.
     #[must_use]
     pub fn table(&self) -> &Table {
@@ -207,7 +213,7 @@ impl<C: Crypto> Engine<C> {
         while let Some((peer, due)) = self.conversations.pop_due(now.mono) {
             self.due(now, peer, due);
         }
-        while self.admissions.front().is_some_and(|(at, _)| *at <= now.mono) {
+        while self.next_admission().is_some_and(|at| at <= now.mono) {
             if let Some((_, contact)) = self.admissions.pop_front() {
                 self.admitted.remove(&contact.id);
                 self.table.insert(now, contact, Source::Inbound);
@@ -225,9 +231,12 @@ impl<C: Crypto> Engine<C> {
     /// When [`Self::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let admission = self.admissions.front().map(|(at, _)| *at);
-        let times =
-            [self.conversations.next_deadline(), admission, self.table.poll_timeout(), self.search_timeout()];
+        let times = [
+            self.conversations.next_deadline(),
+            self.next_admission(),
+            self.table.poll_timeout(),
+            self.search_timeout(),
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -239,6 +248,12 @@ impl<C: Crypto> Engine<C> {
     /// Writes the next packet into `out` and returns where it goes.
     pub fn poll_transmit(&mut self, _now: Now, out: &mut BytesMut) -> Option<SocketAddr> {
         self.outbox.pop(out)
+    }
+
+    /// When the next node comes to the table. Before the first refresh is over they all wait: whoever hears us start
+    /// up shall not be first in every bucket, but neither shall it have to come again (go-ethereum#30243).
+    fn next_admission(&self) -> Option<Instant> {
+        self.admissions.front().map(|(at, _)| *at).filter(|_| self.table.takes_inbound())
     }
 
     /// Passes on what happened in the table.

@@ -137,9 +137,7 @@ impl<C: Crypto> Engine<C> {
                 self.refresh_lookups = self.refresh_lookups.saturating_sub(1);
                 if self.refresh_lookups == 0 {
                     self.table.take_inbound();
-                    if self.table.is_empty() {
-                        self.refresh.table_is_empty(now.mono, &mut self.rng);
-                    }
+                    self.refresh.ended(now.mono, self.table.in_use(), &mut self.rng);
                 }
             }
         }

@@ -6,11 +6,7 @@
 use ::rlp::RlpStream;
 use bytes::BytesMut;
 
-use crate::{
-    discv4::crypto::Crypto,
-    node::{PublicKey, id::keccak256},
-    rlp::Reader,
-};
+use crate::{discv4::crypto::Crypto, node::PublicKey, rlp::Reader};
 
 /// The most bytes of a packet (discv4.md).
 pub const MAX_PACKET: usize = 1280;
@@ -95,14 +91,14 @@ impl<'a> Header<'a> {
 
     /// Whether the hash is that of the rest: one Keccak-256 over the datagram.
     #[must_use]
-    pub fn hash_is_right(&self) -> bool {
-        keccak256(&[self.hashed]) == self.hash
+    pub fn hash_is_right(&self, crypto: &impl Crypto) -> bool {
+        crypto.hash(self.hashed) == self.hash
     }
 
     /// The key that signed the packet: one Keccak-256 and one key recovery, the dearest step of all.
     #[must_use]
     pub fn signer(&self, crypto: &impl Crypto) -> Option<PublicKey> {
-        crypto.recover(&keccak256(&[self.signed]), self.signature)
+        crypto.recover(&crypto.hash(self.signed), self.signature)
     }
 }
 
@@ -123,9 +119,9 @@ pub fn seal(
     let mut hash = [0; HASH];
     if let Some((head, hashed)) = out.split_first_chunk_mut::<HASH>() {
         if let Some((signature, signed)) = hashed.split_first_chunk_mut::<SIGNATURE>() {
-            *signature = crypto.sign(&keccak256(&[signed]));
+            *signature = crypto.sign(&crypto.hash(signed));
         }
-        hash = keccak256(&[hashed]);
+        hash = crypto.hash(hashed);
         *head = hash;
     }
     hash

@@ -1,4 +1,4 @@
-//! The packets of discv4 against the official vectors, and bytes that are no packets.
+//! The official vectors, and every round trip.
 
 use std::net::IpAddr;
 
@@ -22,8 +22,9 @@ fn vector(name: &str) -> Vec<u8> {
 
 fn read(bytes: &[u8]) -> (Packet<'_>, PublicKey) {
     let header = Header::read(bytes).unwrap();
-    assert!(header.hash_is_right());
-    let signer = header.signer(&NodeKey::from_hex(KEY).unwrap()).unwrap();
+    let key = NodeKey::from_hex(KEY).unwrap();
+    assert!(header.hash_is_right(&key));
+    let signer = header.signer(&key).unwrap();
     (Packet::decode(header.kind, header.body).unwrap(), signer)
 }
 
@@ -168,7 +169,7 @@ fn what_is_no_packet_is_told_before_hashing() {
     for (bytes, error) in table {
         assert_eq!(Header::read(&bytes).unwrap_err(), error);
     }
-    assert!(!Header::read(&set(0, 0)).unwrap().hash_is_right());
+    assert!(!Header::read(&set(0, 0)).unwrap().hash_is_right(&NodeKey::from_hex(KEY).unwrap()));
 }
 
 #[test]

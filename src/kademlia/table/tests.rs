@@ -1,4 +1,4 @@
-//! The table as tables: who comes in, who waits, who goes, and what strangers cannot do.
+//! Tables of offers, checks and moves, and what the table makes of them.
 
 use std::time::Duration;
 

@@ -124,7 +124,7 @@ impl Script {
         let mut out = BytesMut::new();
         while let Some(to) = self.engine.poll_transmit(self.now, &mut out) {
             let header = Header::read(&out).unwrap();
-            assert!(header.hash_is_right());
+            assert!(header.hash_is_right(&key(0)));
             assert_eq!(header.signer(&key(0)).unwrap().id(), self.engine.id);
             let packet = Packet::decode(header.kind, header.body).unwrap();
             if let Some(expiration) = packet.expiration() {

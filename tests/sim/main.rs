@@ -1,0 +1,7 @@
+//! Whole networks in virtual time, in one process: engines of the library, connected by a wire that delays, loses and
+//! translates. Seeded: a run can be repeated exactly, and a failure names the seed.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail loudly")]
+
+mod discv4;
+mod wire;
