@@ -48,17 +48,19 @@ impl Messages {
         let to = &target.channel;
         let refuse = |error| {
             let (reason, message) = exchange::send_error(error);
-            Refusal::new(reason, message)
+            let refusal = Refusal::new(reason, message);
+            match error {
+                SendError::CodeOutOfRange { message_count } => refusal.with("message_count", message_count),
+                SendError::TooLarge { bytes, limit } => refusal.with("bytes", bytes).with("limit", limit),
+                SendError::WindowExceeded | SendError::NotConnected => refusal,
+            }
         };
         let bytes = request.payload.len();
         let limit = to.max_message;
         let message = Compressor::default()
             .compress(&request.payload)
             .map_err(|_| refuse(SendError::TooLarge { bytes, limit }))?;
-        target.check(request.code, &message).map_err(|error| match error {
-            SendError::CodeOutOfRange { message_count } => refuse(error).with("message_count", message_count),
-            error => refuse(error),
-        })?;
+        target.check(request.code, &message).map_err(refuse)?;
         let outbound = &target.session.outbound;
         let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(
             |error| match error {

@@ -93,7 +93,7 @@ impl Place {
             role: Role::Accept,
             local: Arc::clone(&self.local),
             rng: StdRng::seed_from_u64(seed),
-            outbound: Outbound::new(std::sync::Arc::default()),
+            outbound: Outbound::new(Arc::default()),
             traffic: Arc::default(),
             space: Arc::default(),
             control: mpsc::channel(1).1,
