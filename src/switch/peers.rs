@@ -15,7 +15,7 @@ use crate::{
     node::{NodeId, NodeRef},
     p2p::DisconnectReason,
     policy::{
-        Ban, BanError, BanTarget, Slots,
+        Ban, BanError, BanTarget, Settings, Slots,
         dial::{AddError, ConnectOutcome, ListEntry, ListSource, QueryId, RemoveError},
         lists::Parsed,
         recent::Counts,
@@ -199,7 +199,13 @@ impl State {
         for node in trusted {
             self.policy.add_trusted(now, node, ListSource::Config)?;
         }
-        self.policy.restore(now, lists)?;
+        // A peer that was listed by its id while discovery ran stays listed without it: it is shown as refused, and
+        // a start must not fail for it.
+        let settings = self.policy.settings().clone();
+        self.policy.set_settings(now, Settings { discovery: true, ..settings.clone() });
+        let restored = self.policy.restore(now, lists);
+        self.policy.set_settings(now, settings);
+        restored?;
         // What was just read need not be written.
         self.settle(now);
         self.effects.retain(|effect| !matches!(effect, Effect::Persist(_)));
