@@ -39,13 +39,16 @@ fn run(config: Config) -> Result<(), String> {
         runtime.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let outcome = runtime.block_on(async {
         let signals = StopSignals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
-        let app = App::start(config).await.map_err(|error| error.to_string())?;
+        let mut app = App::start(config).await.map_err(|error| error.to_string())?;
         announce(app.started());
-        if let Ok(signal) = signals.stop_then_exit().await {
-            tracing::info!("{signal}: stopping");
+        tokio::select! {
+            signal = signals.stop_then_exit() => {
+                tracing::info!("{}: stopping; a second signal exits at once", signal.unwrap_or("end of the signal task"));
+                app.stop().await;
+                Ok(())
+            }
+            part = app.broken() => Err(format!("{part} has ended by a fault of devp2pd; please report it with the log")),
         }
-        app.stop().await;
-        Ok(())
     });
     // A look-up in the system's resolver cannot be interrupted and must not hold the exit.
     runtime.shutdown_background();

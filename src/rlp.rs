@@ -41,8 +41,11 @@ enum Kind {
     List,
 }
 
-/// Splits the first item off `input`: its kind, its payload, the whole item, and what follows.
-fn split(input: &[u8]) -> Result<(Kind, &[u8], &[u8], &[u8]), Error> {
+/// An item's kind, its payload, the whole item, and what follows it.
+type Split<'a> = (Kind, &'a [u8], &'a [u8], &'a [u8]);
+
+/// Splits the first item off `input`.
+fn split(input: &[u8]) -> Result<Split<'_>, Error> {
     let first = *input.first().ok_or(Error::Truncated)?;
     let (kind, header, len) = match first {
         0x00..=0x7f => (Kind::String, 0, 1),

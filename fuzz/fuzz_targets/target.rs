@@ -9,7 +9,11 @@ use std::sync::LazyLock;
 
 static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
     let name = env!("CARGO_BIN_NAME");
-    fuzz_targets::TARGETS.iter().find(|(known, _)| *known == name).expect("a target with this binary's name").1
+    fuzz_targets::TARGETS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .expect("a target with this binary's name")
+        .1
 });
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| TARGET(data));

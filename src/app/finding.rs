@@ -113,6 +113,11 @@ pub(super) struct FindingTasks {
 }
 
 impl FindingTasks {
+    /// Waits for the driver to end, which it must not before it is told.
+    pub(super) async fn broken(&mut self) {
+        let _ = (&mut self.driver.0).await;
+    }
+
     /// Closes mappings at the gateway, then the database, so that nothing learned is lost.
     pub(super) async fn stop(mut self) {
         // The receivers are gone only when the tasks have ended.

@@ -353,6 +353,16 @@ impl App {
         &self.started
     }
 
+    /// Waits for a part to end that must not: a fault of ours. A half-dead process would keep its port and answer
+    /// nobody; a supervisor can start a whole one.
+    pub async fn broken(&mut self) -> &'static str {
+        tokio::select! {
+            _ = &mut self.switch.0 => "the switch",
+            _ = &mut self.grpc.0 => "the gRPC server",
+            () = self.finding.broken() => "discovery",
+        }
+    }
+
     /// Ends everything in order, within the grace period.
     pub async fn stop(mut self) {
         let now = clock::now();
@@ -452,3 +462,6 @@ fn instance_id(rng: &mut StdRng) -> Arc<str> {
     rng.fill_bytes(&mut bytes);
     HEXLOWER.encode(&bytes).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,7 +94,7 @@ pub(super) struct Settings {
         help_heading = "Peers"
     )]
     pub(super) listen_addr: Vec<ListenAddr>,
-    /// Find out our address and open the gateway: any, none, upnp, pmp[:IP], extip:IP, stun[:HOST[:PORT]].
+    /// Find out our address and open the gateway: any, none, upnp, pmp, pmp:IP, extip:IP, stun, stun:HOST, stun:HOST:PORT.
     #[arg(long, value_name = "HOW", default_value = "any", help_heading = "Peers")]
     pub(super) nat: crate::net::nat::NatMethod,
     /// Keep at most so many peers; static and trusted ones come on top.

@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rand::{Rng, rngs::StdRng};
@@ -18,18 +18,13 @@ use rand::{Rng, rngs::StdRng};
 use super::{
     Link,
     entry::{Entry, EntryError, Hash, Root},
+    limiter::Limiter,
     tree::{Gained, Step, Tree},
 };
 use crate::{
     Now,
     node::{AddressClass, Record},
 };
-
-/// Requests a second, as go-ethereum's client makes them.
-const RATE: u32 = 3;
-
-/// Requests at once after a pause, as go-ethereum's client makes them.
-const BURST: u32 = 10;
 
 /// Requests that wait for an answer at the same time: slow name servers slow us down before the rate does.
 const MAX_ASKED: usize = 4;
@@ -174,7 +169,7 @@ impl Client {
             trees: BTreeMap::new(),
             queries: HashMap::new(),
             next_number: 0,
-            limiter: Limiter { full_at: now.mono },
+            limiter: Limiter::new(now.mono),
             seen: now.mono,
             wanted: 0,
             surplus: VecDeque::new(),
@@ -427,26 +422,4 @@ fn read_entry(answer: Answer<'_>, hash: Hash) -> Result<Entry, Problem> {
         None if texts.is_empty() => Err(Problem::Nothing),
         None => Err(Problem::WrongHash),
     }
-}
-
-/// [`RATE`] requests a second, [`BURST`] at once after a pause.
-#[derive(Clone, Copy, Debug)]
-struct Limiter {
-    /// When the whole burst is available again.
-    full_at: Instant,
-}
-
-impl Limiter {
-    fn free_at(&self, now: Instant) -> Instant {
-        let ahead = self.full_at.saturating_duration_since(now);
-        now + ahead.saturating_sub(interval() * (BURST - 1))
-    }
-
-    fn take(&mut self, now: Instant) {
-        self.full_at = self.full_at.max(now) + interval();
-    }
-}
-
-fn interval() -> Duration {
-    Duration::from_secs(1) / RATE
 }

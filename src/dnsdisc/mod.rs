@@ -11,6 +11,7 @@
 
 pub mod client;
 pub mod entry;
+mod limiter;
 pub mod link;
 mod pass;
 mod tree;

@@ -8,6 +8,8 @@
 //! One read takes all that is there, one write carries all that is queued. A full queue of an application holds this
 //! socket alone, for as long as the sink says; meanwhile writing and pinging go on.
 
+mod checkpoint;
+
 use std::{
     collections::VecDeque,
     future::pending,
@@ -24,6 +26,10 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
+pub use checkpoint::{
+    Admission, ConnectionId, Control, End, Event, MessageSink, Offer, Open, Opening, Role, Sinks,
+};
+
 use super::{
     buffers::{BudgetShare, BufferPool, CHUNK, ReceiveBudget},
     clock,
@@ -32,19 +38,12 @@ use super::{
 };
 use crate::{
     Now,
-    node::PublicKey,
-    p2p::{
-        self, Action, Channel, ChannelIndex, DisconnectReason, Fault, LocalCapability, LocalNode, RemoteHello,
-    },
+    p2p::{self, Action, ChannelIndex, DisconnectReason, Fault, LocalNode},
 };
 
 /// How long a parked connection holds what it heard before it looks again whether it still is: longer than any
 /// decision takes.
 const PARKED: Duration = Duration::from_secs(60);
-
-/// Numbers the connections of this process; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
 
 /// What is encrypted ahead of the socket, which is also what the engine fills at once: enough for a full write, little
 /// enough that it is still in cache and Disconnect is not stuck behind.
@@ -52,112 +51,6 @@ const WRITE_AHEAD: usize = 64 * 1024;
 
 /// How long the last bytes, Disconnect among them, may take to leave (geth allows 1 s).
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What becomes of a message handed to an application's queue.
-#[derive(Debug)]
-pub enum Offer {
-    /// Queued, or reported as lost: either way it is accounted for.
-    Taken,
-    /// The queue is full. Offer the payload again when there is space, or at `until`, whichever comes first.
-    Wait {
-        /// The message, handed back.
-        payload: Bytes,
-        /// When to stop waiting.
-        until: Instant,
-    },
-    /// The registration's policy is to let go of this peer.
-    Disconnect(DisconnectReason),
-}
-
-/// Where the messages of one channel go.
-pub trait MessageSink: Send + Sync {
-    /// Takes a message of the channel, or says why not now. `code` is relative to the capability.
-    fn offer(&self, now: Now, code: u64, payload: Bytes) -> Offer;
-}
-
-/// The answer to [`Event::Authenticated`]: the capabilities to offer in our Hello, or why not to.
-pub type Admission = Result<Vec<LocalCapability>, DisconnectReason>;
-
-/// Where the messages of each channel go, by index.
-pub type Sinks = Vec<Box<dyn MessageSink>>;
-
-/// The answer to [`Event::Negotiated`]: what becomes of the connection, or why it goes.
-pub type Opening = Result<Open, DisconnectReason>;
-
-/// What becomes of a connection whose handshake is complete.
-pub enum Open {
-    /// A session: messages flow.
-    Session(Sinks),
-    /// The node is a peer over another connection. Stay, answer pings, hold the first message, until
-    /// [`Control::Promote`] or a Disconnect.
-    Parked,
-}
-
-/// What the owner of peers tells a running connection.
-pub enum Control {
-    /// Send a Ping now, and report the next thing that is heard ([`Event::Heard`]).
-    Probe,
-    /// A parked connection becomes the session.
-    Promote(Sinks),
-}
-
-/// Which side opened the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// We did, to the node with this key.
-    Dial(PublicKey),
-    /// They did.
-    Accept,
-}
-
-/// What a connection tells the owner of peers.
-pub enum Event {
-    /// The remote proved its identity. First checkpoint.
-    Authenticated {
-        /// Which connection.
-        connection: ConnectionId,
-        /// Who it is.
-        remote: PublicKey,
-        /// Where the decision is awaited.
-        reply: oneshot::Sender<Admission>,
-    },
-    /// Hellos are exchanged. Second checkpoint.
-    Negotiated {
-        /// Which connection.
-        connection: ConnectionId,
-        /// What the remote said of itself.
-        hello: Arc<RemoteHello>,
-        /// The capabilities shared with it; never empty.
-        channels: Arc<[Channel]>,
-        /// Where the decision is awaited.
-        reply: oneshot::Sender<Opening>,
-    },
-    /// Something was heard on a connection that was probed.
-    Heard {
-        /// Which connection.
-        connection: ConnectionId,
-    },
-    /// The connection is over. Always the last event, and always sent.
-    Closed {
-        /// Which connection.
-        connection: ConnectionId,
-        /// How it ended.
-        end: End,
-    },
-}
-
-/// How a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct End {
-    /// Who ended it.
-    pub by: p2p::Side,
-    /// The reason given or received, where there was one.
-    pub reason: Option<DisconnectReason>,
-    /// What exactly went wrong, in words; empty when nothing did.
-    pub detail: String,
-    /// Whether it ended because nothing came in time.
-    pub timed_out: bool,
-}
 
 /// What all connections share.
 #[derive(Debug)]
@@ -476,13 +369,14 @@ impl Task<'_> {
         while self.out.len() < WRITE_AHEAD {
             // A greeting is queued just before the answer that opens the engine: it waits for that answer.
             let Some(queued) = self.open.then(|| self.outbound.take()).flatten() else {
-                if let Some(reason) = self.outbound.wants_disconnect() {
+                if let Some(reason) = self.outbound.wants_disconnect(self.open) {
                     self.engine.disconnect(now, reason);
                     self.transmit(now);
                 }
                 return;
             };
-            // The engine refuses only while it is ending; then nothing more is written.
+            // Senders have checked what the engine checks; it refuses only while it is ending, and then nothing more
+            // is written.
             if self.engine.send(queued.channel, queued.code, &queued.message).is_ok() {
                 self.encoding.push_back(queued.receipt);
                 self.transmit(now);

@@ -10,7 +10,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -27,6 +30,33 @@ pub const SEND_WINDOW: u64 = 1024 * 1024;
 /// What a message costs beyond its bytes, here and in all credit windows (DESIGN 4.5): queues of tiny messages are
 /// bounded too.
 pub const MESSAGE_COST: u64 = 64;
+
+/// What all sessions together may have waiting. A broadcast counts once for each peer it waits for, though its
+/// payload is shared. Beyond it everything is refused as if the channel's own window were used up.
+pub const OUTBOUND_BUDGET: u64 = 256 * 1024 * 1024;
+
+/// What waits for all peers together, against [`OUTBOUND_BUDGET`].
+#[derive(Debug, Default)]
+pub struct OutboundBudget {
+    used: AtomicU64,
+}
+
+impl OutboundBudget {
+    fn take(&self, cost: u64) -> bool {
+        let fits = |used: u64| used.checked_add(cost).filter(|sum| *sum <= OUTBOUND_BUDGET);
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
+    }
+
+    fn give(&self, cost: u64) {
+        self.used.fetch_sub(cost, Ordering::AcqRel);
+    }
+
+    /// What waits, in bytes and the cost of each message.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+}
 
 /// Who put a message in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +144,7 @@ struct Inner {
 /// One session's outbound queue. Shared by the senders and the connection task.
 pub struct Outbound {
     inner: Mutex<Inner>,
+    budget: Arc<OutboundBudget>,
     /// Wakes the connection task: a message, or a wish to disconnect.
     wake: Notify,
     /// Wakes calls that wait for the socket.
@@ -130,8 +161,9 @@ impl std::fmt::Debug for Outbound {
 impl Outbound {
     /// An empty queue. Channels are given with [`Outbound::set_channels`] once they are negotiated.
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub fn new(budget: Arc<OutboundBudget>) -> Arc<Self> {
         Arc::new(Self {
+            budget,
             inner: Mutex::new(Inner {
                 queue: VecDeque::new(),
                 channels: Vec::new(),
@@ -174,7 +206,7 @@ impl Outbound {
                 return Err(Refused::Closed);
             };
             let progress = progress.lane(lane);
-            if progress.waiting_cost() >= SEND_WINDOW {
+            if progress.waiting_cost() >= SEND_WINDOW || !self.budget.take(cost) {
                 return Err(Refused::Full);
             }
             progress.accepted += 1;
@@ -258,10 +290,10 @@ impl Outbound {
         self.lock().queue.pop_front()
     }
 
-    /// The wish to disconnect, once the queue is empty.
-    pub(super) fn wants_disconnect(&self) -> Option<DisconnectReason> {
+    /// The wish to disconnect: with `flush`, only once the queue is empty.
+    pub(super) fn wants_disconnect(&self, flush: bool) -> Option<DisconnectReason> {
         let inner = self.lock();
-        if inner.queue.is_empty() { inner.disconnect } else { None }
+        if flush && !inner.queue.is_empty() { None } else { inner.disconnect }
     }
 
     /// The socket took these messages.
@@ -275,6 +307,7 @@ impl Outbound {
                     let progress = progress.lane(receipt.lane);
                     progress.written += 1;
                     progress.written_cost += receipt.cost;
+                    self.budget.give(receipt.cost);
                 }
                 moved |= 1_u64.checked_shl(u32::from(receipt.channel.0)).unwrap_or(u64::MAX);
             }
@@ -293,7 +326,11 @@ impl Outbound {
     pub(super) fn close(&self) {
         let hooks: Vec<ProgressHook> = {
             let mut inner = self.lock();
-            inner.closed = true;
+            if !std::mem::replace(&mut inner.closed, true) {
+                let waiting =
+                    |channel: &ChannelProgress| channel.stream.waiting_cost() + channel.call.waiting_cost();
+                self.budget.give(inner.channels.iter().map(waiting).sum());
+            }
             inner.queue = VecDeque::new();
             inner.hooks.drain(..).flatten().collect()
         };
@@ -313,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_lane_takes_what_crosses_its_window_and_refuses_what_comes_after() {
-        let outbound = Outbound::new();
+        let outbound = Outbound::new(Arc::default());
         assert_eq!(
             outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)),
             Err(Refused::Closed),
@@ -338,15 +375,40 @@ mod tests {
     }
 
     #[test]
+    fn all_sessions_share_one_budget_and_give_it_back() {
+        let budget = Arc::<OutboundBudget>::default();
+        let sessions: Vec<_> = (0..40).map(|_| Outbound::new(Arc::clone(&budget))).collect();
+        let large = message(16 * 1024 * 1024 - 1);
+        let taken = sessions.iter().filter(|session| {
+            session.set_channels(1);
+            session.send(Lane::Stream, ChannelIndex(0), 0, large.clone()).is_ok()
+        });
+        assert_eq!(taken.count(), 15, "sixteen would be above 256 MiB with what each costs beside its bytes");
+        let first = sessions[0].take().unwrap();
+        sessions[0].written([first.receipt].into_iter());
+        sessions[20].send(Lane::Stream, ChannelIndex(0), 0, large).unwrap();
+        sessions.iter().for_each(|session| {
+            session.close();
+            session.close();
+        });
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
     fn disconnect_waits_for_what_was_accepted() {
-        let outbound = Outbound::new();
+        let outbound = Outbound::new(Arc::default());
         outbound.set_channels(1);
         outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();
         outbound.disconnect(DisconnectReason::Requested);
         outbound.disconnect(DisconnectReason::Quitting);
-        assert_eq!(outbound.wants_disconnect(), None);
+        assert_eq!(outbound.wants_disconnect(true), None);
+        assert_eq!(
+            outbound.wants_disconnect(false),
+            Some(DisconnectReason::Requested),
+            "not open: nothing can be flushed"
+        );
         assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Closed));
         outbound.take().unwrap();
-        assert_eq!(outbound.wants_disconnect(), Some(DisconnectReason::Requested));
+        assert_eq!(outbound.wants_disconnect(true), Some(DisconnectReason::Requested));
     }
 }

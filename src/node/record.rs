@@ -414,7 +414,8 @@ mod tests {
     fn order_scheme_and_key_are_checked() {
         let key = key(1);
         let point = key.public().to_compressed();
-        let table: [(&[(&[u8], &[u8])], RecordError); 5] = [
+        type Entries<'a> = &'a [(&'a [u8], &'a [u8])];
+        let table: [(Entries<'_>, RecordError); 5] = [
             (&[(b"secp256k1", &point), (b"id", b"v4")], RecordError::KeyOrder),
             (&[(b"id", b"v4"), (b"id", b"v4"), (b"secp256k1", &point)], RecordError::KeyOrder),
             (&[(b"id", b"v5"), (b"secp256k1", &point)], RecordError::Scheme),

@@ -25,7 +25,16 @@ pub struct RemoteHello {
     pub listen_port: u16,
 }
 
+/// The first version of the base protocol with compression (EIP-706).
+const SNAPPY_VERSION: u64 = 5;
+
 impl RemoteHello {
+    /// Whether messages after Hello are compressed.
+    #[must_use]
+    pub fn has_snappy(&self) -> bool {
+        self.version >= SNAPPY_VERSION
+    }
+
     /// Reads a Hello, and the node key that stands in it as it stands there.
     pub fn decode(payload: &[u8]) -> Result<(Self, &[u8]), Fault> {
         read(payload).map_err(Fault::BadHello)

@@ -399,12 +399,19 @@ fn fragment(part: crate::switch::inbox::Part) -> proto::Fragment {
 }
 
 fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
+    // What an earlier stream sent and the socket has not taken yet comes back as credit on this one.
+    let peer = &opened.about.peer;
+    let sent = peer.session.outbound.progress(peer.channel.index).stream;
+    let waiting = sent.accepted_cost.saturating_sub(sent.written_cost);
+    // And a session that has ended meanwhile, and is only told of for what it left behind, takes nothing.
+    let ended = peer.session.outbound.is_closed();
+    let window = if ended { 0 } else { opened.about.send_window.saturating_sub(waiting) };
     proto::ChannelOpened {
         channel_id: opened.channel,
         capability: Some(convert::capability(&opened.about.capability)),
         peer: Some(convert::session(&opened.about.peer.session)),
         existing: opened.existing,
-        send_window_bytes: opened.about.send_window,
+        send_window_bytes: window,
         session_id: opened.about.session_id,
         position: opened.position,
         uncredited_messages: opened.uncredited_messages,

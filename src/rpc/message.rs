@@ -50,17 +50,15 @@ impl Messages {
             let (reason, message) = exchange::send_error(error);
             Refusal::new(reason, message)
         };
-        if u64::from(request.code) >= to.message_count {
-            return Err(refuse(SendError::CodeOutOfRange { message_count: to.message_count })
-                .with("message_count", to.message_count));
-        }
-        let (bytes, limit) = (request.payload.len(), to.max_message);
-        if bytes > limit {
-            return Err(refuse(SendError::TooLarge { bytes, limit }));
-        }
+        let bytes = request.payload.len();
+        let limit = to.max_message;
         let message = Compressor::default()
             .compress(&request.payload)
             .map_err(|_| refuse(SendError::TooLarge { bytes, limit }))?;
+        target.check(request.code, &message).map_err(|error| match error {
+            SendError::CodeOutOfRange { message_count } => refuse(error).with("message_count", message_count),
+            error => refuse(error),
+        })?;
         let outbound = &target.session.outbound;
         let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(
             |error| match error {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     net::outbound::{Lane, Refused},
-    rlpx::Compressed,
+    rlpx::{Compressed, frame::check_len},
 };
 
 /// Replies that may wait for a stream whose reader is asleep. At about a hundred bytes each this is some MiB; an
@@ -40,6 +40,26 @@ pub struct PeerChannel {
     pub session: Arc<Session>,
     /// Which of its channels.
     pub channel: SessionChannel,
+}
+
+impl PeerChannel {
+    /// Whether the message can go to this peer at all: everything that the engine would refuse, found out where the
+    /// sender can still be told.
+    pub fn check(&self, code: u32, message: &Compressed) -> Result<(), SendError> {
+        let SessionChannel { offset, message_count, max_message, .. } = self.channel;
+        let code = u64::from(code);
+        if code >= message_count {
+            return Err(SendError::CodeOutOfRange { message_count });
+        }
+        let bytes = message.raw_len();
+        if bytes > max_message {
+            return Err(SendError::TooLarge { bytes, limit: max_message });
+        }
+        // A peer of an early base protocol gets messages as they are.
+        let on_wire = if self.session.hello.has_snappy() { message.as_bytes().len() } else { bytes };
+        check_len(offset.saturating_add(code), on_wire)
+            .map_err(|_| SendError::TooLarge { bytes, limit: max_message })
+    }
 }
 
 /// The inbox of a registration of this process.
@@ -348,12 +368,7 @@ impl Sending {
     ) -> Result<(), SendError> {
         let target = self.targets.get_mut(&channel).ok_or(SendError::NotConnected)?;
         let to = &target.peer.channel;
-        if u64::from(code) >= to.message_count {
-            return Err(SendError::CodeOutOfRange { message_count: to.message_count });
-        }
-        if message.raw_len() > to.max_message {
-            return Err(SendError::TooLarge { bytes: message.raw_len(), limit: to.max_message });
-        }
+        target.peer.check(code, message)?;
         let outbound = &target.peer.session.outbound;
         let number =
             outbound.send(Lane::Stream, to.index, u64::from(code), message.clone()).map_err(|refused| {

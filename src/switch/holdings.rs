@@ -164,8 +164,9 @@ impl State {
         protocol: &str,
     ) -> Result<PeerChannel, SwitchError> {
         // A version that nobody registered is one that the peer cannot share either: the name decides who acts.
+        let unknown = || LeaseError::ProtocolNotRegistered { protocol: cut(protocol) };
         let (name, version) = match protocol.split_once('/') {
-            Some((name, version)) => (name, Some(version.parse::<u32>().ok())),
+            Some((name, version)) => (name, Some(version.parse::<u32>().map_err(|_| unknown())?)),
             None => (protocol, None),
         };
         let id = match acting {
@@ -175,7 +176,7 @@ impl State {
                 let owns =
                     self.leases.get(id).is_some_and(|owner| owner.spec().protocol(name, None).is_some());
                 if !owns {
-                    return Err(LeaseError::ProtocolNotRegistered { protocol: cut(protocol) }.into());
+                    return Err(unknown().into());
                 }
                 id
             }
@@ -184,9 +185,7 @@ impl State {
         let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
         let channel = session
             .channel(name)
-            .filter(|channel| {
-                channel.owner == id && version.is_none_or(|version| version == Some(channel.version))
-            })
+            .filter(|channel| channel.owner == id && version.is_none_or(|version| version == channel.version))
             .ok_or_else(|| SwitchError::ProtocolNotShared { node, protocol: cut(protocol) })?;
         Ok(PeerChannel { session: Arc::clone(session), channel: channel.clone() })
     }

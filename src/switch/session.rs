@@ -23,6 +23,8 @@ pub struct SessionChannel {
     pub name: Arc<str>,
     /// The version both sides use.
     pub version: u32,
+    /// The code on the wire of its message 0.
+    pub offset: u64,
     /// How many message codes it has.
     pub message_count: u64,
     /// The largest payload its owner allows either way, in bytes.

@@ -29,6 +29,7 @@ use crate::{
     net::{
         connection::{self, ConnectionId},
         listener::Accepted,
+        outbound::OutboundBudget,
     },
     node::{Enode, NodeId, NodeRef, PublicKey, Record},
     p2p::LocalNode,
@@ -93,6 +94,7 @@ pub(super) struct State {
     /// Numbers registrations for the policy.
     pub(super) registrations_made: u64,
     pub(super) budget: Arc<Budget>,
+    pub(super) outbound_budget: Arc<OutboundBudget>,
     pub(super) links: HashMap<ConnectionId, Link>,
     pub(super) sessions: BTreeMap<NodeId, Arc<Session>>,
     pub(super) connections_made: u64,
@@ -139,6 +141,7 @@ impl State {
             kept: BTreeMap::new(),
             registrations_made: 0,
             budget: Budget::new(inbox_budget),
+            outbound_budget: Arc::default(),
             links: HashMap::new(),
             sessions: BTreeMap::new(),
             connections_made: 0,

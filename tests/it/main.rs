@@ -14,6 +14,12 @@
     reason = "a test may fail loudly"
 )]
 
+mod dribblers;
 mod harness;
 mod leases;
+mod liars;
+mod lifecycle;
+mod limits;
+mod lists;
 mod messages;
+mod refusals;

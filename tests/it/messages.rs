@@ -264,7 +264,6 @@ async fn a_shell_receives_and_sends_by_calls() {
         assert_eq!(b_app.message().await, (number, vec![9; number as usize]));
     }
     // The peer leaves: the stream says so, and goes on.
-    drop(next);
     b.stop().await;
     let event = soon("an event", stream.message()).await.unwrap().unwrap().event.unwrap();
     let Received::ChannelClosed(closed) = event else { panic!("{event:?}") };
@@ -292,6 +291,8 @@ async fn the_highest_version_that_both_have_is_used() {
     let status = a.messages().send_message(call("echo/1")).await.unwrap_err();
     assert_eq!(refused(&status).kind(), (Code::FailedPrecondition, "PROTOCOL_NOT_SHARED"));
     let status = a.messages().send_message(call("echo/3")).await.unwrap_err();
+    assert_eq!(refused(&status).kind(), (Code::FailedPrecondition, "PROTOCOL_NOT_SHARED"));
+    let status = a.messages().send_message(call("nobody/1")).await.unwrap_err();
     assert_eq!(refused(&status).kind(), (Code::NotFound, "PROTOCOL_NOT_REGISTERED"));
     a.messages().send_message(call("echo/2")).await.unwrap();
     assert_eq!(b_app.message().await, (0, vec![]));
@@ -321,7 +322,7 @@ async fn two_applications_share_a_session_and_each_gets_its_own() {
     first.send(channel("alpha"), 2, *b"last of alpha").await;
     first.send(channel("gamma"), 0, *b"first of gamma").await;
     second.send(beta.channel_id, 4, *b"last of beta").await;
-    let mut got = vec![third.part().await, third.part().await];
+    let mut got = [third.part().await, third.part().await];
     got.sort_by_key(|message| message.code);
     for (message, (name, code, payload)) in
         got.iter().zip([("alpha", 2, &b"last of alpha"[..]), ("beta", 4, b"last of beta")])

@@ -1,3 +1,5 @@
+//! The packets of discv4 against the official vectors, and bytes that are no packets.
+
 use std::net::IpAddr;
 
 use bytes::BytesMut;

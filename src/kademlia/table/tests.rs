@@ -1,3 +1,5 @@
+//! The table as tables: who comes in, who waits, who goes, and what strangers cannot do.
+
 use std::time::Duration;
 
 use super::*;
@@ -191,7 +193,8 @@ fn hearsay_does_not_move_a_node() {
 fn subnets_have_their_share_and_no_more() {
     let (in_bucket, in_table) = (Refusal::SubnetInBucket, Refusal::SubnetInTable);
     // addresses of one subnet, whether we are private, what stops them
-    let cases: &[(fn(u8) -> String, bool, Option<Refusal>)] = &[
+    type Case = (fn(u8) -> String, bool, Option<Refusal>);
+    let cases: &[Case] = &[
         (|n| format!("9.9.9.{n}"), false, Some(in_bucket)),
         (|n| format!("9.9.9.{n}"), true, Some(in_bucket)),
         (|n| format!("2a00:1:2:{n}::1"), false, Some(in_bucket)),

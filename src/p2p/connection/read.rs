@@ -22,9 +22,6 @@ use crate::{
     },
 };
 
-/// The first version of the base protocol with compression.
-const SNAPPY_VERSION: u64 = 5;
-
 /// What came of looking at the received bytes once.
 pub(super) enum Step {
     /// Something was consumed; look again.
@@ -81,7 +78,7 @@ impl Connection {
         let (hello, key) = RemoteHello::decode(payload)?;
         let hello = Arc::new(hello);
         // From here on both sides compress, also what they say to part.
-        self.snappy = hello.version >= SNAPPY_VERSION;
+        self.snappy = hello.has_snappy();
         self.hello = Some(hello.clone());
         let Stage::AwaitHello(greeted) = &self.stage else { return Ok(()) };
         hello::check_identity(key, &greeted.session.remote)?;

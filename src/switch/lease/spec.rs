@@ -95,19 +95,19 @@ impl RegistrationSpec {
         let id = &*self.client_id;
         if id.is_empty() || id.len() > MAX_CLIENT_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
             let problem = format!("{} is not 1 to {MAX_CLIENT_ID} printable ASCII characters", shown(id));
-            return Err(LeaseError::field("client_id", problem));
+            return Err(LeaseError::field("spec.client_id", problem));
         }
         if self.linger() > MAX_LINGER {
             let problem =
                 format!("{} s is more than the {} s allowed", self.linger().as_secs(), MAX_LINGER.as_secs());
-            return Err(LeaseError::field("linger", problem));
+            return Err(LeaseError::field("spec.linger", problem));
         }
         if self.overflow.stall_limit > MAX_STALL_LIMIT {
             let problem = format!("more than the {} s that a peer waits for", MAX_STALL_LIMIT.as_secs());
-            return Err(LeaseError::field("overflow_policy.stall_limit", problem));
+            return Err(LeaseError::field("spec.overflow_policy.stall_limit", problem));
         }
         if self.protocols.is_empty() {
-            return Err(LeaseError::field("protocols", "at least one is needed"));
+            return Err(LeaseError::field("spec.protocols", "at least one is needed"));
         }
         if self.protocols.len() > MAX_PROTOCOLS {
             return Err(LeaseError::LimitReached {
@@ -117,7 +117,7 @@ impl RegistrationSpec {
         }
         let mut seen = HashSet::new();
         for (index, protocol) in self.protocols.iter().enumerate() {
-            let field = |name: &str| format!("protocols[{index}].{name}");
+            let field = |name: &str| format!("spec.protocols[{index}].{name}");
             protocol.check(any_message_count, field)?;
             if !seen.insert((&protocol.capability.name, protocol.capability.version)) {
                 let problem = format!("{} stands twice in the list", protocol.capability);

@@ -349,23 +349,29 @@ fn what_cannot_be_right_is_refused_by_field() {
         spec
     };
     let table: &[(RegistrationSpec, &str)] = &[
-        (changed(|spec| spec.client_id = "".into()), "client_id"),
-        (changed(|spec| spec.client_id = "with space".into()), "client_id"),
-        (changed(|spec| spec.client_id = "x".repeat(65).into()), "client_id"),
-        (changed(|spec| spec.protocols.clear()), "protocols"),
-        (changed(|spec| spec.protocols[0].capability.message_count = 17), "protocols[0].message_count"),
-        (changed(|spec| spec.protocols[1].capability.message_count = 0), "protocols[1].message_count"),
-        (changed(|spec| spec.protocols[1].capability.message_count = 1 << 40), "protocols[1].message_count"),
-        (changed(|spec| spec.protocols[1].capability.name = "toolongname".into()), "protocols[1].name"),
-        (changed(|spec| spec.protocols[1] = spec.protocols[0].clone()), "protocols[1].name"),
-        (changed(|spec| spec.protocols[1].keep_first = 5), "protocols[1].keep_first"),
-        (changed(|spec| spec.protocols[1].max_message_bytes = 1 << 24), "protocols[1].max_message_bytes"),
+        (changed(|spec| spec.client_id = "".into()), "spec.client_id"),
+        (changed(|spec| spec.client_id = "with space".into()), "spec.client_id"),
+        (changed(|spec| spec.client_id = "x".repeat(65).into()), "spec.client_id"),
+        (changed(|spec| spec.protocols.clear()), "spec.protocols"),
+        (changed(|spec| spec.protocols[0].capability.message_count = 17), "spec.protocols[0].message_count"),
+        (changed(|spec| spec.protocols[1].capability.message_count = 0), "spec.protocols[1].message_count"),
+        (
+            changed(|spec| spec.protocols[1].capability.message_count = 1 << 40),
+            "spec.protocols[1].message_count",
+        ),
+        (changed(|spec| spec.protocols[1].capability.name = "toolongname".into()), "spec.protocols[1].name"),
+        (changed(|spec| spec.protocols[1] = spec.protocols[0].clone()), "spec.protocols[1].name"),
+        (changed(|spec| spec.protocols[1].keep_first = 5), "spec.protocols[1].keep_first"),
+        (
+            changed(|spec| spec.protocols[1].max_message_bytes = 1 << 24),
+            "spec.protocols[1].max_message_bytes",
+        ),
         (
             changed(|spec| spec.protocols[1].greeting.push(Greeting { code: 4, payload: "".into() })),
-            "protocols[1].greeting[0].code",
+            "spec.protocols[1].greeting[0].code",
         ),
-        (changed(|spec| spec.linger = Some(601 * SECOND)), "linger"),
-        (changed(|spec| spec.overflow.stall_limit = 11 * SECOND), "overflow_policy.stall_limit"),
+        (changed(|spec| spec.linger = Some(601 * SECOND)), "spec.linger"),
+        (changed(|spec| spec.overflow.stall_limit = 11 * SECOND), "spec.overflow_policy.stall_limit"),
     ];
     for (spec, expected) in table {
         match spec.check(false) {

@@ -154,14 +154,6 @@ impl Liar {
         self.write_frame(code, compressed.as_bytes()).await;
     }
 
-    /// Everything that the socket takes without waiting. Answers how much it was.
-    pub(crate) fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.stream.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            outcome => outcome,
-        }
-    }
-
     /// The next frame as it is on the wire; `None` once the connection is closed.
     pub(crate) async fn frame(&mut self) -> Option<(u64, BytesMut)> {
         loop {
@@ -198,12 +190,21 @@ impl Liar {
         None
     }
 
-    /// Waits until the sidecar closes; fails if it says anything more than `allowed` bytes of handshake.
+    /// Waits until the sidecar closes; fails if it says anything.
     pub(crate) async fn closed_in_silence(&mut self) {
         assert!(!self.fill().await, "{} bytes came", self.received.len());
     }
 
-    /// Whether the sidecar has closed the connection, whatever was said before.
+    /// Whether the sidecar has closed the connection by now. Nothing may have come before.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        match self.stream.try_read_buf(&mut self.received) {
+            Ok(0) => true,
+            Ok(count) => panic!("{count} bytes came"),
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Reads whatever comes until the sidecar closes the connection.
     pub(crate) async fn drained(&mut self) {
         while self.fill().await {
             self.received.clear();

@@ -4,12 +4,12 @@ mod application;
 mod liar;
 mod refused;
 mod sidecar;
-mod wire;
+pub(crate) mod wire;
 
 pub(crate) use application::{Application, Event, Wish, attach, greeting, message, protocol, spec};
-pub(crate) use liar::{FIRST, Liar, Trap};
+pub(crate) use liar::{FIRST, HELLO, Liar, PING, PONG, Trap};
 pub(crate) use refused::{Refused, refused};
-pub(crate) use sidecar::{Sidecar, linked};
+pub(crate) use sidecar::{Sidecar, connect, linked, try_start};
 
 use std::time::Duration;
 

@@ -171,7 +171,7 @@ pub(crate) async fn connect(addr: SocketAddr) -> Channel {
 pub(crate) fn config(data_dir: &Path, flags: &[&str]) -> Config {
     let fixed =
         ["devp2pd", "--network", "none", "--nat", "none", "--port", "0", "--listen-addr", "127.0.0.1"];
-    let ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"];
+    let ports = ["--nodiscover", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"];
     let args = fixed.iter().chain(&ports).map(Into::into).chain([data_dir.into()]);
     let args = args.chain(flags.iter().map(Into::into));
     match config::load(args, []).unwrap() {

@@ -140,6 +140,11 @@ impl Forger {
         out
     }
 
+    /// The tag of the body whose pieces were written.
+    pub(crate) fn tag(&mut self) -> [u8; 16] {
+        self.mac.body()
+    }
+
     /// A whole, honest frame.
     pub(crate) fn frame(&mut self, code: u64, payload: &[u8]) -> BytesMut {
         let mut body = ::rlp::encode(&code).to_vec();
@@ -148,7 +153,7 @@ impl Forger {
         body.resize(body.len().next_multiple_of(16), 0);
         let body = self.piece(&body);
         out.put_slice(&body);
-        out.put_slice(&self.mac.body());
+        out.put_slice(&self.tag());
         out
     }
 }

@@ -1,0 +1,39 @@
+//! How fast names are asked for. One instant says it all: when the burst would be whole again if nothing more were
+//! asked (the generic cell rate algorithm).
+
+use std::time::{Duration, Instant};
+
+/// Requests a second, as go-ethereum's client makes them.
+const RATE: u32 = 3;
+
+/// Requests at once after a pause, as go-ethereum's client makes them.
+const BURST: u32 = 10;
+
+/// [`RATE`] requests a second, [`BURST`] at once after a pause.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limiter {
+    /// When the whole burst is available again.
+    full_at: Instant,
+}
+
+impl Limiter {
+    /// With the whole burst at hand.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { full_at: now }
+    }
+
+    /// When the next request may be made.
+    pub(super) fn free_at(&self, now: Instant) -> Instant {
+        let ahead = self.full_at.saturating_duration_since(now);
+        now + ahead.saturating_sub(interval() * (BURST - 1))
+    }
+
+    /// Notes a request.
+    pub(super) fn take(&mut self, now: Instant) {
+        self.full_at = self.full_at.max(now) + interval();
+    }
+}
+
+fn interval() -> Duration {
+    Duration::from_secs(1) / RATE
+}

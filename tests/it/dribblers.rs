@@ -1,0 +1,176 @@
+//! Peers that promise much and send little: what they hold is what they sent, and all of them together share one bound.
+//!
+//! Connections here run without a switch, so that the budget they share is at hand; a script gives the switch's answers.
+//! That bytes which trickle in do not extend a frame's 30 seconds is tested in virtual time, with the engine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use devp2pd::{
+    Now,
+    net::{
+        buffers::{BufferPool, CHUNK, ReceiveBudget},
+        connection::{Connection, ConnectionId, Event, MessageSink, Offer, Open, Role, Shared},
+        outbound::Outbound,
+    },
+    node::{NodeKey, PublicKey},
+    p2p::{LocalCapability, LocalNode},
+};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinSet,
+};
+
+use crate::harness::{FIRST, Liar, eventually, soon};
+
+/// The largest payload that a header can announce.
+const PROMISED: usize = (1 << 24) - 1;
+
+/// A place where connections are accepted and run, each with the same budget.
+struct Place {
+    listener: TcpListener,
+    local: Arc<LocalNode>,
+    shared: Arc<Shared>,
+    connections: JoinSet<()>,
+    events: mpsc::Sender<Event>,
+    /// Lengths of the messages that came through.
+    messages: mpsc::Receiver<usize>,
+}
+
+/// Says how long each message was.
+struct Lengths(mpsc::Sender<usize>);
+
+impl MessageSink for Lengths {
+    fn offer(&self, _: Now, _: u64, payload: Bytes) -> Offer {
+        self.0.try_send(payload.len()).expect("the test reads as much as is sent");
+        Offer::Taken
+    }
+}
+
+impl Place {
+    async fn new(budget: usize) -> Self {
+        let (events, mut said) = mpsc::channel(64);
+        let (lengths, messages) = mpsc::channel(64);
+        let mut connections = JoinSet::new();
+        connections.spawn(async move {
+            while let Some(event) = said.recv().await {
+                match event {
+                    Event::Authenticated { reply, .. } => {
+                        let echo = LocalCapability { name: "echo".into(), version: 1, message_count: 8 };
+                        let _ = reply.send(Ok(vec![echo]));
+                    }
+                    Event::Negotiated { reply, .. } => {
+                        let _ = reply.send(Ok(Open::Session(vec![Box::new(Lengths(lengths.clone()))])));
+                    }
+                    Event::Heard { .. } | Event::Closed { .. } => {}
+                }
+            }
+        });
+        let key = NodeKey::random(&mut StdRng::seed_from_u64(1000));
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            local: Arc::new(LocalNode::new(key, "place/v1")),
+            shared: Arc::new(Shared { pool: BufferPool::default(), budget: ReceiveBudget::new(budget) }),
+            connections,
+            events,
+            messages,
+        }
+    }
+
+    fn public_key(&self) -> PublicKey {
+        self.local.key.public()
+    }
+
+    /// A peer that has said Hello.
+    async fn peer(&mut self, seed: u64) -> Liar {
+        let dial = TcpStream::connect(self.listener.local_addr().unwrap());
+        let (dialed, accepted) = tokio::join!(dial, self.listener.accept());
+        let connection = Connection {
+            id: ConnectionId(seed),
+            stream: accepted.unwrap().0,
+            role: Role::Accept,
+            local: Arc::clone(&self.local),
+            rng: StdRng::seed_from_u64(seed),
+            outbound: Outbound::new(std::sync::Arc::default()),
+            traffic: Arc::default(),
+            space: Arc::default(),
+            control: mpsc::channel(1).1,
+            events: self.events.clone(),
+            shared: Arc::clone(&self.shared),
+        };
+        self.connections.spawn(connection.run());
+        let mut peer = Liar::over(dialed.unwrap(), self.public_key(), seed);
+        peer.shake_hands().await;
+        peer.say_hello(&[("echo", 1)]).await;
+        peer.hear_hello().await;
+        peer
+    }
+
+    /// What is taken of the budget of `total` bytes.
+    fn taken(&self, total: usize) -> usize {
+        total - self.shared.budget.free()
+    }
+}
+
+/// Promises the largest frame and sends so much of it.
+async fn promise(peer: &mut Liar, sent: usize) {
+    let header = peer.forger().header(PROMISED);
+    peer.write(&header).await;
+    let piece = peer.forger().piece(&vec![0; sent]);
+    peer.write(&piece).await;
+}
+
+#[tokio::test]
+async fn fifty_promises_of_16_mib_hold_what_was_sent() {
+    const BUDGET: usize = 256 << 20;
+    const SENT: usize = 100 * 1024;
+    let mut place = Place::new(BUDGET).await;
+    let mut peers = Vec::new();
+    for seed in 0..50 {
+        let mut peer = place.peer(seed).await;
+        promise(&mut peer, SENT).await;
+        peers.push(peer);
+    }
+    // Each buffer has a chunk that is not counted, and grows by doubling at most.
+    eventually("all that was sent is held", async || {
+        (place.taken(BUDGET) >= peers.len() * (SENT - CHUNK)).then_some(())
+    })
+    .await;
+    let taken = place.taken(BUDGET);
+    assert!(taken <= peers.len() * (2 * SENT + CHUNK), "{taken} bytes for {} promises", peers.len());
+    let mut honest = place.peer(99).await;
+    honest.send(FIRST, &vec![7; 300_000]).await;
+    assert_eq!(soon("a message", place.messages.recv()).await, Some(300_000));
+
+    // What was never finished is given back with the connection.
+    drop(peers);
+    eventually("the budget is whole again", async || (place.taken(BUDGET) == 0).then_some(())).await;
+}
+
+/// When the budget is used up, who wants more than its chunk waits, whoever does not goes on, and what is given back
+/// is used.
+#[tokio::test]
+async fn the_budget_is_one_for_all_and_small_peers_do_not_need_it() {
+    const BUDGET: usize = 512 * 1024;
+    let mut place = Place::new(BUDGET).await;
+    let mut greedy = Vec::new();
+    for seed in 0..4 {
+        let mut peer = place.peer(seed).await;
+        promise(&mut peer, 300 * 1024).await;
+        greedy.push(peer);
+    }
+    let mut small = place.peer(50).await;
+    for size in [0, 1, 1000] {
+        small.send(FIRST, &vec![9; size]).await;
+        assert_eq!(soon("a message", place.messages.recv()).await, Some(size));
+    }
+    assert!(place.taken(BUDGET) <= BUDGET);
+    drop(greedy);
+    let mut large = place.peer(51).await;
+    let mut payload = vec![0; 200_000];
+    rand::RngCore::fill_bytes(&mut StdRng::seed_from_u64(1), &mut payload);
+    large.send(FIRST, &payload).await;
+    assert_eq!(soon("a message", place.messages.recv()).await, Some(200_000));
+}
