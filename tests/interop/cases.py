@@ -163,8 +163,9 @@ def parts(case):
         application.event("attached")
         geth = Geth(case, f"geth-{number}", static=sidecar.enode)
         application.answered()
-        application.kill()
         geth.kill()
+        application.event("peer-closed")  # else the next application would be told of it
+        application.kill()
 
 
 def peers_come_and_go(case):
