@@ -156,7 +156,7 @@ struct Task<'a> {
     sinks: Sinks,
     /// Whether the engine takes messages: from the answer to the second checkpoint on.
     open: bool,
-    /// Whether the node is a peer over another connection, for now.
+    /// Whether the node is a peer over another connection at present.
     parked: bool,
     /// Whether the next thing heard is to be reported.
     probing: bool,

@@ -1,4 +1,4 @@
-//! The two streams of messages: `Exchange` for applications, `ReceiveMessages` for shells.
+//! The stream `Exchange`: everything for a program, many events a frame, both ways.
 //!
 //! Response headers go out at once, before anything is read: a client library that waits for them while we wait for
 //! its first event would wait for ever. What the application sends is always read, into queues that refuse instead
@@ -10,7 +10,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::sync::oneshot;
@@ -19,123 +18,27 @@ use tonic::{Status, Streaming};
 
 use super::{
     convert,
+    events::{inbound_event, reply_event},
     proto::{self, ErrorReason, client_event, server_event},
+    reader::{Found, Reader, no_attach},
     registration,
     status::Refusal,
 };
 use crate::{
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
     switch::{
-        Draining, Handle, Principal,
-        attachment::{Attachment, PeerChannel, Read, Reply, SendError},
-        inbox::{AttachParams, ClosedBy, Event, Opened},
-        registrations::{Attached, Ended},
+        Handle, Principal,
+        attachment::{Attachment, Reply, SendError},
+        inbox::AttachParams,
+        registrations::Attached,
     },
 };
 
-/// Payload bytes of one frame: measured as the point from which larger frames gain nothing.
-const FRAME_BYTES: usize = 256 * 1024;
-
-/// Events of one frame, likewise.
+/// Events of one frame: measured as the number from which larger frames gain nothing.
 const FRAME_EVENTS: usize = 512;
 
 /// Channels that one message may name. geth gossips to the square root of its peers; this is all of them.
 const MAX_TARGETS: usize = 4096;
-
-/// The part of both streams that is alike: an attachment that is awaited, then read.
-struct Reader {
-    state: State,
-    max_bytes: usize,
-    handle: Handle,
-    replies: Vec<Reply>,
-    events: Vec<Event<PeerChannel>>,
-}
-
-enum State {
-    /// The attachment is on its way (from the first event, or from the switch).
-    Attaching(oneshot::Receiver<Result<Attached, Status>>),
-    Attached(Arc<Attachment>),
-    Ended,
-}
-
-/// What reading found.
-enum Found {
-    Attached(Box<Attached>),
-    Batch,
-    End(Option<Status>),
-}
-
-impl Reader {
-    fn new(handle: Handle, attaching: oneshot::Receiver<Result<Attached, Status>>) -> Self {
-        Self {
-            state: State::Attaching(attaching),
-            max_bytes: FRAME_BYTES,
-            handle,
-            replies: Vec::new(),
-            events: Vec::new(),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, max_events: usize) -> Poll<Found> {
-        match &mut self.state {
-            State::Attaching(receiver) => {
-                let Poll::Ready(outcome) = Pin::new(receiver).poll(cx) else { return Poll::Pending };
-                match outcome {
-                    Ok(Ok(attached)) => {
-                        self.max_bytes = FRAME_BYTES.min(attached.max_frame);
-                        self.state = State::Attached(Arc::clone(&attached.attachment));
-                        Poll::Ready(Found::Attached(Box::new(attached)))
-                    }
-                    Ok(Err(status)) => self.end(Some(status)),
-                    // The client closed its side before it said what it wants.
-                    Err(_) => self.end(Some(no_attach().into())),
-                }
-            }
-            State::Attached(attachment) => {
-                match self.handle.draining() {
-                    Draining::No => {}
-                    Draining::Until(deadline) => attachment.announce_drain(deadline),
-                    Draining::Over => {
-                        let status = registration::ended(Ended::Drained);
-                        return self.end(Some(status));
-                    }
-                }
-                self.replies.clear();
-                self.events.clear();
-                let read =
-                    attachment.poll_read(cx, self.max_bytes, max_events, &mut self.replies, &mut self.events);
-                match read {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(Read::Some) => Poll::Ready(Found::Batch),
-                    Poll::Ready(Read::Overrun) => {
-                        let refusal = Refusal::new(
-                            ErrorReason::LimitReached,
-                            "the client sends without reading what it is answered; read the stream",
-                        );
-                        self.end(Some(refusal.into()))
-                    }
-                    Poll::Ready(Read::Ended) => {
-                        let status = registration::ended(attachment.why_ended());
-                        self.end(Some(status))
-                    }
-                }
-            }
-            State::Ended => Poll::Ready(Found::End(None)),
-        }
-    }
-
-    fn end(&mut self, status: Option<Status>) -> Poll<Found> {
-        self.state = State::Ended;
-        Poll::Ready(Found::End(status))
-    }
-}
-
-fn no_attach() -> Refusal {
-    Refusal::new(
-        ErrorReason::StreamProtocolViolation,
-        "the first event of the stream must be \"attach\", with a spec, a resume_token or a client_id",
-    )
-}
 
 /// The response side of `Exchange`.
 pub(super) struct ExchangeStream {
@@ -186,7 +89,7 @@ impl Stream for ExchangeStream {
                 let verdict = this.verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
                 return match verdict {
                     Some(status) => {
-                        this.reader.state = State::Ended;
+                        this.reader.close();
                         Poll::Ready(Some(Err(status)))
                     }
                     None => Poll::Pending,
@@ -338,195 +241,6 @@ fn send(
             }
             Ok(())
         }
-    }
-}
-
-/// Why a message was refused: the reason for programs, and a sentence.
-pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
-    match error {
-        SendError::WindowExceeded => (
-            ErrorReason::SendWindowExceeded,
-            "the channel's send window is used up; wait for credit".to_owned(),
-        ),
-        SendError::NotConnected => (ErrorReason::PeerNotConnected, "the channel is closed".to_owned()),
-        SendError::CodeOutOfRange { message_count } => (
-            ErrorReason::MessageCodeOutOfRange,
-            format!("the protocol has message codes 0 to {}", message_count.saturating_sub(1)),
-        ),
-        SendError::TooLarge { bytes, limit } => (
-            ErrorReason::MessageTooLarge,
-            format!(
-                "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits \
-                 (16776442 bytes of data that does not compress)"
-            ),
-        ),
-    }
-}
-
-fn reply_event(reply: Reply) -> server_event::Event {
-    match reply {
-        Reply::Failure { send_id, channel, reason } => {
-            let (reason, detail) = send_error(reason);
-            server_event::Event::SendFailure(proto::SendFailure {
-                send_id,
-                channel_id: channel,
-                reason: reason.into(),
-                detail,
-            })
-        }
-        Reply::Result { send_id, channel, written } => server_event::Event::SendResult(proto::SendResult {
-            send_id,
-            channel_id: channel,
-            written,
-            reason: if written { ErrorReason::Unspecified } else { ErrorReason::PeerNotConnected }.into(),
-        }),
-        Reply::Credit { channel, bytes } => {
-            server_event::Event::WindowUpdate(proto::WindowUpdate { channel_id: channel, bytes })
-        }
-        Reply::Barrier { nonce } => server_event::Event::BarrierReply(proto::Barrier { nonce }),
-        Reply::Drain { deadline } => server_event::Event::Drain(drain(deadline)),
-    }
-}
-
-fn drain(deadline: Duration) -> proto::DrainNotice {
-    proto::DrainNotice { deadline: Some(convert::timestamp(deadline)) }
-}
-
-fn fragment(part: crate::switch::inbox::Part) -> proto::Fragment {
-    // A message has at most 24 bits of length.
-    let int = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-    proto::Fragment { total_bytes: int(part.total), offset: int(part.offset) }
-}
-
-fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
-    // What an earlier stream sent and the socket has not taken yet comes back as credit on this one.
-    let peer = &opened.about.peer;
-    let sent = peer.session.outbound.progress(peer.channel.index).stream;
-    let waiting = sent.accepted_cost.saturating_sub(sent.written_cost);
-    // And a session that has ended meanwhile, and is only told of for what it left behind, takes nothing.
-    let ended = peer.session.outbound.is_closed();
-    let window = if ended { 0 } else { opened.about.send_window.saturating_sub(waiting) };
-    proto::ChannelOpened {
-        channel_id: opened.channel,
-        capability: Some(convert::capability(&opened.about.capability)),
-        peer: Some(convert::session(&opened.about.peer.session)),
-        existing: opened.existing,
-        send_window_bytes: window,
-        session_id: opened.about.session_id,
-        position: opened.position,
-        uncredited_messages: opened.uncredited_messages,
-        greeting_sent: opened.about.greeting_sent,
-        first_messages: opened
-            .first_messages
-            .into_iter()
-            .map(|message| proto::Payload { code: message.code, payload: message.payload })
-            .collect(),
-    }
-}
-
-fn closed(channel: u32, close: &crate::switch::inbox::Close) -> proto::ChannelClosed {
-    proto::ChannelClosed {
-        channel_id: channel,
-        reason: convert::disconnect_reason(close.reason).into(),
-        by: match &close.by {
-            ClosedBy::Remote => "remote".to_owned(),
-            ClosedBy::Sidecar => "sidecar".to_owned(),
-            ClosedBy::Operator => "operator".to_owned(),
-            ClosedBy::Client(client) => client.to_string(),
-        },
-        detail: convert::text(&close.detail),
-        unsent_messages: close.unsent_messages,
-    }
-}
-
-fn inbound_event(event: Event<PeerChannel>) -> server_event::Event {
-    match event {
-        Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open)),
-        Event::Message { channel, code, payload, part } => {
-            server_event::Event::Message(proto::InboundMessage {
-                channel_id: channel,
-                code,
-                payload,
-                fragment: part.map(fragment),
-            })
-        }
-        Event::Gap { channel, sessions, messages, bytes } => {
-            server_event::Event::Gap(proto::Gap { channel_id: channel, messages, bytes, sessions })
-        }
-        Event::Closed { channel, close, .. } => server_event::Event::ChannelClosed(closed(channel, &close)),
-    }
-}
-
-/// The stream of `ReceiveMessages`: one event a message, each message with its peer's name.
-pub(super) struct ReceiveStream {
-    reader: Reader,
-    /// Names of the channels that were announced.
-    names: std::collections::HashMap<u32, (String, proto::Capability)>,
-}
-
-impl ReceiveStream {
-    pub(super) fn open(handle: Handle, opened: Attached) -> Self {
-        let (attached, attaching) = oneshot::channel();
-        let _ = attached.send(Ok(opened));
-        Self { reader: Reader::new(handle, attaching), names: std::collections::HashMap::new() }
-    }
-
-    fn event(&mut self, event: Event<PeerChannel>) -> proto::receive_messages_response::Event {
-        use proto::receive_messages_response::Event as Out;
-        match event {
-            Event::Opened(open) => {
-                let about = &open.about;
-                let name = (about.peer.session.node_id.to_string(), convert::capability(&about.capability));
-                self.names.insert(open.channel, name);
-                Out::ChannelOpened(opened(*open))
-            }
-            Event::Message { channel, code, payload, part } => {
-                let (node_id, capability) = self.names.get(&channel).cloned().unwrap_or_default();
-                Out::Message(proto::PeerMessage {
-                    node_id,
-                    capability: Some(capability),
-                    channel_id: channel,
-                    code,
-                    payload,
-                    fragment: part.map(fragment),
-                })
-            }
-            Event::Gap { channel, sessions, messages, bytes } => {
-                Out::Gap(proto::Gap { channel_id: channel, messages, bytes, sessions })
-            }
-            Event::Closed { channel, close, .. } => {
-                self.names.remove(&channel);
-                Out::ChannelClosed(closed(channel, &close))
-            }
-        }
-    }
-}
-
-impl Stream for ReceiveStream {
-    type Item = Result<proto::ReceiveMessagesResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        use proto::receive_messages_response::Event as Out;
-        let this = &mut *self;
-        let event = loop {
-            match this.reader.poll(cx, 1) {
-                Poll::Ready(Found::Attached(attached)) => {
-                    break Out::Attached(registration::attached(&attached));
-                }
-                Poll::Ready(Found::Batch) => {
-                    // Credit and results concern senders on the stream, which this one has none of.
-                    if let Some(Reply::Drain { deadline }) = this.reader.replies.pop() {
-                        break Out::Drain(drain(deadline));
-                    }
-                    if let Some(event) = this.reader.events.pop() {
-                        break this.event(event);
-                    }
-                }
-                Poll::Ready(Found::End(status)) => return Poll::Ready(status.map(Err)),
-                Poll::Pending => return Poll::Pending,
-            }
-        };
-        Poll::Ready(Some(Ok(proto::ReceiveMessagesResponse { event: Some(event) })))
     }
 }
 

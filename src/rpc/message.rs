@@ -6,9 +6,11 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    exchange::{self, ExchangeStream, ReceiveStream},
+    events::send_error,
+    exchange::ExchangeStream,
     node_ref, principal,
     proto::{self, message_service_server::MessageService},
+    receive::ReceiveStream,
     registration,
     status::Refusal,
 };
@@ -47,7 +49,7 @@ impl Messages {
         let target = self.handle.sender(caller, acting, node, request.protocol).await?;
         let to = &target.channel;
         let refuse = |error| {
-            let (reason, message) = exchange::send_error(error);
+            let (reason, message) = send_error(error);
             let refusal = Refusal::new(reason, message);
             match error {
                 SendError::CodeOutOfRange { message_count } => refusal.with("message_count", message_count),

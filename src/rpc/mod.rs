@@ -8,12 +8,15 @@
 mod convert;
 pub mod descriptors;
 pub mod discovery;
+mod events;
 mod exchange;
 pub mod incoming;
 pub mod message;
 pub mod node;
 pub mod peer;
 pub mod protocol;
+mod reader;
+mod receive;
 mod registration;
 pub mod server;
 pub mod status;

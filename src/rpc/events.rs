@@ -1,0 +1,128 @@
+//! What the switch tells an application, as events of the contract's streams.
+
+use std::time::Duration;
+
+use super::{
+    convert,
+    proto::{self, ErrorReason, server_event},
+};
+use crate::switch::{
+    attachment::{PeerChannel, Reply, SendError},
+    inbox::{Close, ClosedBy, Event, Opened, Part},
+};
+
+/// Why a message was refused: the reason for programs, and a sentence.
+pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
+    match error {
+        SendError::WindowExceeded => (
+            ErrorReason::SendWindowExceeded,
+            "the channel's send window is used up; wait for credit".to_owned(),
+        ),
+        SendError::NotConnected => (ErrorReason::PeerNotConnected, "the channel is closed".to_owned()),
+        SendError::CodeOutOfRange { message_count } => (
+            ErrorReason::MessageCodeOutOfRange,
+            format!("the protocol has message codes 0 to {}", message_count.saturating_sub(1)),
+        ),
+        SendError::TooLarge { bytes, limit } => (
+            ErrorReason::MessageTooLarge,
+            format!(
+                "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits \
+                 (16776442 bytes of data that does not compress)"
+            ),
+        ),
+    }
+}
+
+pub(super) fn reply_event(reply: Reply) -> server_event::Event {
+    match reply {
+        Reply::Failure { send_id, channel, reason } => {
+            let (reason, detail) = send_error(reason);
+            server_event::Event::SendFailure(proto::SendFailure {
+                send_id,
+                channel_id: channel,
+                reason: reason.into(),
+                detail,
+            })
+        }
+        Reply::Result { send_id, channel, written } => server_event::Event::SendResult(proto::SendResult {
+            send_id,
+            channel_id: channel,
+            written,
+            reason: if written { ErrorReason::Unspecified } else { ErrorReason::PeerNotConnected }.into(),
+        }),
+        Reply::Credit { channel, bytes } => {
+            server_event::Event::WindowUpdate(proto::WindowUpdate { channel_id: channel, bytes })
+        }
+        Reply::Barrier { nonce } => server_event::Event::BarrierReply(proto::Barrier { nonce }),
+        Reply::Drain { deadline } => server_event::Event::Drain(drain(deadline)),
+    }
+}
+
+pub(super) fn drain(deadline: Duration) -> proto::DrainNotice {
+    proto::DrainNotice { deadline: Some(convert::timestamp(deadline)) }
+}
+
+pub(super) fn fragment(part: Part) -> proto::Fragment {
+    // A message has at most 24 bits of length.
+    let int = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    proto::Fragment { total_bytes: int(part.total), offset: int(part.offset) }
+}
+
+pub(super) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
+    // What an earlier stream sent and the socket has not taken yet comes back as credit on this one.
+    let peer = &opened.about.peer;
+    let sent = peer.session.outbound.progress(peer.channel.index).stream;
+    let waiting = sent.accepted_cost.saturating_sub(sent.written_cost);
+    // And a session that has ended meanwhile, and is only told of for what it left behind, takes nothing.
+    let ended = peer.session.outbound.is_closed();
+    let window = if ended { 0 } else { opened.about.send_window.saturating_sub(waiting) };
+    proto::ChannelOpened {
+        channel_id: opened.channel,
+        capability: Some(convert::capability(&opened.about.capability)),
+        peer: Some(convert::session(&opened.about.peer.session)),
+        existing: opened.existing,
+        send_window_bytes: window,
+        session_id: opened.about.session_id,
+        position: opened.position,
+        uncredited_messages: opened.uncredited_messages,
+        greeting_sent: opened.about.greeting_sent,
+        first_messages: opened
+            .first_messages
+            .into_iter()
+            .map(|message| proto::Payload { code: message.code, payload: message.payload })
+            .collect(),
+    }
+}
+
+pub(super) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
+    proto::ChannelClosed {
+        channel_id: channel,
+        reason: convert::disconnect_reason(close.reason).into(),
+        by: match &close.by {
+            ClosedBy::Remote => "remote".to_owned(),
+            ClosedBy::Sidecar => "sidecar".to_owned(),
+            ClosedBy::Operator => "operator".to_owned(),
+            ClosedBy::Client(client) => client.to_string(),
+        },
+        detail: convert::text(&close.detail),
+        unsent_messages: close.unsent_messages,
+    }
+}
+
+pub(super) fn inbound_event(event: Event<PeerChannel>) -> server_event::Event {
+    match event {
+        Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open)),
+        Event::Message { channel, code, payload, part } => {
+            server_event::Event::Message(proto::InboundMessage {
+                channel_id: channel,
+                code,
+                payload,
+                fragment: part.map(fragment),
+            })
+        }
+        Event::Gap { channel, sessions, messages, bytes } => {
+            server_event::Event::Gap(proto::Gap { channel_id: channel, messages, bytes, sessions })
+        }
+        Event::Closed { channel, close, .. } => server_event::Event::ChannelClosed(closed(channel, &close)),
+    }
+}
