@@ -40,6 +40,9 @@ use searching::Search;
 const QUIET: Duration = Duration::from_secs(1);
 /// The most nodes that wait for their place in the table.
 const MAX_ADMISSIONS: usize = 1024;
+
+/// How often one call of `handle_timeout` looks again for what has become due meanwhile.
+const MAX_ROUNDS: usize = 16;
 /// The most bootnodes.
 const MAX_BOOTNODES: usize = 256;
 
@@ -210,6 +213,18 @@ impl<C: Crypto> Engine<C> {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
+        // What is done may make something else due at once: the end of the first refresh lets in those that waited for
+        // it. A time left in the past would wake the driver again for nothing. The bound is far above what one round can
+        // set off, and is there so that a mistake of ours costs a wake-up and not the thread.
+        for _ in 0..MAX_ROUNDS {
+            self.do_due(now);
+            if self.poll_timeout().is_none_or(|at| at > now.mono) {
+                return;
+            }
+        }
+    }
+
+    fn do_due(&mut self, now: Now) {
         while let Some((peer, due)) = self.conversations.pop_due(now.mono) {
             self.due(now, peer, due);
         }
