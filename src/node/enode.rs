@@ -11,6 +11,10 @@ use std::{
 
 use super::{Endpoint, NodeId, PublicKey, endpoint::canonical, key::KeyError};
 
+/// Characters of a stranger's text that an error repeats: enough to recognise it, and fit for a log line even when
+/// each of them is escaped.
+const MAX_SHOWN: usize = 32;
+
 /// The host part of an enode URL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
@@ -58,7 +62,7 @@ pub enum EnodeError {
     /// No TCP port, or 0.
     #[error("the enode URL has no TCP port after the host")]
     NoPort,
-    /// `discport` is no port.
+    /// `discport` is no port; what was given, cut to [`MAX_SHOWN`].
     #[error("discport={0:?} in the enode URL is not a port (0 to 65535)")]
     DiscPort(String),
     /// A password, path or fragment, or a query other than `discport`.
@@ -134,7 +138,7 @@ impl FromStr for Enode {
             if name != "discport" {
                 return Err(EnodeError::Superfluous("a query other than discport"));
             }
-            udp = value.parse().map_err(|_| EnodeError::DiscPort(value.into_owned()))?;
+            udp = value.parse().map_err(|_| EnodeError::DiscPort(value.chars().take(MAX_SHOWN).collect()))?;
         }
         Ok(Self { public_key, host, tcp, udp })
     }
@@ -185,6 +189,10 @@ mod tests {
             (format!("enode://{KEY}@127.0.0.1:foo"), EnodeError::NoPort),
             (format!("enode://{KEY}@:30303"), EnodeError::NoHost),
             (format!("enode://{KEY}@127.0.0.1:3?discport=foo"), EnodeError::DiscPort("foo".into())),
+            (
+                format!("enode://{KEY}@127.0.0.1:3?discport={}x", "\u{4}".repeat(4096)),
+                EnodeError::DiscPort("\u{4}".repeat(MAX_SHOWN)),
+            ),
             (
                 format!("enode://{KEY}@127.0.0.1:3?x=1"),
                 EnodeError::Superfluous("a query other than discport"),
