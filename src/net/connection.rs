@@ -35,6 +35,7 @@ use super::{
     clock,
     outbound::{Outbound, Receipt},
     traffic::Traffic,
+    turns::Turns,
 };
 use crate::{
     Now,
@@ -59,6 +60,8 @@ pub struct Shared {
     pub pool: BufferPool,
     /// What receive buffers may hold in all.
     pub budget: ReceiveBudget,
+    /// Who does the arithmetic of a handshake now.
+    pub turns: Turns,
 }
 
 /// One connection, about to run.
@@ -115,7 +118,10 @@ impl Connection {
             self;
         // Made here and not by the caller: a dial's first packet costs EC arithmetic.
         let engine = match role {
-            Role::Dial(remote) => p2p::Connection::dial(local, remote, clock::now(), rng),
+            Role::Dial(remote) => {
+                let _turn = shared.turns.take().await;
+                p2p::Connection::dial(local, remote, clock::now(), rng)
+            }
             Role::Accept => p2p::Connection::accept(local, clock::now(), rng),
         };
         let mut task = Task {
@@ -209,6 +215,8 @@ impl Task<'_> {
             let beyond_chunk = self.buffer.as_ref().map_or(0, BytesMut::capacity).saturating_sub(CHUNK);
             tokio::select! {
                 ready = stream.readable(), if !waiting && !starved && self.engine.wants_bytes() => {
+                    // What comes before the keys costs EC arithmetic, and whoever waits here waits for no socket.
+                    let _turn = if self.engine.is_authenticating() { shared.turns.take().await } else { None };
                     if let Err(error) = ready.and_then(|()| self.read(stream, shared)) {
                         self.lost(&error);
                     }

@@ -9,6 +9,7 @@
 //! | [`connection`] | one connection: its socket and its engine |
 //! | [`outbound`] | messages on their way to one peer |
 //! | [`buffers`] | receive buffers and what they may hold in all |
+//! | [`turns`] | whose turn it is to do the arithmetic of a handshake |
 //! | [`traffic`] | what went over a connection |
 //! | [`udp`] | the sockets of discovery |
 //! | [`node_db`] | nodes that were alive, for the next start |
@@ -34,4 +35,5 @@ pub mod state_file;
 #[cfg(test)]
 pub(crate) mod test_dns;
 pub mod traffic;
+pub mod turns;
 pub mod udp;

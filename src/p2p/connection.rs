@@ -343,6 +343,12 @@ impl Connection {
         self.is_reading() && !waits
     }
 
+    /// Whether the peer's handshake packet is awaited: reading it costs elliptic-curve arithmetic.
+    #[must_use]
+    pub fn is_authenticating(&self) -> bool {
+        matches!(self.stage, Stage::AwaitAuth | Stage::AwaitAck(_))
+    }
+
     /// How many bytes beyond the `have` in the receive buffer the present frame needs; 0 if it cannot be said. Lets a
     /// driver budget for a large frame before it has arrived.
     #[must_use]

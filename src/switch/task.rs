@@ -27,6 +27,7 @@ use crate::{
         dialer,
         discovery::Discovery,
         listener::Accepted,
+        turns::Turns,
     },
     node::{NodeId, NodeRef},
     policy::{
@@ -88,8 +89,11 @@ impl Switch {
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
         let handle = Handle::new(commands);
-        let shared =
-            Arc::new(Shared { pool: BufferPool::default(), budget: ReceiveBudget::new(RECEIVE_BUDGET) });
+        let shared = Arc::new(Shared {
+            pool: BufferPool::default(),
+            budget: ReceiveBudget::new(RECEIVE_BUDGET),
+            turns: Turns::among(tokio::runtime::Handle::current().metrics().num_workers()),
+        });
         let state = State::new(clock::now(), config, events, shared, handle.clone());
         let switch =
             Self { state, commands: command_queue, events: event_queue, accepted, requests, sources };

@@ -12,6 +12,7 @@ use devp2pd::{
         buffers::{BufferPool, CHUNK, ReceiveBudget},
         connection::{Connection, ConnectionId, Event, MessageSink, Offer, Open, Role, Shared},
         outbound::Outbound,
+        turns::Turns,
     },
     node::{NodeKey, PublicKey},
     p2p::{LocalCapability, LocalNode},
@@ -72,7 +73,11 @@ impl Place {
         Self {
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             local: Arc::new(LocalNode::new(key, "place/v1")),
-            shared: Arc::new(Shared { pool: BufferPool::default(), budget: ReceiveBudget::new(budget) }),
+            shared: Arc::new(Shared {
+                pool: BufferPool::default(),
+                budget: ReceiveBudget::new(budget),
+                turns: Turns::among(1),
+            }),
             connections,
             events,
             messages,
