@@ -31,6 +31,7 @@ use crate::{
         local::{LocalRecord, Mapped, Ports},
     },
     policy::dial::{Candidate, Source},
+    switch::boards::TableBoard,
 };
 
 /// Candidates on their way to the dialer: what four sources answer to one demand.
@@ -140,6 +141,7 @@ pub(super) fn start(
     key: &NodeKey,
     mut local: LocalRecord,
     sockets: &mut Sockets,
+    tables: TableBoard,
     rng: &mut StdRng,
 ) -> Result<Finding, StartError> {
     let mut fork = || StdRng::seed_from_u64(rng.next_u64());
@@ -200,6 +202,7 @@ pub(super) fn start(
         db: db.clone(),
         demand: wanted,
         candidates: candidates_sender,
+        observer: Box::new(tables),
         mapped,
         rng: fork(),
     };

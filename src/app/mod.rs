@@ -53,7 +53,7 @@ use crate::{
         incoming::Listener,
         node::{NodeFacts, enode_of},
     },
-    switch::{self, Handle, Switch, budget::INBOUND_BUDGET, peers::ListError},
+    switch::{self, Boards, Handle, Switch, budget::INBOUND_BUDGET, peers::ListError},
 };
 
 /// Accepted connections on their way to the switch; more wait in the kernel.
@@ -241,8 +241,16 @@ impl App {
             .map_err(|error| StartError::Services(error.to_string()))?;
         reached(Step::Listen)?;
 
-        let Finding { discovery, demand, candidates, tasks: finding } =
-            finding::start(&config, data_dir.path(), &key, local, &mut sockets, &mut key_rng)?;
+        let boards = Boards::new(key_rng.next_u64());
+        let Finding { discovery, demand, candidates, tasks: finding } = finding::start(
+            &config,
+            data_dir.path(),
+            &key,
+            local,
+            &mut sockets,
+            boards.tables(),
+            &mut key_rng,
+        )?;
         let record = discovery.record().borrow().clone();
         record_file.store(&RecordState { seq: record.seq() })?;
         reached(Step::Discovery)?;
@@ -261,6 +269,7 @@ impl App {
                 ..switch::lease::Config::default()
             },
             settings: settings(&config, &record),
+            boards,
             inbox_budget: INBOUND_BUDGET,
             max_shared_stall: Duration::ZERO,
             end_shared_sessions: false,

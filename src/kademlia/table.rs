@@ -417,6 +417,12 @@ impl Table {
         entries.iter().filter(move |entry| log_distance(&own, &entry.contact.id) == distance)
     }
 
+    /// The number of the bucket for a node: 0 is the nearest.
+    #[must_use]
+    pub fn bucket_of(&self, id: &NodeId) -> usize {
+        index_of(log_distance(&self.own, id))
+    }
+
     fn bucket(&self, id: &NodeId) -> Option<&Bucket> {
         self.buckets.get(index_of(log_distance(&self.own, id)))
     }

@@ -73,6 +73,41 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All refusals, for tables of counters.
+    pub const ALL: [Self; 31] = [
+        Self::OwnIdentity,
+        Self::AddressUnknown,
+        Self::NoTcpPort,
+        Self::SpecialAddress,
+        Self::LanAddress,
+        Self::NetRestricted,
+        Self::BannedNode,
+        Self::BannedAddress,
+        Self::NotOnAllowlist,
+        Self::Listed,
+        Self::Connected,
+        Self::Dialing,
+        Self::Waiting,
+        Self::DialingUs,
+        Self::BackingOff,
+        Self::NodeTried,
+        Self::AddressTried,
+        Self::SubnetTried,
+        Self::SubnetFull,
+        Self::Filtered,
+        Self::NoProtocol,
+        Self::DialingOff,
+        Self::QueueFull,
+        Self::TooManyPeers,
+        Self::TooManyInbound,
+        Self::TooManyDialed,
+        Self::Throttled,
+        Self::PendingPerSubnet,
+        Self::PushedOut,
+        Self::Duplicate,
+        Self::Useless,
+    ];
+
     /// A stable machine-readable name.
     #[must_use]
     pub fn name(self) -> &'static str {

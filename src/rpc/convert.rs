@@ -11,9 +11,16 @@ use super::proto;
 use crate::{
     node::Enode,
     p2p,
+    policy::{
+        Cause,
+        dial::{Kind, Source},
+    },
     switch::{
         Capability, PeerView,
+        boards::{Attempt, PeerEnd, What, WhyNot, reason_name},
+        inbox::ClosedBy,
         session::{Session, SessionChannel},
+        watch::Missed,
     },
 };
 
@@ -86,6 +93,7 @@ pub(super) fn session(session: &Session) -> proto::Peer {
         enr: session.record.as_ref().map(ToString::to_string).unwrap_or_default(),
         remote_address: session.remote.to_string(),
         local_address: session.local.to_string(),
+        source: session.dialed_as.map_or(proto::PeerSource::Inbound, peer_source).into(),
         inbound: session.inbound,
         client_name: text(&session.hello.client),
         capabilities: session
@@ -99,6 +107,100 @@ pub(super) fn session(session: &Session) -> proto::Peer {
         connect_time: Some(timestamp(session.since)),
         session_id: session.id.0,
     }
+}
+
+/// Why we dialed a peer.
+fn peer_source(kind: Kind) -> proto::PeerSource {
+    match kind {
+        Kind::Static => proto::PeerSource::Static,
+        Kind::Trusted => proto::PeerSource::Trusted,
+        Kind::OneOff => proto::PeerSource::Call,
+        Kind::Dynamic(Source::V4) => proto::PeerSource::Discv4,
+        Kind::Dynamic(Source::V5) => proto::PeerSource::Discv5,
+        Kind::Dynamic(Source::Dns) => proto::PeerSource::Dns,
+        Kind::Dynamic(Source::Database) => proto::PeerSource::Database,
+    }
+}
+
+/// Why a dial failed or a connection ended.
+pub(super) fn cause(cause: Cause) -> proto::PeerErrorReason {
+    use proto::PeerErrorReason as R;
+    match cause {
+        Cause::Unreachable => R::Unreachable,
+        Cause::NameUnknown => R::NameUnknown,
+        Cause::AddressRefused => R::AddressRefused,
+        Cause::NotFound => R::NotFound,
+        Cause::HungUp => R::HungUp,
+        Cause::Silent => R::Silent,
+        Cause::Garbled => R::Garbled,
+        Cause::WrongIdentity => R::WrongIdentity,
+        Cause::TooManyPeers => R::TooManyPeers,
+        Cause::AlreadyConnected => R::AlreadyConnected,
+        Cause::UselessPeer => R::UselessPeer,
+        Cause::Breach => R::Breach,
+        Cause::Requested => R::Requested,
+        Cause::Quitting => R::Quitting,
+        Cause::LinkLost => R::LinkLost,
+        Cause::LocalPolicy => R::LocalPolicy,
+        Cause::Operator => R::Operator,
+        Cause::LocalFault => R::LocalFault,
+    }
+}
+
+/// Who closed something, by the names of the contract.
+pub(super) fn closed_by(by: &ClosedBy) -> String {
+    match by {
+        ClosedBy::Remote => "remote".to_owned(),
+        ClosedBy::Sidecar => "sidecar".to_owned(),
+        ClosedBy::Operator => "operator".to_owned(),
+        ClosedBy::Client(client) => client.to_string(),
+    }
+}
+
+/// How a session ended.
+pub(super) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
+    proto::PeerEnd {
+        time: Some(timestamp(end.time)),
+        reason: disconnect_reason(end.reason.code()).into(),
+        closed_by: closed_by(&end.by),
+        detail: text(&end.detail),
+    }
+}
+
+/// An attempt that came to nothing.
+pub(super) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
+    use proto::failed_attempt::Attempt as A;
+    let what = match &attempt.what {
+        What::Dial { id, addr, kind, cause: why } => A::Dial(proto::FailedDial {
+            node_id: id.to_string(),
+            address: addr.map(|addr| addr.to_string()).unwrap_or_default(),
+            source: peer_source(*kind).into(),
+            reason: cause(*why).into(),
+        }),
+        What::Inbound { remote, id, why } => A::Inbound(proto::RefusedConnection {
+            remote_address: remote.to_string(),
+            node_id: id.map(|id| id.to_string()).unwrap_or_default(),
+            failure: match why {
+                WhyNot::Failed(why) => cause(*why).into(),
+                WhyNot::Refused(_) => proto::PeerErrorReason::Unspecified.into(),
+            },
+            refusal: match why {
+                WhyNot::Refused(refusal) => refusal.name().to_owned(),
+                WhyNot::Failed(_) => String::new(),
+            },
+        }),
+    };
+    proto::FailedAttempt {
+        time: Some(timestamp(attempt.time)),
+        attempt: Some(what),
+        detail: text(&attempt.detail),
+    }
+}
+
+/// Attempts that a watch was not told of.
+pub(super) fn missed(missed: Missed) -> proto::MissedAttempts {
+    let (inbound, reason) = reason_name(missed.reason);
+    proto::MissedAttempts { reason: reason.to_owned(), inbound, count: missed.count }
 }
 
 /// What went over a session's connection.

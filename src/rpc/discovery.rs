@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashSet},
     pin::Pin,
-    time::Duration,
 };
 
 use tokio::sync::mpsc;
@@ -11,26 +10,22 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert, node_ref,
+    convert, node_ref, principal,
     proto::{self, DiscoverySource, ErrorReason, discovery_service_server::DiscoveryService},
     status::Refusal,
+    talk::TalkServer,
+    watch,
 };
 use crate::{
-    discv5::TalkToken,
     kademlia::{self, Contact, Placement},
     net::{
         clock,
-        discovery::{Discovery, DiscoveryError, TableNode, TalkQuestion, contact_of},
+        discovery::{Discovery, DiscoveryError, TableNode, contact_of},
     },
     node::{Enode, NodeId, NodeRef, id::keccak256, local::EntryError},
     policy::dial::Source,
+    switch::Boards,
 };
-
-/// How long an application has to answer a TALKREQ; the asker waits 700 ms in geth, of which the way takes some.
-const TALK_DEADLINE: Duration = Duration::from_millis(500);
-
-/// Questions whose answers may still come; beyond, the oldest are over anyway.
-const OPEN_QUESTIONS: usize = 1024;
 
 /// Frames of a stream that may wait for HTTP/2.
 const FRAMES: usize = 16;
@@ -42,13 +37,14 @@ const FRAME_NODES: usize = 16;
 #[derive(Debug)]
 pub struct Nodes {
     discovery: Discovery,
+    boards: Boards,
 }
 
 impl Nodes {
-    /// The service over discovery.
+    /// The service over discovery, and the boards that can be watched.
     #[must_use]
-    pub fn new(discovery: Discovery) -> Self {
-        Self { discovery }
+    pub fn new(discovery: Discovery, boards: Boards) -> Self {
+        Self { discovery, boards }
     }
 
     /// Where to ask a node: what the caller said, else what discovery knows.
@@ -151,6 +147,40 @@ fn table_node(found: &TableNode) -> proto::TableNode {
     }
 }
 
+/// The changes of the tables.
+fn watch_nodes(
+    boards: &Boards,
+    wish: watch::Wish,
+    wanted: Option<Source>,
+) -> watch::WatchStream<proto::WatchNodesResponse> {
+    let mut cursor = boards.nodes.read(|board| wish.cursor(board));
+    watch::stream(boards.nodes.clone(), wish, move |board| {
+        let (changes, mark) = watch::changes(board, &mut cursor, watch::FRAME_CHANGES, |kind, change| {
+            if wanted.is_some_and(|wanted| wanted != change.key.0) {
+                return None;
+            }
+            let removed = change.value.removed.filter(|_| kind == proto::ChangeType::Removed);
+            Some(proto::NodeChange {
+                r#type: kind.into(),
+                node: Some(table_node(&change.value.node)),
+                removal: removed.map_or(proto::NodeRemoval::Unspecified, |(why, _)| removal(why)).into(),
+                removal_time: removed.map(|(_, time)| convert::timestamp(time)),
+            })
+        });
+        let says_something = watch::is_news(&mark) || !changes.is_empty();
+        let frame = proto::WatchNodesResponse { changes, mark: Some(watch::mark(&mark)) };
+        watch::Pulled { frame, says_something, more: mark.more }
+    })
+}
+
+fn removal(why: kademlia::Removal) -> proto::NodeRemoval {
+    match why {
+        kademlia::Removal::Dead => proto::NodeRemoval::Dead,
+        kademlia::Removal::Unhelpful => proto::NodeRemoval::Unhelpful,
+        kademlia::Removal::Requested => proto::NodeRemoval::Requested,
+    }
+}
+
 /// The id to search for, and what discv4 is asked, whose targets are keys: a node's key, or for a bare id, whose key
 /// nobody knows, nothing.
 fn target(text: &str) -> Result<(NodeId, Option<[u8; 64]>), Refusal> {
@@ -204,99 +234,11 @@ async fn stream_lookup(
     let _ = frames.send(Ok(last)).await;
 }
 
-/// Serves one TALKREQ protocol: questions out, answers in.
-struct TalkServer {
-    discovery: Discovery,
-    asked: u64,
-    open: BTreeMap<u64, TalkToken>,
-}
-
-impl TalkServer {
-    fn question(&mut self, question: TalkQuestion) -> Vec<proto::serve_talk_response::Event> {
-        use proto::serve_talk_response::Event as Out;
-        let mut events = Vec::new();
-        if question.lost_before > 0 {
-            events.push(Out::Lost(proto::TalkQuestionsLost { questions: question.lost_before }));
-        }
-        self.asked += 1;
-        self.open.insert(self.asked, question.token);
-        if self.open.len() > OPEN_QUESTIONS {
-            self.open.pop_first();
-        }
-        events.push(Out::Question(proto::TalkQuestion {
-            question_id: self.asked,
-            node_id: question.node.to_string(),
-            remote_address: question.addr.to_string(),
-            payload: question.request,
-        }));
-        events
-    }
-
-    async fn answer(&mut self, answer: proto::TalkAnswer) -> Result<(), Refusal> {
-        let Some(token) = self.open.remove(&answer.question_id) else { return Ok(()) };
-        match self.discovery.answer_talk(token, answer.payload).await {
-            // Too late is nobody's fault: the asker has its empty answer.
-            Ok(()) | Err(DiscoveryError::Call(_)) => Ok(()),
-            Err(error) => Err(refuse(error)),
-        }
-    }
-
-    async fn run(
-        mut self,
-        mut requests: Streaming<proto::ServeTalkRequest>,
-        mut questions: mpsc::Receiver<TalkQuestion>,
-        out: mpsc::Sender<Result<proto::ServeTalkResponse, Status>>,
-    ) {
-        use proto::{serve_talk_request::Event as In, serve_talk_response::Event as Out};
-        let started =
-            proto::ServeTalkStarted { deadline: prost_types::Duration::try_from(TALK_DEADLINE).ok() };
-        let first = proto::ServeTalkResponse { event: Some(Out::Started(started)) };
-        if out.send(Ok(first)).await.is_err() {
-            return;
-        }
-        let mut answering = true;
-        loop {
-            let outcome = tokio::select! {
-                () = out.closed() => return,
-                question = questions.recv() => match question {
-                    Some(question) => {
-                        for event in self.question(question) {
-                            let response = proto::ServeTalkResponse { event: Some(event) };
-                            if out.send(Ok(response)).await.is_err() {
-                                return;
-                            }
-                        }
-                        Ok(())
-                    }
-                    None => return,
-                },
-                request = requests.message(), if answering => match request {
-                    Ok(Some(proto::ServeTalkRequest { event: Some(In::Answer(answer)) })) => {
-                        self.answer(answer).await
-                    }
-                    Ok(Some(_)) => Err(Refusal::new(
-                        ErrorReason::StreamProtocolViolation,
-                        "\"serve\" is the first event of the stream and comes once; \"answer\" follows",
-                    )),
-                    Ok(None) => {
-                        answering = false;
-                        Ok(())
-                    }
-                    Err(_) => return,
-                },
-            };
-            if let Err(refusal) = outcome {
-                let _ = out.send(Err(refusal.into())).await;
-                return;
-            }
-        }
-    }
-}
-
 type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl DiscoveryService for Nodes {
+    type WatchNodesStream = watch::WatchStream<proto::WatchNodesResponse>;
     type LookupNodesStream = Boxed<proto::LookupNodesResponse>;
     type ServeTalkStream = Boxed<proto::ServeTalkResponse>;
 
@@ -312,6 +254,17 @@ impl DiscoveryService for Nodes {
             .map(table_node)
             .collect();
         Ok(Response::new(proto::ListNodesResponse { nodes }))
+    }
+
+    async fn watch_nodes(
+        &self,
+        request: Request<proto::WatchNodesRequest>,
+    ) -> Result<Response<Self::WatchNodesStream>, Status> {
+        let caller = principal(&request);
+        let wanted = protocol("table", request.get_ref().table())?;
+        let proto::WatchNodesRequest { resume_token, mark_interval, .. } = request.into_inner();
+        let wish = watch::Wish::new(&self.boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch_nodes(&self.boards, wish, wanted)))
     }
 
     async fn lookup_nodes(
@@ -389,9 +342,7 @@ impl DiscoveryService for Nodes {
             };
             match served {
                 Ok(questions) => {
-                    TalkServer { discovery, asked: 0, open: BTreeMap::new() }
-                        .run(requests, questions, out)
-                        .await;
+                    TalkServer::new(discovery).run(requests, questions, out).await;
                 }
                 Err(refusal) => drop(out.send(Err(refusal.into())).await),
             }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::switch::{
     attachment::{PeerChannel, Reply, SendError},
-    inbox::{Close, ClosedBy, Event, Opened, Part},
+    inbox::{Close, Event, Opened, Part},
 };
 
 /// Why a message was refused: the reason for programs, and a sentence.
@@ -98,12 +98,7 @@ pub(super) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
     proto::ChannelClosed {
         channel_id: channel,
         reason: convert::disconnect_reason(close.reason).into(),
-        by: match &close.by {
-            ClosedBy::Remote => "remote".to_owned(),
-            ClosedBy::Sidecar => "sidecar".to_owned(),
-            ClosedBy::Operator => "operator".to_owned(),
-            ClosedBy::Client(client) => client.to_string(),
-        },
+        by: convert::closed_by(&close.by),
         detail: convert::text(&close.detail),
         unsent_messages: close.unsent_messages,
     }

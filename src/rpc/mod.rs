@@ -20,6 +20,8 @@ mod receive;
 mod registration;
 pub mod server;
 pub mod status;
+mod talk;
+mod watch;
 
 /// The contract as Rust: generated from `proto/devp2p/v1/` by `build.rs`.
 pub mod proto {
@@ -55,7 +57,8 @@ pub fn add_services(
     let messages = MessageServiceServer::new(message::Messages::new(handle.clone()));
     // A registration carries greetings of up to 64 KiB for each protocol.
     let protocols = ProtocolServiceServer::new(protocol::Protocols::new(handle.clone()));
-    let found = DiscoveryServiceServer::new(discovery::Nodes::new(discovery_handle.clone()));
+    let found =
+        DiscoveryServiceServer::new(discovery::Nodes::new(discovery_handle.clone(), handle.boards().clone()));
     routes
         .add_service(found.max_decoding_message_size(MAX_REQUEST))
         .add_service(NodeServiceServer::new(node).max_decoding_message_size(MAX_REQUEST))

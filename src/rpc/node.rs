@@ -17,7 +17,7 @@ use crate::{
 
 /// What this version can do beyond the first one, by name: clients may ask for it before they rely on it.
 const FEATURES: &[&str] =
-    &["leases", "credit", "greeting", "send-results", "trusted-peers", "bans", "connect-peer"];
+    &["leases", "credit", "greeting", "send-results", "trusted-peers", "bans", "connect-peer", "watches"];
 
 /// What is fixed for this run of the sidecar.
 #[derive(Clone, Debug)]

@@ -6,15 +6,16 @@ use ipnet::IpNet;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, node_ref,
+    convert, node_ref, principal,
     proto::{self, ErrorReason, peer_service_server::PeerService},
     registration,
     status::Refusal,
+    watch,
 };
 use crate::{
     node::NodeId,
     policy::{
-        Ban, BanError, BanTarget, Cause,
+        Ban, BanError, BanTarget,
         dial::{ConnectOutcome, EntryState, LastError, ListEntry, ListSource},
     },
     switch::{Handle, peers::BanRequest},
@@ -22,6 +23,9 @@ use crate::{
 
 /// How long a one-off dial takes when the caller does not say: TCP's own timeout in geth, handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The longest that AddStaticPeer may wait for its first dial.
+const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// The longest a one-off dial may take.
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -80,30 +84,9 @@ fn connect_refusal(id: NodeId, outcome: ConnectOutcome) -> Refusal {
 }
 
 fn peer_error(error: &LastError) -> proto::PeerError {
-    use proto::PeerErrorReason as R;
-    let reason = match error.cause {
-        Cause::Unreachable => R::Unreachable,
-        Cause::NameUnknown => R::NameUnknown,
-        Cause::AddressRefused => R::AddressRefused,
-        Cause::NotFound => R::NotFound,
-        Cause::HungUp => R::HungUp,
-        Cause::Silent => R::Silent,
-        Cause::Garbled => R::Garbled,
-        Cause::WrongIdentity => R::WrongIdentity,
-        Cause::TooManyPeers => R::TooManyPeers,
-        Cause::AlreadyConnected => R::AlreadyConnected,
-        Cause::UselessPeer => R::UselessPeer,
-        Cause::Breach => R::Breach,
-        Cause::Requested => R::Requested,
-        Cause::Quitting => R::Quitting,
-        Cause::LinkLost => R::LinkLost,
-        Cause::LocalPolicy => R::LocalPolicy,
-        Cause::Operator => R::Operator,
-        Cause::LocalFault => R::LocalFault,
-    };
     proto::PeerError {
         time: Some(convert::timestamp(error.time)),
-        reason: reason.into(),
+        reason: convert::cause(error.cause).into(),
         detail: convert::text(&error.detail),
     }
 }
@@ -201,6 +184,19 @@ fn ban_refusal(error: &BanError) -> Refusal {
 
 #[tonic::async_trait]
 impl PeerService for Peers {
+    type WatchPeersStream = watch::WatchStream<proto::WatchPeersResponse>;
+
+    async fn watch_peers(
+        &self,
+        request: Request<proto::WatchPeersRequest>,
+    ) -> Result<Response<Self::WatchPeersStream>, Status> {
+        let caller = principal(&request);
+        let proto::WatchPeersRequest { resume_token, mark_interval } = request.into_inner();
+        let boards = self.handle.boards();
+        let wish = watch::Wish::new(boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::peers(boards, wish)))
+    }
+
     async fn list_peers(
         &self,
         _request: Request<proto::ListPeersRequest>,
@@ -237,8 +233,10 @@ impl PeerService for Peers {
         &self,
         request: Request<proto::AddStaticPeerRequest>,
     ) -> Result<Response<proto::AddStaticPeerResponse>, Status> {
-        let node = node_ref("node", &request.get_ref().node)?;
-        let entry = self.handle.add_static(node).await.map_err(Refusal::from)?;
+        let request = request.into_inner();
+        let node = node_ref("node", &request.node)?;
+        let wait = registration::duration("wait", request.wait, MAX_WAIT)?.unwrap_or_default();
+        let entry = self.handle.add_static_and_wait(node, wait).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::AddStaticPeerResponse { static_peer: Some(static_peer(&entry)) }))
     }
 

@@ -7,6 +7,7 @@ use super::{
     proto::{self, protocol_service_server::ProtocolService},
     registration,
     status::Refusal,
+    watch,
 };
 use crate::switch::{
     Handle,
@@ -33,6 +34,19 @@ fn missing() -> Refusal {
 
 #[tonic::async_trait]
 impl ProtocolService for Protocols {
+    type WatchRegistrationsStream = watch::WatchStream<proto::WatchRegistrationsResponse>;
+
+    async fn watch_registrations(
+        &self,
+        request: Request<proto::WatchRegistrationsRequest>,
+    ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
+        let caller = principal(&request);
+        let proto::WatchRegistrationsRequest { resume_token, mark_interval } = request.into_inner();
+        let boards = self.handle.boards();
+        let wish = watch::Wish::new(boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::registrations(boards, wish)))
+    }
+
     async fn register_protocols(
         &self,
         request: Request<proto::RegisterProtocolsRequest>,

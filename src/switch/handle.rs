@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     attachment::PeerChannel,
+    boards::Boards,
     holdings::Principal,
     inbox::StreamId,
     lease::Greeting,
@@ -50,6 +51,7 @@ pub(super) struct Ending {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     pub(super) ending: Arc<Ending>,
+    boards: Boards,
 }
 
 impl fmt::Debug for Handle {
@@ -70,8 +72,14 @@ pub enum Draining {
 }
 
 impl Handle {
-    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands, ending: Arc::default() }
+    pub(super) fn new(commands: mpsc::Sender<Command>, boards: Boards) -> Self {
+        Self { commands, ending: Arc::default(), boards }
+    }
+
+    /// What can be watched. Reading it costs the switch nothing.
+    #[must_use]
+    pub fn boards(&self) -> &Boards {
+        &self.boards
     }
 
     async fn call<R: Send + 'static>(
@@ -112,6 +120,7 @@ impl Handle {
     /// Ends the streams of all applications.
     pub async fn end_streams(&self) {
         self.ending.over.store(true, Ordering::Release);
+        self.boards.close();
         let _ = self.call(|state, _| state.wake_streams()).await;
     }
 
@@ -171,6 +180,25 @@ impl Handle {
     /// Adds a static peer, or answers the entry that is there.
     pub async fn add_static(&self, node: NodeRef) -> Result<ListEntry, SwitchError> {
         self.call(move |state, now| state.add_static(now, &node)).await?
+    }
+
+    /// The same, and waits for what the first dial comes to, or until `wait` is over; answers how it goes by then. The
+    /// wait never fails.
+    pub async fn add_static_and_wait(&self, node: NodeRef, wait: Duration) -> Result<ListEntry, SwitchError> {
+        let id = node.id();
+        let added = self.add_static(node).await?;
+        if wait.is_zero() {
+            return Ok(added);
+        }
+        let (reply, outcome) = oneshot::channel();
+        let before = added.last_error.clone();
+        self.call(move |state, now| state.wait_for_dial(now, id, before, reply)).await?;
+        if let Ok(Ok(entry)) = tokio::time::timeout(wait, outcome).await {
+            return Ok(entry);
+        }
+        // It was taken off the list meanwhile, by another call; then what was added is the last that is known.
+        let entry = self.call(move |state, now| state.listed(now, id)).await?;
+        Ok(entry.unwrap_or(added))
     }
 
     /// Removes a static peer and disconnects it, unless `keep` is set or it is trusted.

@@ -99,6 +99,7 @@ impl State {
         if let Some((lease, _)) = kept.stream.take_if(|(_, of)| *of == stream) {
             kept.holding.inbox.lock().detach(stream);
             self.leases.detach(now, id, lease);
+            self.touched.insert(id);
         }
     }
 
@@ -110,6 +111,7 @@ impl State {
     ) -> Result<RegistrationView, SwitchError> {
         let id = self.leases.resolve(now, principal.caller(), acting.who())?;
         self.leases.renew(now, id);
+        self.touched.insert(id);
         self.view(now, id)
     }
 
@@ -229,11 +231,13 @@ impl State {
         version: u32,
         greeting: Vec<Greeting>,
     ) -> Result<(), SwitchError> {
+        self.touched.insert(id);
         Ok(self.leases.set_greeting(id, name, version, greeting)?)
     }
 
     /// Brings inbox and policy in step with a claim that the leases granted.
     fn claimed(&mut self, now: Now, claimed: &Claimed) {
+        self.touched.insert(claimed.id);
         let Some(registration) = self.leases.get(claimed.id) else { return };
         let spec = registration.spec().clone();
         let Changes { removed, added, .. } = &claimed.changes;
@@ -262,6 +266,7 @@ impl State {
     /// A registration is gone: its names are free, its streams end, peers that nobody else uses are let go.
     pub(super) fn registration_ended(&mut self, now: Now, registration: &Registration, expired: bool) {
         let id = registration.id();
+        self.touched.insert(id);
         let why = if expired { "its lease ran out" } else { "it was deleted" };
         tracing::info!(client = %registration.spec().client_id, why, "registration ended");
         if let Some(kept) = self.kept.get(&id) {

@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     attachment::PeerChannel,
+    boards::{PeerEnd, PeerState, WhyNot},
     capability::Capability,
     cause,
     inbox::{ChannelKey, Close, ClosedBy, Sharing},
@@ -34,7 +35,11 @@ use crate::{
     },
     node::{Enode, NodeId, PublicKey},
     p2p::{Channel, DisconnectReason, LocalCapability, RemoteHello, Side},
-    policy::{self, CloseReason, Refusal, admission::Verdict, dial::Dial},
+    policy::{
+        self, Cause, CloseReason, Refusal,
+        admission::Verdict,
+        dial::{Dial, Kind},
+    },
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
 };
 
@@ -53,6 +58,7 @@ pub(super) struct Link {
     pub(super) remote: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) inbound: bool,
+    dialed_as: Option<Kind>,
     pub(super) enode: Option<Enode>,
     pub(super) outbound: Arc<Outbound>,
     pub(super) traffic: Arc<Traffic>,
@@ -61,6 +67,8 @@ pub(super) struct Link {
     pub(super) stage: Stage,
     /// Why we are ending it, if we are.
     closing: Option<(ClosedBy, Arc<str>)>,
+    /// The decision against it, and whom it hit as far as that is known.
+    refused: Option<(Option<NodeId>, Refusal)>,
 }
 
 /// How far it has come.
@@ -104,6 +112,7 @@ impl State {
             remote,
             local: stream.local_addr().unwrap_or(remote),
             inbound: dial.is_none(),
+            dialed_as: dial.map(|dial| dial.kind),
             enode: dial.map(|dial| Enode::at(dial.public_key, dial.addr)),
             outbound: Outbound::new(Arc::clone(&self.outbound_budget)),
             traffic: Arc::default(),
@@ -111,6 +120,7 @@ impl State {
             control,
             stage: Stage::Handshake,
             closing: None,
+            refused: None,
         };
         let connection = connection::Connection {
             id,
@@ -147,7 +157,9 @@ impl State {
     /// The first checkpoint: who it is is known.
     fn authenticated(&mut self, now: Now, id: ConnectionId, remote: PublicKey) -> connection::Admission {
         let node = remote.id();
-        self.policy.conn_identified(now, id.policy(), node).map_err(|refusal| self.refuse(id, refusal))?;
+        self.policy
+            .conn_identified(now, id.policy(), node)
+            .map_err(|refusal| self.refuse(id, remote, refusal))?;
         let offered: Vec<Offered> = self
             .leases
             .iter()
@@ -214,7 +226,7 @@ impl State {
             .collect();
         let ready = Ready { public_key, hello, channels };
         match self.policy.conn_ready(now, id.policy(), &served) {
-            Err(refusal) => Err(self.refuse(id, refusal)),
+            Err(refusal) => Err(self.refuse(id, public_key, refusal)),
             Ok(Verdict::Admitted) => Ok(Open::Session(self.open(now, id, ready))),
             Ok(Verdict::Parked) => {
                 if let Some(link) = self.links.get_mut(&id) {
@@ -239,6 +251,7 @@ impl State {
             remote: link.remote,
             local: link.local,
             inbound: link.inbound,
+            dialed_as: link.dialed_as,
             hello,
             channels: channels.clone(),
             since: now.unix,
@@ -316,13 +329,17 @@ impl State {
             "peer connected"
         );
         link.stage = Stage::Open { session: Arc::clone(&session), inboxes };
+        self.touched.extend(owners);
+        let view = self.peer_view(&session);
         self.sessions.insert(node_id, session);
+        self.boards.peers.update(|board| board.peers.set(node_id, PeerState { view, ended: None }));
         sinks
     }
 
     /// A parked connection takes the place of another one of its node.
     pub(super) fn promote(&mut self, now: Now, id: ConnectionId, before: ConnectionId, node: NodeId) {
         self.end_session(
+            now,
             before,
             &ClosedBy::Sidecar,
             DisconnectReason::AlreadyConnected,
@@ -348,7 +365,15 @@ impl State {
     }
 
     /// The policy wants a connection gone.
-    pub(super) fn close(&mut self, id: ConnectionId, reason: CloseReason) {
+    pub(super) fn close(&mut self, now: Now, id: ConnectionId, reason: CloseReason) {
+        if let (CloseReason::Refused(refusal), Some(link)) = (reason, self.links.get_mut(&id)) {
+            link.refused.get_or_insert((None, refusal));
+            let remote = link.remote;
+            // Before there are keys it is cut, and no last event comes.
+            if link.inbound && matches!(link.stage, Stage::Handshake) {
+                self.not_let_in(now, remote, None, WhyNot::Refused(refusal), &refusal.to_string());
+            }
+        }
         let (wire, by, detail) = match reason {
             CloseReason::Refused(refusal) => (wire_reason(refusal), ClosedBy::Sidecar, refusal.to_string()),
             CloseReason::Removed => {
@@ -381,9 +406,10 @@ impl State {
         }
     }
 
-    fn refuse(&mut self, id: ConnectionId, refusal: Refusal) -> DisconnectReason {
+    fn refuse(&mut self, id: ConnectionId, remote: PublicKey, refusal: Refusal) -> DisconnectReason {
         if let Some(link) = self.links.get_mut(&id) {
             tracing::debug!(remote = %link.remote, %refusal, "refused a connection");
+            link.refused = Some((Some(remote.id()), refusal));
             link.closing.get_or_insert((ClosedBy::Sidecar, refusal.to_string().into()));
         }
         wire_reason(refusal)
@@ -401,19 +427,48 @@ impl State {
         };
         let said = if detail.is_empty() { cause.to_string() } else { detail.to_string() };
         let reason = end.reason.unwrap_or(DisconnectReason::NetworkError);
-        self.end_session(id, &by, reason, &said);
-        if let Some(Stage::Greeted(public_key, _)) = self.links.remove(&id).map(|link| link.stage) {
-            self.records.remove(&public_key.id());
+        self.end_session(now, id, &by, reason, &said);
+        if let Some(link) = self.links.remove(&id) {
+            self.forget(now, link, cause, &said);
         }
         self.policy.conn_closed(now, id.policy(), cause, &said);
     }
 
+    /// What is left to do for a connection that has ended.
+    fn forget(&mut self, now: Now, link: Link, cause: Cause, said: &str) {
+        let node = match &link.stage {
+            Stage::Open { .. } => return,
+            Stage::Handshake => None,
+            Stage::Greeted(public_key, _) => {
+                self.records.remove(&public_key.id());
+                Some(public_key.id())
+            }
+            Stage::Parked(ready) => Some(ready.public_key.id()),
+        };
+        // Dials that failed are told by the policy, which knows of those too that never had a connection.
+        if link.inbound {
+            let (node, why) = match link.refused {
+                Some((who, refusal)) => (node.or(who), WhyNot::Refused(refusal)),
+                None => (node, WhyNot::Failed(cause)),
+            };
+            self.not_let_in(now, link.remote, node, why, said);
+        }
+    }
+
     /// Closes a session's channels in all inboxes.
-    fn end_session(&mut self, id: ConnectionId, by: &ClosedBy, reason: DisconnectReason, detail: &str) {
+    fn end_session(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        by: &ClosedBy,
+        reason: DisconnectReason,
+        detail: &str,
+    ) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Stage::Open { session, inboxes } = &mut link.stage else { return };
         let session = Arc::clone(session);
         for (owner, key, channel) in std::mem::take(inboxes) {
+            self.touched.insert(owner);
             let Some(kept) = self.kept.get(&owner) else { continue };
             let progress = session.outbound.progress(channel.index);
             let unsent =
@@ -429,6 +484,9 @@ impl State {
         }
         if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
             self.sessions.remove(&session.node_id);
+            let ended = PeerEnd { time: now.unix, reason, by: by.clone(), detail: detail.into() };
+            let last = PeerState { view: self.peer_view(&session), ended: Some(ended) };
+            self.boards.peers.update(|board| board.peers.remove(&session.node_id, last));
         }
         tracing::info!(node = %session.node_id, remote = %session.remote, %reason, detail = %detail.escape_debug(), "peer disconnected");
     }
@@ -460,6 +518,9 @@ impl State {
                     kept.holding.inbox.lock().close(key, close);
                     kept.holding.forget_space(key);
                 }
+            }
+            if before > inboxes.len() {
+                self.touched.insert(owner);
             }
             if before > 0 && inboxes.is_empty() {
                 useless.push(*id);

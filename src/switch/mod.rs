@@ -15,6 +15,7 @@
 //! grows above its bound.
 
 pub mod attachment;
+pub mod boards;
 pub mod budget;
 pub mod capability;
 mod cause;
@@ -30,8 +31,11 @@ pub mod session;
 mod sink;
 mod state;
 mod task;
+mod waiting;
 pub mod watch;
+pub mod watched;
 
+pub use boards::Boards;
 pub use capability::Capability;
 pub use handle::{Draining, Handle};
 pub use holdings::Principal;

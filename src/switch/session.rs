@@ -10,6 +10,7 @@ use crate::{
     net::{connection::ConnectionId, outbound::Outbound, traffic::Traffic},
     node::{Enode, NodeId, PublicKey, Record},
     p2p::{ChannelIndex, RemoteHello},
+    policy::dial::Kind,
 };
 
 use super::registrations::RegistrationId;
@@ -52,6 +53,8 @@ pub struct Session {
     pub local: SocketAddr,
     /// Whether the peer dialed us.
     pub inbound: bool,
+    /// Why we dialed it, if we did.
+    pub dialed_as: Option<Kind>,
     /// What the peer said of itself.
     pub hello: Arc<RemoteHello>,
     /// The shared capabilities, in the order of their offsets.

@@ -5,7 +5,7 @@
 //! `holdings`, what operators ask about peers in `peers`.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,13 +15,15 @@ use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    boards::{Boards, What, WhyNot},
     budget::Budget,
     handle::Handle,
     lease::Registry,
     links::Link,
     peers::ConnectReply,
-    registrations::{Kept, LeaseConfig, RegistrationId},
+    registrations::{Kept, LeaseConfig, RegistrationId, view},
     session::Session,
+    waiting::Waiting,
 };
 use crate::{
     Now,
@@ -51,6 +53,8 @@ pub struct Config {
     pub leases: LeaseConfig,
     /// Limits of peers.
     pub settings: Settings,
+    /// What watchers are told of.
+    pub boards: Boards,
     /// What all inboxes together may hold, in bytes.
     pub inbox_budget: u64,
     /// For how long a channel may hold the socket of a session that another application shares (0: never).
@@ -100,6 +104,12 @@ pub(super) struct State {
     pub(super) connections_made: u64,
     /// Records of candidates that are being dialed, by node, until the dial ends.
     pub(super) records: HashMap<NodeId, Record>,
+    /// What watchers are told of.
+    pub(super) boards: Boards,
+    /// Registrations whose board is behind.
+    pub(super) touched: BTreeSet<RegistrationId>,
+    /// Who waits for the first dial of a listed peer.
+    pub(super) waiting: Waiting,
     /// One-off dials whose callers wait.
     pub(super) connects: HashMap<QueryId, oneshot::Sender<ConnectReply>>,
     pub(super) queries_made: u64,
@@ -126,6 +136,7 @@ impl State {
             instance_id,
             leases,
             settings,
+            boards,
             inbox_budget,
             max_shared_stall,
             end_shared_sessions,
@@ -146,6 +157,9 @@ impl State {
             sessions: BTreeMap::new(),
             connections_made: 0,
             records: HashMap::new(),
+            boards,
+            touched: BTreeSet::new(),
+            waiting: Waiting::default(),
             connects: HashMap::new(),
             queries_made: 0,
             max_shared_stall,
@@ -168,6 +182,7 @@ impl State {
         let id = self.next_connection();
         if let Err(refusal) = self.policy.conn_accepted(now, id.policy(), remote.ip()) {
             tracing::debug!(%remote, %refusal, "refused an inbound connection");
+            self.not_let_in(now, remote, None, WhyNot::Refused(refusal), &refusal.to_string());
             return;
         }
         self.launch(id, stream, remote, None);
@@ -250,7 +265,7 @@ impl State {
                 self.registration_ended(now, &registration, expired);
                 continue;
             }
-            let Some(action) = self.policy.poll_action() else { return };
+            let Some(action) = self.policy.poll_action() else { break };
             match action {
                 Action::Dial(dial::Action::LookupHost { task, name }) => {
                     self.effects.push_back(Effect::LookupHost(task, name));
@@ -260,12 +275,16 @@ impl State {
                 Action::Dial(dial::Action::ResolveNode { id, public_key }) => {
                     self.effects.push_back(Effect::Resolve(id, public_key));
                 }
-                Action::Dial(dial::Action::EntryChanged(_)) => {}
+                Action::Dial(dial::Action::EntryChanged(id)) => self.entry_changed(now, id),
+                Action::Dial(dial::Action::Failed { id, addr, kind, cause, detail }) => {
+                    let what = What::Dial { id, addr, kind, cause };
+                    self.boards.peers.update(|board| board.attempt(now.unix, what, &detail));
+                }
                 Action::Dial(dial::Action::ConnectDone { query, id, outcome }) => {
                     self.connect_done(query, id, outcome);
                 }
                 Action::Dial(dial::Action::Demand(count)) => self.effects.push_back(Effect::Demand(count)),
-                Action::Close(conn, reason) => self.close(ConnectionId(conn.0), reason),
+                Action::Close(conn, reason) => self.close(now, ConnectionId(conn.0), reason),
                 Action::Probe(conn) => self.probe(ConnectionId(conn.0)),
                 Action::Promoted { conn, before, id } => {
                     self.promote(now, ConnectionId(conn.0), ConnectionId(before.0), id);
@@ -275,6 +294,35 @@ impl State {
                     self.effects.push_back(Effect::Persist(lists));
                 }
             }
+        }
+        self.show_registrations(now);
+    }
+
+    /// An accepted connection came to nothing.
+    pub(super) fn not_let_in(
+        &self,
+        now: Now,
+        remote: SocketAddr,
+        id: Option<NodeId>,
+        why: WhyNot,
+        detail: &str,
+    ) {
+        let what = What::Inbound { remote, id, why };
+        self.boards.peers.update(|board| board.attempt(now.unix, what, detail));
+    }
+
+    /// Brings the board of registrations up to date.
+    fn show_registrations(&mut self, now: Now) {
+        for id in std::mem::take(&mut self.touched) {
+            let view = self.leases.get(id).map(|registration| view(now, registration, self.kept.get(&id)));
+            self.boards.registrations.update(|board| match view {
+                Some(view) => board.set(id, view),
+                None => {
+                    if let Some(last) = board.get(&id).map(|last| (**last).clone()) {
+                        board.remove(&id, last);
+                    }
+                }
+            });
         }
     }
 

@@ -88,7 +88,7 @@ impl Switch {
     ) -> (Self, Handle) {
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (events, event_queue) = mpsc::channel(EVENTS);
-        let handle = Handle::new(commands);
+        let handle = Handle::new(commands, config.boards.clone());
         let shared = Arc::new(Shared {
             pool: BufferPool::default(),
             budget: ReceiveBudget::new(RECEIVE_BUDGET),

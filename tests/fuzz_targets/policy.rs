@@ -221,7 +221,9 @@ impl Driver {
                 assert!(self.asked.remove(&query) || query.0 + 1 == self.queries, "answered twice");
             }
             dial::Action::Demand(n) => assert!(n <= rules.settings.max_pending_dials),
-            dial::Action::ResolveNode { .. } | dial::Action::EntryChanged(_) => {}
+            dial::Action::ResolveNode { .. }
+            | dial::Action::EntryChanged(_)
+            | dial::Action::Failed { .. } => {}
         }
     }
 

@@ -211,8 +211,11 @@ async fn a_banned_node_goes_and_does_not_come_back() {
     assert_eq!(bans(&sidecar).await, [made]);
 
     let node = enode(1, nowhere().await);
-    let status =
-        sidecar.peers().add_static_peer(AddStaticPeerRequest { node: node.clone() }).await.unwrap_err();
+    let status = sidecar
+        .peers()
+        .add_static_peer(AddStaticPeerRequest { node: node.clone(), wait: None })
+        .await
+        .unwrap_err();
     let refusal = refused(&status);
     assert_eq!(refusal.kind(), (Code::FailedPrecondition, "NODE_BANNED"));
     assert_eq!(refusal.metadata.get("target"), Some(&id));

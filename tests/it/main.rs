@@ -23,3 +23,4 @@ mod limits;
 mod lists;
 mod messages;
 mod refusals;
+mod watches;

@@ -61,7 +61,7 @@ async fn nodes_that_are_none_and_nodes_that_are_unknown() {
     ];
     for node in bad {
         let node = || node.clone();
-        wrong(peers.add_static_peer(AddStaticPeerRequest { node: node() }).await, "node");
+        wrong(peers.add_static_peer(AddStaticPeerRequest { node: node(), wait: None }).await, "node");
         wrong(peers.add_trusted_peer(AddTrustedPeerRequest { node: node() }).await, "node");
         wrong(peers.get_peer(GetPeerRequest { node: node() }).await, "node");
         wrong(peers.connect_peer(ConnectPeerRequest { node: node(), timeout: None }).await, "node");
@@ -82,7 +82,7 @@ async fn nodes_that_are_none_and_nodes_that_are_unknown() {
         wrong(sidecar.messages().send_message(request).await, "node");
     }
     // Ourselves, wherever that would make no sense.
-    wrong(peers.add_static_peer(AddStaticPeerRequest { node: sidecar.enode() }).await, "node");
+    wrong(peers.add_static_peer(AddStaticPeerRequest { node: sidecar.enode(), wait: None }).await, "node");
     wrong(peers.add_trusted_peer(AddTrustedPeerRequest { node: sidecar.enode() }).await, "node");
 
     let node = || NOBODY.to_owned();
@@ -102,7 +102,7 @@ async fn nodes_that_are_none_and_nodes_that_are_unknown() {
         peers.remove_trusted_peer(RemoveTrustedPeerRequest { node: node() }).await.map(|_| Response::new(())),
     );
     // An id says no address, and there is no discovery to ask.
-    let outcome = peers.add_static_peer(AddStaticPeerRequest { node: node() }).await;
+    let outcome = peers.add_static_peer(AddStaticPeerRequest { node: node(), wait: None }).await;
     check(outcome, Code::FailedPrecondition, "NODE_ADDRESS_UNKNOWN", &[]);
 }
 

@@ -23,7 +23,7 @@ use super::{node_db::NodeDb, udp::UdpPort};
 use crate::{
     Now,
     discv5::TalkToken,
-    kademlia::{Contact, Entry},
+    kademlia::{Contact, Entry, Removal},
     node::{
         NodeId, NodeKey, PublicKey, Record,
         local::{EntryError, EntryOwner, LocalRecord, Mapped},
@@ -67,6 +67,8 @@ pub struct Setup {
     pub demand: watch::Receiver<usize>,
     /// Where candidates go.
     pub candidates: mpsc::Sender<Candidate>,
+    /// Who is told what happens in the tables.
+    pub observer: Box<dyn TableObserver>,
     /// What a gateway says about our address.
     pub mapped: watch::Receiver<Mapped>,
     /// Where the randomness of the engines comes from.
@@ -82,6 +84,15 @@ pub struct TableNode {
     pub bucket: usize,
     /// The table's entry.
     pub entry: Entry,
+}
+
+/// Whoever is told what happens to the nodes in use. Called by discovery's task: must not wait.
+pub trait TableObserver: Send {
+    /// A node came into use, or what is known of it changed.
+    fn there(&self, node: TableNode);
+
+    /// A node is not in use any more, since this wall time.
+    fn gone(&self, table: Source, id: NodeId, why: Removal, time: Duration);
 }
 
 /// The answer to a ping.

@@ -8,11 +8,14 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Counters, DiscoveryError, LOOKUP_NODES, Pong, QUESTIONS, TableNode, TalkQuestion, candidate};
+use super::{
+    Counters, DiscoveryError, LOOKUP_NODES, Pong, QUESTIONS, TableNode, TableObserver, TalkQuestion,
+    candidate,
+};
 use crate::{
     Now, discv4,
     discv5::{self, TalkToken},
-    kademlia::{Contact, Table},
+    kademlia::{Contact, Event, Table},
     net::node_db::{NodeDb, Update},
     node::{
         Endpoint, NodeId, NodeKey, PublicKey, Record,
@@ -53,6 +56,7 @@ pub(super) struct State {
     pub(super) record: watch::Sender<Record>,
     pub(super) db: Option<NodeDb>,
     pub(super) candidates: mpsc::Sender<Candidate>,
+    observer: Box<dyn TableObserver>,
     pub(super) seeds_wanted: bool,
     pub(super) counters: Counters,
     owed: HashMap<u64, Owed>,
@@ -68,6 +72,7 @@ impl State {
         record: watch::Sender<Record>,
         db: Option<NodeDb>,
         candidates: mpsc::Sender<Candidate>,
+        observer: Box<dyn TableObserver>,
     ) -> Self {
         Self {
             v4,
@@ -76,6 +81,7 @@ impl State {
             record,
             db,
             candidates,
+            observer,
             seeds_wanted: false,
             counters: Counters::default(),
             owed: HashMap::new(),
@@ -322,7 +328,8 @@ impl State {
                 });
                 self.ponged(query.0, pong.ok_or(DiscoveryError::NoAnswer));
             }
-            A::RecordResult { .. } | A::Table(_) => {}
+            A::RecordResult { .. } => {}
+            A::Table(event) => self.observe(now, Source::V4, event),
             // Who pinged us unasked may say anything about our address: only answers count.
             A::EndpointStatement { from, sees_us_at, solicited: true, .. } => {
                 let changed = self.local.statement(now, from, sees_us_at);
@@ -391,8 +398,27 @@ impl State {
                 self.publish(changed);
             }
             A::Persist { contact, checks } => self.persist(now, &contact, checks),
-            A::Table(_) => {}
+            A::Table(event) => self.observe(now, Source::V5, event),
             A::SeedsWanted => self.seeds_wanted = true,
+        }
+    }
+
+    /// Passes on what happened in a table, with what the table knows by now.
+    fn observe(&self, now: Now, source: Source, event: Event) {
+        let table = match source {
+            Source::V4 => self.v4.as_ref().map(discv4::Engine::table),
+            _ => self.v5.as_ref().map(discv5::Engine::table),
+        };
+        let Some(table) = table else { return };
+        match event {
+            Event::Removed(contact, why) => self.observer.gone(source, contact.id, why, now.unix),
+            Event::Added(contact) | Event::Live(contact) | Event::Updated(contact) => {
+                // It may be gone again: then that is told next.
+                if let Some(entry) = table.get(&contact.id) {
+                    let bucket = table.bucket_of(&contact.id);
+                    self.observer.there(TableNode { table: source, bucket, entry: entry.clone() });
+                }
+            }
         }
     }
 

@@ -57,6 +57,7 @@ impl Task {
             db,
             demand,
             candidates,
+            observer,
             mapped,
             mut rng,
         } = setup;
@@ -82,7 +83,7 @@ impl Task {
             discv5::Engine::new(now, config, key, local.record().clone(), fork())
         });
         let unmasker = v5.as_ref().map(|engine| engine.unmasker().clone());
-        let state = State::new(v4, v5, local, record, db, candidates);
+        let state = State::new(v4, v5, local, record, db, candidates, observer);
         Self { state, port, unmasker, commands, demand, mapped }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     backoff::{FORGIVEN_AFTER, wait},
     entry::Standing,
     one_off::ConnectOutcome,
-    scheduler::{Kind, Peer, Scheduler, Task, TaskId, check_addr},
+    scheduler::{Action, Kind, Peer, Scheduler, Task, TaskId, check_addr},
 };
 use crate::{Now, node::NodeId};
 
@@ -59,6 +59,8 @@ impl Scheduler {
     pub fn dial_failed(&mut self, now: Now, rules: &Rules, name: TaskId, cause: Cause, detail: &str) {
         let Some(task) = self.end(name) else { return };
         self.recent.count(now.mono, |counts| *counts.failed.entry(cause).or_default() += 1);
+        let (id, addr, kind) = (task.id, task.addr, task.kind);
+        self.actions.push_back(Action::Failed { id, addr, kind, cause, detail: detail.to_owned() });
         if cause == Cause::LocalFault {
             let pause = Duration::from_secs(1 << self.local_faults.min(5)).min(LONGEST_PAUSE);
             self.local_faults = self.local_faults.saturating_add(1);

@@ -13,6 +13,7 @@ use std::{
 use rand::rngs::StdRng;
 
 use super::super::{
+    cause::Cause,
     dial_filter::{DialFilter, RegistrationId, Registrations},
     recent::Recent,
     refusal::Refusal,
@@ -96,6 +97,19 @@ pub enum Action {
         id: NodeId,
         /// How.
         outcome: ConnectOutcome,
+    },
+    /// A dial ended without a peer.
+    Failed {
+        /// Whom it was to.
+        id: NodeId,
+        /// Where, unless it ended while a name was looked up.
+        addr: Option<SocketAddr>,
+        /// Why it was made.
+        kind: Kind,
+        /// Why it failed.
+        cause: Cause,
+        /// In more words.
+        detail: String,
     },
     /// So many more candidates are wanted from all sources together. 0: stop looking.
     Demand(usize),

@@ -109,6 +109,12 @@ impl<K: Ord + Clone, V> Watch<K, V> {
         cursor
     }
 
+    /// A watcher that brings a token which nobody can have given it: told to begin anew, then the snapshot.
+    #[must_use]
+    pub fn watch_anew(&self) -> Cursor<K> {
+        Cursor { phase: Phase::Reset, ..self.watch(None) }
+    }
+
     /// Appends to `out` what the watcher is told next, about `max` changes, and returns the mark that follows them.
     pub fn pull(&self, cursor: &mut Cursor<K>, max: usize, out: &mut Vec<Change<K, V>>) -> Mark {
         if cursor.position.saturating_add(1) < self.oldest() {

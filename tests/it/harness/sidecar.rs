@@ -8,9 +8,9 @@ use devp2pd::{
     node::{NodeId, PublicKey},
     rpc::proto::{
         self, AddStaticPeerRequest, GetPeerRequest, ListStaticPeersRequest, Peer, StaticPeer,
-        StaticPeerState, message_service_client::MessageServiceClient,
-        node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
-        protocol_service_client::ProtocolServiceClient,
+        StaticPeerState, discovery_service_client::DiscoveryServiceClient,
+        message_service_client::MessageServiceClient, node_service_client::NodeServiceClient,
+        peer_service_client::PeerServiceClient, protocol_service_client::ProtocolServiceClient,
     },
 };
 use tempfile::TempDir;
@@ -104,13 +104,17 @@ impl Sidecar {
         ProtocolServiceClient::new(self.channel.clone())
     }
 
+    pub(crate) fn discovery(&self) -> DiscoveryServiceClient<Channel> {
+        DiscoveryServiceClient::new(self.channel.clone())
+    }
+
     pub(crate) fn node(&self) -> NodeServiceClient<Channel> {
         NodeServiceClient::new(self.channel.clone())
     }
 
     /// Puts a node on the static list.
     pub(crate) async fn add_static(&self, node: &str) -> StaticPeer {
-        let request = AddStaticPeerRequest { node: node.to_owned() };
+        let request = AddStaticPeerRequest { node: node.to_owned(), wait: None };
         self.peers().add_static_peer(request).await.unwrap().into_inner().static_peer.unwrap()
     }
 
@@ -171,8 +175,10 @@ pub(crate) async fn connect(addr: SocketAddr) -> Channel {
 pub(crate) fn config(data_dir: &Path, flags: &[&str]) -> Config {
     let fixed =
         ["devp2pd", "--network", "none", "--nat", "none", "--port", "0", "--listen-addr", "127.0.0.1"];
-    let ports = ["--nodiscover", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"];
-    let args = fixed.iter().chain(&ports).map(Into::into).chain([data_dir.into()]);
+    // Most tests bring their peers; those about discovery say so.
+    let quiet = flags.iter().all(|flag| !flag.starts_with("--nodiscover")).then_some("--nodiscover");
+    let ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"];
+    let args = fixed.iter().chain(quiet.iter()).chain(&ports).map(Into::into).chain([data_dir.into()]);
     let args = args.chain(flags.iter().map(Into::into));
     match config::load(args, []).unwrap() {
         Request::Run(config) => *config,

@@ -178,6 +178,8 @@ impl Bench {
         while let Some(action) = self.dial.poll_action() {
             match action {
                 Action::Dial(dial) => self.dials.push(dial),
+                // Told to watchers; what follows from it is what the rounds look at.
+                Action::Failed { .. } => {}
                 other => self.other.push(other),
             }
         }

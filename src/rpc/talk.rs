@@ -1,0 +1,117 @@
+//! The stream of `ServeTalk`: what strangers ask an application over discv5, and what it answers.
+//!
+//! Questions wait in a bounded queue of the driver; a question that nobody answers in time has had its empty answer
+//! already, so whatever comes later is not an error.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::{
+    proto::{self, ErrorReason},
+    status::Refusal,
+};
+use crate::{
+    discv5::TalkToken,
+    net::discovery::{Discovery, DiscoveryError, TalkQuestion},
+};
+
+/// How long an application has to answer a TALKREQ; the asker waits 700 ms in geth, of which the way takes some.
+const TALK_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Questions whose answers may still come; beyond, the oldest are over anyway.
+const OPEN_QUESTIONS: usize = 1024;
+
+/// Serves one TALKREQ protocol: questions out, answers in.
+pub(super) struct TalkServer {
+    discovery: Discovery,
+    asked: u64,
+    open: BTreeMap<u64, TalkToken>,
+}
+
+impl TalkServer {
+    pub(super) fn new(discovery: Discovery) -> Self {
+        Self { discovery, asked: 0, open: BTreeMap::new() }
+    }
+
+    fn question(&mut self, question: TalkQuestion) -> Vec<proto::serve_talk_response::Event> {
+        use proto::serve_talk_response::Event as Out;
+        let mut events = Vec::new();
+        if question.lost_before > 0 {
+            events.push(Out::Lost(proto::TalkQuestionsLost { questions: question.lost_before }));
+        }
+        self.asked += 1;
+        self.open.insert(self.asked, question.token);
+        if self.open.len() > OPEN_QUESTIONS {
+            self.open.pop_first();
+        }
+        events.push(Out::Question(proto::TalkQuestion {
+            question_id: self.asked,
+            node_id: question.node.to_string(),
+            remote_address: question.addr.to_string(),
+            payload: question.request,
+        }));
+        events
+    }
+
+    async fn answer(&mut self, answer: proto::TalkAnswer) -> Result<(), Refusal> {
+        let Some(token) = self.open.remove(&answer.question_id) else { return Ok(()) };
+        match self.discovery.answer_talk(token, answer.payload).await {
+            // Too late is nobody's fault: the asker has its empty answer.
+            Ok(()) | Err(DiscoveryError::Call(_)) => Ok(()),
+            Err(error) => Err(super::discovery::refuse(error)),
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut requests: Streaming<proto::ServeTalkRequest>,
+        mut questions: mpsc::Receiver<TalkQuestion>,
+        out: mpsc::Sender<Result<proto::ServeTalkResponse, Status>>,
+    ) {
+        use proto::{serve_talk_request::Event as In, serve_talk_response::Event as Out};
+        let started =
+            proto::ServeTalkStarted { deadline: prost_types::Duration::try_from(TALK_DEADLINE).ok() };
+        let first = proto::ServeTalkResponse { event: Some(Out::Started(started)) };
+        if out.send(Ok(first)).await.is_err() {
+            return;
+        }
+        let mut answering = true;
+        loop {
+            let outcome = tokio::select! {
+                () = out.closed() => return,
+                question = questions.recv() => match question {
+                    Some(question) => {
+                        for event in self.question(question) {
+                            let response = proto::ServeTalkResponse { event: Some(event) };
+                            if out.send(Ok(response)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(())
+                    }
+                    None => return,
+                },
+                request = requests.message(), if answering => match request {
+                    Ok(Some(proto::ServeTalkRequest { event: Some(In::Answer(answer)) })) => {
+                        self.answer(answer).await
+                    }
+                    Ok(Some(_)) => Err(Refusal::new(
+                        ErrorReason::StreamProtocolViolation,
+                        "\"serve\" is the first event of the stream and comes once; \"answer\" follows",
+                    )),
+                    Ok(None) => {
+                        answering = false;
+                        Ok(())
+                    }
+                    Err(_) => return,
+                },
+            };
+            if let Err(refusal) = outcome {
+                let _ = out.send(Err(refusal.into())).await;
+                return;
+            }
+        }
+    }
+}
