@@ -1,17 +1,13 @@
-//! The part of the start that finds nodes: sockets, node database, engines, DNS trees and the gateway.
+//! The part of the start that finds nodes: node database, engines, DNS trees and the gateway.
 //!
-//! Everything here is optional by configuration, and all of it may fail to find anybody without holding up the start:
-//! only a port that cannot be bound is an error.
+//! Everything here is optional by configuration, and all of it may fail to find anybody without holding up the start.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-};
+use std::path::Path;
 
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Owned, StartError};
+use super::{Owned, StartError, sockets::Sockets};
 use crate::{
     config::{Config, networks::Preset},
     dnsdisc::{self, Link},
@@ -20,15 +16,13 @@ use crate::{
         clock,
         discovery::{self, Discovery},
         dns_discovery::{self, DnsNode},
-        listener::{self, BindError},
         nat::{self, NatMethod},
         node_db::{self, NodeDb},
         resolver::Resolver,
-        udp::UdpPort,
     },
     node::{
         Enode, NodeKey, Record,
-        local::{LocalRecord, Mapped, Ports},
+        local::{LocalRecord, Mapped},
     },
     policy::dial::{Candidate, Source},
     switch::boards::TableBoard,
@@ -39,61 +33,6 @@ const CANDIDATES: usize = 64;
 
 /// Nodes of DNS trees that are fetched ahead: one dialer's worth.
 const DNS_NODES: usize = 8;
-
-/// Tries to find a port that is free for TCP and UDP alike, when the system chooses.
-const PORT_TRIES: usize = 16;
-
-/// The listening sockets of peers and of discovery.
-pub(super) struct Sockets {
-    pub(super) tcp: Vec<tokio::net::TcpListener>,
-    pub(super) udp: Option<UdpPort>,
-    pub(super) listen_addrs: Vec<SocketAddr>,
-}
-
-impl Sockets {
-    /// Binds both. Discovery takes the peers' addresses and port unless it has an address of its own.
-    pub(super) fn bind(config: &Config) -> Result<Self, BindError> {
-        let ips: Vec<IpAddr> = config.peers.listen_addrs.iter().map(SocketAddr::ip).collect();
-        let port = config.peers.listen_addrs.first().map_or(config.peers.port, SocketAddr::port);
-        let discovers = config.discovery.v4 || config.discovery.v5;
-        let mut tries = 1;
-        loop {
-            let tcp = listener::bind_all(&ips, port)?;
-            let listen_addrs: Vec<SocketAddr> =
-                tcp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-            if !discovers {
-                return Ok(Self { tcp, udp: None, listen_addrs });
-            }
-            let chosen = listen_addrs.first().map_or(port, SocketAddr::port);
-            let udp = match config.discovery.addr {
-                Some(addr) => UdpPort::bind(&[addr.ip()], addr.port()),
-                // Without a listener discovery still runs, where peers would have been accepted.
-                None if ips.is_empty() => UdpPort::bind(&[IpAddr::from([0, 0, 0, 0])], chosen),
-                None => UdpPort::bind(&one_of_each_family(&ips), chosen),
-            };
-            match udp {
-                Ok(udp) => return Ok(Self { tcp, udp: Some(udp), listen_addrs }),
-                // The system chose a TCP port whose UDP twin is taken: let it choose again.
-                Err(_) if port == 0 && tries < PORT_TRIES => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The ports that our record announces.
-    pub(super) fn ports(&self) -> Ports {
-        Ports {
-            tcp: self.listen_addrs.first().map_or(0, SocketAddr::port),
-            udp: self.udp.as_ref().map_or(0, UdpPort::port),
-        }
-    }
-}
-
-fn one_of_each_family(ips: &[IpAddr]) -> Vec<IpAddr> {
-    let four = ips.iter().find(|ip| ip.is_ipv4());
-    let six = ips.iter().find(|ip| ip.is_ipv6());
-    [four, six].into_iter().flatten().copied().collect()
-}
 
 /// What runs to find nodes, and the ways into it.
 pub(super) struct Finding {
@@ -146,6 +85,7 @@ pub(super) fn start(
 ) -> Result<Finding, StartError> {
     let mut fork = || StdRng::seed_from_u64(rng.next_u64());
     let preset = Preset::of(config.network);
+    let ports = sockets.ports();
     let udp = sockets.udp.take();
     let discovers = udp.is_some();
     let db = discovers.then(|| open_db(data_dir, fork())).flatten();
@@ -157,10 +97,6 @@ pub(super) fn start(
         // The new record is published by the driver, which starts with it.
         let _ = local.set_static_ip(*ip);
     }
-    let ports = Ports {
-        tcp: sockets.listen_addrs.first().map_or(0, SocketAddr::port),
-        udp: udp.as_ref().map_or(0, UdpPort::port),
-    };
     let (mapped_sender, mapped) = watch::channel(Mapped::default());
     let (stop_gateway, stopped) = watch::channel(false);
     let inside = sockets.listen_addrs.iter().all(|addr| addr.ip().is_loopback());
@@ -199,6 +135,7 @@ pub(super) fn start(
         bootnodes_v4: enodes.iter().filter_map(bootnode).collect(),
         bootnodes_v5: records.into_iter().filter_map(Contact::from_record).collect(),
         restrict: config.peers.netrestrict.clone(),
+        rate: config.discovery.rate,
         db: db.clone(),
         demand: wanted,
         candidates: candidates_sender,

@@ -10,6 +10,7 @@
 //! clients do: what is not done by then is cut.
 
 mod finding;
+mod sockets;
 
 use std::{
     io,
@@ -29,7 +30,8 @@ use tokio::{
 };
 use tonic::service::RoutesBuilder;
 
-use finding::{Finding, FindingTasks, Sockets};
+use finding::{Finding, FindingTasks};
+use sockets::Sockets;
 
 use crate::{
     config::Config,

@@ -26,7 +26,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -74,6 +74,8 @@ pub struct Config {
 pub struct Peers {
     /// Where peers are accepted. Port 0 lets the system choose. Empty: nowhere.
     pub listen_addrs: Vec<SocketAddr>,
+    /// Whether `listen_addrs` are all there are: a family that the machine lacks may then be missing.
+    pub any_family: bool,
     /// The port for TCP and UDP where a listening address names none; it stands in enode and record.
     pub port: u16,
     /// How endpoint and gateway are found out.
@@ -117,6 +119,8 @@ pub struct Discovery {
     pub bootnodes_v5: Option<Vec<Record>>,
     /// Where UDP is bound. `None`: on the peers' addresses and port.
     pub addr: Option<SocketAddr>,
+    /// Packets that discovery may send per second. `None`: as many as it likes.
+    pub rate: Option<NonZeroU32>,
     /// Who is asked for DNS trees. `None`: the system's resolver.
     pub dns_server: Option<SocketAddr>,
 }

@@ -1,10 +1,16 @@
 //! From what was typed to what it means: the checks that look at more than one value.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::Path};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::Path,
+};
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, ConfigError, Discovery, Grpc, Log, Peers, layers::Layers, settings::Settings};
+use super::{
+    Config, ConfigError, Discovery, Grpc, Log, Peers, layers::Layers, settings::Settings, values::ListenAddr,
+};
 use crate::node::NodeRef;
 
 /// Characters of the operator's part of our name: with the rest of it the Hello stays small, and peers show it whole.
@@ -72,8 +78,18 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
 }
 
 fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
-    let at = |addr: &super::values::ListenAddr| SocketAddr::new(addr.ip, addr.port.unwrap_or(settings.port));
-    let listen = settings.listen_addr.iter().map(at).filter(|_| !settings.nolisten);
+    let at = |addr: &ListenAddr| match *addr {
+        ListenAddr::Any => vec![
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.port)),
+            SocketAddr::from((Ipv6Addr::UNSPECIFIED, settings.port)),
+        ],
+        ListenAddr::At(ip, port) => vec![SocketAddr::new(ip, port.unwrap_or(settings.port))],
+    };
+    let any_family = settings.listen_addr.contains(&ListenAddr::Any);
+    if any_family && settings.listen_addr.len() > 1 {
+        return Err(layers.wrong("listen-addr", "`any` stands alone: there is nothing to add to it"));
+    }
+    let listen = settings.listen_addr.iter().flat_map(at).filter(|_| !settings.nolisten);
     let mut listen_addrs: Vec<SocketAddr> = Vec::new();
     for addr in listen {
         // Port 0 is another port each time, everything else is one socket.
@@ -95,6 +111,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
     }
     Ok(Peers {
         listen_addrs,
+        any_family,
         port: settings.port,
         nat: settings.nat.clone(),
         max_peers: settings.maxpeers,
@@ -132,6 +149,7 @@ fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigEr
         bootnodes_v4: v4,
         bootnodes_v5: v5,
         addr: settings.discovery_addr.0,
+        rate: settings.discovery_rate.0,
         dns_server: settings.dns_server.0,
     })
 }

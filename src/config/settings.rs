@@ -2,7 +2,11 @@
 //!
 //! The defaults stand here too, so that help, `--print-config` and the program cannot disagree.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+};
 
 use clap::{ArgAction, CommandFactory as _};
 use ipnet::IpNet;
@@ -85,11 +89,11 @@ pub(super) struct Settings {
     /// Use this port for peers, TCP and UDP; 0 lets the system choose.
     #[arg(long, value_name = "PORT", default_value = "30303", help_heading = "Peers")]
     pub(super) port: u16,
-    /// Accept peers on these addresses, with a port of their own or --port.
+    /// Accept peers on these addresses, with a port of their own or --port; `any` is all addresses, IPv4 and IPv6.
     #[arg(
         long,
         value_name = "IP[:PORT]",
-        default_value = "0.0.0.0",
+        default_value = "any",
         value_delimiter = ',',
         help_heading = "Peers"
     )]
@@ -156,6 +160,10 @@ pub(super) struct Settings {
     /// Bind discovery's UDP here instead of on the peers' addresses and port.
     #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
     pub(super) discovery_addr: OrNone<SocketAddr>,
+    /// Send at most so many discovery packets per second, where a firewall or NAT counts flows; what is beyond is
+    /// dropped. A bootnode needs hundreds.
+    #[arg(long, value_name = "N", default_value = "none", help_heading = "Discovery")]
+    pub(super) discovery_rate: OrNone<NonZeroU32>,
     /// Ask this DNS server for trees instead of the system's.
     #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
     pub(super) dns_server: OrNone<SocketAddr>,

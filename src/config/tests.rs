@@ -47,7 +47,8 @@ fn enode(port: u16) -> String {
 fn defaults_are_what_the_documentation_says() {
     let config = config(&[], &[HOME]);
     assert_eq!(config.data_dir, Path::new("/home/op/.local/share/devp2pd"));
-    assert_eq!(config.peers.listen_addrs, ["0.0.0.0:30303".parse().unwrap()]);
+    assert_eq!(config.peers.listen_addrs, ["0.0.0.0:30303".parse().unwrap(), "[::]:30303".parse().unwrap()]);
+    assert!(config.peers.any_family && config.discovery.rate.is_none());
     assert_eq!((config.peers.max_peers, config.peers.dial), (50, true));
     assert_eq!(config.grpc.addr, "127.0.0.1:50051".parse().unwrap());
     assert_eq!(config.http_addr, Some("127.0.0.1:9303".parse().unwrap()));

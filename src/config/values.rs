@@ -76,28 +76,29 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for OrNone<T> {
     }
 }
 
-/// An address to listen on: an IP address, with a port or without.
+/// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ListenAddr {
-    /// The address.
-    pub(super) ip: IpAddr,
-    /// The port, if it differs from the common one.
-    pub(super) port: Option<u16>,
+pub(super) enum ListenAddr {
+    /// On all addresses of all families that the machine has.
+    Any,
+    /// On an IP address, with a port if it differs from the common one.
+    At(IpAddr, Option<u16>),
 }
 
 impl FromStr for ListenAddr {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "any" {
+            return Ok(Self::Any);
+        }
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         if let Ok(ip) = bare.parse() {
-            return Ok(Self { ip, port: None });
+            return Ok(Self::At(ip, None));
         }
-        text.parse::<std::net::SocketAddr>()
-            .map(|addr| Self { ip: addr.ip(), port: Some(addr.port()) })
-            .map_err(
-                |_| "expected an IP address, or one with a port: 192.0.2.1, 192.0.2.1:30304, [::1]:30304",
-            )
+        text.parse::<std::net::SocketAddr>().map(|addr| Self::At(addr.ip(), Some(addr.port()))).map_err(
+            |_| "expected `any`, an IP address, or one with a port: 192.0.2.1, 192.0.2.1:30304, [::1]:30304",
+        )
     }
 }
 
@@ -136,7 +137,7 @@ mod tests {
             ("127.0.0.1:0", "127.0.0.1", Some(0)),
             ("[::1]:30304", "::1", Some(30304)),
         ] {
-            assert_eq!(text.parse(), Ok(ListenAddr { ip: ip.parse().unwrap(), port }), "{text}");
+            assert_eq!(text.parse(), Ok(ListenAddr::At(ip.parse().unwrap(), port)), "{text}");
         }
         for text in ["", "localhost", "1.2.3", "1.2.3.4:", "1.2.3.4:99999", ":30303"] {
             assert!(text.parse::<ListenAddr>().is_err(), "{text}");

@@ -26,7 +26,7 @@ use crate::node::Record;
 /// How long a challenge may be answered (geth: 1 s).
 pub const LIFETIME: Duration = Duration::from_secs(1);
 /// The most challenges made per second for strangers: if all are answered, 0.15 s of arithmetic.
-const STRANGERS_PER_SECOND: u32 = 1024;
+pub const STRANGERS_PER_SECOND: u32 = 1024;
 /// The most challenges made per second for strangers of one subnet.
 const SUBNET_PER_SECOND: u32 = 16;
 /// The most challenges made per second for known peers of one subnet: one for each session it can have.
@@ -68,15 +68,24 @@ pub struct Challenges {
 
 impl Default for Challenges {
     fn default() -> Self {
-        let class = |per_subnet| Class {
-            store: PeerStore::new(CAPACITY),
-            budget: Budget::new(Rate::per_second(per_subnet), Rate::per_second(STRANGERS_PER_SECOND)),
-        };
-        Self { strangers: class(SUBNET_PER_SECOND), known: class(KNOWN_SUBNET_PER_SECOND) }
+        Self::new(STRANGERS_PER_SECOND)
     }
 }
 
 impl Challenges {
+    /// No challenges; strangers may cause so many per second, at most [`STRANGERS_PER_SECOND`].
+    #[must_use]
+    pub fn new(strangers_per_second: u32) -> Self {
+        let class = |per_subnet, in_all| Class {
+            store: PeerStore::new(CAPACITY),
+            budget: Budget::new(Rate::per_second(per_subnet), Rate::per_second(in_all)),
+        };
+        Self {
+            strangers: class(SUBNET_PER_SECOND, strangers_per_second.min(STRANGERS_PER_SECOND)),
+            known: class(KNOWN_SUBNET_PER_SECOND, STRANGERS_PER_SECOND),
+        }
+    }
+
     /// How many are stored; some may have expired.
     #[must_use]
     pub fn len(&self) -> usize {

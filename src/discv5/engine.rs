@@ -36,7 +36,7 @@ use search::Searches;
 
 use super::{
     call::{CallError, Calls},
-    challenge::Challenges,
+    challenge::{Challenges, STRANGERS_PER_SECOND},
     crypto::Crypto,
     header::{MAX_MESSAGE, Unmasker},
     peer::Peer,
@@ -60,11 +60,18 @@ pub struct Config {
     pub allowed: Box<dyn Fn(IpAddr) -> bool + Send>,
     /// Whom to ask first, at every refresh. Default: nobody.
     pub bootnodes: Vec<Contact>,
+    /// How many challenges strangers may make us send per second. Default: [`STRANGERS_PER_SECOND`].
+    pub strangers_per_second: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { sessions: 2048, allowed: Box::new(|_| true), bootnodes: Vec::new() }
+        Self {
+            sessions: 2048,
+            allowed: Box::new(|_| true),
+            bootnodes: Vec::new(),
+            strangers_per_second: STRANGERS_PER_SECOND,
+        }
     }
 }
 
@@ -135,7 +142,7 @@ impl<C: Crypto> Engine<C> {
             unmasker: Unmasker::new(&record.id()),
             table: Table::new(record.id(), &mut rng),
             sessions: Sessions::new(config.sessions),
-            challenges: Challenges::default(),
+            challenges: Challenges::new(config.strangers_per_second),
             calls: Calls::default(),
             talk: TalkServer::default(),
             searches: Searches::new(now.mono),

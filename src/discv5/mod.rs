@@ -35,6 +35,7 @@ pub mod session;
 pub mod talk;
 
 pub use call::CallError;
+pub use challenge::STRANGERS_PER_SECOND;
 pub use crypto::Crypto;
 pub use engine::{Action, Config, Counters, Engine, QueryId};
 pub use header::Unmasker;

@@ -3,11 +3,7 @@
 //! Running out of file descriptors is weather, not an end: accepting pauses for a moment, as geth does, and the log
 //! says so at most once a second.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -45,19 +41,6 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Binds `port` on each of `ips`. With port 0 the system chooses once, and all addresses get the same port.
-pub fn bind_all(ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, BindError> {
-    let mut port = port;
-    let mut listeners = Vec::new();
-    for ip in ips {
-        let addr = SocketAddr::new(*ip, port);
-        let listener = bind(addr).map_err(|source| BindError { addr, source })?;
-        port = listener.local_addr().map_err(|source| BindError { addr, source })?.port();
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
 /// An address that could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {addr}: {source}")]
@@ -66,6 +49,14 @@ pub struct BindError {
     pub addr: SocketAddr,
     /// What the system said.
     pub source: io::Error,
+}
+
+impl BindError {
+    /// Whether somebody else has the port.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
 }
 
 /// Accepts until the receiver is gone. A slow receiver leaves connections in the kernel's backlog.

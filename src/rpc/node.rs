@@ -10,7 +10,7 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    net::discovery::{Discovery, contact_of},
+    net::discovery::{Counters, Discovery, contact_of},
     node::{Enode, PublicKey, Record, local::EntryOwner},
     switch::{Handle, peers::PeersSummary},
 };
@@ -78,6 +78,21 @@ fn summary(summary: &PeersSummary) -> proto::PeerSummary {
         succeeded: counts.connected,
         not_let_in: counts.not_let_in.iter().map(|(why, count)| (why.name().to_owned(), *count)).collect(),
         let_in: counts.let_in,
+        reached_from_outside: summary.reached_from_outside,
+    }
+}
+
+fn discovery_summary(counters: Counters) -> proto::DiscoverySummary {
+    let Counters { v4, v5, noise, unroutable, over_rate, sockets, .. } = counters;
+    proto::DiscoverySummary {
+        discv4_received: v4,
+        discv5_received: v5,
+        noise,
+        oversize: sockets.oversize,
+        sent: sockets.sent,
+        unsent: sockets.unsent,
+        unroutable,
+        over_rate,
     }
 }
 
@@ -88,6 +103,7 @@ impl NodeService for Node {
         _request: Request<proto::GetNodeInfoRequest>,
     ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
         let peers = self.handle.summary().await.map_err(Refusal::from)?;
+        let counters = self.discovery.counters().await.map_err(super::discovery::refuse)?;
         let facts = &self.facts;
         let record = self.discovery.record().borrow().clone();
         Ok(Response::new(proto::GetNodeInfoResponse {
@@ -103,6 +119,7 @@ impl NodeService for Node {
             warnings: facts.warnings.clone(),
             features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             peers: Some(summary(&peers)),
+            discovery: Some(discovery_summary(counters)),
         }))
     }
 

@@ -70,6 +70,8 @@ pub struct PeersSummary {
     pub dialed: usize,
     /// What became of candidates, dials and connections in the last minutes.
     pub recent: Counts,
+    /// Whether anybody on the Internet has ever dialed us.
+    pub reached_from_outside: bool,
 }
 
 /// What a one-off dial came to: the peer, or why not.
@@ -115,6 +117,7 @@ impl State {
             inbound,
             dialed,
             recent: self.policy.recent(now),
+            reached_from_outside: self.policy.reached_from_outside(),
         }
     }
 

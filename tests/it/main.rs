@@ -14,6 +14,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod discovery;
 mod dribblers;
 mod harness;
 mod leases;

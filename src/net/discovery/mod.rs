@@ -9,17 +9,21 @@
 //!
 //! Everybody else holds a [`Discovery`]: calls are carried to the task and answered from there, as with the switch.
 
+mod pace;
 mod queries;
 mod task;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ipnet::IpNet;
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{node_db::NodeDb, udp::UdpPort};
+use super::{
+    node_db::NodeDb,
+    udp::{UdpCounters, UdpPort},
+};
 use crate::{
     Now,
     discv5::TalkToken,
@@ -61,6 +65,8 @@ pub struct Setup {
     pub bootnodes_v5: Vec<Contact>,
     /// The only networks that we talk to; empty means all.
     pub restrict: Vec<IpNet>,
+    /// Packets per second that may be sent; `None` means as many as it takes.
+    pub rate: Option<NonZeroU32>,
     /// Where nodes are remembered, if they are.
     pub db: Option<NodeDb>,
     /// How many candidates the dialer has room for.
@@ -158,8 +164,12 @@ pub struct Counters {
     pub noise: u64,
     /// Packets not sent because the address cannot be reached from where we are announced to be.
     pub unroutable: u64,
+    /// Packets not sent because the rate was used up.
+    pub over_rate: u64,
     /// Candidates that found no room.
     pub candidates_dropped: u64,
+    /// What the sockets counted.
+    pub sockets: UdpCounters,
 }
 
 /// A handle to discovery. Cheap to clone.

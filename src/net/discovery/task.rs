@@ -1,6 +1,6 @@
 //! The loop: sockets, timers, calls and seeds, one at a time.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, num::NonZeroU32, time::Instant};
 
 use bytes::BytesMut;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
@@ -11,10 +11,16 @@ use tokio::{
 
 use super::{
     Setup, allowed,
+    pace::{Pace, share_of_strangers},
     queries::{Command, State, UNKNOWN},
 };
 use crate::{
-    Now, discv4, discv5,
+    Now,
+    discv4::{
+        self,
+        limits::{Rate, Rates},
+    },
+    discv5,
     discv5::Unmasker,
     kademlia::Contact,
     net::{
@@ -33,6 +39,7 @@ pub struct Task {
     state: State,
     port: Option<UdpPort>,
     unmasker: Option<Unmasker>,
+    pace: Pace,
     commands: mpsc::Receiver<Command>,
     demand: watch::Receiver<usize>,
     mapped: watch::Receiver<Mapped>,
@@ -54,6 +61,7 @@ impl Task {
             bootnodes_v4,
             bootnodes_v5,
             restrict,
+            rate,
             db,
             demand,
             candidates,
@@ -67,7 +75,7 @@ impl Task {
             let config = discv4::Config {
                 restrict: (!restrict.is_empty()).then(|| restrict.clone()),
                 bootnodes: bootnodes_v4,
-                ..discv4::Config::default()
+                rates: v4_rates(rate),
             };
             let own = local.record().clone();
             let own = discv4::Local { endpoint: own.endpoint().unwrap_or(UNKNOWN), record: own };
@@ -78,19 +86,20 @@ impl Task {
             let config = discv5::Config {
                 allowed: Box::new(move |ip| filter(ip)),
                 bootnodes: bootnodes_v5,
+                strangers_per_second: rate.map_or(discv5::STRANGERS_PER_SECOND, share_of_strangers),
                 ..discv5::Config::default()
             };
             discv5::Engine::new(now, config, key, local.record().clone(), fork())
         });
         let unmasker = v5.as_ref().map(|engine| engine.unmasker().clone());
         let state = State::new(v4, v5, local, record, db, candidates, observer);
-        Self { state, port, unmasker, commands, demand, mapped }
+        Self { state, port, unmasker, pace: Pace::new(now.mono, rate), commands, demand, mapped }
     }
 }
 
 /// Runs discovery until `stop` fires; the database is closed by whoever opened it.
 pub async fn run(task: Task, mut stop: oneshot::Receiver<()>) {
-    let Task { mut state, mut port, unmasker, mut commands, mut demand, mut mapped } = task;
+    let Task { mut state, mut port, unmasker, mut pace, mut commands, mut demand, mut mapped } = task;
     let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
     let mut out = BytesMut::new();
     let (seeds, mut seed_queue) = mpsc::channel::<Vec<StoredNode>>(1);
@@ -98,7 +107,7 @@ pub async fn run(task: Task, mut stop: oneshot::Receiver<()>) {
     loop {
         let now = clock::now();
         state.act(now);
-        transmit(&mut state, port.as_mut(), now, &mut out);
+        transmit(&mut state, port.as_mut(), &mut pace, now, &mut out);
         if std::mem::take(&mut state.seeds_wanted)
             && let Some(db) = state.db.clone()
         {
@@ -162,7 +171,7 @@ fn receive(state: &mut State, port: &mut UdpPort, unmasker: Option<&Unmasker>) {
     });
 }
 
-fn transmit(state: &mut State, port: Option<&mut UdpPort>, now: Now, out: &mut BytesMut) {
+fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now: Now, out: &mut BytesMut) {
     let Some(port) = port else { return };
     let announced = state.local.record().endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
     let mut send = |to: SocketAddr, out: &mut BytesMut| {
@@ -170,6 +179,8 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, now: Now, out: &mut B
         let local = matches!(AddressClass::of(to.ip()), AddressClass::Private | AddressClass::LinkLocal);
         if announced == Some(AddressClass::Global) && local {
             state.counters.unroutable += 1;
+        } else if !pace.allows(now.mono) {
+            state.counters.over_rate += 1;
         } else {
             port.send(to, out);
         }
@@ -184,6 +195,16 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, now: Now, out: &mut B
         while let Some(to) = engine.poll_transmit(out) {
             send(to, out);
         }
+    }
+    state.counters.sockets = port.counters();
+}
+
+/// What strangers may make discv4 check, and so answer.
+fn v4_rates(rate: Option<NonZeroU32>) -> Rates {
+    let rates = Rates::default();
+    match rate.map(share_of_strangers) {
+        Some(share) => Rates { strangers: Rate { burst: share, per_second: share }, ..rates },
+        None => rates,
     }
 }
 

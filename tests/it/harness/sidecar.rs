@@ -173,12 +173,21 @@ pub(crate) async fn connect(addr: SocketAddr) -> Channel {
 
 /// The configuration of these tests with further flags, through the loader that the program uses.
 pub(crate) fn config(data_dir: &Path, flags: &[&str]) -> Config {
-    let fixed =
-        ["devp2pd", "--network", "none", "--nat", "none", "--port", "0", "--listen-addr", "127.0.0.1"];
+    let fixed = ["devp2pd", "--network", "none", "--nat", "none", "--port", "0"];
+    let loopback: &[&str] = match flags.contains(&"--listen-addr") {
+        true => &[],
+        false => &["--listen-addr", "127.0.0.1"],
+    };
     // Most tests bring their peers; those about discovery say so.
     let quiet = flags.iter().all(|flag| !flag.starts_with("--nodiscover")).then_some("--nodiscover");
     let ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"];
-    let args = fixed.iter().chain(quiet.iter()).chain(&ports).map(Into::into).chain([data_dir.into()]);
+    let args = fixed
+        .iter()
+        .chain(loopback)
+        .chain(quiet.iter())
+        .chain(&ports)
+        .map(Into::into)
+        .chain([data_dir.into()]);
     let args = args.chain(flags.iter().map(Into::into));
     match config::load(args, []).unwrap() {
         Request::Run(config) => *config,

@@ -1,0 +1,54 @@
+//! How many packets discovery may send per second, for those whose firewall or NAT counts flows (`--discovery-rate`).
+//!
+//! A packet that is beyond the rate is dropped and counted: UDP may lose, requests are asked again, and a late answer
+//! is no answer. So that strangers cannot use up what our own searches need, the engines are told to answer strangers
+//! with at most half of the rate (a quarter each); what is left carries our requests and the answers to nodes that we
+//! know.
+
+use std::{num::NonZeroU32, time::Instant};
+
+use crate::policy::token_bucket::TokenBucket;
+
+/// The rate, if there is one. The default lets everything pass.
+#[derive(Debug, Default)]
+pub(super) struct Pace(Option<TokenBucket>);
+
+impl Pace {
+    /// A rate of `packets` per second, of which a second's worth may go at once.
+    pub(super) fn new(now: Instant, packets: Option<NonZeroU32>) -> Self {
+        Self(packets.map(|packets| TokenBucket::new(now, packets.get().into(), packets.get().into())))
+    }
+
+    /// Whether one more packet may be sent now.
+    pub(super) fn allows(&mut self, now: Instant) -> bool {
+        self.0.as_mut().is_none_or(|bucket| bucket.take(now, 1).is_ok())
+    }
+}
+
+/// What strangers may make each engine answer per second, at most, so that this rate holds for both.
+pub(super) fn share_of_strangers(packets: NonZeroU32) -> u32 {
+    (packets.get() / 4).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_rate_passes_and_no_less() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
+        let start = Instant::now();
+        let mut pace = Pace::new(start, NonZeroU32::new(50));
+        let mut passed = 0;
+        // Ten seconds of a thousand packets each.
+        for tick in 0..10_000 {
+            passed += u32::from(pace.allows(start + Duration::from_millis(tick)));
+        }
+        assert!((50 * 10..=50 * 11).contains(&passed), "{passed}");
+        let mut free = Pace::default();
+        assert!((0..10_000).all(|_| free.allows(start)));
+        assert_eq!(share_of_strangers(NonZeroU32::MIN), 1);
+    }
+}
