@@ -74,6 +74,11 @@ impl Candidates {
         self.ids.len()
     }
 
+    /// How many of one source wait.
+    pub(super) fn of(&self, source: Source) -> usize {
+        self.lines.get(source as usize).map_or(0, VecDeque::len)
+    }
+
     pub(super) fn contains(&self, id: &NodeId) -> bool {
         self.ids.contains(id)
     }

@@ -1,5 +1,7 @@
 //! Candidates: which are worth waiting for a slot, who gets it, and how many more are wanted.
 
+use std::time::Instant;
+
 use super::super::{dial_filter::RegistrationId, refusal::Refusal, rules::Rules};
 use super::{
     candidates::{Candidate, Source, Waiting},
@@ -39,6 +41,7 @@ impl Scheduler {
     ) -> Result<(), Refusal> {
         let Candidate { public_key, addr, record, source, served } = candidate;
         let id = public_key.id();
+        self.named_by(now.mono, &id, source);
         rules.check_node(now, &id)?;
         if let Some(entry) = self.entries.get_mut(&id) {
             // A trusted or static peer whose address nobody knew: now somebody does.
@@ -107,7 +110,7 @@ impl Scheduler {
     pub(super) fn start_candidates(&mut self, now: Now, rules: &Rules) {
         while self.free(rules) > 0 {
             let hungry = self.registrations.hungry();
-            let allowed = Source::ALL.map(|source| self.may_dial_from(rules, source, &hungry));
+            let allowed = Source::ALL.map(|source| self.may_dial_from(now.mono, rules, source, &hungry));
             let allows = |source: Source| allowed.get(source as usize).copied().unwrap_or_default();
             let found = hungry.iter().find_map(|id| Some((*id, self.candidates.take(*id, allows)?)));
             let Some((turn_of, waiting)) = found else { return };
@@ -124,9 +127,12 @@ impl Scheduler {
         }
     }
 
-    /// Whether a source may have another slot: up to half of them always, beyond that if no other source has
+    /// Whether a source may have another slot: not one that is kept for others; up to half always, beyond that if no other source has
     /// anything to offer, and none is still getting ready after the start.
-    fn may_dial_from(&self, rules: &Rules, source: Source, hungry: &[RegistrationId]) -> bool {
+    fn may_dial_from(&self, now: Instant, rules: &Rules, source: Source, hungry: &[RegistrationId]) -> bool {
+        if !self.leaves_enough(now, rules, source) {
+            return false;
+        }
         let half = self.slots(rules).dialed.div_ceil(2);
         if self.held.get(&source).copied().unwrap_or_default() < half {
             return true;
@@ -139,9 +145,17 @@ impl Scheduler {
     }
 
     /// Says how many candidates are wanted, if that changed.
-    pub(super) fn tell_demand(&mut self, rules: &Rules) {
+    pub(super) fn tell_demand(&mut self, now: Instant, rules: &Rules) {
         let wanted = if self.can_dial(rules) {
-            self.free(rules).min(self.registrations.wants()).saturating_sub(self.candidates.len())
+            let hungry = self.registrations.hungry();
+            // Those that wait for a slot which is not theirs fill no slot: others are looked for nevertheless.
+            let of_use = |source: &Source| self.may_dial_from(now, rules, *source, &hungry);
+            let waiting: usize = Source::ALL
+                .iter()
+                .filter(|source| of_use(source))
+                .map(|source| self.candidates.of(*source))
+                .sum();
+            self.free(rules).min(self.registrations.wants()).saturating_sub(waiting)
         } else {
             0
         };

@@ -26,6 +26,7 @@ mod outcome;
 pub mod scheduler;
 #[cfg(test)]
 mod tests;
+mod vouching;
 
 pub use candidates::{Candidate, Source};
 pub use entry::{AddError, EntryState, LastError, ListEntry, ListSource, RemoveError, Removed};

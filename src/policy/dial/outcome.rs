@@ -8,6 +8,7 @@ use super::{
     entry::Standing,
     one_off::ConnectOutcome,
     scheduler::{Action, Kind, Peer, Scheduler, Task, TaskId, check_addr},
+    vouching::Vouchers,
 };
 use crate::{Now, node::NodeId};
 
@@ -115,7 +116,8 @@ impl Scheduler {
             }
         }
         self.registrations.connected(served);
-        self.peers.insert(id, Peer { standing, source, served: served.to_vec() });
+        self.peers
+            .insert(id, Peer { standing, source, vouchers: Vouchers::of(source), served: served.to_vec() });
         self.candidates.retain(|waiting| waiting.id != id);
         self.finish_one_offs(&id, &ConnectOutcome::Connected);
         self.run(now, rules);

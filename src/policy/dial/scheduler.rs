@@ -26,6 +26,7 @@ use super::{
     entry::{Entry, Standing},
     history::History,
     one_off::{ConnectOutcome, OneOff, QueryId},
+    vouching::{Spoke, Vouchers},
 };
 use crate::{
     Now,
@@ -137,6 +138,8 @@ pub(super) struct Peer {
     pub(super) standing: Standing,
     /// Who offered it, if it was dialed as a candidate.
     pub(super) source: Option<Source>,
+    /// All who named it since.
+    pub(super) vouchers: Vouchers,
     pub(super) served: Vec<RegistrationId>,
 }
 
@@ -167,6 +170,7 @@ pub struct Scheduler {
     pub(super) dialing_dynamic: usize,
     /// The same by source.
     pub(super) held: BTreeMap<Source, usize>,
+    pub(super) spoke: Spoke,
     /// Until when slower sources are waited for; `None` before there is anything to dial for.
     pub(super) patience: Option<Instant>,
     pub(super) patience_over: bool,
@@ -202,6 +206,7 @@ impl Scheduler {
             dialed: 0,
             dialing_dynamic: 0,
             held: BTreeMap::new(),
+            spoke: Spoke::default(),
             patience: None,
             patience_over: false,
             paused_until: None,
@@ -339,7 +344,7 @@ impl Scheduler {
             self.start_due_entries(now, rules);
             self.start_candidates(now, rules);
         }
-        self.tell_demand(rules);
+        self.tell_demand(now.mono, rules);
     }
 
     /// Begins a dial: by looking up the name, if there is one. The address has been checked by the caller.

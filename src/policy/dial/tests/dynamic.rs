@@ -129,13 +129,62 @@ fn no_source_holds_over_half_while_another_offers() {
     }
     assert_eq!(bench.dials.len(), 4);
     (0..4).for_each(|n| bench.step(&Do::Up(n)));
-    for n in 100..104 {
-        bench.step(&Do::Offer(n, Source::V4, OK));
-        bench.step(&Do::Up(n));
-    }
+    (100..104).for_each(|n| bench.step(&Do::Offer(n, Source::V4, OK)));
+    // At first slots are kept for sources that have not spoken yet.
+    bench.run(&[(Do::Up(100), &[]), (Do::Up(101), &[]), (Do::Pass(10), &[102, 103])]);
+    (102..104).for_each(|n| bench.step(&Do::Up(n)));
     assert_eq!(bench.dials.len(), 8);
     // All slots are taken, half each. One of the slow source's goes, and it has nothing to offer: the other may.
-    bench.run(&[(Do::Gone(100, Cause::Requested), &[]), (Do::Pass(10), &[4, 5])]);
+    bench.run(&[(Do::Gone(100, Cause::Requested), &[4, 5])]);
+}
+
+#[test]
+fn slots_are_kept_for_every_source_that_has_something_to_offer() {
+    let settings = Settings { max_peers: 16, dial_ratio: 2, ..Settings::default() };
+    let mut bench = Bench::new(settings);
+    // A third source speaks once, and its node does not answer.
+    bench.step(&Do::Offer(900, Source::Dns, OK));
+    bench.step(&Do::Fail(900, Cause::TooManyPeers));
+    bench.step(&Do::Pass(10));
+    for n in 0..30 {
+        bench.step(&Do::Offer(n, Source::V4, OK));
+        bench.step(&Do::Offer(100 + n, Source::Database, OK));
+    }
+    // Of eight slots two stay for it, however many the others offer and however long nothing comes of it.
+    let mut connected = 0;
+    for _ in 0..8 {
+        for n in bench.dial.task_of.keys().copied().collect::<Vec<_>>() {
+            let number = (0..1000).find(|number| id(*number) == n).unwrap();
+            bench.step(&Do::Up(number));
+            connected += 1;
+        }
+        bench.step(&Do::Pass(10));
+    }
+    assert_eq!(connected, 6);
+    // And it is asked for more, although dozens of the others wait.
+    let demand = bench.other.iter().rev().find_map(|action| match action {
+        Action::Demand(n) => Some(*n),
+        _ => None,
+    });
+    assert!(demand.is_some_and(|demand| demand > 0), "{demand:?}");
+    // A peer that it names too is one that it vouches for; then one of its own.
+    bench.step(&Do::Offer(0, Source::Dns, Err(Refusal::Connected)));
+    bench.step(&Do::Offer(901, Source::Dns, OK));
+    bench.step(&Do::Up(901));
+    bench.step(&Do::Pass(1));
+    assert_eq!(bench.dial.dialed + bench.dial.tasks.len().min(1), 8, "the last slot is for anybody");
+    // Who says nothing for ten minutes has nothing to say.
+    let mut bench = Bench::new(Settings { max_peers: 16, dial_ratio: 2, ..Settings::default() });
+    bench.step(&Do::Offer(900, Source::Dns, OK));
+    bench.step(&Do::Fail(900, Cause::TooManyPeers));
+    bench.step(&Do::Pass(601));
+    for n in 0..30 {
+        bench.step(&Do::Offer(n, Source::V4, OK));
+    }
+    for n in 0..8 {
+        bench.step(&Do::Up(n));
+    }
+    assert_eq!(bench.dial.dialed, 8);
 }
 
 #[test]
