@@ -3,5 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail loudly")]
 
+mod adversary;
 mod discv4;
+mod network;
+mod notary;
 mod wire;
