@@ -136,12 +136,12 @@ mod tests {
     async fn addresses_with_port_0_share_a_port_and_others_keep_theirs() {
         let free = std::net::TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
         let wanted = [addrs(&["127.0.0.1:0", "127.0.0.2:0"]), vec![free]].concat();
-        let bound = bind_tcp(&wanted, false).unwrap();
-        let bound: Vec<SocketAddr> = bound.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        let listeners = bind_tcp(&wanted, false).unwrap();
+        let bound: Vec<SocketAddr> = listeners.iter().map(|socket| socket.local_addr().unwrap()).collect();
         assert_eq!(bound[0].port(), bound[1].port());
         assert_eq!((bound[1].ip(), bound[2]), (wanted[1].ip(), free));
         for addr in bound {
-            assert!(std::net::TcpStream::connect_timeout(&addr, std::time::Duration::from_secs(5)).is_err());
+            std::net::TcpStream::connect(addr).unwrap();
         }
     }
 
