@@ -168,6 +168,8 @@ class Case:
 
     def __init__(self, root: pathlib.Path, folder: pathlib.Path, tools):
         self.root, self.folder, self.tools, self.programs = root, folder, tools, []
+        # What is to be undone when all programs have ended.
+        self.cleanups = []
 
     def run(self, *command, seconds=120, **options):
         """Runs a command to its end; returns it whole."""
@@ -183,6 +185,8 @@ class Case:
     def stop(self):
         for program in reversed(self.programs):
             program.kill()
+        for cleanup in reversed(self.cleanups):
+            cleanup()
 
     def tails(self):
         """The ends of all logs, for whoever must find out what went wrong."""
