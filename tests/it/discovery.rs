@@ -70,6 +70,22 @@ async fn each_listening_address_keeps_its_own_port() {
 }
 
 #[tokio::test]
+async fn discovery_may_have_a_port_of_its_own() {
+    let flags = ["--nodiscover=false", "--discovery-addr", "127.0.0.1:0", "--nodial"];
+    let (sidecar, other) = (Sidecar::start_with(&flags).await, Sidecar::start_with(&flags).await);
+    let endpoint = sidecar.started().record.endpoint().unwrap();
+    assert_ne!(endpoint.udp, endpoint.tcp);
+    assert!(sidecar.enode().ends_with(&format!("?discport={}", endpoint.udp)), "{}", sidecar.enode());
+    let enr = sidecar.started().record.to_string();
+    other.node().add_bootnode(AddBootnodeRequest { node: enr }).await.unwrap();
+    eventually("the node is found at that port", async || {
+        let nodes = other.discovery().list_nodes(ListNodesRequest::default()).await.unwrap();
+        nodes.into_inner().nodes.iter().any(|node| node.live_checks > 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn discovery_sends_no_more_than_it_may_and_still_finds_its_neighbour() {
     let flags = ["--nodiscover=false", "--nodial"];
     let slow = Sidecar::start_with(&[&flags[..], &["--discovery-rate", "20"]].concat()).await;

@@ -175,9 +175,7 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now:
     let Some(port) = port else { return };
     let announced = state.local.record().endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
     let mut send = |to: SocketAddr, out: &mut BytesMut| {
-        // A host on the Internet does not send into private ranges: its provider sees a scan in that.
-        let local = matches!(AddressClass::of(to.ip()), AddressClass::Private | AddressClass::LinkLocal);
-        if announced == Some(AddressClass::Global) && local {
+        if !may_send(announced, to) {
             state.counters.unroutable += 1;
         } else if !pace.allows(now.mono) {
             state.counters.over_rate += 1;
@@ -197,6 +195,12 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now:
         }
     }
     state.counters.sockets = port.counters();
+}
+
+/// A host on the Internet does not send into private ranges: its provider sees a scan in that.
+fn may_send(announced: Option<AddressClass>, to: SocketAddr) -> bool {
+    let local = matches!(AddressClass::of(to.ip()), AddressClass::Private | AddressClass::LinkLocal);
+    announced != Some(AddressClass::Global) || !local
 }
 
 /// What strangers may make discv4 check, and so answer.
@@ -248,6 +252,33 @@ fn add_seeds(state: &mut State, now: Now, nodes: Vec<StoredNode>) {
         }
         if let Some(engine) = &mut state.v5 {
             engine.add_seed(now, node.record);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_goes_to_private_ranges_from_a_public_address() {
+        use AddressClass::{Global, Loopback, Private};
+        let table = [
+            (Some(Global), "192.168.1.1:30303", false),
+            (Some(Global), "10.0.0.1:30303", false),
+            (Some(Global), "169.254.1.1:30303", false),
+            (Some(Global), "[fd00::1]:30303", false),
+            (Some(Global), "[fe80::1]:30303", false),
+            (Some(Global), "8.8.8.8:30303", true),
+            (Some(Global), "[2a00::1]:30303", true),
+            // Bootnodes of a test network beside us.
+            (Some(Global), "127.0.0.1:30303", true),
+            (Some(Private), "192.168.1.1:30303", true),
+            (Some(Loopback), "192.168.1.1:30303", true),
+            (None, "192.168.1.1:30303", true),
+        ];
+        for (announced, to, allowed) in table {
+            assert_eq!(may_send(announced, to.parse().unwrap()), allowed, "{announced:?} to {to}");
         }
     }
 }
