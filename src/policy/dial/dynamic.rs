@@ -159,6 +159,7 @@ impl Scheduler {
         } else {
             0
         };
+        self.spoke.asked(now, wanted);
         if wanted != self.demand {
             self.demand = wanted;
             // Only the last word counts.

@@ -50,14 +50,31 @@ impl Vouchers {
     }
 }
 
-/// When each source last offered anything.
+/// When each source last offered anything, by a clock that stands still while nothing is asked for: whoever is not asked
+/// cannot be blamed for silence.
 #[derive(Debug, Default)]
-pub(super) struct Spoke([Option<Instant>; Source::ALL.len()]);
+pub(super) struct Spoke {
+    at: [Option<Instant>; Source::ALL.len()],
+    /// Since when nothing is asked for.
+    unasked: Option<Instant>,
+}
+
+impl Spoke {
+    /// So many candidates are wanted now.
+    pub(super) fn asked(&mut self, now: Instant, wanted: usize) {
+        if wanted == 0 {
+            self.unasked.get_or_insert(now);
+        } else if let Some(since) = self.unasked.take() {
+            let pause = now.saturating_duration_since(since);
+            self.at.iter_mut().flatten().for_each(|at| *at += pause);
+        }
+    }
+}
 
 impl Scheduler {
     /// A source names a node, whatever comes of it.
     pub(super) fn named_by(&mut self, now: Instant, id: &NodeId, source: Source) {
-        if let Some(spoke) = self.spoke.0.get_mut(source as usize) {
+        if let Some(spoke) = self.spoke.at.get_mut(source as usize) {
             *spoke = Some(now);
         }
         if let Some(peer) = self.peers.get_mut(id) {
@@ -70,8 +87,10 @@ impl Scheduler {
         let slots: Slots = self.slots(rules);
         let kept = KEPT.min(slots.dialed / SHARE);
         let missing = |of: Source| kept.saturating_sub(self.vouched(of));
-        let spoke = |of: Source| self.spoke.0.get(of as usize).copied().flatten();
-        let is_alive = |of: Source| spoke(of).is_some_and(|at| now.saturating_duration_since(at) < FORGOTTEN);
+        let spoke = |of: Source| self.spoke.at.get(of as usize).copied().flatten();
+        let clock = self.spoke.unasked.unwrap_or(now);
+        let is_alive =
+            |of: Source| spoke(of).is_some_and(|at| clock.saturating_duration_since(at) < FORGOTTEN);
         let others = Source::ALL.into_iter().filter(|of| *of != source && is_alive(*of));
         let mut reserved: usize = others.map(missing).sum();
         // After the start the slower sources have not spoken yet: something is kept for whoever does.

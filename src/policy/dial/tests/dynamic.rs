@@ -188,6 +188,31 @@ fn slots_are_kept_for_every_source_that_has_something_to_offer() {
 }
 
 #[test]
+fn a_source_that_nobody_asked_is_not_forgotten() {
+    let mut bench = Bench::new(Settings { max_peers: 16, dial_ratio: 2, ..Settings::default() });
+    for n in 0..2 {
+        bench.step(&Do::Offer(900 + n, Source::Dns, OK));
+        bench.step(&Do::Up(900 + n));
+    }
+    bench.step(&Do::Pass(10));
+    for n in 0..30 {
+        bench.step(&Do::Offer(n, Source::V4, OK));
+    }
+    (0..6).for_each(|n| bench.step(&Do::Up(n)));
+    (6..30).filter(|n| bench.dial.task_of.contains_key(&id(*n))).collect::<Vec<_>>().iter().for_each(|n| {
+        bench.step(&Do::Fail(*n, Cause::TooManyPeers));
+    });
+    assert_eq!(bench.dial.dialed, 8, "all slots are taken, and nothing is asked for");
+    // Hours later one of its peers leaves: the place is still kept for another one of the same source.
+    bench.step(&Do::Pass(36_000));
+    bench.run(&[
+        (Do::Gone(900, Cause::LinkLost), &[]),
+        (Do::Pass(60), &[]),
+        (Do::Offer(950, Source::Dns, OK), &[950]),
+    ]);
+}
+
+#[test]
 fn a_source_that_is_alone_gets_all_slots_after_a_moment() {
     let mut bench = Bench::new(Settings { max_peers: 8, dial_ratio: 2, ..Settings::default() });
     for n in 0..10 {
