@@ -27,6 +27,7 @@ class Program:
         self.name, self.seen = name, collections.deque()
         self.log = case.folder / f"{name}.log"
         self.changed = threading.Condition()
+        options.setdefault("env", environment())
         self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, text=True, errors="replace", bufsize=1, **options)
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -196,6 +197,7 @@ class Case:
             yield from (line[:400] for line in lines[-40:])
 
 
-def environment(path_first):
-    """The environment with a folder in front of PATH."""
-    return {**os.environ, "PATH": f"{path_first}{os.pathsep}{os.environ['PATH']}"}
+def environment(path_first=None):
+    """The environment without settings of the sidecar, which belong to whoever runs this; a folder in front of PATH."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DEVP2PD")}
+    return kept if path_first is None else {**kept, "PATH": f"{path_first}{os.pathsep}{kept['PATH']}"}

@@ -1,6 +1,6 @@
 """Gets the programs of others that the cases run, at pinned versions, outside the tree.
 
-Everything goes to $DEVP2PD_CI_CACHE or ~/.cache/devp2pd-ci and stays there: a second run installs nothing. What can
+Everything goes to $CI_CACHE or ~/.cache/devp2pd-ci and stays there: a second run installs nothing. What can
 not be had is an error; a case is never skipped for want of a tool.
 """
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CACHE = pathlib.Path(os.environ.get("DEVP2PD_CI_CACHE") or
+CACHE = pathlib.Path(os.environ.get("CI_CACHE") or
                      pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "devp2pd-ci")
 EXAMPLE = ROOT / "examples" / "python"
 
