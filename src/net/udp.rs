@@ -2,12 +2,17 @@
 //!
 //! A discovery packet is at most 1,280 bytes, so a slot of that size and one byte more tells a whole packet from a
 //! cut one. Reading uses `recvmmsg` where the system has it (quinn-udp): under a flood one system call fetches up to
-//! [`BATCH`] packets. A full send buffer drops the packet and counts it: UDP may lose, and discovery asks again.
+//! [`BATCH`] packets. Writing uses `sendmmsg` likewise (rustix): what one round writes leaves together. A full send
+//! buffer drops the packet and counts it: UDP may lose, and discovery asks again.
 
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
+    ops::Range,
 };
+
+#[cfg(target_os = "linux")]
+use std::io::IoSlice;
 
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,6 +26,9 @@ const SLOT: usize = 1280 + 1;
 
 /// Packets fetched by one system call.
 const BATCH: usize = quinn_udp::BATCH_SIZE;
+
+/// Packets sent by one system call, at most 80 KiB: what a round of either engine writes fits many times.
+const SEND_BATCH: usize = 64;
 
 /// Kernel buffer for packets that we have not fetched: about 3,000 packets of a burst, where the system allows it.
 const KERNEL_BUFFER: usize = 4 * 1024 * 1024;
@@ -49,6 +57,9 @@ pub struct UdpPort {
     six: Option<Family>,
     port: u16,
     slots: Vec<u8>,
+    /// Packets taken and not sent yet, and their bytes one after the other.
+    addressed: Vec<Addressed>,
+    outgoing: Vec<u8>,
     counters: UdpCounters,
 }
 
@@ -60,6 +71,8 @@ impl UdpPort {
             six: None,
             port,
             slots: vec![0; SLOT * BATCH],
+            addressed: Vec::new(),
+            outgoing: Vec::new(),
             counters: UdpCounters::default(),
         };
         for ip in ips {
@@ -134,16 +147,75 @@ impl UdpPort {
         }
     }
 
-    /// Sends one packet, or drops it and counts.
+    /// Takes a packet to be sent by [`Self::flush`], which is called here too when a batch is full.
     pub fn send(&mut self, to: SocketAddr, packet: &[u8]) {
-        let family = if to.is_ipv4() { &self.four } else { &self.six };
-        let sent = family.as_ref().is_some_and(|family| family.socket.try_send_to(packet, to).is_ok());
-        if sent {
-            self.counters.sent += 1;
-        } else {
-            self.counters.unsent += 1;
+        let begin = self.outgoing.len();
+        self.outgoing.extend_from_slice(packet);
+        self.addressed.push((to, begin..self.outgoing.len()));
+        if self.addressed.len() >= SEND_BATCH {
+            self.flush();
         }
     }
+
+    /// Hands what was taken to the kernel, each family with as few system calls as there are. What the kernel does not
+    /// take is dropped and counted.
+    pub fn flush(&mut self) {
+        // By family and otherwise in order: a stable sort.
+        self.addressed.sort_by_key(|(to, _)| to.is_ipv6());
+        let six = self.addressed.partition_point(|(to, _)| to.is_ipv4());
+        let (four, six) = self.addressed.split_at(six);
+        for (family, packets) in [(&self.four, four), (&self.six, six)] {
+            let sent = family.as_ref().map_or(0, |family| send_all(&family.socket, packets, &self.outgoing));
+            self.counters.sent += sent as u64;
+            self.counters.unsent += packets.len().saturating_sub(sent) as u64;
+        }
+        self.addressed.clear();
+        self.outgoing.clear();
+    }
+}
+
+/// A packet on its way: to whom, and where its bytes stand.
+type Addressed = (SocketAddr, Range<usize>);
+
+/// Sends packets in their order, and answers how many the kernel took. One that cannot be sent (no route, no room) is
+/// passed over.
+#[cfg(target_os = "linux")]
+fn send_all(socket: &UdpSocket, packets: &[Addressed], bytes: &[u8]) -> usize {
+    use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
+    let addrs: Vec<SocketAddrAny> = packets.iter().map(|(to, _)| (*to).into()).collect();
+    let slices: Vec<[IoSlice<'_>; 1]> = packets
+        .iter()
+        .map(|(_, range)| [IoSlice::new(bytes.get(range.clone()).unwrap_or_default())])
+        .collect();
+    let mut control: Vec<SendAncillaryBuffer<'_, '_, '_>> =
+        packets.iter().map(|_| SendAncillaryBuffer::default()).collect();
+    let mut messages: Vec<MMsgHdr<'_>> = addrs
+        .iter()
+        .zip(&slices)
+        .zip(&mut control)
+        .map(|((addr, slice), control)| MMsgHdr::new_with_addr(addr, slice, control))
+        .collect();
+    let (mut at, mut sent) = (0, 0);
+    while let Some(rest) = messages.get_mut(at..).filter(|rest| !rest.is_empty()) {
+        // Without asking the runtime, which does not know of a young socket yet that it can be written to.
+        match sendmmsg(socket, rest, SendFlags::DONTWAIT) {
+            Ok(count @ 1..) => (at, sent) = (at + count, sent + count),
+            // No room for this one, so for none of the rest.
+            Err(rustix::io::Errno::AGAIN) => break,
+            // The error is about the first: the next may have a route.
+            Ok(_) | Err(_) => at += 1,
+        }
+    }
+    sent
+}
+
+/// The same where the system sends one packet a call.
+#[cfg(not(target_os = "linux"))]
+fn send_all(socket: &UdpSocket, packets: &[Addressed], bytes: &[u8]) -> usize {
+    let taken = |(to, range): &&Addressed| {
+        socket.try_send_to(bytes.get(range.clone()).unwrap_or_default(), *to).is_ok()
+    };
+    packets.iter().filter(taken).count()
 }
 
 fn open(addr: SocketAddr) -> io::Result<Family> {
@@ -183,9 +255,32 @@ mod tests {
         assert_eq!(lengths, [1, 1280, 700]);
         assert_eq!(port.counters().oversize, 1);
         port.send(sender.local_addr().unwrap(), b"answer");
+        port.flush();
         let mut answer = [0; 16];
         assert_eq!(sender.recv(&mut answer).await.unwrap(), 6);
         port.send("[::1]:9".parse().unwrap(), b"no socket of that family");
+        port.flush();
         assert_eq!((port.counters().sent, port.counters().unsent), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_batch_leaves_in_order_and_what_cannot_be_sent_holds_up_nobody() {
+        let mut port = UdpPort::bind(&["127.0.0.1".parse().unwrap()], 0).unwrap();
+        let reader = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = reader.local_addr().unwrap();
+        // Port 0 is nobody's, and more than one batch goes out.
+        for number in 0..100_u8 {
+            if number % 10 == 3 {
+                port.send("127.0.0.1:0".parse().unwrap(), b"to nobody");
+            }
+            port.send(to, &[number; 9]);
+        }
+        port.flush();
+        let mut packet = [0; 32];
+        for number in 0..100_u8 {
+            let length = reader.recv(&mut packet).await.unwrap();
+            assert_eq!(packet[..length], [number; 9]);
+        }
+        assert_eq!((port.counters().sent, port.counters().unsent), (100, 10));
     }
 }

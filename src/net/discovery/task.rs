@@ -194,6 +194,7 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now:
             send(to, out);
         }
     }
+    port.flush();
     state.counters.sockets = port.counters();
 }
 
