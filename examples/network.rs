@@ -69,7 +69,7 @@ fn main() {
     let spent = network.now.mono - start;
     times.sort_unstable();
     let hits = found.iter().filter(|found| **found).count();
-    let cost = (network.sent - before) as f64 - idle * spent.as_secs_f64();
+    let rate = (network.sent - before) as f64 / spent.as_secs_f64();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64();
     println!("{} lookups of reachable nodes, each from a node elsewhere, at the first try:", wanted.len());
     println!("  found     {hits} ({:.1} %)", 100.0 * hits as f64 / wanted.len() as f64);
@@ -79,10 +79,7 @@ fn main() {
         at(0.95),
         at(1.0)
     );
-    println!(
-        "  packets   {:.0} each, beside {idle:.0} a second that the network sends anyway",
-        cost / wanted.len() as f64
-    );
+    println!("  packets   {rate:.0} a second in the whole network meanwhile, {idle:.0} before");
 
     let seconds: Vec<f64> = (1..=GETTING_GOING).map(|second| second as f64).collect();
     let shares: Vec<f64> = (1..=times.len()).map(|n| 100.0 * n as f64 / times.len() as f64).collect();
