@@ -278,7 +278,12 @@ impl App {
             rng: fork(),
         };
         let discovers = config.discovery.v4 || config.discovery.v5;
-        let sources = switch::Sources { discovery: discovers.then(|| discovery.clone()), demand, candidates };
+        let sources = switch::Sources {
+            discovery: discovers.then(|| discovery.clone()),
+            record: discovery.clone(),
+            demand,
+            candidates,
+        };
         let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests, sources);
         switch.restore(&config.peers.static_peers, &config.peers.trusted_peers, &lists)?;
         let (stop_switch, stopped) = oneshot::channel();

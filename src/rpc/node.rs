@@ -5,19 +5,31 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert,
-    proto::{self, node_service_server::NodeService},
+    convert, principal,
+    proto::{self, ErrorReason, node_service_server::NodeService},
     status::Refusal,
 };
 use crate::{
-    net::discovery::{Counters, Discovery, contact_of},
-    node::{Enode, PublicKey, Record, local::EntryOwner},
-    switch::{Handle, peers::PeersSummary},
+    net::discovery::{Counters, Discovery, DiscoveryError, contact_of},
+    node::{
+        Enode, PublicKey, Record,
+        local::{EntryError, EntryOwner},
+    },
+    switch::{Handle, Principal, peers::PeersSummary, registrations::Acting},
 };
 
 /// What this version can do beyond the first one, by name: clients may ask for it before they rely on it.
-const FEATURES: &[&str] =
-    &["leases", "credit", "greeting", "send-results", "trusted-peers", "bans", "connect-peer", "watches"];
+const FEATURES: &[&str] = &[
+    "leases",
+    "credit",
+    "greeting",
+    "send-results",
+    "trusted-peers",
+    "bans",
+    "connect-peer",
+    "watches",
+    "record-entries",
+];
 
 /// What is fixed for this run of the sidecar.
 #[derive(Clone, Debug)]
@@ -49,6 +61,29 @@ impl Node {
     #[must_use]
     pub fn new(facts: NodeFacts, discovery: Discovery, handle: Handle) -> Self {
         Self { facts, discovery, handle }
+    }
+
+    /// Whose entries a call sets: the operator's, unless it acts for a registration.
+    async fn owner(&self, caller: &Principal, acting: Option<&Acting>) -> Result<EntryOwner, Refusal> {
+        match acting {
+            None => Ok(EntryOwner::Operator),
+            Some(acting) => Ok(self.handle.entry_owner(caller.clone(), acting.clone()).await?),
+        }
+    }
+
+    /// Why an entry was not changed; an owner by its client id.
+    async fn entry_refusal(&self, error: DiscoveryError) -> Refusal {
+        let DiscoveryError::Entry(EntryError::Owned { key, owner }) = &error else {
+            return super::discovery::refuse(error);
+        };
+        let owner = match owner {
+            EntryOwner::Operator => "the operator".to_owned(),
+            owner => {
+                self.handle.entry_client(*owner).await.map(|client| client.to_string()).unwrap_or_default()
+            }
+        };
+        let message = format!("the record entry {key:?} belongs to {owner}; it must delete it first");
+        Refusal::new(ErrorReason::RecordKeyOwned, message).with("key", key).with("owner", owner)
     }
 }
 
@@ -127,12 +162,24 @@ impl NodeService for Node {
         &self,
         request: Request<proto::SetRecordEntryRequest>,
     ) -> Result<Response<proto::SetRecordEntryResponse>, Status> {
-        let proto::SetRecordEntryRequest { key, value } = request.into_inner();
-        let record = self
-            .discovery
-            .set_entry(EntryOwner::Operator, key, value.to_vec())
-            .await
-            .map_err(super::discovery::refuse)?;
+        use proto::set_record_entry_request::Registration as By;
+        let caller = principal(&request);
+        let proto::SetRecordEntryRequest { key, value, registration } = request.into_inner();
+        let acting = registration.map(|by| match by {
+            By::ResumeToken(text) => Acting::Token(text),
+            By::ClientId(id) => Acting::Client(id.into()),
+        });
+        let owner = self.owner(&caller, acting.as_ref()).await?;
+        let set = self.discovery.set_entry(owner, key, value.to_vec()).await;
+        let record = match set {
+            Ok(record) => record,
+            Err(error) => return Err(self.entry_refusal(error).await.into()),
+        };
+        // A lease that ended meanwhile has released its entries before this one was set.
+        if let Err(ended) = self.owner(&caller, acting.as_ref()).await {
+            self.discovery.release_entries(owner).await.map_err(super::discovery::refuse)?;
+            return Err(ended.into());
+        }
         Ok(Response::new(proto::SetRecordEntryResponse { enr: record.to_string() }))
     }
 
@@ -140,10 +187,18 @@ impl NodeService for Node {
         &self,
         request: Request<proto::DeleteRecordEntryRequest>,
     ) -> Result<Response<proto::DeleteRecordEntryResponse>, Status> {
-        let key = request.into_inner().key;
-        let record =
-            self.discovery.delete_entry(EntryOwner::Operator, key).await.map_err(super::discovery::refuse)?;
-        Ok(Response::new(proto::DeleteRecordEntryResponse { enr: record.to_string() }))
+        use proto::delete_record_entry_request::Registration as By;
+        let caller = principal(&request);
+        let proto::DeleteRecordEntryRequest { key, registration } = request.into_inner();
+        let acting = registration.map(|by| match by {
+            By::ResumeToken(text) => Acting::Token(text),
+            By::ClientId(id) => Acting::Client(id.into()),
+        });
+        let owner = self.owner(&caller, acting.as_ref()).await?;
+        match self.discovery.delete_entry(owner, key).await {
+            Ok(record) => Ok(Response::new(proto::DeleteRecordEntryResponse { enr: record.to_string() })),
+            Err(error) => Err(self.entry_refusal(error).await.into()),
+        }
     }
 
     async fn add_bootnode(

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     Now,
-    node::{NodeId, NodeRef},
+    node::{NodeId, NodeRef, local::EntryOwner},
     p2p::DisconnectReason,
     policy::{
         Ban, BanError, BanTarget,
@@ -276,6 +276,16 @@ impl Handle {
     /// Ends a registration now.
     pub async fn delete(&self, principal: Principal, acting: Acting) -> Result<(), SwitchError> {
         self.call(move |state, now| state.delete(now, &principal, &acting)).await?
+    }
+
+    /// Under which name a registration sets entries of our record.
+    pub async fn entry_owner(&self, principal: Principal, acting: Acting) -> Result<EntryOwner, SwitchError> {
+        self.call(move |state, now| state.entry_owner(now, &principal, &acting)).await?
+    }
+
+    /// The client id of the registration that owns an entry of our record.
+    pub async fn entry_client(&self, owner: EntryOwner) -> Option<Arc<str>> {
+        self.call(move |state, _| state.entry_client(owner)).await.ok().flatten()
     }
 
     /// One registration.

@@ -12,11 +12,11 @@ use super::{
         SwitchError, Target, claim, inbox_config, view,
     },
     session::SessionChannel,
-    state::State,
+    state::{Effect, State},
 };
 use crate::{
     Now,
-    node::NodeId,
+    node::{NodeId, local::EntryOwner},
     p2p::DisconnectReason,
     policy::{self, DialFilter},
 };
@@ -235,6 +235,25 @@ impl State {
         Ok(self.leases.set_greeting(id, name, version, greeting)?)
     }
 
+    /// Under which name a registration sets entries of our record.
+    pub(super) fn entry_owner(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+    ) -> Result<EntryOwner, SwitchError> {
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        let kept = self.kept.get(&id).ok_or(SwitchError::Stopped)?;
+        Ok(EntryOwner::Registration(kept.policy_id.0))
+    }
+
+    /// The client id of the registration that owns an entry.
+    pub(super) fn entry_client(&self, owner: EntryOwner) -> Option<Arc<str>> {
+        let EntryOwner::Registration(number) = owner else { return None };
+        let (id, _) = self.kept.iter().find(|(_, kept)| kept.policy_id.0 == number)?;
+        self.leases.get(*id).map(|registration| Arc::clone(&registration.spec().client_id))
+    }
+
     /// Brings inbox and policy in step with a claim that the leases granted.
     fn claimed(&mut self, now: Now, claimed: &Claimed) {
         self.touched.insert(claimed.id);
@@ -271,6 +290,7 @@ impl State {
         tracing::info!(client = %registration.spec().client_id, why, "registration ended");
         if let Some(kept) = self.kept.get(&id) {
             self.policy.unregister(now, kept.policy_id);
+            self.effects.push_back(Effect::ReleaseEntries(EntryOwner::Registration(kept.policy_id.0)));
         }
         self.release_channels(id, |_| true, None, "the registration ended");
         if let Some(kept) = self.kept.remove(&id) {

@@ -33,7 +33,7 @@ use crate::{
         listener::Accepted,
         outbound::OutboundBudget,
     },
-    node::{Enode, NodeId, NodeRef, PublicKey, Record},
+    node::{Enode, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
     p2p::LocalNode,
     policy::{
         Action, Policy, Settings,
@@ -82,6 +82,8 @@ pub(super) enum Effect {
     AbortConnection(ConnectionId),
     /// Ask discovery where a node is, and report.
     Resolve(NodeId, Option<PublicKey>),
+    /// A registration's entries leave our record.
+    ReleaseEntries(EntryOwner),
     /// So many candidates are wanted.
     Demand(usize),
     /// Keep the lists.

@@ -54,6 +54,8 @@ enum Outcome {
 pub struct Sources {
     /// Whom to ask where a node is; nobody when discovery is off.
     pub discovery: Option<Discovery>,
+    /// Who keeps our record, whether nodes are looked for or not.
+    pub record: Discovery,
     /// How many candidates the dialer has room for: what throttles discovery.
     pub demand: watch::Sender<usize>,
     /// Where candidates come from.
@@ -163,6 +165,11 @@ impl Switch {
                             };
                             let _ = report.send(Outcome::Located(id, found)).await;
                         });
+                    }
+                    Effect::ReleaseEntries(owner) => {
+                        let record = self.sources.record.clone();
+                        // It fails only when the process is ending, and the record with it.
+                        work.spawn(async move { drop(record.release_entries(owner).await) });
                     }
                     Effect::Demand(count) => drop(self.sources.demand.send_replace(count)),
                     Effect::Persist(lists) => {

@@ -5,13 +5,19 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::BytesMut;
 use devp2pd::{
     discv4::packet::{Expiration, Ping, Type, WireEndpoint, seal},
-    node::NodeKey,
-    rpc::proto::{AddBootnodeRequest, DiscoverySummary, GetNodeInfoRequest, ListNodesRequest},
+    node::{NodeKey, Record},
+    rpc::proto::{
+        AddBootnodeRequest, DeleteRecordEntryRequest, DeleteRegistrationRequest, DiscoverySummary,
+        GetNodeInfoRequest, ListNodesRequest, SetRecordEntryRequest,
+        delete_record_entry_request::Registration as Whose, delete_registration_request,
+        set_record_entry_request::Registration as By,
+    },
 };
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::net::UdpSocket;
+use tonic::Code;
 
-use crate::harness::{Sidecar, eventually, try_start};
+use crate::harness::{Sidecar, eventually, refused, spec, try_start};
 
 async fn summary(sidecar: &Sidecar) -> DiscoverySummary {
     let info = sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap().into_inner();
@@ -111,4 +117,61 @@ async fn discovery_sends_no_more_than_it_may_and_still_finds_its_neighbour() {
     })
     .await;
     assert!(after.discv4_received > before.discv4_received);
+}
+
+#[tokio::test]
+async fn a_record_entry_belongs_to_who_set_it_and_goes_with_its_lease() {
+    let sidecar = Sidecar::start().await;
+    let owner = sidecar.application(spec("owner", &[("echo", 1, 8)])).await;
+    let _other = sidecar.application(spec("other", &[("talk", 1, 8)])).await;
+    let set = async |key: &str, value: &[u8], client: Option<&str>| {
+        let registration = client.map(|id| By::ClientId(id.to_owned()));
+        let (key, value) = (key.to_owned(), value.to_vec().into());
+        sidecar.node().set_record_entry(SetRecordEntryRequest { key, value, registration }).await
+    };
+    let has = async |key: &str| {
+        let info = sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap().into_inner();
+        let record: Record = info.enr.parse().unwrap();
+        record.get(key.as_bytes()).map(<[u8]>::to_vec)
+    };
+    // An RLP string of one byte is that byte.
+    set("eth", &[7], Some("owner")).await.unwrap();
+    assert_eq!(has("eth").await, Some(vec![7]));
+    for client in ["other", "owner"] {
+        let outcome = set("eth", &[8], Some(client)).await;
+        match client {
+            "owner" => drop(outcome.unwrap()),
+            _ => {
+                let refused = refused(&outcome.unwrap_err());
+                assert_eq!(
+                    (refused.code, refused.reason.as_str()),
+                    (Code::AlreadyExists, "RECORD_KEY_OWNED")
+                );
+                assert_eq!(
+                    (refused.metadata["key"].as_str(), refused.metadata["owner"].as_str()),
+                    ("eth", "owner")
+                );
+            }
+        }
+    }
+    assert_eq!(has("eth").await, Some(vec![8]));
+    set("mine", &[1], None).await.unwrap();
+    assert!(set("mine", &[2], Some("owner")).await.is_err(), "the operator's");
+    assert_eq!(refused(&set("x", &[1], Some("nobody")).await.unwrap_err()).reason, "REGISTRATION_NOT_FOUND");
+    let too_large = [&[0xb9, 1, 0][..], &[1; 256]].concat();
+    assert_eq!(refused(&set("big", &too_large, Some("owner")).await.unwrap_err()).reason, "RECORD_TOO_LARGE");
+    let delete = DeleteRecordEntryRequest {
+        key: "eth".to_owned(),
+        registration: Some(Whose::ClientId("other".to_owned())),
+    };
+    assert_eq!(
+        refused(&sidecar.node().delete_record_entry(delete).await.unwrap_err()).reason,
+        "RECORD_KEY_OWNED"
+    );
+    let by = delete_registration_request::Registration::ClientId("owner".to_owned());
+    let end = DeleteRegistrationRequest { registration: Some(by) };
+    sidecar.protocols().delete_registration(end).await.unwrap();
+    eventually("the entry is gone", async || has("eth").await.is_none().then_some(())).await;
+    assert_eq!(has("mine").await, Some(vec![1]), "the operator's stays");
+    drop(owner);
 }

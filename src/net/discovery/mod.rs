@@ -262,6 +262,11 @@ impl Discovery {
         self.call(move |state, _| state.delete_entry(owner, &key)).await?
     }
 
+    /// Deletes all entries of an owner whose lease ended.
+    pub async fn release_entries(&self, owner: EntryOwner) -> Result<(), DiscoveryError> {
+        self.call(move |state, _| state.release_entries(owner)).await
+    }
+
     /// Adds a node that is asked at every refresh.
     pub async fn add_bootnode(&self, node: Contact) -> Result<(), DiscoveryError> {
         self.call(move |state, now| state.add_bootnode(now, node)).await?

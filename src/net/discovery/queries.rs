@@ -220,6 +220,11 @@ impl State {
         Ok(self.local.record().clone())
     }
 
+    pub(super) fn release_entries(&mut self, owner: EntryOwner) {
+        let changed = self.local.release(owner);
+        self.publish(changed);
+    }
+
     pub(super) fn add_bootnode(&mut self, now: Now, node: Contact) -> Result<(), DiscoveryError> {
         if self.v4.is_none() && self.v5.is_none() {
             return Err(DiscoveryError::Off("discovery"));
