@@ -153,6 +153,27 @@ mod tests {
         assert_eq!((presets().count(), BOOTNODES_V5.len()), (3, 15));
     }
 
+    /// The file is what go-ethereum says, which the interoperability tests check.
+    #[test]
+    fn presets_are_those_of_go_ethereum() {
+        let theirs: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/vectors/networks.json")).unwrap();
+        for (network, name) in
+            [(Network::Mainnet, "mainnet"), (Network::Sepolia, "sepolia"), (Network::Hoodi, "hoodi")]
+        {
+            let preset = Preset::of(network).unwrap();
+            let ours = serde_json::json!({
+                "bootnodes": preset.bootnodes,
+                "dns_tree": preset.dns_tree,
+                "genesis_hash": data_encoding::HEXLOWER.encode(&preset.genesis_hash),
+                "fork_heights": preset.fork_heights,
+                "fork_times": preset.fork_times,
+            });
+            assert_eq!(ours, theirs[name], "{name}");
+        }
+        assert_eq!(serde_json::json!(BOOTNODES_V5), theirs["bootnodes_v5"]);
+    }
+
     /// The first and the latest fork id of each network, from the same source (core/forkid/forkid_test.go).
     #[test]
     fn fork_schedules_give_the_known_ids() {

@@ -99,6 +99,40 @@ def refusals(case):
     expect([peer["nodeId"] for peer in peers] == [geth.node_id], f"after the refusals the peers are {peers}")
 
 
+def networks(case):
+    """Bootnodes, DNS trees and fork schedules of the presets are go-ethereum's."""
+    vectors = json.loads((case.root / "tests/vectors/networks.json").read_text())
+    del vectors["source"]
+    theirs = json.loads(case.run(case.tools.geth_peer, "-networks").stdout)
+    # The unit test config::networks::tests::presets_are_those_of_go_ethereum compares the presets with this file.
+    expect(vectors == theirs, f"tests/vectors/networks.json is behind go-ethereum, which says {json.dumps(theirs)}")
+
+
+def both_dial(case):
+    """The sidecar and geth dial each other at the same moment, again and again: one connection stands each time."""
+    sidecar = Sidecar(case)
+    Application(case, sidecar).event("attached")
+    for number in range(5):
+        geth = Geth(case, f"geth-{number}")
+        geth.process.stdin.write(json.dumps({"cmd": "dial", "node": sidecar.enode}) + "\n")
+        geth.process.stdin.flush()
+        sidecar.call("PeerService/AddStaticPeer", node=geth.enode)
+        # Whichever way it went, both sides end with one and the same connection, and it stays.
+        same, deadline = 0, time.monotonic() + 90
+        seen = None
+        while same < 5:
+            expect(time.monotonic() < deadline, f"round {number}: no connection that stays; last seen {seen}")
+            theirs = len(geth.command("report")["peers"])
+            ours = [peer["sessionId"] for peer in sidecar.call("PeerService/ListPeers").get("peers", [])
+                    if peer["nodeId"] == geth.node_id]
+            now = (theirs, ours)
+            same = same + 1 if now == seen and theirs == 1 and len(ours) == 1 else 0
+            seen = now
+            time.sleep(0.3)
+        sidecar.call("PeerService/RemoveStaticPeer", node=geth.enode)
+        geth.kill()
+
+
 def echo(case, dial):
     """All series both ways between the Python application and geth; `dial` says who dials."""
     sidecar = Sidecar(case)
@@ -377,6 +411,8 @@ CASES = [
     tour_current,
     tour_old,
     refusals,
+    networks,
+    both_dial,
     echo_sidecar_dials,
     echo_geth_dials,
     echo_at_once,

@@ -43,9 +43,14 @@ func main() {
 	discv5 := flag.Bool("discv5", false, "run discovery v5")
 	corrupt := flag.Uint64("corrupt", 0, "falsify this answer (counted from 1), to see that the other end notices")
 	verbosity := flag.Int("verbosity", 4, "geth's log on stderr: 1 errors … 5 everything")
+	presets := flag.Bool("networks", false, "print what go-ethereum knows of the public networks, and exit")
 	flag.Parse()
 
 	out := &lines{}
+	if *presets {
+		out.print(networks())
+		return
+	}
 	if err := serve(out, *listen, *keyHex, *static, *trusted, *bootnodes, *discv4, *discv5, *corrupt, *verbosity); err != nil {
 		fmt.Fprintln(os.Stderr, "geth-peer:", err)
 		os.Exit(1)
