@@ -23,6 +23,7 @@ use std::{
 use bytes::BytesMut;
 use devp2pd::{
     net::{
+        bandwidth::Bandwidth,
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
         connection::{Connection, ConnectionId, Event, Role, Shared},
         outbound::Outbound,
@@ -111,6 +112,7 @@ async fn flood(turns: usize) -> (u64, Vec<Duration>) {
         pool: BufferPool::default(),
         budget: ReceiveBudget::new(RECEIVE_BUDGET),
         turns: Turns::among(turns.min(1 << 20)),
+        bandwidth: Bandwidth::default(),
     });
     let (events, mut said) = mpsc::channel(64);
     tokio::spawn(async move {

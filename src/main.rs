@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> Result<(), String> {
-    let _filter = telemetry::start(&config.log).map_err(|error| error.to_string())?;
+    let log = telemetry::start(&config.log).map_err(|error| error.to_string())?;
     if let FileLimit::TooLow { wanted, allowed } = raise_file_limit(config.peers.max_peers) {
         tracing::warn!(
             "{wanted} open files are wanted and the system allows {allowed}; some peers may be refused"
@@ -39,11 +39,16 @@ fn run(config: Config) -> Result<(), String> {
         runtime.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let outcome = runtime.block_on(async {
         let signals = StopSignals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
-        let mut app = App::start(config).await.map_err(|error| error.to_string())?;
+        let mut app = App::start_logging(config, Some(log)).await.map_err(|error| error.to_string())?;
         announce(app.started());
+        let stop_asked = app.stop_asked();
         tokio::select! {
             signal = signals.stop_then_exit() => {
                 tracing::info!("{}: stopping; a second signal exits at once", signal.unwrap_or("end of the signal task"));
+                app.stop().await;
+                Ok(())
+            }
+            () = stop_asked => {
                 app.stop().await;
                 Ok(())
             }
@@ -69,7 +74,8 @@ fn announce(started: &Started) {
     let _ = writeln!(out, "  enode     {enode}");
     let _ = writeln!(out, "  enr       {}", started.record);
     let _ = writeln!(out, "  peers     {}", list(&started.listen_addrs));
-    let _ = writeln!(out, "  gRPC      {}", started.grpc_addr);
+    let socket = started.grpc_socket.as_ref().map(|path| format!(", unix:{}", path.display()));
+    let _ = writeln!(out, "  gRPC      {}{}", started.grpc_addr, socket.unwrap_or_default());
     let _ = writeln!(out, "  probes    {http}");
     let _ = writeln!(out, "  data      {}", started.data_dir.display());
     for warning in &started.warnings {

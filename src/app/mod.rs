@@ -23,8 +23,8 @@ use std::{
 use data_encoding::HEXLOWER;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    net::{TcpListener, UnixListener},
+    sync::{Notify, mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout_at},
 };
@@ -34,7 +34,7 @@ use finding::{Finding, FindingTasks};
 use sockets::Sockets;
 
 use crate::{
-    config::Config,
+    config::{Config, Grpc, Rehello, networks::Preset},
     http::{self, Probes, Stage},
     net::{
         clock,
@@ -43,19 +43,21 @@ use crate::{
         listener::{self, BindError},
         state_file::{StateError, StateFile},
     },
-    node::{Enode, Record, local::LocalRecord},
+    node::{AddressClass, Enode, Record, local::LocalRecord},
     p2p::LocalNode,
     policy::{
-        Settings,
+        ChurnSettings, Settings,
         lists::{Lists, ListsError},
     },
     rpc::{
         self,
         descriptors::Health,
         incoming::Listener,
-        node::{NodeFacts, enode_of},
+        node::{Controls, NodeFacts, enode_of},
+        unix_socket::{self, Place, SocketError},
     },
     switch::{self, Boards, Handle, Switch, budget::INBOUND_BUDGET, peers::ListError},
+    telemetry::LogFilter,
 };
 
 /// Accepted connections on their way to the switch; more wait in the kernel.
@@ -106,6 +108,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The Unix socket that was asked for cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The gRPC services cannot be put together.
     #[error("cannot build the gRPC services: {0}")]
     Services(String),
@@ -150,6 +155,8 @@ pub struct Started {
     pub listen_addrs: Vec<SocketAddr>,
     /// Where gRPC is served.
     pub grpc_addr: SocketAddr,
+    /// The Unix socket on which it is served too.
+    pub grpc_socket: Option<PathBuf>,
     /// Where the probes are served.
     pub http_addr: Option<SocketAddr>,
     /// Where everything is kept.
@@ -182,6 +189,8 @@ pub struct App {
     keeper: Owned<()>,
     _recorder: Owned<()>,
     finding: FindingTasks,
+    stop_asked: Arc<Notify>,
+    _socket: Option<Place>,
     // Last: the lock outlives everything that writes below it.
     _data_dir: DataDir,
 }
@@ -204,12 +213,18 @@ impl std::fmt::Debug for App {
 impl App {
     /// Starts everything, or nothing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_until(config, |_| Ok(())).await
+        Self::start_logging(config, None).await
+    }
+
+    /// The same, for a process whose log filter calls may change.
+    pub async fn start_logging(config: Config, log: Option<LogFilter>) -> Result<Self, StartError> {
+        Self::start_until(config, log, |_| Ok(())).await
     }
 
     /// [`App::start`], asking `reached` after each step whether to go on.
     async fn start_until(
         config: Config,
+        log: Option<LogFilter>,
         reached: impl Fn(Step) -> Result<(), StartError>,
     ) -> Result<Self, StartError> {
         let now = clock::now();
@@ -273,8 +288,11 @@ impl App {
             settings: settings(&config, &record),
             boards,
             inbox_budget: INBOUND_BUDGET,
-            max_shared_stall: Duration::ZERO,
-            end_shared_sessions: false,
+            max_shared_stall: config.grpc.max_shared_stall,
+            end_shared_sessions: config.grpc.end_shared_sessions,
+            rehello: config.peers.rehello == Rehello::Rolling,
+            bandwidth: config.peers.bandwidth,
+            network: Preset::of(config.network).map(|preset| Arc::new(preset.fork_schedule())),
             rng: fork(),
         };
         let discovers = config.discovery.v4 || config.discovery.v5;
@@ -300,6 +318,10 @@ impl App {
         let grpc_listener =
             TcpListener::bind(config.grpc.addr).await.map_err(serve_error("gRPC", config.grpc.addr))?;
         let grpc_addr = grpc_listener.local_addr().map_err(serve_error("gRPC", config.grpc.addr))?;
+        let (unix, socket) = match unix_listener(&config.grpc)? {
+            Some((listener, place)) => (Some(Listener::Unix(listener)), Some(place)),
+            None => (None, None),
+        };
         let facts = NodeFacts {
             public_key,
             listen_addrs: listen_addrs.clone(),
@@ -309,12 +331,22 @@ impl App {
             warnings: config.warnings.clone(),
         };
         let mut routes = RoutesBuilder::default();
-        rpc::add_services(&mut routes, facts, &discovery, &handle);
+        let stop_asked = Arc::new(Notify::new());
+        let controls = Controls {
+            stop: Arc::clone(&stop_asked),
+            grace: config.shutdown_grace,
+            log_filter: Box::new(move |filter| match &log {
+                Some(log) => log.set(filter).map_err(|error| error.to_string()),
+                None => Err("the log of this process is not ours".to_owned()),
+            }),
+        };
+        rpc::add_services(&mut routes, facts, controls, &discovery, &handle);
         rpc::descriptors::add_reflection(&mut routes)
             .map_err(|error| StartError::Services(error.to_string()))?;
         let health = Health::add_to(&mut routes).await;
         let (stop_grpc, stopped) = oneshot::channel();
-        let grpc = rpc::server::serve(routes.routes(), vec![Listener::Tcp(grpc_listener)], stopped);
+        let listeners = std::iter::once(Listener::Tcp(grpc_listener)).chain(unix).collect();
+        let grpc = rpc::server::serve(routes.routes(), listeners, stopped);
         let grpc = Owned(tokio::spawn(grpc));
         reached(Step::Grpc)?;
 
@@ -324,8 +356,8 @@ impl App {
         if let Some(addr) = config.http_addr {
             let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
             http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
-            let probes = probes.clone();
-            serving.spawn(async move { match http::serve(listener, probes).await {} });
+            let (probes, metrics) = (probes.clone(), http::Metrics::new(handle.clone(), discovery.clone()));
+            serving.spawn(async move { match http::serve(listener, probes, Some(metrics)).await {} });
         }
         reached(Step::Http)?;
 
@@ -340,6 +372,7 @@ impl App {
             record,
             listen_addrs,
             grpc_addr,
+            grpc_socket: socket.as_ref().map(|place| place.path().to_owned()),
             http_addr,
             data_dir: data_dir.path().to_owned(),
             warnings: config.warnings,
@@ -359,6 +392,8 @@ impl App {
             keeper,
             _recorder: recorder,
             finding,
+            stop_asked,
+            _socket: socket,
             _data_dir: data_dir,
         })
     }
@@ -377,6 +412,12 @@ impl App {
             _ = &mut self.grpc.0 => "the gRPC server",
             () = self.finding.broken() => "discovery",
         }
+    }
+
+    /// Waits for a call that tells the process to stop.
+    pub fn stop_asked(&self) -> impl Future<Output = ()> + use<> {
+        let asked = Arc::clone(&self.stop_asked);
+        async move { asked.notified().await }
     }
 
     /// Ends everything in order, within the grace period.
@@ -446,6 +487,19 @@ async fn keep_seq(mut record: watch::Receiver<Record>, file: StateFile<RecordSta
     }
 }
 
+/// The Unix socket of gRPC. One that was asked for must be; the default may be missing, which is said.
+fn unix_listener(grpc: &Grpc) -> Result<Option<(UnixListener, Place)>, StartError> {
+    match grpc.socket.as_deref().map(unix_socket::bind) {
+        None => Ok(None),
+        Some(Ok(bound)) => Ok(Some(bound)),
+        Some(Err(error)) if grpc.socket_asked => Err(error.into()),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "gRPC is served on TCP alone");
+            Ok(None)
+        }
+    }
+}
+
 fn settings(config: &Config, record: &Record) -> Settings {
     let peers = &config.peers;
     Settings {
@@ -457,10 +511,11 @@ fn settings(config: &Config, record: &Record) -> Settings {
         dialing: peers.dial,
         discovery: config.discovery.v4 || config.discovery.v5,
         allowlist_only: peers.allowlist_only,
-        announced: record.endpoint().map_or(crate::node::AddressClass::Loopback, |endpoint| {
-            crate::node::AddressClass::of(endpoint.ip)
-        }),
+        announced: AddressClass::announced(record),
         net_restrict: peers.netrestrict.clone(),
+        inbound_throttle: peers.inbound_throttle,
+        allow_lan: peers.allow_lan,
+        churn: peers.churn.map(|every| ChurnSettings { every, ..ChurnSettings::default() }),
         ..Settings::default()
     }
 }

@@ -67,7 +67,7 @@ async fn a_fault_at_any_step_leaves_nothing() {
     let (dir, ports) = (TempDir::new().unwrap(), free_ports());
     for (count, fault) in (1..).zip(STEPS) {
         let seen = RefCell::new(Vec::new());
-        let outcome = App::start_until(config(dir.path(), ports), |step| {
+        let outcome = App::start_until(config(dir.path(), ports), None, |step| {
             seen.borrow_mut().push(step);
             if step == fault { Err(StartError::Injected(step)) } else { Ok(()) }
         })

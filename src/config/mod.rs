@@ -9,7 +9,7 @@
 //! second look. Errors name where the value stands: the flag, the variable, or the line of the file.
 //!
 //! Reading order: [`Config`] here, `settings` (what can be set, with its documentation), `layers` (who wins),
-//! `file`, `resolve` (settings to [`Config`]), `unavailable` (what this version does not have yet), `print`.
+//! `file`, `resolve` (settings to [`Config`]), `print`.
 //!
 //! Left out: files that settings name (`net::key_file`), and changing settings while running.
 
@@ -19,7 +19,6 @@ pub mod networks;
 mod print;
 mod resolve;
 mod settings;
-mod unavailable;
 mod values;
 
 use std::{
@@ -34,7 +33,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    net::nat::NatMethod,
+    net::{bandwidth::Rates, nat::NatMethod},
     node::{Enode, NodeRef, Record},
 };
 pub use layers::Origin;
@@ -100,6 +99,14 @@ pub struct Peers {
     pub trusted_peers: Vec<NodeRef>,
     /// Whether only static and trusted peers are dialed and let in.
     pub allowlist_only: bool,
+    /// The time in which one address may connect once. Zero: any number.
+    pub inbound_throttle: Duration,
+    /// How often a peer makes room for another when all slots are taken. `None`: never.
+    pub churn: Option<Duration>,
+    /// Whether private addresses of DNS trees and host names are dialed whatever our own is.
+    pub allow_lan: bool,
+    /// Caps on what goes over connections.
+    pub bandwidth: Rates,
     /// How a protocol that is registered late reaches peers that are connected.
     pub rehello: Rehello,
 }
@@ -132,6 +139,12 @@ pub struct Grpc {
     pub addr: SocketAddr,
     /// Unix socket. `None`: none.
     pub socket: Option<PathBuf>,
+    /// Whether the socket was asked for: then there must be one.
+    pub socket_asked: bool,
+    /// For how long a channel may hold the socket of a session that another application shares.
+    pub max_shared_stall: Duration,
+    /// Whether an application may end a session that another one shares.
+    pub end_shared_sessions: bool,
     /// Whether a registration can be acted for by its token alone.
     pub require_resume_token: bool,
     /// Whether a protocol that we know may be registered with another number of message codes than it has.
@@ -201,7 +214,6 @@ pub fn load(
     layers.set_default_data_dir(&env);
 
     let settings = layers.parse()?;
-    unavailable::check(&layers)?;
     let config = resolve::resolve(&settings, &layers)?;
     if settings.print_config {
         return Ok(Request::Print(print::print(&layers)));

@@ -4,14 +4,18 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     path::Path,
+    time::Duration,
 };
 
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, Discovery, Grpc, Log, Peers, layers::Layers, settings::Settings, values::ListenAddr,
+    Config, ConfigError, Discovery, Grpc, Log, Peers,
+    layers::Layers,
+    settings::Settings,
+    values::{ListenAddr, SocketPath},
 };
-use crate::node::NodeRef;
+use crate::{net::bandwidth::Rates, node::NodeRef, switch::inbox::stall::MAX_STALL_LIMIT};
 
 /// Characters of the operator's part of our name: with the rest of it the Hello stays small, and peers show it whole.
 const MAX_IDENTITY: usize = 32;
@@ -49,6 +53,16 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
         return Err(layers.wrong("log", format!("{:?} is no filter: {error}", settings.log)));
     }
 
+    if settings.max_shared_stall.0 > MAX_STALL_LIMIT {
+        let problem = format!("may be at most {} s: pings must survive it", MAX_STALL_LIMIT.as_secs());
+        return Err(layers.wrong("max-shared-stall", problem));
+    }
+    let socket = match &settings.grpc_socket {
+        SocketPath::None => None,
+        SocketPath::Auto => Some(data_dir.join("grpc.sock")),
+        SocketPath::At(path) => Some(path.clone()),
+    };
+
     let mut warnings = Vec::new();
     if settings.nodial && settings.nolisten {
         warnings.push("neither dialing nor listening: this node can have no peers".to_owned());
@@ -67,7 +81,10 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
         discovery: discovery(settings, layers)?,
         grpc: Grpc {
             addr: settings.grpc_addr,
-            socket: settings.grpc_socket.0.clone(),
+            socket,
+            socket_asked: matches!(settings.grpc_socket, SocketPath::At(_)),
+            max_shared_stall: settings.max_shared_stall.0,
+            end_shared_sessions: settings.end_shared_sessions,
             require_resume_token: settings.require_resume_token,
             any_message_count: settings.any_message_count,
         },
@@ -98,6 +115,9 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
         }
         listen_addrs.push(addr);
     }
+    if settings.churn.0.is_some_and(|span| span.0 < Duration::from_secs(1)) {
+        return Err(layers.wrong("churn", "must be at least 1s, or none"));
+    }
     if settings.dial_timeout.0.is_zero() {
         return Err(layers.wrong("dial-timeout", "must be longer than 0s"));
     }
@@ -124,6 +144,15 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
         static_peers,
         trusted_peers: nodes(&settings.trusted_peers, "trusted-peers", layers)?,
         allowlist_only: settings.allowlist_only,
+        inbound_throttle: settings.inbound_throttle.0,
+        churn: settings.churn.0.map(|span| span.0),
+        allow_lan: settings.allow_lan,
+        bandwidth: Rates {
+            peer_in: settings.peer_receive_rate.0.map(|rate| rate.0),
+            peer_out: settings.peer_send_rate.0.map(|rate| rate.0),
+            total_in: settings.receive_rate.0.map(|rate| rate.0),
+            total_out: settings.send_rate.0.map(|rate| rate.0),
+        },
         rehello: settings.rehello,
     })
 }

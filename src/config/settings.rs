@@ -11,10 +11,7 @@ use std::{
 use clap::{ArgAction, CommandFactory as _};
 use ipnet::IpNet;
 
-use super::{
-    unavailable,
-    values::{ListenAddr, LogFormat, Network, OrNone, Rehello, Span},
-};
+use super::values::{ByteRate, ListenAddr, LogFormat, Network, OrNone, Rehello, SocketPath, Span};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,9 +32,9 @@ Flags go before variables, variables before the file. Lists are separated by com
 /// Value name of the settings that are switches: off by default, on when given without a value.
 const SWITCH: &str = "BOOL";
 
-/// The parser, with what this version does not have yet restricted to its off value.
+/// The parser.
 pub(super) fn command() -> clap::Command {
-    unavailable::restrict(Settings::command()).mut_args(|arg| {
+    Settings::command().mut_args(|arg| {
         if arg.get_value_names().is_none_or(|names| names.iter().all(|name| name != SWITCH)) {
             return arg;
         }
@@ -134,6 +131,27 @@ pub(super) struct Settings {
     /// Keep at most so many accepted connections that have not authenticated.
     #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
     pub(super) max_pending_inbound: NonZeroUsize,
+    /// Accept one connection per IP address (IPv6: per /64) in this time; 0s accepts any number.
+    #[arg(long, value_name = "TIME", default_value = "30s", help_heading = "Peers")]
+    pub(super) inbound_throttle: Span,
+    /// When all slots are taken, let one peer make room for another about this often.
+    #[arg(long, value_name = "TIME", default_value = "none", help_heading = "Peers")]
+    pub(super) churn: OrNone<Span>,
+    /// Dial private addresses that DNS trees and host names give, even from a public address.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
+    pub(super) allow_lan: bool,
+    /// Receive at most so many bytes per second from each peer (64KiB, 1MiB).
+    #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
+    pub(super) peer_receive_rate: OrNone<ByteRate>,
+    /// Send at most so many bytes per second to each peer.
+    #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
+    pub(super) peer_send_rate: OrNone<ByteRate>,
+    /// Receive at most so many bytes per second from all peers together.
+    #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
+    pub(super) receive_rate: OrNone<ByteRate>,
+    /// Send at most so many bytes per second to all peers together.
+    #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
+    pub(super) send_rate: OrNone<ByteRate>,
     /// Offer a protocol that is registered late to connected peers by reconnecting them one by one.
     #[arg(long, value_name = "HOW", default_value = "rolling", help_heading = "Peers")]
     pub(super) rehello: Rehello,
@@ -171,15 +189,22 @@ pub(super) struct Settings {
     /// Serve gRPC on this TCP address; port 0 lets the system choose.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:50051", help_heading = "gRPC")]
     pub(super) grpc_addr: SocketAddr,
-    /// Serve gRPC on this Unix socket too; `none` makes none.
-    #[arg(long, value_name = "PATH", default_value = "none", help_heading = "gRPC")]
-    pub(super) grpc_socket: OrNone<PathBuf>,
+    /// Serve gRPC on this Unix socket too; `auto` is grpc.sock in the data directory, `none` makes none.
+    #[arg(long, value_name = "PATH", default_value = "auto", help_heading = "gRPC")]
+    pub(super) grpc_socket: SocketPath,
     /// Allow a gRPC address off loopback. Everyone who reaches it can do everything.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) insecure_listen: bool,
     /// Let a registration be acted for by its token alone, not by name.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) require_resume_token: bool,
+    /// Let a slow application hold the socket of a peer that another application uses too, for at most this time (up
+    /// to 5s).
+    #[arg(long, value_name = "TIME", default_value = "0s", help_heading = "gRPC")]
+    pub(super) max_shared_stall: Span,
+    /// Let an application end a connection that another application uses too.
+    #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
+    pub(super) end_shared_sessions: bool,
     /// Let protocols that we know (eth, snap) be registered with another message count than they have.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) any_message_count: bool,

@@ -51,6 +51,8 @@ fn defaults_are_what_the_documentation_says() {
     assert!(config.peers.any_family && config.discovery.rate.is_none());
     assert_eq!((config.peers.max_peers, config.peers.dial), (50, true));
     assert_eq!(config.grpc.addr, "127.0.0.1:50051".parse().unwrap());
+    assert_eq!(config.grpc.socket.as_deref(), Some(Path::new("/home/op/.local/share/devp2pd/grpc.sock")));
+    assert!(!config.grpc.socket_asked && config.peers.rehello == Rehello::Rolling);
     assert_eq!(config.http_addr, Some("127.0.0.1:9303".parse().unwrap()));
     assert_eq!((config.log.filter.as_str(), config.log.format), ("info", LogFormat::Auto));
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
@@ -134,12 +136,11 @@ fn errors_name_the_place_and_what_would_be_right() {
             &["--grpc-addr: 0.0.0.0:50051", "127.0.0.1", "--insecure-listen"],
         ),
         (&[], &[("DEVP2PD_GRPC_ADDR", "10.0.0.1:1")], &["DEVP2PD_GRPC_ADDR: 10.0.0.1:1 is not a loopback"]),
-        (
-            &["--rehello", "rolling"],
-            &[],
-            &["--rehello: \"rolling\" needs late registration", "only `none` is accepted"],
-        ),
-        (&["--grpc-socket", "/run/s"], &[], &["--grpc-socket", "the Unix socket", "`none`"]),
+        (&["--rehello", "maybe"], &[], &["--rehello", "maybe", "rolling", "none"]),
+        (&["--grpc-socket", ""], &[], &["--grpc-socket", "a path, `auto` or `none`"]),
+        (&["--send-rate", "5"], &[], &["--send-rate", "64KiB"]),
+        (&["--churn", "10ms"], &[], &["--churn: must be at least 1s"]),
+        (&["--max-shared-stall", "6s"], &[], &["--max-shared-stall: may be at most 5 s"]),
         (&["--nat", "extip:x"], &[], &["--nat", "extip:IP"]),
         (&["--trusted-peers", "x"], &[], &["--trusted-peers: entry 1: "]),
         (&["--static-peers", "enode://xyz"], &[], &["--static-peers: entry 1: "]),
@@ -180,7 +181,7 @@ fn errors_in_a_file_name_file_and_line() {
         ("\n[peers]\nport = 1\n", ":2: peers: no such setting; this file has no sections"),
         ("config = 'other.toml'\n", ":1: config: no such setting"),
         ("maxpeers = 5\ngrpc-addr = '10.0.0.1:50051'\n", ":2: grpc-addr: 10.0.0.1:50051 is not a loopback"),
-        ("rehello = 'rolling'\n", ":1: rehello: \"rolling\" needs late registration"),
+        ("churn = '10ms'\n", ":1: churn: must be at least 1s"),
     ] {
         let (_dir, path) = file(text);
         let error = error(&["--config", &path], &[HOME]);
@@ -230,8 +231,7 @@ fn questions_are_answered_and_end_there() {
     assert_eq!(printed(&["--check-config"], &[HOME]), "the configuration is valid\n");
     assert!(printed(&["--version"], &[]).starts_with("devp2pd "));
     let help = printed(&["--help"], &[]);
-    for part in ["Examples:", "--grpc-addr <IP:PORT>", "[default: 127.0.0.1:50051]", "[not in this version]"]
-    {
+    for part in ["Examples:", "--grpc-addr <IP:PORT>", "[default: 127.0.0.1:50051]"] {
         assert!(help.contains(part), "{part:?} not in\n{help}");
     }
     for (key, _) in layers::keys() {

@@ -1,6 +1,6 @@
 //! The values that settings take, where the standard library has no type for them.
 
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
 
 /// A network whose presets (bootnodes, DNS tree, fork filter) apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -58,6 +58,60 @@ impl FromStr for Span {
         let year = 365 * 24 * 3_600_000;
         let ms = number.checked_mul(unit_ms).filter(|ms| *ms <= year).ok_or("at most a year")?;
         Ok(Self(Duration::from_millis(ms)))
+    }
+}
+
+/// A rate in bytes per second: a whole number with a unit (`64KiB`, `1MiB`, `500KB`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ByteRate(pub(super) NonZeroU64);
+
+/// Below it not even the small messages of a protocol get through in the time that peers wait.
+const MIN_RATE: u64 = 1024;
+
+impl FromStr for ByteRate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected a whole number of bytes per second with a unit: 64KiB, 1MiB, 500KB";
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits).ok_or(EXPECTED)?;
+        let number: u64 = number.parse().map_err(|_| EXPECTED)?;
+        let bytes = match unit {
+            "B" => 1,
+            "KB" => 1_000,
+            "KiB" => 1 << 10,
+            "MB" => 1_000_000,
+            "MiB" => 1 << 20,
+            "GB" => 1_000_000_000,
+            "GiB" => 1 << 30,
+            _ => return Err(EXPECTED),
+        };
+        let rate = number.checked_mul(bytes).filter(|rate| *rate >= MIN_RATE);
+        rate.and_then(NonZeroU64::new).map(Self).ok_or("at least 1KiB")
+    }
+}
+
+/// Where the Unix socket is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SocketPath {
+    /// In the data directory, if that can be.
+    Auto,
+    /// Nowhere.
+    None,
+    /// Here.
+    At(PathBuf),
+}
+
+impl FromStr for SocketPath {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Err("expected a path, `auto` or `none`"),
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            path => Ok(Self::At(path.into())),
+        }
     }
 }
 
@@ -141,6 +195,16 @@ mod tests {
         }
         for text in ["", "localhost", "1.2.3", "1.2.3.4:", "1.2.3.4:99999", ":30303"] {
             assert!(text.parse::<ListenAddr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        for (text, bytes) in [("1024B", 1024), ("64KiB", 65_536), ("1MB", 1_000_000), ("2GiB", 2 << 30)] {
+            assert_eq!(text.parse::<ByteRate>().unwrap().0.get(), bytes, "{text}");
+        }
+        for text in ["", "1024", "1kb", "1000B", "0KiB", "-1KiB", "1.5MiB", "99999999999999999999GiB"] {
+            assert!(text.parse::<ByteRate>().is_err(), "{text}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `GET /livez` answers 200 while the process can answer at all, also while it drains: a supervisor that killed what
 //! is stopping in order would lose messages. `GET /readyz` answers 200 between start and stop, else 503 with the
-//! word for it.
+//! word for it. `GET /metrics` answers numbers for a monitor (`metrics`).
 //!
 //! Readiness is about us, not about the network: it does not wait for peers or applications, because orchestrators
 //! start the application only when the sidecar is ready.
@@ -12,6 +12,7 @@
 //!
 //! Left out: gRPC's own health service (`rpc::descriptors`).
 
+mod metrics;
 mod server;
 
 use std::{
@@ -23,6 +24,7 @@ use std::{
 };
 
 use hyper::{Method, Request, Response, StatusCode, Version, header};
+pub use metrics::Metrics;
 pub use server::serve;
 
 type Body = http_body_util::Full<bytes::Bytes>;
@@ -66,7 +68,7 @@ impl Probes {
 }
 
 /// The answer to one request.
-fn answer<B>(probes: &Probes, request: &Request<B>) -> Response<Body> {
+async fn answer<B>(probes: &Probes, metrics: Option<&Metrics>, request: &Request<B>) -> Response<Body> {
     if !is_asked_by_address(request) {
         return text(StatusCode::FORBIDDEN, "ask by IP address or localhost\n");
     }
@@ -80,7 +82,14 @@ fn answer<B>(probes: &Probes, request: &Request<B>) -> Response<Body> {
         ("/readyz", Stage::Ready) => text(StatusCode::OK, "ready\n"),
         ("/readyz", Stage::Starting) => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         ("/readyz", Stage::Draining) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        _ => text(StatusCode::NOT_FOUND, "there are /livez and /readyz\n"),
+        ("/metrics", _) => match metrics {
+            Some(metrics) => match metrics.page().await {
+                Some(page) => response(StatusCode::OK, metrics::CONTENT_TYPE, page.into()),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            },
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        },
+        _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"),
     }
 }
 
@@ -104,11 +113,15 @@ fn is_asked_by_address<B>(request: &Request<B>) -> bool {
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
+    response(status, "text/plain; charset=utf-8", text.into())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CONTENT_TYPE, content_type),
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ] {

@@ -10,7 +10,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Probes, answer};
+use super::{Metrics, Probes, answer};
 
 /// Connections at a time. Probes and a scraper need a handful; when all are taken, the oldest is closed, so that
 /// silent ones lock nobody out.
@@ -31,8 +31,8 @@ const HEAD_FIELDS: usize = 64;
 /// How long to wait when the system has no more file descriptors: accepting at once would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the probes on `listener` until the future is dropped, which closes all connections.
-pub async fn serve(listener: TcpListener, probes: Probes) -> Infallible {
+/// Serves the probes and, if there are any, the metrics on `listener` until the future is dropped, which closes all connections.
+pub async fn serve(listener: TcpListener, probes: Probes, metrics: Option<Metrics>) -> Infallible {
     let mut tasks = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -50,7 +50,7 @@ pub async fn serve(listener: TcpListener, probes: Probes) -> Infallible {
                 {
                     oldest.abort();
                 }
-                oldest_first.push_back(tasks.spawn(connection(stream, probes.clone())));
+                oldest_first.push_back(tasks.spawn(connection(stream, probes.clone(), metrics.clone())));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -62,10 +62,10 @@ pub async fn serve(listener: TcpListener, probes: Probes) -> Infallible {
 }
 
 /// One connection. Its errors are its client's: nobody here can do anything about them.
-async fn connection(stream: TcpStream, probes: Probes) {
+async fn connection(stream: TcpStream, probes: Probes, metrics: Option<Metrics>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(&probes, &request);
-        async move { Ok::<_, Infallible>(response) }
+        let (probes, metrics) = (probes.clone(), metrics.clone());
+        async move { Ok::<_, Infallible>(answer(&probes, metrics.as_ref(), &request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -15,7 +15,7 @@ async fn start() -> (SocketAddr, Probes) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let probes = Probes::default();
-    tokio::spawn(serve(listener, probes.clone()));
+    tokio::spawn(serve(listener, probes.clone(), None));
     (addr, probes)
 }
 

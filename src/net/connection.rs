@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use rand::rngs::StdRng;
 use tokio::{
     net::TcpStream,
@@ -31,6 +31,7 @@ pub use checkpoint::{
 };
 
 use super::{
+    bandwidth::{Bandwidth, Direction, Pacer},
     buffers::{BudgetShare, BufferPool, CHUNK, ReceiveBudget},
     clock,
     outbound::{Outbound, Receipt},
@@ -62,6 +63,8 @@ pub struct Shared {
     pub budget: ReceiveBudget,
     /// Who does the arithmetic of a handshake now.
     pub turns: Turns,
+    /// How much may go over them.
+    pub bandwidth: Bandwidth,
 }
 
 /// One connection, about to run.
@@ -143,6 +146,10 @@ impl Connection {
             written: 0,
             encoding: VecDeque::new(),
             receipts: VecDeque::new(),
+            pacer: Pacer::new(&shared.bandwidth),
+            unread_until: None,
+            has_read: false,
+            unsent_until: None,
             end: None,
         };
         let end = task.drive(&stream, &mut control, &space, &shared).await;
@@ -183,6 +190,13 @@ struct Task<'a> {
     encoding: VecDeque<Receipt>,
     /// Where in the byte stream each message of `out` ends, at the latest.
     receipts: VecDeque<(u64, Receipt)>,
+    /// What the caps allow.
+    pacer: Pacer<'a>,
+    /// Until when the socket is not read because of a cap, and whether it was read since the last such pause.
+    unread_until: Option<Instant>,
+    has_read: bool,
+    /// Until when messages wait because of a cap.
+    unsent_until: Option<Instant>,
     end: Option<End>,
 }
 
@@ -200,6 +214,7 @@ impl Task<'_> {
         let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
         loop {
             let now = clock::now();
+            self.read_again(now);
             self.act(now).await;
             while self.full && self.held.is_empty() {
                 self.digest(now);
@@ -210,7 +225,10 @@ impl Task<'_> {
                 self.flush(stream).await;
                 return end;
             }
-            arm(timer.as_mut(), self.engine.poll_timeout(), self.held.front().map(|held| held.until));
+            self.hold_reading(now);
+            let held = self.held.front().map(|held| held.until);
+            let deadlines = [self.engine.poll_timeout(), held, self.unread_until, self.unsent_until];
+            arm(timer.as_mut(), deadlines.into_iter().flatten().min());
             let waiting = !self.held.is_empty();
             let beyond_chunk = self.buffer.as_ref().map_or(0, BytesMut::capacity).saturating_sub(CHUNK);
             tokio::select! {
@@ -243,11 +261,10 @@ impl Task<'_> {
 
     /// Does what the engine asks for.
     async fn act(&mut self, now: Now) {
-        let mut messages = 0;
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::Message { channel, code, payload, .. } => {
-                    messages += 1;
+                    self.traffic.message_received(channel, payload.len());
                     self.heard().await;
                     if self.held.is_empty() {
                         self.offer(now, channel, code, payload, now.mono);
@@ -292,9 +309,6 @@ impl Task<'_> {
                 }
             }
         }
-        if messages > 0 {
-            self.traffic.messages_received(messages);
-        }
         self.settle();
     }
 
@@ -333,9 +347,32 @@ impl Task<'_> {
             }
             if self.held.is_empty() {
                 self.traffic.stalled(now.mono.saturating_duration_since(since));
-                self.engine.resume(now);
-                self.digest(now);
+                if self.unread_until.is_none() {
+                    self.engine.resume(now);
+                    self.digest(now);
+                }
             }
+        }
+    }
+
+    /// Stops reading while a cap on what comes is exceeded. Not before the first message, and never inside a pause for
+    /// other reasons. The peer's silence does not count meanwhile: it is ours.
+    fn hold_reading(&mut self, now: Now) {
+        if !self.open || !self.has_read || !self.held.is_empty() || self.unread_until.is_some() {
+            return;
+        }
+        self.unread_until = self.pacer.held_until(now.mono, Direction::In);
+        if self.unread_until.is_some() {
+            self.has_read = false;
+            self.engine.pause();
+        }
+    }
+
+    /// Reads again when the time of [`Self::hold_reading`] is over.
+    fn read_again(&mut self, now: Now) {
+        if self.unread_until.take_if(|until| *until <= now.mono).is_some() && self.held.is_empty() {
+            self.engine.resume(now);
+            self.digest(now);
         }
     }
 
@@ -344,15 +381,20 @@ impl Task<'_> {
         if buffer.capacity() - buffer.len() < CHUNK / 4 {
             buffer.reserve(CHUNK);
         }
-        let count = match stream.try_read_buf(&mut buffer) {
+        let count = match stream.try_read_buf(&mut (&mut buffer).limit(self.pacer.read_limit())) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => Ok(count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
         };
         if let Ok(count @ 1..) = count {
+            let now = clock::now();
             self.traffic.received(count);
-            self.full = self.engine.handle_bytes(clock::now(), &mut buffer);
+            self.has_read = true;
+            if self.open {
+                self.pacer.spend(now.mono, Direction::In, count);
+            }
+            self.full = self.engine.handle_bytes(now, &mut buffer);
         }
         if buffer.is_empty() {
             shared.pool.give_back(buffer);
@@ -374,7 +416,15 @@ impl Task<'_> {
     /// Encrypts what is queued, ahead of the socket by a bounded amount.
     fn fill(&mut self, now: Now) {
         self.transmit(now);
+        self.unsent_until = None;
         while self.out.len() < WRITE_AHEAD {
+            // Whoever is told to go takes what was accepted for it at full speed.
+            if let Some(until) = self.pacer.held_until(now.mono, Direction::Out)
+                && self.outbound.wants_disconnect(false).is_none()
+            {
+                self.unsent_until = Some(until);
+                return;
+            }
             // A greeting is queued just before the answer that opens the engine: it waits for that answer.
             let Some(queued) = self.open.then(|| self.outbound.take()).flatten() else {
                 if let Some(reason) = self.outbound.wants_disconnect(self.open) {
@@ -387,7 +437,9 @@ impl Task<'_> {
             // is written.
             if self.engine.send(queued.channel, queued.code, &queued.message).is_ok() {
                 self.encoding.push_back(queued.receipt);
+                let before = self.out.len();
                 self.transmit(now);
+                self.pacer.spend(now.mono, Direction::Out, self.out.len().saturating_sub(before));
             }
         }
     }
@@ -498,14 +550,10 @@ async fn reply(awaiting: &mut Awaiting) -> Verdict {
     verdict
 }
 
-/// Sets the timer to the earlier of two deadlines. Moving it later is left to its firing: idle deadlines move with
+/// Sets the timer to a deadline. Moving it later is left to its firing: idle deadlines move with
 /// every frame, and re-arming a timer per frame costs more than one early wake-up.
-fn arm(timer: std::pin::Pin<&mut Sleep>, first: Option<Instant>, second: Option<Instant>) {
-    let deadline = match (first, second) {
-        (Some(first), Some(second)) => first.min(second),
-        (Some(only), None) | (None, Some(only)) => only,
-        (None, None) => return,
-    };
+fn arm(timer: std::pin::Pin<&mut Sleep>, deadline: Option<Instant>) {
+    let Some(deadline) = deadline else { return };
     let armed = timer.deadline();
     if timer.is_elapsed() || deadline < armed.into_std() {
         timer.reset(deadline.into());

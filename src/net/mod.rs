@@ -18,6 +18,7 @@
 //! | [`dns_discovery`] | node lists in the DNS: the tree client and the resolver |
 //! | [`state_file`] | small files for what must not be lost |
 
+pub mod bandwidth;
 pub mod buffers;
 pub mod clock;
 pub mod connection;

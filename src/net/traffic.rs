@@ -1,9 +1,14 @@
 //! What went over one connection, counted without locks by its task and read by whoever asks.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
+
+use crate::p2p::ChannelIndex;
 
 /// Counters of one session. Bytes are those of the socket, messages those of sub-protocols.
 #[derive(Debug, Default)]
@@ -16,6 +21,38 @@ pub struct Traffic {
     round_trip: AtomicU64,
     /// Microseconds for which a full application queue kept the socket unread.
     stalled: AtomicU64,
+    /// What came on each channel; what goes is counted where it waits (`outbound`).
+    channels: OnceLock<Box<[Received]>>,
+}
+
+/// What came on one channel.
+#[derive(Debug, Default)]
+struct Received {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What went over one channel: messages, and the bytes of their payloads, uncompressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelTraffic {
+    /// Messages received.
+    pub messages_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Messages that the socket took.
+    pub messages_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+}
+
+impl ChannelTraffic {
+    /// Adds another count.
+    pub fn add(&mut self, other: Self) {
+        self.messages_in += other.messages_in;
+        self.bytes_in += other.bytes_in;
+        self.messages_out += other.messages_out;
+        self.bytes_out += other.bytes_out;
+    }
 }
 
 /// The counters at one moment.
@@ -48,8 +85,27 @@ impl Traffic {
         self.messages_out.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn messages_received(&self, count: u64) {
-        self.messages_in.fetch_add(count, Ordering::Relaxed);
+    pub(super) fn message_received(&self, channel: ChannelIndex, bytes: usize) {
+        self.messages_in.fetch_add(1, Ordering::Relaxed);
+        if let Some(received) = self.channels.get().and_then(|all| all.get(usize::from(channel.0))) {
+            received.messages.fetch_add(1, Ordering::Relaxed);
+            received.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes room for `count` channels. The first call counts.
+    pub fn set_channels(&self, count: usize) {
+        self.channels.get_or_init(|| (0..count).map(|_| Received::default()).collect());
+    }
+
+    /// Messages received on a channel, and the bytes of their payloads.
+    #[must_use]
+    pub fn received_on(&self, channel: ChannelIndex) -> (u64, u64) {
+        let received = self.channels.get().and_then(|all| all.get(usize::from(channel.0)));
+        let load = |received: &Received| {
+            (received.messages.load(Ordering::Relaxed), received.bytes.load(Ordering::Relaxed))
+        };
+        received.map(load).unwrap_or_default()
     }
 
     pub(super) fn round_trip(&self, time: Duration) {

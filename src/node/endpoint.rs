@@ -55,6 +55,12 @@ pub enum AddressClass {
 }
 
 impl AddressClass {
+    /// The class of the address that a record announces; loopback while it announces none.
+    #[must_use]
+    pub fn announced(record: &super::Record) -> Self {
+        record.endpoint().map_or(Self::Loopback, |endpoint| Self::of(endpoint.ip))
+    }
+
     /// The class of `ip` by the IANA special-purpose registries.
     #[must_use]
     pub fn of(ip: IpAddr) -> Self {

@@ -17,7 +17,7 @@ use crate::node::{ForkId, ForkSchedule, Head, Record};
 pub struct RegistrationId(pub u64);
 
 /// How a registration recognises the nodes it wants dialed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DialFilter {
     /// All nodes.
     #[default]
@@ -58,6 +58,17 @@ impl DialFilter {
     }
 }
 
+/// What [`Registrations::set`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Set {
+    /// It was not there.
+    New,
+    /// It was there, and wants other nodes now.
+    OtherFilter,
+    /// It was there, and wants the same nodes.
+    Same,
+}
+
 #[derive(Debug)]
 struct Registration {
     filter: DialFilter,
@@ -91,17 +102,18 @@ impl Registrations {
         self.by_id.is_empty()
     }
 
-    /// Adds a registration or changes its filter. Whether it is new.
-    pub(super) fn set(&mut self, id: RegistrationId, filter: DialFilter, desired: Option<usize>) -> bool {
+    /// Adds a registration or changes its filter.
+    pub(super) fn set(&mut self, id: RegistrationId, filter: DialFilter, desired: Option<usize>) -> Set {
         match self.by_id.get_mut(&id) {
             Some(known) => {
-                known.filter = filter;
                 known.desired = desired;
-                false
+                let set = if known.filter == filter { Set::Same } else { Set::OtherFilter };
+                known.filter = filter;
+                set
             }
             None => {
                 self.by_id.insert(id, Registration { filter, desired, connected: 0, dialing: 0 });
-                true
+                Set::New
             }
         }
     }

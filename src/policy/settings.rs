@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::churn::ChurnSettings;
 use crate::node::AddressClass;
 
 /// All settings of this room. Every one may change at run time (`Policy::set_settings`).
@@ -54,6 +55,8 @@ pub struct Settings {
     pub announced: AddressClass,
     /// If not empty, no other networks are dialed or let in (`--netrestrict`).
     pub net_restrict: Vec<IpNet>,
+    /// When a peer makes room although nothing is wrong with it. `None`: never.
+    pub churn: Option<ChurnSettings>,
 }
 
 impl Default for Settings {
@@ -77,6 +80,7 @@ impl Default for Settings {
             allow_lan: false,
             announced: AddressClass::Loopback,
             net_restrict: Vec::new(),
+            churn: None,
         }
     }
 }

@@ -38,12 +38,26 @@ impl TokenBucket {
 
     /// Takes `bytes` if the bucket is out of debt; else says when it will be.
     pub fn take(&mut self, now: Instant, bytes: u64) -> Result<(), Instant> {
-        self.fill(now);
-        if self.level <= 0 {
-            return Err(now + self.time_to_pay());
+        match self.free_at(now) {
+            Some(free) => Err(free),
+            None => {
+                self.spend(now, bytes);
+                Ok(())
+            }
         }
-        self.level -= i128::from(bytes) * NANO;
-        Ok(())
+    }
+
+    /// When the bucket is out of debt, if it is in debt now.
+    #[must_use]
+    pub fn free_at(&mut self, now: Instant) -> Option<Instant> {
+        self.fill(now);
+        (self.level <= 0).then(|| now + self.time_to_pay())
+    }
+
+    /// Takes `bytes` that have passed already, in debt or not.
+    pub fn spend(&mut self, now: Instant, bytes: u64) {
+        self.fill(now);
+        self.level = self.level.saturating_sub(i128::from(bytes) * NANO);
     }
 
     /// Bytes that may be taken now without debt.

@@ -217,6 +217,20 @@ pub(super) fn traffic(session: &Session) -> proto::PeerTraffic {
         bytes_waiting: cost,
         round_trip: traffic.round_trip.and_then(duration),
         stalled: duration(traffic.stalled),
+        capabilities: session
+            .channels
+            .iter()
+            .map(|used| {
+                let traffic = session.channel_traffic(used);
+                proto::CapabilityTraffic {
+                    capability: Some(channel(used)),
+                    messages_received: traffic.messages_in,
+                    bytes_received: traffic.bytes_in,
+                    messages_sent: traffic.messages_out,
+                    bytes_sent: traffic.bytes_out,
+                }
+            })
+            .collect(),
     }
 }
 

@@ -119,4 +119,13 @@ impl MessageService for Messages {
         self.send(caller, request.into_inner()).await?;
         Ok(Response::new(proto::SendMessageResponse {}))
     }
+
+    async fn broadcast_message(
+        &self,
+        request: Request<proto::BroadcastMessageRequest>,
+    ) -> Result<Response<proto::BroadcastMessageResponse>, Status> {
+        let caller = principal(&request);
+        let answer = super::broadcast::broadcast(&self.handle, caller, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
 }

@@ -5,8 +5,10 @@
 //!
 //! Left out: what a registration or a peer is (`switch`), and where the server listens (`app`).
 
+mod broadcast;
 mod convert;
 pub mod descriptors;
+mod dial_filter;
 pub mod discovery;
 mod events;
 mod exchange;
@@ -19,8 +21,10 @@ mod reader;
 mod receive;
 mod registration;
 pub mod server;
+mod settings;
 pub mod status;
 mod talk;
+pub mod unix_socket;
 mod watch;
 
 /// The contract as Rust: generated from `proto/devp2p/v1/` by `build.rs`.
@@ -45,6 +49,7 @@ const MAX_REQUEST: usize = 64 * 1024;
 pub fn add_services(
     routes: &mut tonic::service::RoutesBuilder,
     facts: node::NodeFacts,
+    controls: node::Controls,
     discovery_handle: &crate::net::discovery::Discovery,
     handle: &crate::switch::Handle,
 ) {
@@ -53,7 +58,7 @@ pub fn add_services(
         node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
         protocol_service_server::ProtocolServiceServer,
     };
-    let node = node::Node::new(facts, discovery_handle.clone(), handle.clone());
+    let node = node::Node::new(facts, controls, discovery_handle.clone(), handle.clone());
     let messages = MessageServiceServer::new(message::Messages::new(handle.clone()));
     // A registration carries greetings of up to 64 KiB for each protocol.
     let protocols = ProtocolServiceServer::new(protocol::Protocols::new(handle.clone()));

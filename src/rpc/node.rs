@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -10,6 +11,7 @@ use super::{
     status::Refusal,
 };
 use crate::{
+    net::clock,
     net::discovery::{Counters, Discovery, DiscoveryError, contact_of},
     node::{
         Enode, PublicKey, Record,
@@ -29,6 +31,15 @@ const FEATURES: &[&str] = &[
     "connect-peer",
     "watches",
     "record-entries",
+    "dial-filters",
+    "update-registration",
+    "set-greeting",
+    "broadcast",
+    "peer-settings",
+    "rehello",
+    "unix-socket",
+    "drain",
+    "log-filter",
 ];
 
 /// What is fixed for this run of the sidecar.
@@ -48,10 +59,30 @@ pub struct NodeFacts {
     pub warnings: Vec<String>,
 }
 
+/// Changes the log filter, and answers the one before, or what is wrong with the new one.
+pub type SetLogFilter = Box<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
+
+/// What the process lets callers do to it.
+pub struct Controls {
+    /// Told when the process shall stop.
+    pub stop: Arc<Notify>,
+    /// How long stopping may take.
+    pub grace: Duration,
+    /// Changes which events are logged, and answers what was logged before, or what is wrong.
+    pub log_filter: SetLogFilter,
+}
+
+impl std::fmt::Debug for Controls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Controls")
+    }
+}
+
 /// The service.
 #[derive(Debug)]
 pub struct Node {
     facts: NodeFacts,
+    controls: Controls,
     discovery: Discovery,
     handle: Handle,
 }
@@ -59,8 +90,8 @@ pub struct Node {
 impl Node {
     /// The service over discovery, which has our record, and a switch.
     #[must_use]
-    pub fn new(facts: NodeFacts, discovery: Discovery, handle: Handle) -> Self {
-        Self { facts, discovery, handle }
+    pub fn new(facts: NodeFacts, controls: Controls, discovery: Discovery, handle: Handle) -> Self {
+        Self { facts, controls, discovery, handle }
     }
 
     /// Whose entries a call sets: the operator's, unless it acts for a registration.
@@ -85,6 +116,16 @@ impl Node {
         let message = format!("the record entry {key:?} belongs to {owner}; it must delete it first");
         Refusal::new(ErrorReason::RecordKeyOwned, message).with("key", key).with("owner", owner)
     }
+}
+
+/// What concerns the process as a whole is not for everybody who can open a TCP connection.
+fn proven(caller: &Principal) -> Result<(), Refusal> {
+    if caller.proven {
+        return Ok(());
+    }
+    Err(Refusal::forbidden(
+        "over TCP anybody on this machine could ask for this; call it over the Unix socket (--grpc-socket)",
+    ))
 }
 
 /// The URL that our record says: where others reach us, as far as is known.
@@ -199,6 +240,34 @@ impl NodeService for Node {
             Ok(record) => Ok(Response::new(proto::DeleteRecordEntryResponse { enr: record.to_string() })),
             Err(error) => Err(self.entry_refusal(error).await.into()),
         }
+    }
+
+    async fn drain(
+        &self,
+        request: Request<proto::DrainRequest>,
+    ) -> Result<Response<proto::DrainResponse>, Status> {
+        proven(&principal(&request))?;
+        tracing::info!("told to stop by a call");
+        self.controls.stop.notify_one();
+        let end = clock::now().unix.saturating_add(self.controls.grace);
+        Ok(Response::new(proto::DrainResponse { end_time: Some(convert::timestamp(end)) }))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<proto::SetLogFilterRequest>,
+    ) -> Result<Response<proto::SetLogFilterResponse>, Status> {
+        proven(&principal(&request))?;
+        let filter = request.into_inner().filter;
+        if filter.is_empty() {
+            return Err(
+                Refusal::field("filter", "is missing; info, debug, or info,devp2pd::net=debug").into()
+            );
+        }
+        let changed = (self.controls.log_filter)(&filter);
+        let previous = changed.map_err(|problem| Refusal::field("filter", problem))?;
+        tracing::info!(%filter, %previous, "the log filter was changed by a call");
+        Ok(Response::new(proto::SetLogFilterResponse { previous }))
     }
 
     async fn add_bootnode(

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert, node_ref, principal,
     proto::{self, ErrorReason, peer_service_server::PeerService},
-    registration,
+    registration, settings,
     status::Refusal,
     watch,
 };
@@ -292,6 +292,25 @@ impl PeerService for Peers {
         let entries = self.handle.trusted_peers().await.map_err(Refusal::from)?;
         let trusted_peers = entries.iter().map(trusted_peer).collect();
         Ok(Response::new(proto::ListTrustedPeersResponse { trusted_peers }))
+    }
+
+    async fn get_peer_settings(
+        &self,
+        _request: Request<proto::GetPeerSettingsRequest>,
+    ) -> Result<Response<proto::GetPeerSettingsResponse>, Status> {
+        let now = self.handle.settings().await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::GetPeerSettingsResponse { settings: Some(settings::view(&now)) }))
+    }
+
+    async fn update_peer_settings(
+        &self,
+        request: Request<proto::UpdatePeerSettingsRequest>,
+    ) -> Result<Response<proto::UpdatePeerSettingsResponse>, Status> {
+        let wish = request.into_inner().settings;
+        let wish = wish.ok_or_else(|| Refusal::field("settings", "is missing; set what is to change"))?;
+        let change = settings::change(wish)?;
+        let now = self.handle.change_settings(change).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::UpdatePeerSettingsResponse { settings: Some(settings::view(&now)) }))
     }
 
     async fn ban_peer(

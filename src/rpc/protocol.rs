@@ -68,6 +68,42 @@ impl ProtocolService for Protocols {
         }))
     }
 
+    async fn update_registration(
+        &self,
+        request: Request<proto::UpdateRegistrationRequest>,
+    ) -> Result<Response<proto::UpdateRegistrationResponse>, Status> {
+        use proto::update_registration_request::Registration as By;
+        let caller = principal(&request);
+        let request = request.into_inner();
+        let acting = match request.registration {
+            Some(By::ResumeToken(text)) => Acting::Token(text),
+            Some(By::ClientId(id)) => Acting::Client(id.into()),
+            None => return Err(missing().into()),
+        };
+        let spec = registration::spec(request.spec)?;
+        let view = self.handle.update_registration(caller, acting, spec).await.map_err(Refusal::from)?;
+        let registration = Some(registration::view(&view));
+        Ok(Response::new(proto::UpdateRegistrationResponse { registration }))
+    }
+
+    async fn set_greeting(
+        &self,
+        request: Request<proto::SetGreetingRequest>,
+    ) -> Result<Response<proto::SetGreetingResponse>, Status> {
+        use proto::set_greeting_request::Registration as By;
+        let caller = principal(&request);
+        let request = request.into_inner();
+        let acting = match request.registration {
+            Some(By::ResumeToken(text)) => Acting::Token(text),
+            Some(By::ClientId(id)) => Acting::Client(id.into()),
+            None => return Err(missing().into()),
+        };
+        let greeting = request.messages.into_iter().map(registration::payload).collect();
+        let (name, version) = (request.name, request.version);
+        self.handle.set_greeting_of(caller, acting, name, version, greeting).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::SetGreetingResponse {}))
+    }
+
     async fn renew_registration(
         &self,
         request: Request<proto::RenewRegistrationRequest>,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tonic::Status;
 
 use super::{
-    convert, exchange,
+    convert, dial_filter, exchange,
     proto::{self, ErrorReason},
     status::Refusal,
 };
@@ -147,6 +147,8 @@ pub(super) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<Registration
         linger: duration("spec.linger", spec.linger, MAX_LINGER)?,
         overflow,
         channel_queue_bytes: policy.channel_queue_bytes,
+        wanted: dial_filter::wanted(spec.dial_filter)?,
+        desired_peers: spec.desired_peers as usize,
     })
 }
 
@@ -159,7 +161,7 @@ fn protocol(spec: proto::ProtocolSpec) -> ProtocolSpec {
     }
 }
 
-fn payload(payload: proto::Payload) -> Greeting {
+pub(super) fn payload(payload: proto::Payload) -> Greeting {
     Greeting { code: payload.code, payload: payload.payload }
 }
 
@@ -249,6 +251,8 @@ fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {
             .into(),
             channel_queue_bytes: spec.channel_queue_bytes,
         }),
+        dial_filter: dial_filter::view(&spec.wanted),
+        desired_peers: u32::try_from(spec.desired_peers).unwrap_or(u32::MAX),
     }
 }
 

@@ -19,8 +19,8 @@ use super::{
     boards::Boards,
     holdings::Principal,
     inbox::StreamId,
-    lease::Greeting,
-    peers::{BanRequest, ConnectReply, PeerView, PeersSummary},
+    lease::{Greeting, RegistrationSpec},
+    peers::{BanRequest, ConnectReply, PeerSettings, PeerView, PeersSummary},
     registrations::{
         Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError,
         Target,
@@ -82,7 +82,7 @@ impl Handle {
         &self.boards
     }
 
-    async fn call<R: Send + 'static>(
+    pub(super) async fn call<R: Send + 'static>(
         &self,
         run: impl FnOnce(&mut State, Now) -> R + Send + 'static,
     ) -> Result<R, SwitchError> {
@@ -160,6 +160,19 @@ impl Handle {
     /// How it goes with peers, summed up.
     pub async fn summary(&self) -> Result<PeersSummary, SwitchError> {
         self.call(|state, now| state.summary(now)).await
+    }
+
+    /// The settings of peers.
+    pub async fn settings(&self) -> Result<PeerSettings, SwitchError> {
+        self.call(|state, _| state.peer_settings()).await
+    }
+
+    /// Changes the settings of peers, all at once, and answers what they are then.
+    pub async fn change_settings(
+        &self,
+        change: impl FnOnce(&mut PeerSettings) + Send + 'static,
+    ) -> Result<PeerSettings, SwitchError> {
+        self.call(move |state, now| state.change_settings(now, change)).await
     }
 
     /// Bans a node, an address or a network.
@@ -273,6 +286,29 @@ impl Handle {
         self.call(move |state, now| state.renew(now, &principal, &acting)).await?
     }
 
+    /// Changes what a registration says.
+    pub async fn update_registration(
+        &self,
+        principal: Principal,
+        acting: Acting,
+        spec: RegistrationSpec,
+    ) -> Result<RegistrationView, SwitchError> {
+        self.call(move |state, now| state.update_registration(now, &principal, &acting, spec)).await?
+    }
+
+    /// Replaces what is sent on every new channel of a capability, on behalf of a caller.
+    pub async fn set_greeting_of(
+        &self,
+        principal: Principal,
+        acting: Acting,
+        name: String,
+        version: u32,
+        greeting: Vec<Greeting>,
+    ) -> Result<(), SwitchError> {
+        self.call(move |state, now| state.set_greeting_of(now, &principal, &acting, &name, version, greeting))
+            .await?
+    }
+
     /// Ends a registration now.
     pub async fn delete(&self, principal: Principal, acting: Acting) -> Result<(), SwitchError> {
         self.call(move |state, now| state.delete(now, &principal, &acting)).await?
@@ -307,6 +343,16 @@ impl Handle {
         protocol: String,
     ) -> Result<PeerChannel, SwitchError> {
         self.call(move |state, now| state.sender(now, &principal, &acting, node, &protocol)).await?
+    }
+
+    /// The channels on which a call sends to everybody, in random order.
+    pub async fn senders(
+        &self,
+        principal: Principal,
+        acting: Acting,
+        protocol: String,
+    ) -> Result<Vec<PeerChannel>, SwitchError> {
+        self.call(move |state, now| state.senders(now, &principal, &acting, &protocol)).await?
     }
 
     /// Lets go of one channel of a registration.

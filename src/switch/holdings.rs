@@ -2,23 +2,25 @@
 
 use std::sync::Arc;
 
+use rand::seq::SliceRandom as _;
+
 use super::{
     attachment::{Attachment, PeerChannel},
     inbox::{ClosedBy, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId},
-    lease::{Caller, Changes, Claimed, Greeting, LeaseError, Registration, Who},
+    lease::{Caller, Changes, Claimed, Greeting, LeaseError, Registration, RegistrationSpec, Who},
     links::Stage,
     registrations::{
         Acting, AttachRequest, Attached, Holding, Kept, Lookup, Registered, RegistrationId, RegistrationView,
         SwitchError, Target, claim, inbox_config, view,
     },
-    session::SessionChannel,
+    session::{Session, SessionChannel},
     state::{Effect, State},
 };
 use crate::{
     Now,
     node::{NodeId, local::EntryOwner},
     p2p::DisconnectReason,
-    policy::{self, DialFilter},
+    policy,
 };
 
 /// Who calls, as the transport told.
@@ -165,6 +167,43 @@ impl State {
         node: NodeId,
         protocol: &str,
     ) -> Result<PeerChannel, SwitchError> {
+        let (id, name, version) = self.sending_for(now, principal, acting, protocol)?;
+        let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
+        let channel = session
+            .channel(name)
+            .filter(|channel| channel.owner == id && version.is_none_or(|version| version == channel.version))
+            .ok_or_else(|| SwitchError::ProtocolNotShared { node, protocol: cut(protocol) })?;
+        Ok(PeerChannel { session: Arc::clone(session), channel: channel.clone() })
+    }
+
+    /// The channels on which a call sends to everybody: of the caller's registration, for the protocol, in random
+    /// order, so that a part of them is a fair choice.
+    pub(super) fn senders(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        protocol: &str,
+    ) -> Result<Vec<PeerChannel>, SwitchError> {
+        let (id, name, version) = self.sending_for(now, principal, acting, protocol)?;
+        let of = |session: &Arc<Session>| {
+            let channel = session.channel(name)?;
+            let fits = channel.owner == id && version.is_none_or(|version| version == channel.version);
+            fits.then(|| PeerChannel { session: Arc::clone(session), channel: channel.clone() })
+        };
+        let mut channels: Vec<PeerChannel> = self.sessions.values().filter_map(of).collect();
+        channels.shuffle(&mut self.rng);
+        Ok(channels)
+    }
+
+    /// The registration for which a call sends, and the name and version of the protocol that it means.
+    fn sending_for<'p>(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        protocol: &'p str,
+    ) -> Result<(RegistrationId, &'p str, Option<u32>), SwitchError> {
         // A version that nobody registered is one that the peer cannot share either: the name decides who acts.
         let unknown = || LeaseError::ProtocolNotRegistered { protocol: cut(protocol) };
         let (name, version) = match protocol.split_once('/') {
@@ -184,12 +223,7 @@ impl State {
             }
         };
         self.leases.renew(now, id);
-        let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
-        let channel = session
-            .channel(name)
-            .filter(|channel| channel.owner == id && version.is_none_or(|version| version == channel.version))
-            .ok_or_else(|| SwitchError::ProtocolNotShared { node, protocol: cut(protocol) })?;
-        Ok(PeerChannel { session: Arc::clone(session), channel: channel.clone() })
+        Ok((id, name, version))
     }
 
     /// An application lets go of one of its channels. The session ends with it, unless another application uses it.
@@ -254,19 +288,53 @@ impl State {
         self.leases.get(*id).map(|registration| Arc::clone(&registration.spec().client_id))
     }
 
+    /// Changes what a registration says, while whoever holds it goes on.
+    pub(super) fn update_registration(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        spec: RegistrationSpec,
+    ) -> Result<RegistrationView, SwitchError> {
+        self.open_for_business()?;
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        let changes = self.leases.update(now, id, spec)?;
+        self.changed(now, id, &changes);
+        self.view(now, id)
+    }
+
+    /// [`Self::set_greeting`] for a call.
+    pub(super) fn set_greeting_of(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        name: &str,
+        version: u32,
+        greeting: Vec<Greeting>,
+    ) -> Result<(), SwitchError> {
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        self.leases.renew(now, id);
+        self.set_greeting(id, name, version, greeting)
+    }
+
     /// Brings inbox and policy in step with a claim that the leases granted.
     fn claimed(&mut self, now: Now, claimed: &Claimed) {
-        self.touched.insert(claimed.id);
-        let Some(registration) = self.leases.get(claimed.id) else { return };
+        self.changed(now, claimed.id, &claimed.changes);
+    }
+
+    fn changed(&mut self, now: Now, id: RegistrationId, changes: &Changes) {
+        self.touched.insert(id);
+        let Some(registration) = self.leases.get(id) else { return };
         let spec = registration.spec().clone();
-        let Changes { removed, added, .. } = &claimed.changes;
-        if let Some(kept) = self.kept.get(&claimed.id) {
+        let Changes { removed, added, .. } = changes;
+        if let Some(kept) = self.kept.get(&id) {
             kept.holding.inbox.lock().configure(inbox_config(&spec));
         } else {
             self.registrations_made += 1;
             let policy_id = policy::RegistrationId(self.registrations_made);
-            let holding = Holding::new(claimed.id, &spec, Arc::clone(&self.budget));
-            self.kept.insert(claimed.id, Kept { holding, policy_id, stream: None, last_send_id: 0 });
+            let holding = Holding::new(id, &spec, Arc::clone(&self.budget));
+            self.kept.insert(id, Kept { holding, policy_id, stream: None, last_send_id: 0 });
             tracing::info!(client = %spec.client_id, protocols = %names(&spec.protocols), "protocols registered");
         }
         if !removed.is_empty() {
@@ -275,10 +343,16 @@ impl State {
                     capability.name == channel.name && capability.version == channel.version
                 })
             };
-            self.release_channels(claimed.id, gone, None, "the protocol is not registered any more");
+            self.release_channels(id, gone, None, "the protocol is not registered any more");
         }
-        if let (false, Some(kept)) = (added.is_empty(), self.kept.get(&claimed.id)) {
-            self.policy.register(now, kept.policy_id, DialFilter::Any, None);
+        if let Some(kept) = self.kept.get(&id) {
+            let filter = spec.dial_filter(self.network.as_ref());
+            let desired = (spec.desired_peers > 0).then_some(spec.desired_peers);
+            self.policy.register(now, kept.policy_id, filter, desired);
+            if !added.is_empty() {
+                self.policy.protocols_added(now);
+                self.rehello.registered(now.mono);
+            }
         }
     }
 
@@ -294,6 +368,7 @@ impl State {
         }
         self.release_channels(id, |_| true, None, "the registration ended");
         if let Some(kept) = self.kept.remove(&id) {
+            self.past.lose(kept.holding.inbox.lock().counters().dropped);
             kept.holding.end();
         }
     }

@@ -259,6 +259,7 @@ impl State {
             traffic: Arc::clone(&link.traffic),
         });
         link.outbound.set_channels(channels.len());
+        link.traffic.set_channels(channels.len());
         let alive = |channel: &SessionChannel| self.kept.contains_key(&channel.owner);
         let mut owners: Vec<RegistrationId> =
             channels.iter().filter(|channel| alive(channel)).map(|channel| channel.owner).collect();
@@ -432,6 +433,7 @@ impl State {
             self.forget(now, link, cause, &said);
         }
         self.policy.conn_closed(now, id.policy(), cause, &said);
+        self.return_after_rehello(now, id);
     }
 
     /// What is left to do for a connection that has ended.
@@ -484,6 +486,7 @@ impl State {
         }
         if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
             self.sessions.remove(&session.node_id);
+            self.past.add(&session);
             let ended = PeerEnd { time: now.unix, reason, by: by.clone(), detail: detail.into() };
             let last = PeerState { view: self.peer_view(&session), ended: Some(ended) };
             self.boards.peers.update(|board| board.peers.remove(&session.node_id, last));

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Now,
+    net::bandwidth::Rates,
     node::{NodeId, NodeRef},
     p2p::DisconnectReason,
     policy::{
@@ -74,6 +75,15 @@ pub struct PeersSummary {
     pub reached_from_outside: bool,
 }
 
+/// What may be set about peers while the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSettings {
+    /// Who is dialed, let in and kept.
+    pub policy: Settings,
+    /// How much may go over connections.
+    pub bandwidth: Rates,
+}
+
 /// What a one-off dial came to: the peer, or why not.
 pub type ConnectReply = Result<PeerView, ConnectOutcome>;
 
@@ -119,6 +129,27 @@ impl State {
             recent: self.policy.recent(now),
             reached_from_outside: self.policy.reached_from_outside(),
         }
+    }
+
+    pub(super) fn peer_settings(&self) -> PeerSettings {
+        PeerSettings { policy: self.policy.settings().clone(), bandwidth: self.shared.bandwidth.rates() }
+    }
+
+    pub(super) fn change_settings(
+        &mut self,
+        now: Now,
+        change: impl FnOnce(&mut PeerSettings),
+    ) -> PeerSettings {
+        let before = self.peer_settings();
+        let mut settings = before.clone();
+        change(&mut settings);
+        if settings.policy != before.policy {
+            self.policy.set_settings(now, settings.policy);
+        }
+        if settings.bandwidth != before.bandwidth {
+            self.shared.bandwidth.set(now.mono, settings.bandwidth);
+        }
+        self.peer_settings()
     }
 
     pub(super) fn ban(&mut self, now: Now, ban: BanRequest) -> Result<Ban, BanError> {

@@ -7,7 +7,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    net::{connection::ConnectionId, outbound::Outbound, traffic::Traffic},
+    net::{
+        connection::ConnectionId,
+        outbound::{MESSAGE_COST, Outbound},
+        traffic::{ChannelTraffic, Traffic},
+    },
     node::{Enode, NodeId, PublicKey, Record},
     p2p::{ChannelIndex, RemoteHello},
     policy::dial::Kind,
@@ -68,6 +72,18 @@ pub struct Session {
 }
 
 impl Session {
+    /// What went over one of its channels so far.
+    #[must_use]
+    pub fn channel_traffic(&self, channel: &SessionChannel) -> ChannelTraffic {
+        let (messages_in, bytes_in) = self.traffic.received_on(channel.index);
+        let progress = self.outbound.progress(channel.index);
+        let lanes = [progress.stream, progress.call];
+        let messages_out = lanes.iter().map(|lane| lane.written).sum::<u64>();
+        let cost = lanes.iter().map(|lane| lane.written_cost).sum::<u64>();
+        let bytes_out = cost.saturating_sub(messages_out * MESSAGE_COST);
+        ChannelTraffic { messages_in, bytes_in, messages_out, bytes_out }
+    }
+
     /// The channel of the capability with this name.
     #[must_use]
     pub fn channel(&self, name: &str) -> Option<&SessionChannel> {

@@ -17,11 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     boards::{Boards, What, WhyNot},
     budget::Budget,
+    figures::Past,
     handle::Handle,
     lease::Registry,
     links::Link,
     peers::ConnectReply,
     registrations::{Kept, LeaseConfig, RegistrationId, view},
+    rehello::Rehello,
     session::Session,
     waiting::Waiting,
 };
@@ -29,11 +31,12 @@ use crate::{
     Now,
     kademlia::Contact,
     net::{
+        bandwidth::Rates,
         connection::{self, ConnectionId},
         listener::Accepted,
         outbound::OutboundBudget,
     },
-    node::{Enode, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
+    node::{AddressClass, Enode, ForkSchedule, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
     p2p::LocalNode,
     policy::{
         Action, Policy, Settings,
@@ -61,6 +64,12 @@ pub struct Config {
     pub max_shared_stall: Duration,
     /// Whether an application may end a session that another one shares.
     pub end_shared_sessions: bool,
+    /// The forks of the network that we were started for, if it is a public one.
+    pub network: Option<Arc<ForkSchedule>>,
+    /// Whether connected peers learn of a protocol that is registered late, by being reconnected.
+    pub rehello: bool,
+    /// Caps on what goes over connections.
+    pub bandwidth: Rates,
     /// Where the randomness of everything comes from.
     pub rng: StdRng,
 }
@@ -117,6 +126,10 @@ pub(super) struct State {
     pub(super) queries_made: u64,
     pub(super) max_shared_stall: Duration,
     pub(super) end_shared_sessions: bool,
+    pub(super) network: Option<Arc<ForkSchedule>>,
+    pub(super) rehello: Rehello,
+    /// What went over sessions that have ended.
+    pub(super) past: Past,
     pub(super) draining: bool,
     pub(super) rng: StdRng,
     pub(super) events: mpsc::Sender<connection::Event>,
@@ -142,6 +155,9 @@ impl State {
             inbox_budget,
             max_shared_stall,
             end_shared_sessions,
+            network,
+            rehello,
+            bandwidth: _,
             mut rng,
         } = config;
         let mut fork = || StdRng::seed_from_u64(rng.next_u64());
@@ -166,6 +182,9 @@ impl State {
             queries_made: 0,
             max_shared_stall,
             end_shared_sessions,
+            network,
+            rehello: Rehello::new(rehello),
+            past: Past::default(),
             draining: false,
             rng,
             events,
@@ -254,10 +273,12 @@ impl State {
     pub(super) fn handle_timeout(&mut self, now: Now) {
         self.policy.handle_timeout(now);
         self.leases.handle_timeout(now);
+        self.rehello(now);
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        [self.policy.poll_timeout(), self.leases.poll_timeout()].into_iter().flatten().min()
+        let timeouts = [self.policy.poll_timeout(), self.leases.poll_timeout(), self.rehello.poll_timeout()];
+        timeouts.into_iter().flatten().min()
     }
 
     /// Turns what policy and leases want into effects, until they want nothing more.
@@ -331,6 +352,14 @@ impl State {
     /// Lets every stream look up, so that it sees how far a drain has come.
     pub(super) fn wake_streams(&self) {
         self.kept.values().for_each(|kept| kept.holding.waker.wake());
+    }
+
+    /// Our own address is of this class from now on.
+    pub(super) fn announced(&mut self, now: Now, class: AddressClass) {
+        let settings = self.policy.settings();
+        if settings.announced != class {
+            self.policy.set_settings(now, Settings { announced: class, ..settings.clone() });
+        }
     }
 
     fn next_connection(&mut self) -> ConnectionId {

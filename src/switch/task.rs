@@ -21,6 +21,7 @@ use super::{
 use crate::{
     kademlia::Contact,
     net::{
+        bandwidth::Bandwidth,
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
         clock,
         connection::{ConnectionId, Event, Shared},
@@ -29,7 +30,7 @@ use crate::{
         listener::Accepted,
         turns::Turns,
     },
-    node::{NodeId, NodeRef},
+    node::{AddressClass, NodeId, NodeRef},
     policy::{
         dial::{Candidate, Dial, TaskId},
         lists::{Lists, Parsed},
@@ -95,6 +96,7 @@ impl Switch {
             pool: BufferPool::default(),
             budget: ReceiveBudget::new(RECEIVE_BUDGET),
             turns: Turns::among(tokio::runtime::Handle::current().metrics().num_workers()),
+            bandwidth: Bandwidth::new(clock::now().mono, config.bandwidth),
         });
         let state = State::new(clock::now(), config, events, shared, handle.clone());
         let switch =
@@ -120,6 +122,7 @@ impl Switch {
         let (report, mut outcomes) = mpsc::channel::<Outcome>(EVENTS);
         let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
         let mut accepting = true;
+        let mut record = self.sources.record.record();
         loop {
             let now = clock::now();
             self.state.settle(now);
@@ -208,6 +211,10 @@ impl Switch {
                     Some(accepted) => self.state.accepted(clock::now(), accepted),
                     None => accepting = false,
                 },
+                Ok(()) = record.changed() => {
+                    let class = AddressClass::announced(&record.borrow_and_update());
+                    self.state.announced(clock::now(), class);
+                }
                 Some(_) = work.join_next() => {}
                 () = timer.as_mut(), if self.state.poll_timeout().is_some() => {
                     self.state.handle_timeout(clock::now());

@@ -310,7 +310,11 @@ pub fn admission(data: &[u8]) {
                 let _ = policy.ban(now, target, secs, "", ListSource::Call, b % 4 > 1);
             }
             12 if b % 2 == 0 => policy.set_settings(now, settings(a)),
-            12 => policy.set_churn(now, (b % 4 == 1).then(ChurnSettings::default)),
+            12 => {
+                let churn = (b % 4 == 1).then(ChurnSettings::default);
+                let settings = Settings { churn, ..policy.settings().clone() };
+                policy.set_settings(now, settings);
+            }
             _ => {
                 now = later(now, a);
                 policy.handle_timeout(now);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use devp2pd::{
     Now,
     net::{
+        bandwidth::Bandwidth,
         buffers::{BufferPool, CHUNK, ReceiveBudget},
         connection::{Connection, ConnectionId, Event, MessageSink, Offer, Open, Role, Shared},
         outbound::Outbound,
@@ -77,6 +78,7 @@ impl Place {
                 pool: BufferPool::default(),
                 budget: ReceiveBudget::new(budget),
                 turns: Turns::among(1),
+                bandwidth: Bandwidth::default(),
             }),
             connections,
             events,

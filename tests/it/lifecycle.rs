@@ -1,6 +1,6 @@
 //! Start and stop: who holds the directory, which keys are refused, and what applications and peers see of the end.
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 
 use devp2pd::{
     config,
@@ -11,29 +11,15 @@ use devp2pd::{
         attach::Target,
     },
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 use crate::harness::{
-    Application, Event, FIRST, Liar, PATIENCE, Sidecar, eventually, linked, refused, soon, spec, try_start,
+    Application, Event, FIRST, Liar, PATIENCE, Sidecar, eventually, linked, probe, refused, soon, spec,
+    try_start,
 };
-
-/// The status line and body of a probe; `None` when nobody answers.
-async fn probe(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(addr).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    soon("an answer", stream.read_to_string(&mut answer)).await.ok()?;
-    let code = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
-    Some((code, answer.split("\r\n\r\n").nth(1).unwrap_or_default().trim().to_owned()))
-}
 
 async fn info(sidecar: &Sidecar) -> GetNodeInfoResponse {
     sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap().into_inner()

@@ -14,6 +14,8 @@
     reason = "a test may fail loudly"
 )]
 
+mod calls;
+mod dialing;
 mod discovery;
 mod dribblers;
 mod harness;
@@ -23,5 +25,7 @@ mod lifecycle;
 mod limits;
 mod lists;
 mod messages;
+mod operating;
 mod refusals;
+mod settings;
 mod watches;

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 
 use super::super::{
     cause::Cause,
-    dial_filter::{DialFilter, RegistrationId, Registrations},
+    dial_filter::{DialFilter, RegistrationId, Registrations, Set},
     recent::Recent,
     refusal::Refusal,
     rules::Rules,
@@ -226,13 +226,25 @@ impl Scheduler {
         desired_peers: Option<usize>,
     ) {
         let first = self.registrations.is_empty();
-        if self.registrations.set(id, filter, desired_peers) {
-            self.backoffs.forgive_useless();
-            self.forgive_useless_entries(now);
+        match self.registrations.set(id, filter, desired_peers) {
+            Set::New => {
+                self.backoffs.forgive_useless();
+                self.forgive_useless_entries(now);
+            }
+            // Who waits was wanted by the old filter, and the records are gone: discovery offers them again.
+            Set::OtherFilter => self.candidates.retain(|waiting| !waiting.wanted_by.contains(&id)),
+            Set::Same => {}
         }
         if first {
             self.touch_all();
         }
+        self.run(now, rules);
+    }
+
+    /// A registration has more protocols than before: who was useless may be of use now.
+    pub fn protocols_added(&mut self, now: Now, rules: &Rules) {
+        self.backoffs.forgive_useless();
+        self.forgive_useless_entries(now);
         self.run(now, rules);
     }
 

@@ -100,11 +100,13 @@ impl Policy {
     #[must_use]
     pub fn new(now: Now, local_id: NodeId, settings: Settings, mut rng: StdRng) -> Self {
         let dial_rng = StdRng::seed_from_u64(rng.next_u64());
+        let mut churn = Churn::default();
+        churn.set(now.mono, settings.churn, &mut rng);
         Self {
             rules: Rules::new(local_id, settings),
             dial: Scheduler::new(now, dial_rng),
             admission: Admission::default(),
-            churn: Churn::default(),
+            churn,
             rng,
             task_of: BTreeMap::new(),
             asked_for: BTreeSet::new(),
@@ -117,6 +119,11 @@ impl Policy {
     /// A registration came or changed.
     pub fn register(&mut self, now: Now, id: RegistrationId, filter: DialFilter, desired: Option<usize>) {
         self.dial.register(now, &self.rules, id, filter, desired);
+    }
+
+    /// A registration has more protocols than before.
+    pub fn protocols_added(&mut self, now: Now) {
+        self.dial.protocols_added(now, &self.rules);
     }
 
     /// A registration ended.

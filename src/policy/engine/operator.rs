@@ -5,7 +5,6 @@ use std::{net::IpAddr, time::Duration};
 use super::{
     super::{
         bans::{Ban, BanError, BanTarget},
-        churn::ChurnSettings,
         dial::{AddError, ListEntry, ListSource, QueryId, RemoveError},
         lists::{BanLine, Lists, Parsed},
         refusal::Refusal,
@@ -28,6 +27,9 @@ impl Policy {
     /// Changes settings. Peers beyond a lowered limit stay until they go by themselves; connections that the
     /// allow-list or the net restriction now excludes are closed.
     pub fn set_settings(&mut self, now: Now, settings: Settings) {
+        if self.rules.settings.churn != settings.churn {
+            self.churn.set(now.mono, settings.churn, &mut self.rng);
+        }
         self.rules.settings = settings;
         self.admission.recount(&self.rules, |id| is_listed(&self.dial, id));
         self.dial.rules_changed(now, &self.rules);
@@ -46,11 +48,6 @@ impl Policy {
         for (conn, refusal) in out {
             self.close(now, conn, CloseReason::Refused(refusal));
         }
-    }
-
-    /// Switches rotation on or off.
-    pub fn set_churn(&mut self, now: Now, settings: Option<ChurnSettings>) {
-        self.churn.set(now.mono, settings, &mut self.rng);
     }
 
     /// Makes a node static, and answers its entry. Adding it again is fine; a new address takes effect.

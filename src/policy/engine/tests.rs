@@ -310,8 +310,8 @@ fn a_request_may_exceed_the_dialed_share_but_not_the_total() {
 
 #[test]
 fn rotation_makes_room_only_where_it_is_full() {
-    let mut bench = Bench::new(Settings { max_peers: 6, dial_ratio: 3, ..Settings::default() });
-    bench.policy.set_churn(bench.now, Some(ChurnSettings::default()));
+    let churn = Some(ChurnSettings::default());
+    let mut bench = Bench::new(Settings { max_peers: 6, dial_ratio: 3, churn, ..Settings::default() });
     bench.policy.add_static(bench.now, &enode(9), ListSource::Call).unwrap();
     bench.answer(9).unwrap();
     for n in 0..3 {

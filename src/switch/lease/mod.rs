@@ -31,6 +31,7 @@ mod error;
 mod registration;
 mod spec;
 mod token;
+mod wanted;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use spec::{
     MAX_MESSAGE_BYTES, MAX_PROTOCOLS, ProtocolSpec, RegistrationSpec, check_greeting, hello_len,
 };
 pub use token::{RegistrationId, ResumeToken};
+pub use wanted::{Chain, Wanted};
 
 use super::capability::Capability;
 use crate::Now;

@@ -11,6 +11,7 @@ use super::super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_
 use super::super::inbox::stall::MAX_STALL_LIMIT;
 use super::super::inbox::{MAX_KEEP_FIRST, OverflowPolicy};
 use super::error::{LeaseError, shown};
+use super::wanted::Wanted;
 
 /// The linger of a registration that names none.
 pub const DEFAULT_LINGER: Duration = Duration::from_secs(30);
@@ -71,6 +72,10 @@ pub struct RegistrationSpec {
     pub overflow: OverflowPolicy,
     /// The bound of a channel's queue in bytes; 0 for the default.
     pub channel_queue_bytes: u64,
+    /// Which nodes are worth a dial.
+    pub wanted: Wanted,
+    /// Peers it wants; 0 for as many as there are slots.
+    pub desired_peers: usize,
 }
 
 impl RegistrationSpec {
@@ -106,6 +111,7 @@ impl RegistrationSpec {
             let problem = format!("more than the {} s that a peer waits for", MAX_STALL_LIMIT.as_secs());
             return Err(LeaseError::field("spec.overflow_policy.stall_limit", problem));
         }
+        self.wanted.check()?;
         if self.protocols.is_empty() {
             return Err(LeaseError::field("spec.protocols", "at least one is needed"));
         }

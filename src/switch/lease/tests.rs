@@ -31,6 +31,8 @@ fn spec(client_id: &str, protocols: &[(&str, u32, u64)]) -> RegistrationSpec {
         linger: None,
         overflow: Default::default(),
         channel_queue_bytes: 0,
+        wanted: Wanted::Unsaid,
+        desired_peers: 0,
     }
 }
 

@@ -8,7 +8,7 @@ use devp2pd::switch::capability::Capability;
 use devp2pd::switch::inbox::OverflowPolicy;
 use devp2pd::switch::lease::{
     Action, Caller, Claim, Claimed, Config, LeaseError, LeaseStream, ProtocolSpec, RegistrationId,
-    RegistrationSpec, Registry, Who,
+    RegistrationSpec, Registry, Wanted, Who,
 };
 use devp2pd::switch::reason::ErrorReason;
 use rand::SeedableRng;
@@ -63,6 +63,8 @@ pub(super) fn run(data: &[u8]) {
                     linger: Some(Duration::from_secs(argument as u64 % 40)),
                     overflow: OverflowPolicy::default(),
                     channel_queue_bytes: 0,
+                    wanted: Wanted::Unsaid,
+                    desired_peers: 0,
                 });
                 let token = tokens.get(argument % tokens.len().max(1)).cloned();
                 let who = match (&token, operation % 2) {

@@ -9,9 +9,14 @@ pub(crate) mod wire;
 pub(crate) use application::{Application, Event, Wish, attach, greeting, message, protocol, spec};
 pub(crate) use liar::{FIRST, HELLO, Liar, PING, PONG, Trap};
 pub(crate) use refused::{Refused, refused};
-pub(crate) use sidecar::{Sidecar, connect, linked, try_start};
+pub(crate) use sidecar::{Sidecar, connect, connect_unix, linked, try_start};
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// How long an event may take before its absence is a failure: far longer than any takes on a busy machine, where an
 /// unoptimized build encrypts 16 MiB in some seconds.
@@ -36,4 +41,15 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
         }
     })
     .await
+}
+
+/// The status and body of a page of the HTTP port; `None` when nobody answers.
+pub(crate) async fn probe(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(addr).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    soon("an answer", stream.read_to_string(&mut answer)).await.ok()?;
+    let code = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    Some((code, answer.split("\r\n\r\n").nth(1).unwrap_or_default().trim().to_owned()))
 }

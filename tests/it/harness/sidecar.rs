@@ -16,7 +16,7 @@ use devp2pd::{
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Application, Liar, attach, eventually, spec};
+use super::{Application, Liar, attach, eventually, soon, spec};
 
 /// What a client accepts in one message, unless a test says otherwise: the largest message and its frame.
 pub(crate) const MAX_RESPONSE: usize = 17 << 20;
@@ -66,6 +66,11 @@ impl Sidecar {
 
     pub(crate) fn data_dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Waits until a call has told the process to stop.
+    pub(crate) async fn stop_asked(&self) {
+        soon("the process is told to stop", self.app.stop_asked()).await;
     }
 
     /// Where peers are accepted.
@@ -171,9 +176,15 @@ pub(crate) async fn connect(addr: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap()
 }
 
+/// A gRPC connection over a Unix socket.
+pub(crate) async fn connect_unix(path: &Path) -> Channel {
+    Endpoint::from_shared(format!("unix:{}", path.display())).unwrap().connect().await.unwrap()
+}
+
 /// The configuration of these tests with further flags, through the loader that the program uses.
 pub(crate) fn config(data_dir: &Path, flags: &[&str]) -> Config {
-    let fixed = ["devp2pd", "--network", "none", "--nat", "none", "--port", "0"];
+    let fixed = ["devp2pd", "--nat", "none", "--port", "0"];
+    let network: &[&str] = if flags.contains(&"--network") { &[] } else { &["--network", "none"] };
     let loopback: &[&str] = match flags.contains(&"--listen-addr") {
         true => &[],
         false => &["--listen-addr", "127.0.0.1"],
@@ -183,6 +194,7 @@ pub(crate) fn config(data_dir: &Path, flags: &[&str]) -> Config {
     let ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"];
     let args = fixed
         .iter()
+        .chain(network)
         .chain(loopback)
         .chain(quiet.iter())
         .chain(&ports)

@@ -1,0 +1,168 @@
+//! `GET /metrics`: the process in numbers, in the OpenMetrics text format.
+//!
+//! Everything is read when it is asked for; nothing is counted here. No peer is named: what a peer is like is a question
+//! for `GetPeer`. The labels have few values: reasons, protocols that applications registered, directions.
+
+use std::fmt;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _, text},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use crate::{
+    net::discovery::{Counters, Discovery},
+    switch::{Handle, figures::Figures, lease::StateName},
+};
+
+/// The media type of the page.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whom to ask for numbers.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    handle: Handle,
+    discovery: Discovery,
+}
+
+impl Metrics {
+    /// The numbers of a switch and of discovery.
+    #[must_use]
+    pub fn new(handle: Handle, discovery: Discovery) -> Self {
+        Self { handle, discovery }
+    }
+
+    /// The page; `None` when the process is ending and has no numbers any more.
+    pub(super) async fn page(&self) -> Option<String> {
+        let figures = self.handle.figures().await.ok()?;
+        let discovery = self.discovery.counters().await.ok()?;
+        let mut registry = Registry::with_prefix("devp2pd");
+        registry.register_collector(Box::new(Numbers { figures, discovery }));
+        let mut page = String::new();
+        // Writing to a string does not fail.
+        text::encode(&mut page, &registry).ok()?;
+        Some(page)
+    }
+}
+
+#[derive(Debug)]
+struct Numbers {
+    figures: Figures,
+    discovery: Counters,
+}
+
+/// One value with its labels.
+type Row<'a> = (Vec<(&'static str, &'a str)>, u64);
+
+fn counter(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, rows: &[Row<'_>]) -> fmt::Result {
+    let kind = ConstCounter::new(0_u64).metric_type();
+    let mut family = out.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in rows {
+        ConstCounter::new(*value).encode(family.encode_family(labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, rows: &[Row<'_>]) -> fmt::Result {
+    let kind = ConstGauge::new(0_i64).metric_type();
+    let mut family = out.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in rows {
+        ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(family.encode_family(labels)?)?;
+    }
+    Ok(())
+}
+
+fn one(value: u64) -> [Row<'static>; 1] {
+    [(Vec::new(), value)]
+}
+
+fn by<'a>(label: &'static str, rows: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<Row<'a>> {
+    rows.into_iter().map(|(name, value)| (vec![(label, name)], value)).collect()
+}
+
+impl Collector for Numbers {
+    fn encode(&self, mut out: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut out;
+        gauge(
+            out,
+            "build",
+            "Always 1; the label says the version",
+            &by("version", [(env!("CARGO_PKG_VERSION"), 1)]),
+        )?;
+        self.peers(out)?;
+        self.messages(out)?;
+        self.discovery(out)
+    }
+}
+
+impl Numbers {
+    fn peers(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Figures {
+            inbound, dialed, slots, inbound_used, dialed_used, counts, registrations, bans, ..
+        } = &self.figures;
+        let directions = |inbound: usize, dialed: usize| {
+            by("direction", [("inbound", inbound as u64), ("dialed", dialed as u64)])
+        };
+        gauge(out, "peers", "Connected peers", &directions(*inbound, *dialed))?;
+        let all = directions(slots.inbound, slots.dialed);
+        gauge(out, "peer_slots", "Slots for peers on no list", &all)?;
+        let used = directions(*inbound_used, *dialed_used);
+        gauge(out, "peer_slots_used", "Slots that are taken", &used)?;
+        counter(out, "candidates", "Nodes that discovery offered", &one(counts.seen))?;
+        let reasons = counts.not_dialed.iter().map(|(why, count)| (why.name(), *count));
+        counter(out, "not_dialed", "Nodes that were not dialed", &by("reason", reasons))?;
+        counter(out, "dials", "Dials begun", &one(counts.dialed))?;
+        counter(out, "dials_succeeded", "Dials that became peers", &one(counts.connected))?;
+        let causes = counts.failed.iter().map(|(cause, count)| (cause.name(), *count));
+        counter(out, "dials_failed", "Dials that failed", &by("reason", causes))?;
+        counter(out, "let_in", "Inbound connections that became peers", &one(counts.let_in))?;
+        let reasons = counts.not_let_in.iter().map(|(why, count)| (why.name(), *count));
+        counter(out, "not_let_in", "Inbound connections that were refused", &by("reason", reasons))?;
+        gauge(out, "bans", "Bans that stand", &one(*bans as u64))?;
+        let state = |(state, count): &(StateName, usize)| {
+            let name = match state {
+                StateName::Detached => "detached",
+                StateName::Attached => "attached",
+                StateName::Lingering => "lingering",
+            };
+            (name, *count as u64)
+        };
+        let rows = by("state", registrations.iter().map(state));
+        gauge(out, "registrations", "Registered applications", &rows)
+    }
+
+    fn messages(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Figures { traffic, inbound_queued, outbound_queued, .. } = &self.figures;
+        let rows = by("direction", [("in", traffic.bytes_in), ("out", traffic.bytes_out)]);
+        counter(out, "wire_bytes", "Bytes over connections with peers", &rows)?;
+        let versions: Vec<String> =
+            traffic.protocols.keys().map(|(_, version)| version.to_string()).collect();
+        let (mut messages, mut bytes) = (Vec::new(), Vec::new());
+        for (((name, _), all), version) in traffic.protocols.iter().zip(&versions) {
+            let labels =
+                |direction| vec![("protocol", &**name), ("version", &**version), ("direction", direction)];
+            messages.extend([(labels("in"), all.messages_in), (labels("out"), all.messages_out)]);
+            bytes.extend([(labels("in"), all.bytes_in), (labels("out"), all.bytes_out)]);
+        }
+        counter(out, "messages", "Messages of sub-protocols", &messages)?;
+        counter(out, "message_bytes", "Bytes of their payloads, uncompressed", &bytes)?;
+        let lost = "Messages that applications lost because they did not keep up";
+        counter(out, "lost_messages", lost, &one(traffic.lost.messages))?;
+        counter(out, "lost_message_bytes", "Bytes of their payloads", &one(traffic.lost.bytes))?;
+        let rows = by("for", [("applications", *inbound_queued), ("peers", *outbound_queued)]);
+        gauge(out, "queued_bytes", "Bytes that wait", &rows)
+    }
+
+    fn discovery(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Counters { v4, v5, noise, unroutable, over_rate, candidates_dropped, sockets } = self.discovery;
+        let rows = [("discv4", v4), ("discv5", v5), ("noise", noise), ("oversize", sockets.oversize)];
+        counter(out, "discovery_received", "Packets received", &by("kind", rows))?;
+        counter(out, "discovery_sent", "Packets sent", &one(sockets.sent))?;
+        let rows = [("unsent", sockets.unsent), ("unroutable", unroutable), ("over_rate", over_rate)];
+        counter(out, "discovery_unsent", "Packets not sent", &by("reason", rows))?;
+        let help = "Nodes that discovery found when the dialer had no room";
+        counter(out, "candidates_dropped", help, &one(candidates_dropped))
+    }
+}

@@ -1,0 +1,233 @@
+//! Caps on what goes over connections, in bytes per second: each peer's own, and all peers' together.
+//!
+//! A peer over its cap is not read, or gets no more messages, until its debt is paid; pings and everything else of the
+//! base protocol go on. What passes is counted after it has passed, because a message cannot be cut: over time the rate
+//! holds whatever the size of messages. Caps change while connections run.
+//!
+//! Without caps this costs a connection two loads of memory that nobody writes.
+//!
+//! Left out: the arithmetic (`policy::token_bucket`), and what a connection does while it waits (`connection`).
+
+use std::{
+    num::NonZeroU64,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::policy::token_bucket::TokenBucket;
+
+/// The longest that a connection is held at a time: other nodes give up a write that takes 20 s (geth), so a capped
+/// peer gets some bytes through before that.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// One read of a capped connection takes an eighth of a second's bytes, but at least so many.
+const MIN_READ: usize = 1024;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From a peer.
+    In,
+    /// To a peer.
+    Out,
+}
+
+/// Bytes per second; `None` is as many as there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// From one peer.
+    pub peer_in: Option<NonZeroU64>,
+    /// To one peer.
+    pub peer_out: Option<NonZeroU64>,
+    /// From all peers together.
+    pub total_in: Option<NonZeroU64>,
+    /// To all peers together.
+    pub total_out: Option<NonZeroU64>,
+}
+
+/// The caps, and what all peers together have used up. Shared by all connections.
+#[derive(Debug, Default)]
+pub struct Bandwidth {
+    lanes: [Lane; 2],
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// Of one peer; 0 is no cap.
+    peer: AtomicU64,
+    /// Of all; 0 is no cap, and then the bucket is not looked at.
+    total: AtomicU64,
+    bucket: Mutex<Option<TokenBucket>>,
+}
+
+impl Lane {
+    fn bucket(&self) -> MutexGuard<'_, Option<TokenBucket>> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bandwidth {
+    /// Caps from now on.
+    #[must_use]
+    pub fn new(now: Instant, rates: Rates) -> Self {
+        let bandwidth = Self::default();
+        bandwidth.set(now, rates);
+        bandwidth
+    }
+
+    /// Changes the caps.
+    pub fn set(&self, now: Instant, rates: Rates) {
+        let [lane_in, lane_out] = &self.lanes;
+        for (lane, peer, total) in
+            [(lane_in, rates.peer_in, rates.total_in), (lane_out, rates.peer_out, rates.total_out)]
+        {
+            let number = |rate: Option<NonZeroU64>| rate.map_or(0, NonZeroU64::get);
+            *lane.bucket() = total.map(|rate| TokenBucket::new(now, rate.get(), rate.get()));
+            lane.total.store(number(total), Ordering::Relaxed);
+            lane.peer.store(number(peer), Ordering::Relaxed);
+        }
+    }
+
+    /// The caps.
+    #[must_use]
+    pub fn rates(&self) -> Rates {
+        let [lane_in, lane_out] = &self.lanes;
+        let rate = |rate: &AtomicU64| NonZeroU64::new(rate.load(Ordering::Relaxed));
+        Rates {
+            peer_in: rate(&lane_in.peer),
+            peer_out: rate(&lane_out.peer),
+            total_in: rate(&lane_in.total),
+            total_out: rate(&lane_out.total),
+        }
+    }
+
+    fn lane(&self, direction: Direction) -> &Lane {
+        let [lane_in, lane_out] = &self.lanes;
+        match direction {
+            Direction::In => lane_in,
+            Direction::Out => lane_out,
+        }
+    }
+}
+
+/// One connection's view of the caps, and what it has used up itself.
+pub(super) struct Pacer<'a> {
+    shared: &'a Bandwidth,
+    /// The cap that the bucket was made for, and the bucket.
+    own: [Option<(u64, TokenBucket)>; 2],
+}
+
+impl<'a> Pacer<'a> {
+    pub(super) fn new(shared: &'a Bandwidth) -> Self {
+        Self { shared, own: [None, None] }
+    }
+
+    fn own(&mut self, now: Instant, direction: Direction) -> Option<&mut TokenBucket> {
+        let rate = self.shared.lane(direction).peer.load(Ordering::Relaxed);
+        let [own_in, own_out] = &mut self.own;
+        let own = if direction == Direction::In { own_in } else { own_out };
+        if rate == 0 {
+            *own = None;
+            return None;
+        }
+        let (made_for, bucket) = own.get_or_insert_with(|| (rate, TokenBucket::new(now, rate, rate)));
+        if *made_for != rate {
+            bucket.set(now, rate, rate);
+            *made_for = rate;
+        }
+        Some(bucket)
+    }
+
+    /// Until when nothing more may pass; `None`: now.
+    pub(super) fn held_until(&mut self, now: Instant, direction: Direction) -> Option<Instant> {
+        let own = self.own(now, direction).and_then(|bucket| bucket.free_at(now));
+        let lane = self.shared.lane(direction);
+        let total = match lane.total.load(Ordering::Relaxed) {
+            0 => None,
+            _ => lane.bucket().as_mut().and_then(|bucket| bucket.free_at(now)),
+        };
+        own.max(total).map(|free| free.min(now + MAX_PAUSE))
+    }
+
+    /// Counts what has passed.
+    pub(super) fn spend(&mut self, now: Instant, direction: Direction, bytes: usize) {
+        if let Some(bucket) = self.own(now, direction) {
+            bucket.spend(now, bytes as u64);
+        }
+        let lane = self.shared.lane(direction);
+        if lane.total.load(Ordering::Relaxed) > 0
+            && let Some(bucket) = lane.bucket().as_mut()
+        {
+            bucket.spend(now, bytes as u64);
+        }
+    }
+
+    /// How many bytes one read may take.
+    pub(super) fn read_limit(&self) -> usize {
+        let lane = self.shared.lane(Direction::In);
+        let rate = [&lane.peer, &lane.total].map(|rate| rate.load(Ordering::Relaxed));
+        let lowest = rate.into_iter().filter(|rate| *rate > 0).min();
+        lowest.map_or(usize::MAX, |rate| usize::try_from(rate / 8).unwrap_or(usize::MAX).max(MIN_READ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn rate(bytes: u64) -> Option<NonZeroU64> {
+        NonZeroU64::new(bytes)
+    }
+
+    /// Lets `pacers` pass as much as they may for `seconds`, and answers the bytes of each.
+    fn run(pacers: &mut [Pacer<'_>], start: Instant, seconds: u64, direction: Direction) -> Vec<usize> {
+        let mut passed = vec![0; pacers.len()];
+        for tick in 0..seconds * 100 {
+            let now = start + Duration::from_millis(tick * 10);
+            for (pacer, passed) in pacers.iter_mut().zip(&mut passed) {
+                if pacer.held_until(now, direction).is_none() {
+                    pacer.spend(now, direction, 500);
+                    *passed += 500;
+                }
+            }
+        }
+        passed
+    }
+
+    #[test]
+    fn each_peer_has_its_cap_and_all_together_have_theirs() {
+        let start = start();
+        let shared = Bandwidth::new(start, Rates { peer_in: rate(10_000), ..Rates::default() });
+        let mut pacers = [Pacer::new(&shared), Pacer::new(&shared)];
+        for passed in run(&mut pacers, start, 10, Direction::In) {
+            assert!((100_000..=111_000).contains(&passed), "{passed}");
+        }
+        assert_eq!(pacers[0].read_limit(), 1250);
+        assert_eq!(run(&mut pacers, start, 1, Direction::Out), [50_000, 50_000], "the other way is free");
+        let later = start + Duration::from_secs(100);
+        shared.set(later, Rates { total_in: rate(10_000), ..Rates::default() });
+        let passed = run(&mut pacers, later, 10, Direction::In);
+        assert!((100_000..=111_000).contains(&(passed[0] + passed[1])), "{passed:?}");
+        shared.set(later, Rates::default());
+        assert_eq!(pacers[0].held_until(later, Direction::In), None);
+        assert_eq!(pacers[0].read_limit(), usize::MAX);
+        assert_eq!(shared.rates(), Rates::default());
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_others_wait() {
+        let start = start();
+        let shared = Bandwidth::new(start, Rates { peer_in: rate(1024), ..Rates::default() });
+        let mut pacer = Pacer::new(&shared);
+        pacer.spend(start, Direction::In, 16 << 20);
+        assert_eq!(pacer.held_until(start, Direction::In), Some(start + MAX_PAUSE));
+    }
+}

@@ -1,0 +1,58 @@
+//! Dial filters between the contract and the lease: translation alone, what can be right is the lease's to say.
+
+use std::sync::Arc;
+
+use super::{
+    proto::{self, dial_filter::Filter},
+    status::Refusal,
+};
+use crate::{
+    node::Head,
+    switch::lease::{Chain, Wanted},
+};
+
+/// What an application wants dialed.
+pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusal> {
+    let Some(filter) = filter else { return Ok(Wanted::Unsaid) };
+    match filter.filter {
+        None => Err(Refusal::field("spec.dial_filter", "must say any_node, record_entry or fork")),
+        Some(Filter::AnyNode(_)) => Ok(Wanted::Any),
+        Some(Filter::RecordEntry(proto::RecordEntryFilter { key, accepted_values })) => {
+            Ok(Wanted::Entry { key, accepted: accepted_values.into_iter().map(Into::into).collect() })
+        }
+        Some(Filter::Fork(fork)) => {
+            let genesis_hash = <[u8; 32]>::try_from(&fork.genesis_hash[..]).map_err(|_| {
+                let problem = format!("must have 32 bytes, not {}", fork.genesis_hash.len());
+                Refusal::field("spec.dial_filter.fork.genesis_hash", problem)
+            })?;
+            Ok(Wanted::Fork(Arc::new(Chain {
+                genesis_hash,
+                genesis_time: fork.genesis_time,
+                fork_heights: fork.fork_heights,
+                fork_times: fork.fork_times,
+                head: Head { height: fork.head_height, time: fork.head_time },
+            })))
+        }
+    }
+}
+
+/// The same as it was said.
+pub(super) fn view(wanted: &Wanted) -> Option<proto::DialFilter> {
+    let filter = match wanted {
+        Wanted::Unsaid => return None,
+        Wanted::Any => Filter::AnyNode(proto::AnyNode {}),
+        Wanted::Entry { key, accepted } => Filter::RecordEntry(proto::RecordEntryFilter {
+            key: key.clone(),
+            accepted_values: accepted.iter().map(|value| value.clone().into()).collect(),
+        }),
+        Wanted::Fork(chain) => Filter::Fork(proto::ForkFilter {
+            genesis_hash: chain.genesis_hash.to_vec().into(),
+            genesis_time: chain.genesis_time,
+            fork_heights: chain.fork_heights.clone(),
+            fork_times: chain.fork_times.clone(),
+            head_height: chain.head.height,
+            head_time: chain.head.time,
+        }),
+    };
+    Some(proto::DialFilter { filter: Some(filter) })
+}

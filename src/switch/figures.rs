@@ -1,0 +1,108 @@
+//! What the switch can say of itself in numbers, all peers together: for metrics.
+//!
+//! Nothing here names a peer. What went over sessions is counted by protocol; names are the applications', and beyond
+//! [`MAX_PROTOCOLS`] they are counted as one, so that a client in a loop does not make a monitor grow.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{inbox::Lost, lease::StateName, registrations::SwitchError, session::Session, state::State};
+use crate::{
+    net::traffic::ChannelTraffic,
+    policy::{Slots, recent::Counts},
+};
+
+/// Protocols that are counted apart.
+const MAX_PROTOCOLS: usize = 256;
+
+/// What went over some sessions.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// By protocol name and version.
+    pub protocols: BTreeMap<(Arc<str>, u32), ChannelTraffic>,
+    /// Bytes read from sockets.
+    pub bytes_in: u64,
+    /// Bytes that sockets took.
+    pub bytes_out: u64,
+    /// Messages that applications lost because they did not keep up, each reported in a gap.
+    pub lost: Lost,
+}
+
+impl Past {
+    pub(super) fn add(&mut self, session: &Session) {
+        let traffic = session.traffic.snapshot();
+        self.bytes_in += traffic.bytes_in;
+        self.bytes_out += traffic.bytes_out;
+        for channel in &session.channels {
+            let key = (Arc::clone(&channel.name), channel.version);
+            let full = self.protocols.len() >= MAX_PROTOCOLS && !self.protocols.contains_key(&key);
+            let key = if full { ("other".into(), 0) } else { key };
+            self.protocols.entry(key).or_default().add(session.channel_traffic(channel));
+        }
+    }
+
+    pub(super) fn lose(&mut self, lost: Lost) {
+        self.lost.messages += lost.messages;
+        self.lost.bytes += lost.bytes;
+    }
+}
+
+/// The numbers of one moment.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Connected peers that dialed us, and that we dialed.
+    pub inbound: usize,
+    /// Connected peers that we dialed.
+    pub dialed: usize,
+    /// Slots for peers on no list.
+    pub slots: Slots,
+    /// Inbound peers that take a slot.
+    pub inbound_used: usize,
+    /// Dialed peers that take a slot.
+    pub dialed_used: usize,
+    /// What became of candidates, dials and connections since the start.
+    pub counts: Counts,
+    /// What went over all sessions since the start.
+    pub traffic: Past,
+    /// Bytes that wait for applications.
+    pub inbound_queued: u64,
+    /// Bytes that wait for peers.
+    pub outbound_queued: u64,
+    /// Registrations by state.
+    pub registrations: [(StateName, usize); 3],
+    /// Bans that stand.
+    pub bans: usize,
+}
+
+impl State {
+    pub(super) fn figures(&self, now: crate::Now) -> Figures {
+        let mut traffic = self.past.clone();
+        self.sessions.values().for_each(|session| traffic.add(session));
+        self.kept.values().for_each(|kept| traffic.lose(kept.holding.inbox.lock().counters().dropped));
+        let (slots, inbound_used, dialed_used) = self.policy.slot_use();
+        let inbound = self.sessions.values().filter(|session| session.inbound).count();
+        let in_state = |state: StateName| {
+            let count = self.leases.iter().filter(|registration| registration.state_name() == state).count();
+            (state, count)
+        };
+        Figures {
+            inbound,
+            dialed: self.sessions.len() - inbound,
+            slots,
+            inbound_used,
+            dialed_used,
+            counts: self.policy.totals().clone(),
+            traffic,
+            inbound_queued: self.budget.used(),
+            outbound_queued: self.outbound_budget.used(),
+            registrations: [StateName::Detached, StateName::Attached, StateName::Lingering].map(in_state),
+            bans: self.policy.bans(now).count(),
+        }
+    }
+}
+
+impl super::Handle {
+    /// The numbers of this moment.
+    pub async fn figures(&self) -> Result<Figures, SwitchError> {
+        self.call(|state, now| state.figures(now)).await
+    }
+}

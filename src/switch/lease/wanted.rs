@@ -1,0 +1,122 @@
+//! Which nodes an application wants dialed, as it says it, and whether that can be right.
+//!
+//! Kept as it was said, because that is what registrations show; the policy's filter is made from it. Left out: what a
+//! filter accepts (`policy::dial_filter`).
+
+use std::sync::Arc;
+
+use super::{LeaseError, RegistrationSpec};
+use crate::{
+    node::{ForkSchedule, Head},
+    policy::DialFilter,
+};
+
+/// The longest key of a record entry that a filter names. A record has at most 300 bytes.
+const MAX_KEY: usize = 64;
+
+/// The most values that a filter accepts, and the bytes of each.
+const MAX_VALUES: usize = 16;
+const MAX_VALUE: usize = 300;
+
+/// The most forks of one kind; mainnet has some twenty in ten years.
+const MAX_FORKS: usize = 256;
+
+/// The protocol whose nodes the presets of a network tell apart.
+const ETH: &str = "eth";
+
+/// Which nodes are worth a dial.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// Not said: those of the network that the sidecar was started for, if the application speaks `eth`, else all.
+    #[default]
+    Unsaid,
+    /// All.
+    Any,
+    /// Those with an entry in their record.
+    Entry {
+        /// The entry's key.
+        key: String,
+        /// Accepted values, each one RLP item. Empty: whatever it is.
+        accepted: Vec<Vec<u8>>,
+    },
+    /// Those that can be of a chain.
+    Fork(Arc<Chain>),
+}
+
+/// A chain as an application describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The hash of the genesis block.
+    pub genesis_hash: [u8; 32],
+    /// Its time, Unix seconds.
+    pub genesis_time: u64,
+    /// Forks by height.
+    pub fork_heights: Vec<u64>,
+    /// Forks by Unix time.
+    pub fork_times: Vec<u64>,
+    /// How far the application has followed it.
+    pub head: Head,
+}
+
+impl Wanted {
+    /// Whether it can be right.
+    pub(super) fn check(&self) -> Result<(), LeaseError> {
+        let wrong = |field: &str, problem: String| {
+            Err(LeaseError::field(format!("spec.dial_filter.{field}"), problem))
+        };
+        match self {
+            Self::Unsaid | Self::Any => Ok(()),
+            Self::Entry { key, .. } if key.is_empty() || key.len() > MAX_KEY => {
+                wrong("record_entry.key", format!("must have 1 to {MAX_KEY} bytes"))
+            }
+            Self::Entry { accepted, .. } if accepted.len() > MAX_VALUES => wrong(
+                "record_entry.accepted_values",
+                format!("{} are more than {MAX_VALUES}", accepted.len()),
+            ),
+            Self::Entry { accepted, .. } => {
+                let bad = |value: &Vec<u8>| value.len() > MAX_VALUE || crate::rlp::validate(value).is_err();
+                match accepted.iter().position(bad) {
+                    None => Ok(()),
+                    Some(at) => wrong(
+                        &format!("record_entry.accepted_values[{at}]"),
+                        format!("must be one RLP item of at most {MAX_VALUE} bytes"),
+                    ),
+                }
+            }
+            Self::Fork(chain) => {
+                for (field, forks) in
+                    [("fork_heights", &chain.fork_heights), ("fork_times", &chain.fork_times)]
+                {
+                    if forks.len() > MAX_FORKS {
+                        return wrong(&format!("fork.{field}"), format!("more than {MAX_FORKS}"));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl RegistrationSpec {
+    /// The policy's filter; `network` is the fork schedule of the network that the sidecar was started for.
+    #[must_use]
+    pub fn dial_filter(&self, network: Option<&Arc<ForkSchedule>>) -> DialFilter {
+        match (&self.wanted, network) {
+            (Wanted::Unsaid, Some(schedule)) if self.protocol(ETH, None).is_some() => {
+                DialFilter::Fork { schedule: Arc::clone(schedule), head: Head::default() }
+            }
+            (Wanted::Unsaid | Wanted::Any, _) => DialFilter::Any,
+            (Wanted::Entry { key, accepted }, _) if accepted.is_empty() => {
+                DialFilter::HasKey(key.as_bytes().to_vec())
+            }
+            (Wanted::Entry { key, accepted }, _) => {
+                DialFilter::Values { key: key.as_bytes().to_vec(), accepted: accepted.clone() }
+            }
+            (Wanted::Fork(chain), _) => {
+                let Chain { genesis_hash, genesis_time, fork_heights, fork_times, head } = &**chain;
+                let schedule = ForkSchedule::new(*genesis_hash, *genesis_time, fork_heights, fork_times);
+                DialFilter::Fork { schedule: Arc::new(schedule), head: *head }
+            }
+        }
+    }
+}
