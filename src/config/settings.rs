@@ -199,7 +199,7 @@ pub(super) struct Settings {
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) require_resume_token: bool,
     /// Let a slow application hold the socket of a peer that another application uses too, for at most this time (up
-    /// to 5s).
+    /// to 10s).
     #[arg(long, value_name = "TIME", default_value = "0s", help_heading = "gRPC")]
     pub(super) max_shared_stall: Span,
     /// Let an application end a connection that another application uses too.

@@ -18,6 +18,9 @@ use std::{
 
 use tokio::net::UnixListener;
 
+/// Bytes of a path that clients can connect to.
+const MAX_PATH: usize = 107;
+
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -69,6 +72,9 @@ impl Drop for Place {
 pub fn bind(path: &Path) -> Result<(UnixListener, Place), SocketError> {
     let taken = |problem| SocketError::Taken { path: path.to_owned(), problem };
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(taken("a socket's path has at most 107 bytes; name a shorter one with --grpc-socket"));
+    }
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
@@ -142,7 +148,7 @@ mod tests {
         let missing = dir.path().join("missing/grpc.sock");
         assert!(bind(&missing).unwrap_err().to_string().contains("missing"));
         let long = dir.path().join("x".repeat(200));
-        assert!(bind(&long).is_err());
+        assert!(bind(&long).unwrap_err().to_string().contains("at most 107 bytes"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
     }
 }
