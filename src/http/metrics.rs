@@ -120,6 +120,13 @@ impl Numbers {
         counter(out, "let_in", "Inbound connections that became peers", &one(counts.let_in))?;
         let reasons = counts.not_let_in.iter().map(|(why, count)| (why.name(), *count));
         counter(out, "not_let_in", "Inbound connections that were refused", &by("reason", reasons))?;
+        let micros = |share| {
+            let time = self.figures.round_trip(share).unwrap_or_default();
+            u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+        };
+        let rows = by("quantile", [("0.5", micros(0.5)), ("0.9", micros(0.9)), ("1", micros(1.0))]);
+        let rows = if self.figures.round_trips.is_empty() { Vec::new() } else { rows };
+        gauge(out, "peer_round_trip_microseconds", "Last round trips of pings, over all peers", &rows)?;
         gauge(out, "bans", "Bans that stand", &one(*bans as u64))?;
         let state = |(state, count): &(StateName, usize)| {
             let name = match state {

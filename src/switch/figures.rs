@@ -3,7 +3,7 @@
 //! Nothing here names a peer. What went over sessions is counted by protocol; names are the applications', and beyond
 //! [`MAX_PROTOCOLS`] they are counted as one, so that a client in a loop does not make a monitor grow.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{inbox::Lost, lease::StateName, registrations::SwitchError, session::Session, state::State};
 use crate::{
@@ -71,6 +71,17 @@ pub struct Figures {
     pub registrations: [(StateName, usize); 3],
     /// Bans that stand.
     pub bans: usize,
+    /// The last round trips of peers that have had one, shortest first.
+    pub round_trips: Vec<Duration>,
+}
+
+impl Figures {
+    /// The round trip that this share of peers, from 0 to 1, does not exceed.
+    #[must_use]
+    pub fn round_trip(&self, share: f64) -> Option<Duration> {
+        let last = self.round_trips.len().checked_sub(1)?;
+        self.round_trips.get((last as f64 * share).round() as usize).copied()
+    }
 }
 
 impl State {
@@ -80,6 +91,9 @@ impl State {
         self.kept.values().for_each(|kept| traffic.lose(kept.holding.inbox.lock().counters().dropped));
         let (slots, inbound_used, dialed_used) = self.policy.slot_use();
         let inbound = self.sessions.values().filter(|session| session.inbound).count();
+        let round_trips = self.sessions.values().filter_map(|session| session.traffic.snapshot().round_trip);
+        let mut round_trips: Vec<Duration> = round_trips.collect();
+        round_trips.sort_unstable();
         let in_state = |state: StateName| {
             let count = self.leases.iter().filter(|registration| registration.state_name() == state).count();
             (state, count)
@@ -96,6 +110,7 @@ impl State {
             outbound_queued: self.outbound_budget.used(),
             registrations: [StateName::Detached, StateName::Attached, StateName::Lingering].map(in_state),
             bans: self.policy.bans(now).count(),
+            round_trips,
         }
     }
 }

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import signal
+import socket
 import sys
 import time
 
@@ -106,6 +107,24 @@ def networks(case):
     theirs = json.loads(case.run(case.tools.geth_peer, "-networks").stdout)
     # The unit test config::networks::tests::presets_are_those_of_go_ethereum compares the presets with this file.
     expect(vectors == theirs, f"tests/vectors/networks.json is behind go-ethereum, which says {json.dumps(theirs)}")
+
+
+def out_of_files(case):
+    """With no file descriptor left the sidecar says so, keeps its peer, and accepts again when there are some."""
+    sidecar = Sidecar(case, files=64)
+    Application(case, sidecar).event("attached")
+    geth = Geth(case, static=sidecar.enode)
+    geth.event("peer-add")
+    host, port = sidecar.enode.rsplit("@", 1)[1].split("?")[0].split(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(100)]
+    sidecar.wait(lambda line: "cannot accept connections" in line, 30, "a word about it")
+    series = {"count": 100, "size": 1000, "content": "random", "seed": 21}
+    geth.send(series)
+    for connection in silent:
+        connection.close()
+    late = Geth(case, "geth-late", static=sidecar.enode)
+    late.event("peer-add", seconds=90)
+    late.send(series)
 
 
 def both_dial(case):
@@ -412,6 +431,7 @@ CASES = [
     tour_old,
     refusals,
     networks,
+    out_of_files,
     both_dial,
     echo_sidecar_dials,
     echo_geth_dials,

@@ -142,10 +142,11 @@ class Sidecar(Program):
 
     QUIET = ["--network", "none", "--nat", "none"]
 
-    def __init__(self, case, name="sidecar", grpc="127.0.0.1:0", flags=("--nodiscover",), data="data"):
+    def __init__(self, case, name="sidecar", grpc="127.0.0.1:0", flags=("--nodiscover",), data="data", files=None):
         self.case, self.data = case, case.folder / data
+        limit = [] if files is None else ["bash", "-c", f"ulimit -n {files}; exec \"$@\"", "bash"]
         super().__init__(case, name, [
-            case.tools.devp2pd, *self.QUIET, "--listen-addr", "127.0.0.1", "--port", "0", "--grpc-addr", grpc,
+            *limit, case.tools.devp2pd, *self.QUIET, "--listen-addr", "127.0.0.1", "--port", "0", "--grpc-addr", grpc,
             "--http-addr", "127.0.0.1:0", "--data-dir", self.data, *flags])
         self.grpc = self.wait(lambda line: (found := re.search(r"(?i)grpc\W.*?(127\.0\.0\.1:\d+)", line))
                               and found.group(1), 30, "the gRPC address")

@@ -389,3 +389,30 @@ async fn a_peer_that_stops_reading_holds_its_own_window_and_nothing_else() {
     app.send(honest_channel, 1, *b"tick").await;
     assert_eq!(honest.receive().await, Some((FIRST + 1, b"tick".to_vec())));
 }
+
+/// Each auth is honest enough to cost its arithmetic, and nobody goes on. A peer that is there is served meanwhile, and a
+/// new one is let in when it is over.
+#[tokio::test]
+async fn a_flood_of_auths_holds_up_nobody_who_is_there() {
+    let sidecar = Sidecar::start().await;
+    let mut app = sidecar.echo().await;
+    let mut peer = Liar::established(&sidecar, 1).await;
+    let channel = app.opened().await.channel_id;
+    let flood = async {
+        for seed in 0..200 {
+            let mut liar = Liar::connect(&sidecar, 1_000 + seed).await;
+            let auth = liar.auth().packet;
+            liar.write(&auth).await;
+        }
+    };
+    let talk = async {
+        for number in 0..100 {
+            peer.send(FIRST, &[number]).await;
+            assert_eq!(app.message().await, (0, vec![number]));
+            app.send(channel, 1, vec![number]).await;
+            assert_eq!(peer.receive().await, Some((FIRST + 1, vec![number])));
+        }
+    };
+    tokio::join!(flood, talk);
+    serves(&sidecar, &mut app, 2).await;
+}

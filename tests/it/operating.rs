@@ -32,6 +32,8 @@ async fn metrics_count_peers_and_messages_and_name_nobody() {
     assert_eq!(value(&sidecar, received).await, Some(1));
     let bytes = value(&sidecar, "devp2pd_wire_bytes_total{direction=\"in\"}").await.unwrap();
     assert!(bytes > 0);
+    // The first ping comes after 15 s; until then no round trip is made up.
+    assert_eq!(value(&sidecar, "devp2pd_peer_round_trip_microseconds{quantile=\"0.5\"}").await, None);
     let (_, page) = probe(sidecar.started().http_addr.unwrap(), "/metrics").await.unwrap();
     assert!(!page.contains(&peer.id()) && !page.contains("127.0.0.1"), "{page}");
     // A counter does not go back when the session is over.
