@@ -98,8 +98,11 @@ class Application:
         delay = 0.1
         while True:
             self.events, self.peers = queue.SimpleQueue(), {}
-            limit = [("grpc.max_receive_message_length", self.args.max_frame + 65536)]
-            with grpc.insecure_channel(self.args.address, options=limit) as channel:
+            options = [("grpc.max_receive_message_length", self.args.max_frame + 65536)]
+            if self.args.address.startswith("unix:"):
+                # gRPC's C core would send the path as the authority, which HTTP/2 servers refuse.
+                options.append(("grpc.default_authority", "localhost"))
+            with grpc.insecure_channel(self.args.address, options=options) as channel:
                 try:
                     for frame in message_pb2_grpc.MessageServiceStub(channel).Exchange(self.frames()):
                         delay = 0.1
@@ -177,7 +180,7 @@ class Application:
 
 def main():
     parser = argparse.ArgumentParser(description="Speak echo/1 with peers through devp2pd.")
-    parser.add_argument("--address", default="127.0.0.1:50051", help="the sidecar's gRPC address")
+    parser.add_argument("--address", default="127.0.0.1:50051", help="the sidecar's gRPC address, or unix:PATH")
     parser.add_argument("--client-id", default="echo.py", help="this application's name at the sidecar")
     parser.add_argument("--count", type=int, default=10, help="requests to send to each peer")
     parser.add_argument("--size", type=int, default=100, help="bytes of each request")

@@ -6,7 +6,9 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import time
+import types
 
 from harness import Application, Geth, Program, Sidecar, expect
 from tour import run_tour
@@ -125,6 +127,33 @@ def out_of_files(case):
     late = Geth(case, "geth-late", static=sidecar.enode)
     late.event("peer-add", seconds=90)
     late.send(series)
+
+
+def unix_socket(case):
+    """Over the Unix socket: both grpcurls, the Python application, and the end of the process by a call."""
+    folder = tempfile.TemporaryDirectory(prefix="devp2pd-")
+    case.cleanups.append(folder.cleanup)
+    path = pathlib.Path(folder.name) / "grpc.sock"
+    sidecar, geth = Sidecar(case, flags=("--nodiscover", "--grpc-socket", path)), Geth(case)
+
+    def call(tool, method):
+        target = ["-unix", path] if tool == case.tools.old_grpcurl else [f"unix://{path}"]
+        done = case.run(tool, "-plaintext", "-authority", "localhost", *target, f"devp2p.v1.{method}")
+        expect(done.returncode == 0, f"{method}: {done.stderr or done.stdout}")
+        return json.loads(done.stdout)
+
+    for tool in (case.tools.grpcurl, case.tools.old_grpcurl):
+        info = call(tool, "NodeService/GetNodeInfo")
+        expect(info["nodeId"] == sidecar.node_id, f"another node answers: {info}")
+    application = Application(case, types.SimpleNamespace(grpc=f"unix:{path}"), count=100, size=1000)
+    application.event("attached")
+    sidecar.call("PeerService/AddStaticPeer", node=geth.enode)
+    application.answered()
+    done = sidecar.attempt("NodeService/Drain")
+    expect("PermissionDenied" in done.stderr + done.stdout, f"over TCP: {done.stderr or done.stdout}")
+    call(case.tools.grpcurl, "NodeService/Drain")
+    status = sidecar.exit_status(30)
+    expect(status == 0, f"the sidecar ended with status {status}")
 
 
 def both_dial(case):
@@ -432,6 +461,7 @@ CASES = [
     refusals,
     networks,
     out_of_files,
+    unix_socket,
     both_dial,
     echo_sidecar_dials,
     echo_geth_dials,
