@@ -6,7 +6,7 @@ use devp2pd::{
     config::{Network, networks::Preset},
     node::{ForkId, ForkSchedule, Head},
     rpc::proto::{
-        AddBootnodeRequest, DialFilter, ForkFilter, GetNodeInfoRequest, PeerSource, ProtocolSpec,
+        self, AddBootnodeRequest, DialFilter, ForkFilter, GetNodeInfoRequest, PeerSource, ProtocolSpec,
         RecordEntryFilter, RegistrationSpec, SetRecordEntryRequest, UpdateRegistrationRequest,
         dial_filter::Filter, update_registration_request::Registration as By,
     },
@@ -175,5 +175,39 @@ async fn a_late_protocol_reaches_peers_that_speak_it() {
     let session = early.connected(late.id()).await.session_id;
     let _other = early.application(spec("other-app", &[("other", 1, 8)])).await;
     echo.barrier(1).await;
+    assert_eq!(early.connected(late.id()).await.session_id, session);
+}
+
+/// It registers, breaks, and registers again. The first time reaches the peer; the rest do not reconnect anybody.
+#[tokio::test]
+async fn an_application_in_a_crash_loop_does_not_churn_the_others() {
+    let (early, late) = (Sidecar::start().await, Sidecar::start().await);
+    let both: Vec<ProtocolSpec> = vec![protocol("echo", 1, 8), protocol("talk", 1, 8)];
+    let _peer_app = late.application(RegistrationSpec { protocols: both, ..spec("both", &[]) }).await;
+    let mut echo = early.application(spec("echo-app", &[("echo", 1, 8)])).await;
+    early.add_static(&late.enode()).await;
+    echo.opened().await;
+    let brief = || RegistrationSpec {
+        linger: Some(prost_types::Duration::default()),
+        ..spec("talk-app", &[("talk", 1, 8)])
+    };
+    let mut talk = early.application(brief()).await;
+    echo.closed().await;
+    echo.opened().await;
+    talk.opened().await;
+    let session = early.connected(late.id()).await.session_id;
+    for nonce in 0..5 {
+        drop(talk);
+        eventually("the lease is over", async || {
+            let request = proto::ListRegistrationsRequest {};
+            let all = early.protocols().list_registrations(request).await.unwrap().into_inner();
+            (all.registrations.len() == 1).then_some(())
+        })
+        .await;
+        talk = early.application(brief()).await;
+        // Longer than it takes until a pass would begin.
+        tokio::time::sleep(std::time::Duration::from_millis(1_300)).await;
+        echo.barrier(nonce).await;
+    }
     assert_eq!(early.connected(late.id()).await.session_id, session);
 }
