@@ -19,6 +19,7 @@ mod dialing;
 mod discovery;
 mod dribblers;
 mod harness;
+mod http2;
 mod leases;
 mod liars;
 mod lifecycle;
