@@ -51,11 +51,11 @@ pub struct Rates {
 /// The caps, and what all peers together have used up. Shared by all connections.
 #[derive(Debug, Default)]
 pub struct Bandwidth {
-    lanes: [Lane; 2],
+    ways: [Way; 2],
 }
 
 #[derive(Debug, Default)]
-struct Lane {
+struct Way {
     /// Of one peer; 0 is no cap.
     peer: AtomicU64,
     /// Of all; 0 is no cap, and then the bucket is not looked at.
@@ -63,7 +63,7 @@ struct Lane {
     bucket: Mutex<Option<TokenBucket>>,
 }
 
-impl Lane {
+impl Way {
     fn bucket(&self) -> MutexGuard<'_, Option<TokenBucket>> {
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,35 +80,41 @@ impl Bandwidth {
 
     /// Changes the caps.
     pub fn set(&self, now: Instant, rates: Rates) {
-        let [lane_in, lane_out] = &self.lanes;
-        for (lane, peer, total) in
-            [(lane_in, rates.peer_in, rates.total_in), (lane_out, rates.peer_out, rates.total_out)]
+        let [way_in, way_out] = &self.ways;
+        for (way, peer, total) in
+            [(way_in, rates.peer_in, rates.total_in), (way_out, rates.peer_out, rates.total_out)]
         {
             let number = |rate: Option<NonZeroU64>| rate.map_or(0, NonZeroU64::get);
-            *lane.bucket() = total.map(|rate| TokenBucket::new(now, rate.get(), rate.get()));
-            lane.total.store(number(total), Ordering::Relaxed);
-            lane.peer.store(number(peer), Ordering::Relaxed);
+            let mut bucket = way.bucket();
+            match (&mut *bucket, total) {
+                // What is owed stays owed: a changed cap is no fresh start.
+                (Some(bucket), Some(rate)) => bucket.set(now, rate.get(), rate.get()),
+                (bucket, rate) => *bucket = rate.map(|rate| TokenBucket::new(now, rate.get(), rate.get())),
+            }
+            drop(bucket);
+            way.total.store(number(total), Ordering::Relaxed);
+            way.peer.store(number(peer), Ordering::Relaxed);
         }
     }
 
     /// The caps.
     #[must_use]
     pub fn rates(&self) -> Rates {
-        let [lane_in, lane_out] = &self.lanes;
+        let [way_in, way_out] = &self.ways;
         let rate = |rate: &AtomicU64| NonZeroU64::new(rate.load(Ordering::Relaxed));
         Rates {
-            peer_in: rate(&lane_in.peer),
-            peer_out: rate(&lane_out.peer),
-            total_in: rate(&lane_in.total),
-            total_out: rate(&lane_out.total),
+            peer_in: rate(&way_in.peer),
+            peer_out: rate(&way_out.peer),
+            total_in: rate(&way_in.total),
+            total_out: rate(&way_out.total),
         }
     }
 
-    fn lane(&self, direction: Direction) -> &Lane {
-        let [lane_in, lane_out] = &self.lanes;
+    fn way(&self, direction: Direction) -> &Way {
+        let [way_in, way_out] = &self.ways;
         match direction {
-            Direction::In => lane_in,
-            Direction::Out => lane_out,
+            Direction::In => way_in,
+            Direction::Out => way_out,
         }
     }
 }
@@ -126,7 +132,7 @@ impl<'a> Pacer<'a> {
     }
 
     fn own(&mut self, now: Instant, direction: Direction) -> Option<&mut TokenBucket> {
-        let rate = self.shared.lane(direction).peer.load(Ordering::Relaxed);
+        let rate = self.shared.way(direction).peer.load(Ordering::Relaxed);
         let [own_in, own_out] = &mut self.own;
         let own = if direction == Direction::In { own_in } else { own_out };
         if rate == 0 {
@@ -144,10 +150,10 @@ impl<'a> Pacer<'a> {
     /// Until when nothing more may pass; `None`: now.
     pub(super) fn held_until(&mut self, now: Instant, direction: Direction) -> Option<Instant> {
         let own = self.own(now, direction).and_then(|bucket| bucket.free_at(now));
-        let lane = self.shared.lane(direction);
-        let total = match lane.total.load(Ordering::Relaxed) {
+        let way = self.shared.way(direction);
+        let total = match way.total.load(Ordering::Relaxed) {
             0 => None,
-            _ => lane.bucket().as_mut().and_then(|bucket| bucket.free_at(now)),
+            _ => way.bucket().as_mut().and_then(|bucket| bucket.free_at(now)),
         };
         own.max(total).map(|free| free.min(now + MAX_PAUSE))
     }
@@ -157,9 +163,9 @@ impl<'a> Pacer<'a> {
         if let Some(bucket) = self.own(now, direction) {
             bucket.spend(now, bytes as u64);
         }
-        let lane = self.shared.lane(direction);
-        if lane.total.load(Ordering::Relaxed) > 0
-            && let Some(bucket) = lane.bucket().as_mut()
+        let way = self.shared.way(direction);
+        if way.total.load(Ordering::Relaxed) > 0
+            && let Some(bucket) = way.bucket().as_mut()
         {
             bucket.spend(now, bytes as u64);
         }
@@ -167,8 +173,8 @@ impl<'a> Pacer<'a> {
 
     /// How many bytes one read may take.
     pub(super) fn read_limit(&self) -> usize {
-        let lane = self.shared.lane(Direction::In);
-        let rate = [&lane.peer, &lane.total].map(|rate| rate.load(Ordering::Relaxed));
+        let way = self.shared.way(Direction::In);
+        let rate = [&way.peer, &way.total].map(|rate| rate.load(Ordering::Relaxed));
         let lowest = rate.into_iter().filter(|rate| *rate > 0).min();
         lowest.map_or(usize::MAX, |rate| usize::try_from(rate / 8).unwrap_or(usize::MAX).max(MIN_READ))
     }
@@ -213,6 +219,10 @@ mod tests {
         assert_eq!(pacers[0].read_limit(), 1250);
         assert_eq!(run(&mut pacers, start, 1, Direction::Out), [50_000, 50_000], "the other way is free");
         let later = start + Duration::from_secs(100);
+        shared.set(start, Rates { total_out: rate(10_000), ..Rates::default() });
+        pacers[0].spend(start, Direction::Out, 20_000);
+        shared.set(start, Rates { total_out: rate(20_000), ..Rates::default() });
+        assert!(pacers[1].held_until(start, Direction::Out).is_some(), "what is owed stays owed");
         shared.set(later, Rates { total_in: rate(10_000), ..Rates::default() });
         let passed = run(&mut pacers, later, 10, Direction::In);
         assert!((100_000..=111_000).contains(&(passed[0] + passed[1])), "{passed:?}");

@@ -148,6 +148,7 @@ impl Connection {
             receipts: VecDeque::new(),
             pacer: Pacer::new(&shared.bandwidth),
             unread_until: None,
+            unread_since: clock::now().mono,
             has_read: false,
             unsent_until: None,
             end: None,
@@ -194,6 +195,7 @@ struct Task<'a> {
     pacer: Pacer<'a>,
     /// Until when the socket is not read because of a cap, and whether it was read since the last such pause.
     unread_until: Option<Instant>,
+    unread_since: Instant,
     has_read: bool,
     /// Until when messages wait because of a cap.
     unsent_until: Option<Instant>,
@@ -356,14 +358,14 @@ impl Task<'_> {
     }
 
     /// Stops reading while a cap on what comes is exceeded. Not before the first message, and never inside a pause for
-    /// other reasons. The peer's silence does not count meanwhile: it is ours.
+    /// other reasons. The time does not count against the peer's deadlines, which it does not move either.
     fn hold_reading(&mut self, now: Now) {
         if !self.open || !self.has_read || !self.held.is_empty() || self.unread_until.is_some() {
             return;
         }
         self.unread_until = self.pacer.held_until(now.mono, Direction::In);
         if self.unread_until.is_some() {
-            self.has_read = false;
+            (self.unread_since, self.has_read) = (now.mono, false);
             self.engine.pause();
         }
     }
@@ -371,7 +373,7 @@ impl Task<'_> {
     /// Reads again when the time of [`Self::hold_reading`] is over.
     fn read_again(&mut self, now: Now) {
         if self.unread_until.take_if(|until| *until <= now.mono).is_some() && self.held.is_empty() {
-            self.engine.resume(now);
+            self.engine.resume_after(now, now.mono.saturating_duration_since(self.unread_since));
             self.digest(now);
         }
     }
@@ -550,8 +552,8 @@ async fn reply(awaiting: &mut Awaiting) -> Verdict {
     verdict
 }
 
-/// Sets the timer to a deadline. Moving it later is left to its firing: idle deadlines move with
-/// every frame, and re-arming a timer per frame costs more than one early wake-up.
+/// Sets the timer to a deadline. Moving it later is left to its firing: idle deadlines move with every frame, and
+/// re-arming a timer per frame costs more than one early wake-up.
 fn arm(timer: std::pin::Pin<&mut Sleep>, deadline: Option<Instant>) {
     let Some(deadline) = deadline else { return };
     let armed = timer.deadline();

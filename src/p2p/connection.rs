@@ -277,6 +277,14 @@ impl Connection {
         self.reading_again(now);
     }
 
+    /// Reads again after a pause of this length, which the deadlines of the peer leave out.
+    pub fn resume_after(&mut self, now: Now, pause: Duration) {
+        self.paused = false;
+        if let Stage::Open(open) = &mut self.stage {
+            open.keepalive.waited(now.mono, pause);
+        }
+    }
+
     /// Leaves the peer: what was accepted is written first, then the reason, all within [`CLOSE_TIMEOUT`]. Before
     /// there are keys the connection ends without a word.
     pub fn disconnect(&mut self, now: Now, reason: DisconnectReason) {

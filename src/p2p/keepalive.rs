@@ -51,6 +51,12 @@ impl Keepalive {
         self.waiting_since = now;
     }
 
+    /// Reading goes on after a pause of this length: what was there of 30 s before it is there again, and no more, so
+    /// that pauses in a row do not spare a peer that dribbles.
+    pub fn waited(&mut self, now: Instant, pause: Duration) {
+        self.waiting_since = (self.waiting_since + pause).min(now);
+    }
+
     /// A ping was written.
     pub fn ping_written(&mut self, now: Instant) {
         self.pinged.get_or_insert(now);
@@ -131,6 +137,22 @@ mod tests {
         assert_eq!(keepalive.fault(start + seconds(59)), Some(Fault::FrameTimeout));
         keepalive.frame_read(start + seconds(59));
         assert_eq!(keepalive.fault(start + seconds(88)), None);
+    }
+
+    #[test]
+    fn pauses_in_a_row_do_not_spare_a_peer_that_dribbles() {
+        let start = start();
+        let mut keepalive = Keepalive::new(start);
+        keepalive.received(start, true);
+        // Of each ten seconds we read one.
+        for round in 1..30 {
+            let now = start + seconds(10 * round);
+            keepalive.waited(now, seconds(9));
+            keepalive.received(now, true);
+            assert_eq!(keepalive.fault(now), None, "round {round}");
+        }
+        keepalive.waited(start + seconds(300), seconds(9));
+        assert_eq!(keepalive.fault(start + seconds(300)), Some(Fault::FrameTimeout));
     }
 
     #[test]
