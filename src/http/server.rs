@@ -31,7 +31,8 @@ const HEAD_FIELDS: usize = 64;
 /// How long to wait when the system has no more file descriptors: accepting at once would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the probes and, if there are any, the metrics on `listener` until the future is dropped, which closes all connections.
+/// Serves the probes and, if there are any, the metrics on `listener` until the future is dropped, which closes all
+/// connections.
 pub async fn serve(listener: TcpListener, probes: Probes, metrics: Option<Metrics>) -> Infallible {
     let mut tasks = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();

@@ -49,7 +49,7 @@ impl Past {
 /// The numbers of one moment.
 #[derive(Clone, Debug)]
 pub struct Figures {
-    /// Connected peers that dialed us, and that we dialed.
+    /// Connected peers that dialed us.
     pub inbound: usize,
     /// Connected peers that we dialed.
     pub dialed: usize,
@@ -88,7 +88,7 @@ impl State {
     pub(super) fn figures(&self, now: crate::Now) -> Figures {
         let mut traffic = self.past.clone();
         self.sessions.values().for_each(|session| traffic.add(session));
-        self.kept.values().for_each(|kept| traffic.lose(kept.holding.inbox.lock().counters().dropped));
+        self.kept.values().for_each(|kept| traffic.lose(kept.holding.inbox.lock().counters().lost()));
         let (slots, inbound_used, dialed_used) = self.policy.slot_use();
         let inbound = self.sessions.values().filter(|session| session.inbound).count();
         let round_trips = self.sessions.values().filter_map(|session| session.traffic.snapshot().round_trip);

@@ -368,7 +368,7 @@ impl State {
         }
         self.release_channels(id, |_| true, None, "the registration ended");
         if let Some(kept) = self.kept.remove(&id) {
-            self.past.lose(kept.holding.inbox.lock().counters().dropped);
+            self.past.lose(kept.holding.inbox.lock().counters().lost());
             kept.holding.end();
         }
     }

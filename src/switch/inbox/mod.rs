@@ -138,10 +138,22 @@ pub struct Counters {
     /// Sessions folded, and what they had sent. `Attached` tells it, so that a fold reported on a broken stream is
     /// known.
     pub folded: Folded,
+    /// Messages that still waited when their session was folded.
+    pub given_up: Lost,
     /// Messages of channels that were closed already.
     pub discarded: u64,
     /// How often the memory of the whole process decided, and not this channel's.
     pub forced: u64,
+}
+
+impl Counters {
+    /// All messages that the application lost, each told by a gap.
+    #[must_use]
+    pub fn lost(&self) -> Lost {
+        let mut lost = self.dropped;
+        lost.add(self.given_up);
+        lost
+    }
 }
 
 /// Whom to wake once the lock is released.
@@ -337,6 +349,7 @@ impl<P> Inbox<P> {
                     lost: channel.queue.total(),
                 };
                 self.last_folded_session = session;
+                self.counters.given_up.add(channel.queue.messages());
                 for sum in [&mut self.folded, &mut self.counters.folded] {
                     sum.sessions = sum.sessions.saturating_add(fold.sessions);
                     sum.lost.add(fold.lost);

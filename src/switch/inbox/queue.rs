@@ -141,6 +141,17 @@ impl Queue {
         lost
     }
 
+    /// The messages that wait, without what was lost before.
+    pub(super) fn messages(&self) -> Lost {
+        let mut sum = Lost::default();
+        for item in &self.items {
+            if let Item::Message { payload, .. } = item {
+                sum.add(Lost::one(payload.len()));
+            }
+        }
+        sum
+    }
+
     /// All that waits, as lost.
     pub(super) fn total(&self) -> Lost {
         self.items.iter().fold(Lost::default(), |mut sum, item| {
@@ -193,6 +204,7 @@ mod tests {
         let lost = queue.trim(300);
         assert_eq!(lost, Lost { messages: 3, bytes: 300 });
         assert_eq!(queue.total(), before, "every message is still accounted for");
+        assert_eq!(queue.messages(), Lost { messages: 1, bytes: 100 });
         assert!(matches!(queue.pop(), Some(Item::Message { code: 0, .. })));
         assert!(matches!(queue.pop(), Some(Item::Gap(Lost { messages: 7, .. }))));
         assert!(queue.is_empty());

@@ -388,6 +388,8 @@ fn an_absent_application_costs_no_more_than_its_bound() {
     assert_eq!(seen[0], "folded 1000 2000 1001000");
     assert_eq!(live_queued, (64 << 10) / 1064 + 1);
     assert_eq!(*seen.last().unwrap(), "1 gap 1 1000");
+    let all = Lost { messages: 2001, bytes: 1_002_000 };
+    assert_eq!(inbox.counters().lost(), all, "a metric knows of every message that a gap told of");
 }
 
 #[test]
