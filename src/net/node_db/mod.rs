@@ -145,7 +145,7 @@ impl NodeDb {
         let (commands, queue) = std::sync::mpsc::sync_channel(QUEUE);
         let counters = Arc::new(Mutex::new(Counters::default()));
         let worker = worker::Worker::new(path.into(), limits, rng, counters.clone());
-        let thread = std::thread::Builder::new().name("node-db".into()).spawn(move || worker.run(&queue))?;
+        let thread = std::thread::Builder::new().name("node-db".into()).spawn(move || worker.run(queue))?;
         Ok(Self { commands, dropped: Arc::default(), counters, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 

@@ -57,7 +57,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn run(mut self, queue: &Receiver<Command>) {
+    pub(super) fn run(mut self, queue: Receiver<Command>) {
         self.open();
         loop {
             let now = clock::now().mono;
@@ -71,6 +71,8 @@ impl Worker {
                 Ok(Command::Close { reply }) => {
                     self.flush();
                     self.store = None;
+                    // Before the answer: what comes after it must find nobody, and be counted as dropped.
+                    drop(queue);
                     _ = reply.send(());
                     return;
                 }
