@@ -1,24 +1,23 @@
-//! The file with the node's key: made once, private, and looked at before it is believed.
+//! The file with the node's key: made once, private, and looked at before it is believed (`secret_file`).
 //!
-//! The key is the node: who has it can speak in its name. So the file is made 0600 in a private directory, no link
-//! is followed, and a file that others can read is refused, with the command that repairs it. A key that the
-//! operator names (`--nodekey`) may be a link, and may belong to root with read access for our group: that is how
-//! orchestrators hand secrets over.
+//! The key is the node: who has it can speak in its name. So the file is made 0600 in a private directory, and no link
+//! is followed; one that the operator names (`--nodekey`) may be a link.
 //!
 //! The format is go-ethereum's: 64 hex digits.
 
 use std::{
-    fs::{self, File, Metadata, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use rand::RngCore;
-use rustix::fs::OFlags;
-use zeroize::Zeroizing;
 
-use super::data_dir::{DataDir, no_links};
+use super::{
+    data_dir::{DataDir, no_links},
+    secret_file::{self, Maker, SecretFileProblem},
+};
 use crate::node::{NodeKey, key::KeyError};
 
 /// Name of the key in the data directory.
@@ -43,36 +42,12 @@ pub struct KeyFileError {
 /// What is wrong with a key file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileProblem {
-    /// It is not there.
-    #[error("there is no such file")]
-    Missing,
-    /// The system said no.
-    #[error("cannot be {what}: {source}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It is a directory, a pipe, or the like.
-    #[error("is not a regular file")]
-    NotAFile,
-    /// It belongs to someone who could change it.
-    #[error("belongs to user {owner}, and this process runs as user {us}; change the owner (chown {us})")]
-    NotOurs {
-        /// Its owner.
-        owner: u32,
-        /// Our user.
-        us: u32,
-    },
-    /// Others can read or change it.
-    #[error(
-        "is open to others (mode {mode:04o}); if nobody has copied it, make it private (chmod 600), else make a new key"
-    )]
-    Open {
-        /// Its mode.
-        mode: u32,
-    },
+    /// It cannot be read, or not be believed.
+    #[error(transparent)]
+    File(SecretFileProblem),
+    /// It could not be made.
+    #[error("cannot be made: {0}")]
+    Made(io::Error),
     /// It is no key.
     #[error("does not hold a key: {0}")]
     Content(#[from] KeyError),
@@ -81,25 +56,17 @@ pub enum KeyFileProblem {
     TooLong,
 }
 
-/// Who made the file, which decides what it may look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Maker {
-    Us,
-    Operator,
-}
-
 /// The key of the data directory, made from `rng` if there is none yet. The directory is locked, so nobody makes one
 /// at the same time.
 pub fn load_or_make(dir: &DataDir, rng: &mut dyn RngCore) -> Result<NodeKey, KeyFileError> {
     let path = dir.path().join(NAME);
     match read(&path, Maker::Us) {
-        Err(KeyFileProblem::Missing) => {}
+        Err(KeyFileProblem::File(SecretFileProblem::Missing)) => {}
         Err(problem) => return Err(KeyFileError { path, problem }),
         Ok(key) => return Ok(key),
     }
     let key = NodeKey::random(rng);
-    let io = |what| move |source| KeyFileProblem::Io { what, source };
-    match make(dir.path(), &key).map_err(io("made")) {
+    match make(dir.path(), &key).map_err(KeyFileProblem::Made) {
         Ok(()) => Ok(key),
         Err(problem) => Err(KeyFileError { path, problem }),
     }
@@ -128,51 +95,18 @@ fn make(dir: &Path, key: &NodeKey) -> io::Result<()> {
 }
 
 fn read(path: &Path, maker: Maker) -> Result<NodeKey, KeyFileProblem> {
-    let io = |what| move |source| KeyFileProblem::Io { what, source };
-    // Without NONBLOCK, opening a pipe would wait for its writer.
-    let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let links = if maker == Maker::Us { no_links() } else { 0 };
-    let file = OpenOptions::new().read(true).custom_flags(nonblock | links).open(path);
-    let file = file.map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => KeyFileProblem::Missing,
-        _ => KeyFileProblem::Io { what: "opened", source },
+    let text = secret_file::read(path, maker, MAX_BYTES).map_err(|problem| match problem {
+        SecretFileProblem::TooLong { .. } => KeyFileProblem::TooLong,
+        problem => KeyFileProblem::File(problem),
     })?;
-    check(&file.metadata().map_err(io("looked at"))?, maker, rustix::process::geteuid().as_raw())?;
-
-    let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize + 1));
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(io("read"))?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(KeyFileProblem::TooLong);
-    }
     Ok(NodeKey::from_hex(&text)?)
-}
-
-/// Whether a file that looks like this can be believed by a process of user `us`.
-fn check(found: &Metadata, maker: Maker, us: u32) -> Result<(), KeyFileProblem> {
-    if !found.is_file() {
-        return Err(KeyFileProblem::NotAFile);
-    }
-    allowed(found.uid(), found.mode() & 0o7777, maker, us)
-}
-
-fn allowed(owner: u32, mode: u32, maker: Maker, us: u32) -> Result<(), KeyFileProblem> {
-    let handed_over = maker == Maker::Operator && owner == 0;
-    if owner != us && us != 0 && !handed_over {
-        return Err(KeyFileProblem::NotOurs { owner, us });
-    }
-    // What root hands to us through our group is 0440 or 0640.
-    let forbidden = if handed_over && us != 0 { 0o037 } else { 0o077 };
-    if mode & forbidden != 0 {
-        return Err(KeyFileProblem::Open { mode });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
         fs::Permissions,
-        os::unix::fs::{PermissionsExt as _, symlink},
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     };
 
     use rand::{SeedableRng as _, rngs::StdRng};
@@ -255,35 +189,14 @@ mod tests {
         symlink(&target, &link).unwrap();
         load(&link).unwrap();
         let error = load_or_make(&dir, &mut StdRng::seed_from_u64(2)).unwrap_err();
-        assert!(matches!(error.problem, KeyFileProblem::Io { what: "opened", .. }), "{error}");
+        assert!(
+            matches!(error.problem, KeyFileProblem::File(SecretFileProblem::Io { what: "opened", .. })),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_key_that_others_can_get_at_is_refused() {
-        use Maker::{Operator, Us};
-        for (owner, mode, maker, us, fine) in [
-            (1000, 0o600, Us, 1000, true),
-            (1000, 0o400, Us, 1000, true),
-            (1000, 0o640, Us, 1000, false),
-            (1000, 0o604, Us, 1000, false),
-            (1000, 0o640, Operator, 1000, false),
-            (1000, 0o600, Us, 1001, false),
-            (1000, 0o600, Operator, 1001, false),
-            // What root hands over.
-            (0, 0o440, Operator, 1000, true),
-            (0, 0o640, Operator, 1000, true),
-            (0, 0o660, Operator, 1000, false),
-            (0, 0o444, Operator, 1000, false),
-            (0, 0o400, Us, 1000, false),
-            // Root itself.
-            (0, 0o600, Operator, 0, true),
-            (0, 0o640, Operator, 0, false),
-            (1000, 0o600, Operator, 0, true),
-            (1000, 0o644, Us, 0, false),
-        ] {
-            let allowed = allowed(owner, mode, maker, us);
-            assert_eq!(allowed.is_ok(), fine, "{owner} {mode:o} {maker:?} {us}: {allowed:?}");
-        }
         let temp = tempfile::tempdir().unwrap();
         let dir = DataDir::open(temp.path()).unwrap();
         load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap();

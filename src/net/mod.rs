@@ -32,6 +32,7 @@ pub mod nat;
 pub mod node_db;
 pub mod outbound;
 pub mod resolver;
+pub mod secret_file;
 pub mod state_file;
 #[cfg(test)]
 pub(crate) mod test_dns;
