@@ -34,7 +34,7 @@ use finding::{Finding, FindingTasks};
 use sockets::Sockets;
 
 use crate::{
-    config::{Config, Grpc, Rehello, networks::Preset},
+    config::{Config, Grpc, Rehello, Tls, networks::Preset},
     http::{self, Probes, Stage},
     net::{
         clock,
@@ -51,9 +51,12 @@ use crate::{
     },
     rpc::{
         self,
+        credentials::{self, CredentialError},
         descriptors::Health,
+        gate::Gate,
         incoming::Listener,
         node::{Controls, NodeFacts, enode_of},
+        tls::TlsFiles,
         unix_socket::{self, Place, SocketError},
     },
     switch::{self, Boards, Handle, Switch, budget::INBOUND_BUDGET, peers::ListError},
@@ -111,6 +114,9 @@ pub enum StartError {
     /// The Unix socket that was asked for cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// Who may call cannot be told, or TLS cannot be served.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// The gRPC services cannot be put together.
     #[error("cannot build the gRPC services: {0}")]
     Services(String),
@@ -190,6 +196,7 @@ pub struct App {
     _recorder: Owned<()>,
     finding: FindingTasks,
     stop_asked: Arc<Notify>,
+    _watching: Owned<()>,
     _socket: Option<Place>,
     // Last: the lock outlives everything that writes below it.
     _data_dir: DataDir,
@@ -314,6 +321,9 @@ impl App {
         }
         reached(Step::Switch)?;
 
+        let (credentials, watching) =
+            credentials::load(config.grpc.access.clone(), config.grpc.tls.clone().map(tls_files))?;
+        let watching = Owned(tokio::spawn(watching.run()));
         let serve_error = |what, addr| move |source| StartError::Serve { what, addr, source };
         let grpc_listener =
             TcpListener::bind(config.grpc.addr).await.map_err(serve_error("gRPC", config.grpc.addr))?;
@@ -345,8 +355,10 @@ impl App {
             .map_err(|error| StartError::Services(error.to_string()))?;
         let health = Health::add_to(&mut routes).await;
         let (stop_grpc, stopped) = oneshot::channel();
-        let listeners = std::iter::once(Listener::Tcp(grpc_listener)).chain(unix).collect();
-        let grpc = rpc::server::serve(routes.routes(), listeners, stopped);
+        let tcp = Listener::Tcp(grpc_listener, credentials.tls);
+        let listeners = std::iter::once(tcp).chain(unix).collect();
+        let gate = Gate::new(credentials.access);
+        let grpc = rpc::server::serve(routes.routes(), gate, listeners, stopped);
         let grpc = Owned(tokio::spawn(grpc));
         reached(Step::Grpc)?;
 
@@ -393,6 +405,7 @@ impl App {
             _recorder: recorder,
             finding,
             stop_asked,
+            _watching: watching,
             _socket: socket,
             _data_dir: data_dir,
         })
@@ -498,6 +511,11 @@ fn unix_listener(grpc: &Grpc) -> Result<Option<(UnixListener, Place)>, StartErro
             Ok(None)
         }
     }
+}
+
+fn tls_files(files: Tls) -> TlsFiles {
+    let Tls { cert, key, client_ca } = files;
+    TlsFiles { cert, key, client_ca }
 }
 
 fn settings(config: &Config, record: &Record) -> Settings {

@@ -141,6 +141,10 @@ pub struct Grpc {
     pub socket: Option<PathBuf>,
     /// Whether the socket was asked for: then there must be one.
     pub socket_asked: bool,
+    /// The file that says who may call over TCP. `None`: everybody who reaches it.
+    pub access: Option<PathBuf>,
+    /// TLS of the TCP address. `None`: none.
+    pub tls: Option<Tls>,
     /// For how long a channel may hold the socket of a session that another application shares.
     pub max_shared_stall: Duration,
     /// Whether an application may end a session that another one shares.
@@ -149,6 +153,17 @@ pub struct Grpc {
     pub require_resume_token: bool,
     /// Whether a protocol that we know may be registered with another number of message codes than it has.
     pub any_message_count: bool,
+}
+
+/// The files of TLS, PEM all of them. They are read when serving starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Our certificate, and those between it and its CA.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The CA whose certificates clients must have. `None`: they need none.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Log events.

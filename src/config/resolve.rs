@@ -10,7 +10,7 @@ use std::{
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, Discovery, Grpc, Log, Peers,
+    Config, ConfigError, Discovery, Grpc, Log, Peers, Tls,
     layers::Layers,
     settings::Settings,
     values::{ListenAddr, SocketPath},
@@ -41,35 +41,15 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
             return Err(layers.wrong("identity", problem));
         }
     }
-    if !settings.grpc_addr.ip().is_loopback() && !settings.insecure_listen {
-        let problem = format!(
-            "{} is not a loopback address: everyone who reaches it could do everything. \
-             Use 127.0.0.1, or say --insecure-listen if the network is yours alone",
-            settings.grpc_addr
-        );
-        return Err(layers.wrong("grpc-addr", problem));
-    }
     if let Err(error) = EnvFilter::try_new(&settings.log) {
         return Err(layers.wrong("log", format!("{:?} is no filter: {error}", settings.log)));
     }
-
-    if settings.max_shared_stall.0 > MAX_STALL_LIMIT {
-        let problem = format!("may be at most {} s: pings must survive it", MAX_STALL_LIMIT.as_secs());
-        return Err(layers.wrong("max-shared-stall", problem));
-    }
-    let socket = match &settings.grpc_socket {
-        SocketPath::None => None,
-        SocketPath::Auto => Some(data_dir.join("grpc.sock")),
-        SocketPath::At(path) => Some(path.clone()),
-    };
 
     let mut warnings = Vec::new();
     if settings.nodial && settings.nolisten {
         warnings.push("neither dialing nor listening: this node can have no peers".to_owned());
     }
-    if !settings.grpc_addr.ip().is_loopback() {
-        warnings.push(format!("gRPC on {} is open to everyone who reaches it", settings.grpc_addr));
-    }
+    let grpc = grpc(settings, layers, &data_dir, &mut warnings)?;
     Ok(Config {
         network: settings.network,
         data_dir,
@@ -79,18 +59,79 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
         shutdown_grace: settings.shutdown_grace.0,
         peers: peers(settings, layers)?,
         discovery: discovery(settings, layers)?,
-        grpc: Grpc {
-            addr: settings.grpc_addr,
-            socket,
-            socket_asked: matches!(settings.grpc_socket, SocketPath::At(_)),
-            max_shared_stall: settings.max_shared_stall.0,
-            end_shared_sessions: settings.end_shared_sessions,
-            require_resume_token: settings.require_resume_token,
-            any_message_count: settings.any_message_count,
-        },
+        grpc,
         http_addr: settings.http_addr.0,
         log: Log { filter: settings.log.clone(), format: settings.log_format },
         warnings,
+    })
+}
+
+/// Who reaches the gRPC port off loopback can be anybody, so there must be a way to tell them apart, unless the operator
+/// insists. TLS alone is none: it hides what is said from others and lets everybody say it.
+fn grpc(
+    settings: &Settings,
+    layers: &Layers,
+    data_dir: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<Grpc, ConfigError> {
+    let addr = settings.grpc_addr;
+    let tls = match (&settings.grpc_tls_cert, &settings.grpc_tls_key) {
+        (Some(cert), Some(key)) => {
+            let client_ca = settings.grpc_tls_client_ca.clone();
+            Some(Tls { cert: cert.clone(), key: key.clone(), client_ca })
+        }
+        (Some(_), None) => return Err(layers.wrong("grpc-tls-cert", "needs --grpc-tls-key, its private key")),
+        (None, Some(_)) => return Err(layers.wrong("grpc-tls-key", "needs --grpc-tls-cert, its certificate")),
+        (None, None) => None,
+    };
+    if settings.grpc_tls_client_ca.is_some() {
+        if tls.is_none() {
+            let problem = "asks clients for certificates over TLS: give --grpc-tls-cert and --grpc-tls-key";
+            return Err(layers.wrong("grpc-tls-client-ca", problem));
+        }
+        if settings.grpc_access.is_none() {
+            let problem = "says whom to trust, and not with what: give --grpc-access, with lines like \
+                           `NAME protocol cert:NAME-IN-CERTIFICATE`";
+            return Err(layers.wrong("grpc-tls-client-ca", problem));
+        }
+    }
+    if !addr.ip().is_loopback() {
+        match (&settings.grpc_access, &tls) {
+            (Some(_), Some(_)) => {}
+            (Some(_), None) => warnings.push(format!(
+                "gRPC on {addr} has no TLS: who listens on the way reads tokens and messages (--grpc-tls-cert)"
+            )),
+            (None, _) if settings.insecure_listen => {
+                warnings.push(format!("gRPC on {addr} is open to everyone who reaches it"));
+            }
+            (None, _) => {
+                let problem = format!(
+                    "{addr} is not a loopback address: everyone who reaches it could do nearly everything. Use \
+                     127.0.0.1, give --grpc-access, or say --insecure-listen if the network is yours alone"
+                );
+                return Err(layers.wrong("grpc-addr", problem));
+            }
+        }
+    }
+    if settings.max_shared_stall.0 > MAX_STALL_LIMIT {
+        let problem = format!("may be at most {} s: pings must survive it", MAX_STALL_LIMIT.as_secs());
+        return Err(layers.wrong("max-shared-stall", problem));
+    }
+    let socket = match &settings.grpc_socket {
+        SocketPath::None => None,
+        SocketPath::Auto => Some(data_dir.join("grpc.sock")),
+        SocketPath::At(path) => Some(path.clone()),
+    };
+    Ok(Grpc {
+        addr,
+        socket,
+        socket_asked: matches!(settings.grpc_socket, SocketPath::At(_)),
+        access: settings.grpc_access.clone(),
+        tls,
+        max_shared_stall: settings.max_shared_stall.0,
+        end_shared_sessions: settings.end_shared_sessions,
+        require_resume_token: settings.require_resume_token,
+        any_message_count: settings.any_message_count,
     })
 }
 

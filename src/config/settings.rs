@@ -20,6 +20,8 @@ Examples:
                                                      a second one beside it
   devp2pd --network none --static-peers enode://KEY@192.0.2.7:30303
                                                      keep a connection to one node
+  devp2pd --grpc-addr 10.0.0.7:50051 --grpc-access access --grpc-tls-cert cert.pem --grpc-tls-key key.pem
+                                                     serve other machines; a line of `access`: node protocol token:…
   devp2pd --config devp2pd.toml --print-config       what would be used, and where each value comes from
 
 Then, with no proto file at hand:
@@ -192,7 +194,19 @@ pub(super) struct Settings {
     /// Serve gRPC on this Unix socket too; `auto` is grpc.sock in the data directory, `none` makes none.
     #[arg(long, value_name = "PATH", default_value = "auto", help_heading = "gRPC")]
     pub(super) grpc_socket: SocketPath,
-    /// Allow a gRPC address off loopback. Everyone who reaches it can do everything.
+    /// Let callers over TCP in by this file of tokens, certificates and users alone; it is read again when it changes.
+    #[arg(long, value_name = "FILE", help_heading = "gRPC")]
+    pub(super) grpc_access: Option<PathBuf>,
+    /// Serve the TCP address with TLS, with this certificate (PEM, with those between it and its CA).
+    #[arg(long, value_name = "FILE", help_heading = "gRPC")]
+    pub(super) grpc_tls_cert: Option<PathBuf>,
+    /// The private key of that certificate (PEM), readable by its owner only.
+    #[arg(long, value_name = "FILE", help_heading = "gRPC")]
+    pub(super) grpc_tls_key: Option<PathBuf>,
+    /// Ask clients for a certificate of this CA (PEM); the access file says what each may do.
+    #[arg(long, value_name = "FILE", help_heading = "gRPC")]
+    pub(super) grpc_tls_client_ca: Option<PathBuf>,
+    /// Allow a gRPC address off loopback without an access file. Everyone who reaches it can do nearly everything.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) insecure_listen: bool,
     /// Let a registration be acted for by its token alone, not by name.

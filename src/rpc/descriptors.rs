@@ -6,6 +6,7 @@
 //!
 //! Left out: when the sidecar is ready or draining. `app` says so through [`Health`].
 
+use prost::Message as _;
 use tonic::service::RoutesBuilder;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -16,6 +17,19 @@ use super::proto::{
 
 /// `proto/` with comments, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
+
+/// What the full names of our services begin with.
+pub const PACKAGE: &str = "devp2p.v1.";
+
+/// The paths of all calls that the contract declares, as HTTP/2 sees them: `/package.Service/Method`.
+pub fn methods() -> impl Iterator<Item = String> {
+    let set = prost_types::FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
+    let ours = set.file.into_iter().filter(|file| format!("{}.", file.package()) == PACKAGE);
+    ours.flat_map(|file| file.service).flat_map(|service| {
+        let name = service.name().to_owned();
+        service.method.into_iter().map(move |method| format!("/{PACKAGE}{name}/{}", method.name()))
+    })
+}
 
 /// Full names of our services, for health checks by name.
 pub const SERVICES: [&str; 5] = [

@@ -334,11 +334,14 @@ impl DiscoveryService for Nodes {
                 {
                     discovery.serve_talk(start.protocol.into_bytes().into()).await.map_err(refuse)
                 }
-                Ok(Some(_)) => Err(Refusal::new(
+                Ok(_) => Err(Refusal::new(
                     ErrorReason::StreamProtocolViolation,
                     "the first event of the stream must be \"serve\" with the name of a protocol",
                 )),
-                Ok(None) | Err(_) => return,
+                Err(status) => {
+                    let _ = out.send(Err(super::status::with_reason(status))).await;
+                    return;
+                }
             };
             match served {
                 Ok(questions) => {

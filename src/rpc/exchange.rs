@@ -22,7 +22,7 @@ use super::{
     proto::{self, ErrorReason, client_event, server_event},
     reader::{Found, Reader, no_attach},
     registration,
-    status::Refusal,
+    status::{self, Refusal},
 };
 use crate::{
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
@@ -112,7 +112,11 @@ async fn read_requests(
         match requests.message().await {
             Ok(Some(frame)) if frame.events.is_empty() => {}
             Ok(Some(frame)) => break frame,
-            Ok(None) | Err(_) => return,
+            Ok(None) => return,
+            Err(status) => {
+                let _ = attached.send(Err(status::with_reason(status)));
+                return;
+            }
         }
     };
     let mut events = first.events.into_iter();
@@ -161,7 +165,8 @@ async fn read_requests(
             Ok(None) => return,
             // The transport ended the call, or the message was malformed; the response side says which.
             Err(status) => {
-                *verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+                let verdict = &mut *verdict.lock().unwrap_or_else(PoisonError::into_inner);
+                *verdict = Some(status::with_reason(status));
                 if let Some(attachment) = weak.upgrade() {
                     attachment.wake();
                 }

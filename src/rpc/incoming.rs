@@ -1,9 +1,9 @@
 //! Connections to the gRPC port: counted, told apart by caller, and held to a deadline until they ask for something.
 //!
 //! The gRPC library gives every accepted socket a task and memory, whoever sent it. So a connection is admitted here
-//! first: at most [`MAX_CONNECTIONS`] in all and [`MAX_PER_PRINCIPAL`] a caller, and one that has not sent its HTTP/2
-//! preface and the headers of a first request within [`FIRST_REQUEST`] is cut. After that the server's own HTTP/2
-//! pings notice who is gone.
+//! first: at most [`MAX_CONNECTIONS`] in all and [`MAX_PER_ORIGIN`] a caller, and one that has not sent its HTTP/2
+//! preface and the headers of a first request within [`FIRST_REQUEST`], a TLS handshake included, is cut. After that the
+//! server's own HTTP/2 pings notice who is gone.
 
 use std::{
     collections::HashMap,
@@ -15,19 +15,26 @@ use std::{
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Sleep, sleep},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
+
+use super::{
+    decoding::{Budget, Share},
+    tls,
+};
 
 /// Connections to the gRPC port in all.
 pub const MAX_CONNECTIONS: usize = 256;
 
 /// Connections of one caller.
-pub const MAX_PER_PRINCIPAL: usize = 64;
+pub const MAX_PER_ORIGIN: usize = 64;
 
 /// Time for preface and first request.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(5);
@@ -35,9 +42,9 @@ pub const FIRST_REQUEST: Duration = Duration::from_secs(5);
 /// Pause after a failed accept; the usual cause, no free file descriptors, does not pass faster.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Who is calling, as far as the transport tells. Registrations belong to a principal.
+/// Where a connection comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Principal {
+pub enum Origin {
     /// Somebody on this machine, over loopback TCP: every local process is the same caller.
     Loopback,
     /// Somebody elsewhere, over TCP that the operator opened to them.
@@ -46,13 +53,13 @@ pub enum Principal {
     Uid(u32),
 }
 
-impl Principal {
+impl Origin {
     fn of_tcp(remote: SocketAddr) -> Self {
         let ip = remote.ip().to_canonical();
         if ip.is_loopback() { Self::Loopback } else { Self::Remote(ip) }
     }
 
-    /// The name under which registrations are kept and other applications see the owner's transport.
+    /// The name of callers about whom nothing else is known.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -63,11 +70,22 @@ impl Principal {
     }
 }
 
+/// What is known of a connection. It goes with each of its requests.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The names in the client's certificate, which was verified. `None`: there is no TLS, or it asks for none.
+    pub certificate: Option<Arc<[String]>>,
+    /// What its requests may hold while they are decoded.
+    pub share: Share,
+}
+
 /// A socket the gRPC port listens on.
 #[derive(Debug)]
 pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
+    /// TCP, with TLS if there is a configuration for it.
+    Tcp(TcpListener, Option<watch::Receiver<Arc<ServerConfig>>>),
     /// A Unix socket.
     Unix(UnixListener),
 }
@@ -75,27 +93,27 @@ pub enum Listener {
 #[derive(Debug, Default)]
 struct Census {
     total: usize,
-    by_principal: HashMap<Principal, usize>,
+    by_origin: HashMap<Origin, usize>,
 }
 
 /// One connection's place among the admitted ones. Free again when dropped.
 #[derive(Debug)]
 struct Seat {
     census: Arc<Mutex<Census>>,
-    principal: Principal,
+    origin: Origin,
 }
 
 impl Seat {
-    fn take(census: &Arc<Mutex<Census>>, principal: Principal) -> Option<Self> {
+    fn take(census: &Arc<Mutex<Census>>, origin: Origin) -> Option<Self> {
         let mut counts = census.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.by_principal.get(&principal).copied().unwrap_or(0);
-        if counts.total >= MAX_CONNECTIONS || own >= MAX_PER_PRINCIPAL {
+        let own = counts.by_origin.get(&origin).copied().unwrap_or(0);
+        if counts.total >= MAX_CONNECTIONS || own >= MAX_PER_ORIGIN {
             return None;
         }
         counts.total += 1;
-        counts.by_principal.insert(principal.clone(), own + 1);
+        counts.by_origin.insert(origin.clone(), own + 1);
         drop(counts);
-        Some(Self { census: Arc::clone(census), principal })
+        Some(Self { census: Arc::clone(census), origin })
     }
 }
 
@@ -103,10 +121,10 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut counts = self.census.lock().unwrap_or_else(PoisonError::into_inner);
         counts.total = counts.total.saturating_sub(1);
-        if let Some(own) = counts.by_principal.get_mut(&self.principal) {
+        if let Some(own) = counts.by_origin.get_mut(&self.origin) {
             *own -= 1;
             if *own == 0 {
-                counts.by_principal.remove(&self.principal);
+                counts.by_origin.remove(&self.origin);
             }
         }
     }
@@ -115,6 +133,7 @@ impl Drop for Seat {
 #[derive(Debug)]
 enum Transport {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
@@ -122,25 +141,26 @@ enum Transport {
 #[derive(Debug)]
 pub struct Admitted {
     transport: Transport,
-    seat: Seat,
+    connection: Connection,
+    _seat: Seat,
     /// Until the first request has been seen.
-    probation: Option<(Pin<Box<Sleep>>, Preamble)>,
+    probation: Probation,
 }
 
 impl Connected for Admitted {
-    type ConnectInfo = Principal;
+    type ConnectInfo = Connection;
 
-    fn connect_info(&self) -> Principal {
-        self.seat.principal.clone()
+    fn connect_info(&self) -> Connection {
+        self.connection.clone()
     }
 }
 
 /// Accepts from all listeners for as long as the receiver lives.
 pub async fn accept(listeners: Vec<Listener>, admitted: mpsc::Sender<io::Result<Admitted>>) {
-    let census = Arc::default();
+    let (census, budget) = (Arc::default(), Budget::default());
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
-        tasks.spawn(accept_from(listener, Arc::clone(&census), admitted.clone()));
+        tasks.spawn(accept_from(listener, Arc::clone(&census), budget.clone(), admitted.clone()));
     }
     drop(admitted);
     while tasks.join_next().await.is_some() {}
@@ -149,6 +169,7 @@ pub async fn accept(listeners: Vec<Listener>, admitted: mpsc::Sender<io::Result<
 async fn accept_from(
     listener: Listener,
     census: Arc<Mutex<Census>>,
+    budget: Budget,
     admitted: mpsc::Sender<io::Result<Admitted>>,
 ) {
     loop {
@@ -156,7 +177,7 @@ async fn accept_from(
             accepted = accept_one(&listener) => accepted,
             () = admitted.closed() => return,
         };
-        let (transport, principal) = match accepted {
+        let (socket, origin) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept gRPC connections, pausing");
@@ -164,31 +185,82 @@ async fn accept_from(
                 continue;
             }
         };
-        let Some(seat) = Seat::take(&census, principal) else {
+        let Some(seat) = Seat::take(&census, origin.clone()) else {
             tracing::warn!(
-                "refused a gRPC connection: {MAX_CONNECTIONS} in all or {MAX_PER_PRINCIPAL} of one caller are open"
+                "refused a gRPC connection: {MAX_CONNECTIONS} in all or {MAX_PER_ORIGIN} of one caller are open"
             );
             continue;
         };
+        let connection = Connection { origin, certificate: None, share: budget.share() };
         let probation = Some((Box::pin(sleep(FIRST_REQUEST)), Preamble::default()));
-        if admitted.send(Ok(Admitted { transport, seat, probation })).await.is_err() {
-            return;
+        match socket {
+            Socket::Plain(transport) => {
+                let new = Admitted { transport, connection, _seat: seat, probation };
+                if admitted.send(Ok(new)).await.is_err() {
+                    return;
+                }
+            }
+            // A client may be slow; the others need not wait for it. There are as many of these as seats.
+            Socket::Tls(stream, config) => {
+                tokio::spawn(shake_hands(stream, config, connection, seat, probation, admitted.clone()));
+            }
         }
     }
 }
 
-async fn accept_one(listener: &Listener) -> io::Result<(Transport, Principal)> {
+/// Until when a connection must have asked for something, and how far it has come.
+type Probation = Option<(Pin<Box<Sleep>>, Preamble)>;
+
+async fn shake_hands(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    mut connection: Connection,
+    seat: Seat,
+    mut probation: Probation,
+    admitted: mpsc::Sender<io::Result<Admitted>>,
+) {
+    let Some((deadline, _)) = &mut probation else { return };
+    let shaken = tokio::select! {
+        shaken = TlsAcceptor::from(config).accept(stream) => shaken,
+        () = deadline => Err(io::ErrorKind::TimedOut.into()),
+        () = admitted.closed() => return,
+    };
+    let stream = match shaken {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, origin = connection.origin.name(), "a TLS handshake failed");
+            return;
+        }
+    };
+    let client = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    connection.certificate = client.map(|certificate| tls::names(certificate).into());
+    let new = Admitted { transport: Transport::Tls(Box::new(stream)), connection, _seat: seat, probation };
+    // The receiver is gone when the server stops.
+    let _ = admitted.send(Ok(new)).await;
+}
+
+/// An accepted socket.
+enum Socket {
+    Plain(Transport),
+    Tls(TcpStream, Arc<ServerConfig>),
+}
+
+async fn accept_one(listener: &Listener) -> io::Result<(Socket, Origin)> {
     match listener {
-        Listener::Tcp(listener) => {
+        Listener::Tcp(listener, tls) => {
             let (stream, remote) = listener.accept().await?;
             // Without it a stream of small messages to a client with small windows runs a hundred times slower.
             stream.set_nodelay(true)?;
-            Ok((Transport::Tcp(stream), Principal::of_tcp(remote)))
+            let socket = match tls {
+                Some(config) => Socket::Tls(stream, Arc::clone(&config.borrow())),
+                None => Socket::Plain(Transport::Tcp(stream)),
+            };
+            Ok((socket, Origin::of_tcp(remote)))
         }
         Listener::Unix(listener) => {
             let (stream, _) = listener.accept().await?;
             let uid = stream.peer_cred()?.uid();
-            Ok((Transport::Unix(stream), Principal::Uid(uid)))
+            Ok((Socket::Plain(Transport::Unix(stream)), Origin::Uid(uid)))
         }
     }
 }
@@ -249,6 +321,7 @@ impl AsyncRead for Admitted {
         let before = buf.filled().len();
         let polled = match &mut this.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         if let Some((deadline, preamble)) = &mut this.probation {
@@ -267,6 +340,7 @@ impl AsyncWrite for Admitted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -274,6 +348,7 @@ impl AsyncWrite for Admitted {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -281,6 +356,7 @@ impl AsyncWrite for Admitted {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -292,6 +368,7 @@ impl AsyncWrite for Admitted {
     ) -> Poll<io::Result<usize>> {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
@@ -325,14 +402,14 @@ mod tests {
     }
 
     #[test]
-    fn seats_are_limited_per_principal_and_freed() {
+    fn seats_are_limited_per_origin_and_freed() {
         let census = Arc::default();
         let seats: Vec<_> =
-            (0..MAX_PER_PRINCIPAL).map(|_| Seat::take(&census, Principal::Loopback).unwrap()).collect();
-        assert!(Seat::take(&census, Principal::Loopback).is_none());
-        assert!(Seat::take(&census, Principal::Uid(0)).is_some());
+            (0..MAX_PER_ORIGIN).map(|_| Seat::take(&census, Origin::Loopback).unwrap()).collect();
+        assert!(Seat::take(&census, Origin::Loopback).is_none());
+        assert!(Seat::take(&census, Origin::Uid(0)).is_some());
         drop(seats);
-        assert!(Seat::take(&census, Principal::Loopback).is_some());
-        assert!(census.lock().unwrap().by_principal.is_empty());
+        assert!(Seat::take(&census, Origin::Loopback).is_some());
+        assert!(census.lock().unwrap().by_origin.is_empty());
     }
 }

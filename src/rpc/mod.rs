@@ -1,19 +1,25 @@
 //! The gRPC services: translate, authorise, stream.
 //!
-//! Nothing is decided here, and no state lives here but open streams: requests become commands to the switch, and
-//! what it answers becomes messages of the contract in `proto/`.
+//! Nothing about peers is decided here, and no state lives here but open calls: requests become commands to the switch,
+//! and what it answers becomes messages of the contract in `proto/`. Who may ask for what is decided here, before every
+//! call: `incoming` admits connections, `gate` admits calls.
 //!
 //! Left out: what a registration or a peer is (`switch`), and where the server listens (`app`).
 
+pub mod access;
 mod broadcast;
 mod convert;
+pub mod credentials;
+pub mod decoding;
 pub mod descriptors;
 mod dial_filter;
 pub mod discovery;
 mod events;
 mod exchange;
+pub mod gate;
 pub mod incoming;
 pub mod message;
+pub mod methods;
 pub mod node;
 pub mod peer;
 pub mod protocol;
@@ -24,6 +30,7 @@ pub mod server;
 mod settings;
 pub mod status;
 mod talk;
+pub mod tls;
 pub mod unix_socket;
 mod watch;
 
@@ -39,12 +46,6 @@ pub mod google_rpc {
     tonic::include_proto!("google.rpc");
 }
 
-/// The largest request in MessageService: one message of the largest size, and what frames it.
-const MAX_MESSAGE_REQUEST: usize = 17 * 1024 * 1024 + 64 * 1024;
-
-/// The largest request elsewhere.
-const MAX_REQUEST: usize = 64 * 1024;
-
 /// Adds all services of the contract to `routes`.
 pub fn add_services(
     routes: &mut tonic::service::RoutesBuilder,
@@ -53,6 +54,7 @@ pub fn add_services(
     discovery_handle: &crate::net::discovery::Discovery,
     handle: &crate::switch::Handle,
 ) {
+    use methods::{MAX_MESSAGE_REQUEST, MAX_REGISTRATION, MAX_REQUEST};
     use proto::{
         discovery_service_server::DiscoveryServiceServer, message_service_server::MessageServiceServer,
         node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
@@ -60,7 +62,7 @@ pub fn add_services(
     };
     let node = node::Node::new(facts, controls, discovery_handle.clone(), handle.clone());
     let messages = MessageServiceServer::new(message::Messages::new(handle.clone()));
-    // A registration carries greetings of up to 64 KiB for each protocol.
+    // The gate refuses larger ones first, with a reason (`decoding`); the library keeps the same limits.
     let protocols = ProtocolServiceServer::new(protocol::Protocols::new(handle.clone()));
     let found =
         DiscoveryServiceServer::new(discovery::Nodes::new(discovery_handle.clone(), handle.boards().clone()));
@@ -70,17 +72,26 @@ pub fn add_services(
         .add_service(
             PeerServiceServer::new(peer::Peers::new(handle.clone())).max_decoding_message_size(MAX_REQUEST),
         )
-        .add_service(protocols.max_decoding_message_size(16 * MAX_REQUEST))
+        .add_service(protocols.max_decoding_message_size(MAX_REGISTRATION))
         .add_service(messages.max_decoding_message_size(MAX_MESSAGE_REQUEST));
 }
 
-/// Who calls, as the connection tells.
+/// Who calls, as the gate found.
+fn caller<T>(request: &tonic::Request<T>) -> access::Caller {
+    let known = request.extensions().get::<access::Caller>().cloned();
+    // Every call comes through the gate. One that did not is nobody's.
+    known.unwrap_or_else(|| access::Caller { name: "nobody".into(), role: access::Role::Read, proven: false })
+}
+
+/// The caller as the switch knows it.
 fn principal<T>(request: &tonic::Request<T>) -> crate::switch::Principal {
-    // Without connect info the request did not come over our listeners; then it is nobody's.
-    let caller = request.extensions().get::<incoming::Principal>();
-    crate::switch::Principal {
-        name: caller.map_or_else(|| "nobody".into(), |caller| caller.name().into()),
-        proven: matches!(caller, Some(incoming::Principal::Uid(_))),
+    caller(request).into()
+}
+
+impl From<access::Caller> for crate::switch::Principal {
+    fn from(caller: access::Caller) -> Self {
+        let access::Caller { name, role, proven } = caller;
+        Self { name, proven, operator: proven && role == access::Role::Admin }
     }
 }
 

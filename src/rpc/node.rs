@@ -6,7 +6,8 @@ use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, principal,
+    access::{Caller, Role},
+    caller, convert,
     proto::{self, ErrorReason, node_service_server::NodeService},
     status::Refusal,
 };
@@ -17,7 +18,7 @@ use crate::{
         Enode, PublicKey, Record,
         local::{EntryError, EntryOwner},
     },
-    switch::{Handle, Principal, peers::PeersSummary, registrations::Acting},
+    switch::{Handle, peers::PeersSummary, registrations::Acting},
 };
 
 /// What this version can do beyond the first one, by name: clients may ask for it before they rely on it.
@@ -38,6 +39,8 @@ const FEATURES: &[&str] = &[
     "peer-settings",
     "rehello",
     "unix-socket",
+    "access",
+    "tls",
     "drain",
     "log-filter",
 ];
@@ -95,10 +98,15 @@ impl Node {
     }
 
     /// Whose entries a call sets: the operator's, unless it acts for a registration.
-    async fn owner(&self, caller: &Principal, acting: Option<&Acting>) -> Result<EntryOwner, Refusal> {
+    async fn owner(&self, caller: &Caller, acting: Option<&Acting>) -> Result<EntryOwner, Refusal> {
         match acting {
+            None if caller.role < Role::Admin => Err(Refusal::forbidden(format!(
+                "without a registration this sets entries of the operator, which needs the role admin, and {} has \
+                 the role {}; give resume_token or client_id",
+                caller.name, caller.role
+            ))),
             None => Ok(EntryOwner::Operator),
-            Some(acting) => Ok(self.handle.entry_owner(caller.clone(), acting.clone()).await?),
+            Some(acting) => Ok(self.handle.entry_owner(caller.clone().into(), acting.clone()).await?),
         }
     }
 
@@ -119,12 +127,13 @@ impl Node {
 }
 
 /// What concerns the process as a whole is not for everybody who can open a TCP connection.
-fn proven(caller: &Principal) -> Result<(), Refusal> {
+fn proven(caller: &Caller) -> Result<(), Refusal> {
     if caller.proven {
         return Ok(());
     }
     Err(Refusal::forbidden(
-        "over TCP anybody on this machine could ask for this; call it over the Unix socket (--grpc-socket)",
+        "over open TCP anybody could ask for this; call it over the Unix socket (--grpc-socket) or with a token \
+         (--grpc-access)",
     ))
 }
 
@@ -204,7 +213,7 @@ impl NodeService for Node {
         request: Request<proto::SetRecordEntryRequest>,
     ) -> Result<Response<proto::SetRecordEntryResponse>, Status> {
         use proto::set_record_entry_request::Registration as By;
-        let caller = principal(&request);
+        let caller = caller(&request);
         let proto::SetRecordEntryRequest { key, value, registration } = request.into_inner();
         let acting = registration.map(|by| match by {
             By::ResumeToken(text) => Acting::Token(text),
@@ -229,7 +238,7 @@ impl NodeService for Node {
         request: Request<proto::DeleteRecordEntryRequest>,
     ) -> Result<Response<proto::DeleteRecordEntryResponse>, Status> {
         use proto::delete_record_entry_request::Registration as By;
-        let caller = principal(&request);
+        let caller = caller(&request);
         let proto::DeleteRecordEntryRequest { key, registration } = request.into_inner();
         let acting = registration.map(|by| match by {
             By::ResumeToken(text) => Acting::Token(text),
@@ -246,7 +255,7 @@ impl NodeService for Node {
         &self,
         request: Request<proto::DrainRequest>,
     ) -> Result<Response<proto::DrainResponse>, Status> {
-        proven(&principal(&request))?;
+        proven(&caller(&request))?;
         tracing::info!("told to stop by a call");
         self.controls.stop.notify_one();
         let end = clock::now().unix.saturating_add(self.controls.grace);
@@ -257,7 +266,7 @@ impl NodeService for Node {
         &self,
         request: Request<proto::SetLogFilterRequest>,
     ) -> Result<Response<proto::SetLogFilterResponse>, Status> {
-        proven(&principal(&request))?;
+        proven(&caller(&request))?;
         let filter = request.into_inner().filter;
         if filter.is_empty() {
             return Err(

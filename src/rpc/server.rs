@@ -11,7 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server};
 
-use super::incoming::{self, Admitted, Listener};
+use super::{
+    gate::Gate,
+    incoming::{self, Admitted, Listener},
+};
 
 /// What one unread stream may hold.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -39,9 +42,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Admitted connections waiting for the server: it takes them at once.
 const HANDOVER: usize = 16;
 
-/// Serves `routes` on `listeners` until `stop` fires, then until clients are done or the future is dropped.
+/// Serves `routes`, behind `gate`, on `listeners` until `stop` fires, then until clients are done or the future is dropped.
 pub async fn serve(
     routes: Routes,
+    gate: Gate,
     listeners: Vec<Listener>,
     stop: oneshot::Receiver<()>,
 ) -> Result<(), tonic::transport::Error> {
@@ -56,6 +60,7 @@ pub async fn serve(
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .layer(gate)
         .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async {
             let _ = stop.await;

@@ -167,6 +167,28 @@ impl From<Refusal> for Status {
     }
 }
 
+/// An error of the gRPC library, with a reason if it has none: the library knows codes and texts alone.
+#[must_use]
+pub fn with_reason(status: Status) -> Status {
+    if !status.details().is_empty() {
+        return status;
+    }
+    let reason = match status.code() {
+        Code::Unimplemented => ErrorReason::NotSupported,
+        Code::OutOfRange | Code::ResourceExhausted => ErrorReason::RequestTooLarge,
+        // What it calls internal is what it could not decode: wrong frames, wrong protobuf, a request that is missing.
+        Code::Internal | Code::InvalidArgument => ErrorReason::RequestMalformed,
+        Code::DeadlineExceeded => ErrorReason::TimedOut,
+        _ => return status,
+    };
+    let message = match status.message() {
+        "" if reason == ErrorReason::NotSupported => "there is no such call in this version",
+        "" => "the request cannot be decoded",
+        message => message,
+    };
+    Refusal::new(reason, message).into()
+}
+
 /// The code under which a reason travels: the table that clients rely on.
 fn code(reason: ErrorReason) -> Code {
     use ErrorReason as R;
@@ -182,16 +204,18 @@ fn code(reason: ErrorReason) -> Code {
             Code::NotFound
         }
         R::ResumeTokenStale => Code::Aborted,
-        R::SendWindowExceeded | R::LimitReached => Code::ResourceExhausted,
+        R::SendWindowExceeded | R::LimitReached | R::RequestTooLarge => Code::ResourceExhausted,
         R::MessageCodeOutOfRange => Code::OutOfRange,
         R::MessageTooLarge
         | R::InvalidField
         | R::StreamProtocolViolation
         | R::RecordTooLarge
-        | R::HelloTooLarge => Code::InvalidArgument,
+        | R::HelloTooLarge
+        | R::RequestMalformed => Code::InvalidArgument,
         R::NotAuthorized => Code::Unauthenticated,
         R::ServerDraining => Code::Unavailable,
         R::TimedOut => Code::DeadlineExceeded,
+        R::NotSupported => Code::Unimplemented,
         R::Unspecified | R::Internal => Code::Internal,
     }
 }
@@ -292,11 +316,31 @@ mod tests {
             (ErrorReason::MessageTooLarge, Code::InvalidArgument),
             (ErrorReason::StreamProtocolViolation, Code::InvalidArgument),
             (ErrorReason::NotAuthorized, Code::Unauthenticated),
+            (ErrorReason::NotSupported, Code::Unimplemented),
+            (ErrorReason::RequestMalformed, Code::InvalidArgument),
+            (ErrorReason::RequestTooLarge, Code::ResourceExhausted),
             (ErrorReason::ServerDraining, Code::Unavailable),
         ] {
             assert_eq!(Refusal::new(reason, "").code(), code, "{reason:?}");
         }
         assert_eq!(Refusal::forbidden("").code(), Code::PermissionDenied);
+    }
+
+    #[test]
+    fn errors_of_the_library_get_a_reason_and_others_keep_theirs() {
+        for (code, text, reason) in [
+            (Code::Unimplemented, "", "NOT_SUPPORTED"),
+            (Code::Unimplemented, "Content is compressed with `gzip`", "NOT_SUPPORTED"),
+            (Code::OutOfRange, "decoded message length too large", "REQUEST_TOO_LARGE"),
+            (Code::Internal, "failed to decode Protobuf message", "REQUEST_MALFORMED"),
+        ] {
+            let (rpc, info, ..) = read(&with_reason(Status::new(code, text)));
+            assert_eq!(info.reason, reason);
+            assert!(!rpc.message.is_empty() && rpc.message.contains(text));
+        }
+        let ours = Status::from(Refusal::new(ErrorReason::Internal, "ours"));
+        assert_eq!(read(&with_reason(ours)).1.reason, "INTERNAL");
+        assert_eq!(with_reason(Status::cancelled("gone")).code(), Code::Cancelled);
     }
 
     #[test]

@@ -105,7 +105,10 @@ impl TalkServer {
                         answering = false;
                         Ok(())
                     }
-                    Err(_) => return,
+                    Err(status) => {
+                        let _ = out.send(Err(super::status::with_reason(status))).await;
+                        return;
+                    }
                 },
             };
             if let Err(refusal) = outcome {

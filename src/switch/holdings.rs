@@ -30,6 +30,8 @@ pub struct Principal {
     pub name: Arc<str>,
     /// Whether it is proven, so that taking over is allowed.
     pub proven: bool,
+    /// Whether it is an operator, who may end the registration of anybody.
+    pub operator: bool,
 }
 
 impl Principal {
@@ -123,7 +125,15 @@ impl State {
         principal: &Principal,
         acting: &Acting,
     ) -> Result<(), SwitchError> {
-        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        let own = self.leases.resolve(now, principal.caller(), acting.who());
+        let id = match (own, acting) {
+            // An application whose token was withdrawn keeps its stream: somebody must be able to end it.
+            (Err(error), Acting::Client(client)) if principal.operator => {
+                let anybody = self.leases.iter().find(|have| have.spec().client_id == *client);
+                anybody.map(Registration::id).ok_or(error)?
+            }
+            (own, _) => own?,
+        };
         self.leases.delete(id);
         Ok(())
     }

@@ -1,14 +1,27 @@
 //! The gRPC port under attacks that HTTP/2 makes cheap, written frame by frame. Each ends with its connection closed, or
 //! with the attacker not being read any more; and another client is served meanwhile and after.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
-use devp2pd::rpc::proto::GetNodeInfoRequest;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use devp2pd::rpc::proto::{
+    GetNodeInfoRequest, SendMessageRequest, message_service_client::MessageServiceClient,
+    node_service_client::NodeServiceClient,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::harness::{Sidecar, soon};
+use crate::harness::{MAX_RESPONSE, Sidecar, connect, refused, soon};
 
 // Frame types and flags of RFC 9113, section 6.
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -25,11 +38,15 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// The headers of a call, as HPACK writes them without a table of its own (RFC 7541).
 fn call() -> Vec<u8> {
+    call_to("/devp2p.v1.NodeService/GetNodeInfo")
+}
+
+fn call_to(path: &str) -> Vec<u8> {
     let literal =
         |first: &[u8], value: &str| [first, &[u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
     [
         vec![0x83, 0x86],
-        literal(&[0x04], "/devp2p.v1.NodeService/GetNodeInfo"),
+        literal(&[0x04], path),
         literal(&[0x01], "localhost"),
         literal(&[0x0f, 0x10], "application/grpc"),
         literal(&[0x00, 2, b't', b'e'], "trailers"),
@@ -140,4 +157,120 @@ async fn large_headers_are_refused_and_silence_locks_nobody_out() {
     serves(&sidecar).await;
     drop(silent);
     serves(&sidecar).await;
+}
+
+/// A process of its own, so that its memory can be looked at. It ends with its owner.
+struct Process {
+    child: Child,
+    grpc_addr: SocketAddr,
+    _data_dir: tempfile::TempDir,
+}
+
+impl Process {
+    fn start() -> Self {
+        let data_dir = tempfile::tempdir().unwrap();
+        let flags = ["--network=none", "--nat=none", "--nodiscover", "--nolisten", "--grpc-addr=127.0.0.1:0"];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_devp2pd"))
+            .args(flags)
+            .args(["--http-addr=none", "--data-dir"])
+            .arg(data_dir.path())
+            .env_clear()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let addr = lines.map(Result::unwrap).find_map(|line| {
+            let (addr, _) = line.trim().strip_prefix("gRPC")?.split_once(',')?;
+            Some(addr.trim().parse().unwrap())
+        });
+        Self { child, grpc_addr: addr.expect("it says where it serves"), _data_dir: data_dir }
+    }
+
+    /// Its resident memory, in bytes.
+    fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim_end_matches("kB").trim().parse::<usize>().unwrap() * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// 1,024 calls that each announce 16 MiB and send all that HTTP/2 lets them, but the end.
+#[tokio::test]
+async fn a_thousand_halves_of_messages_cost_bounded_memory_and_others_are_served() {
+    let process = Process::start();
+    let mut node = NodeServiceClient::new(connect(process.grpc_addr).await);
+    node.get_node_info(GetNodeInfoRequest {}).await.unwrap();
+    let before = process.memory();
+    let mut stream = TcpStream::connect(process.grpc_addr).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    stream.write_all(&[&preface[..], &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    let (mut from, mut to) = stream.into_split();
+    let announced = [&[0][..], &(16_u32 << 20).to_be_bytes()].concat();
+    let open: Vec<u8> = (0..1_024_u32)
+        .flat_map(|number| {
+            let id = 2 * number + 1;
+            let headers = frame(HEADERS, END_HEADERS, id, &call_to("/devp2p.v1.MessageService/SendMessage"));
+            [headers, frame(DATA, 0, id, &announced)].concat()
+        })
+        .collect();
+    to.write_all(&open).await.unwrap();
+    // It sends on wherever the server gives it room, for as long as the test runs.
+    let attack = tokio::spawn(async move {
+        let mut bytes = vec![0; 1 << 16];
+        let mut pending: Vec<u8> = Vec::new();
+        let mut sent = 0_usize;
+        loop {
+            let count = match from.read(&mut bytes).await {
+                Ok(0) | Err(_) => return sent,
+                Ok(count) => count,
+            };
+            pending.extend(&bytes[..count]);
+            while pending.len() >= 9 {
+                let length = u32::from_be_bytes([0, pending[0], pending[1], pending[2]]) as usize;
+                if pending.len() < 9 + length {
+                    break;
+                }
+                let kind = pending[3];
+                let id = u32::from_be_bytes(pending[5..9].try_into().unwrap());
+                let room = (kind == WINDOW_UPDATE && id != 0)
+                    .then(|| u32::from_be_bytes(pending[9..13].try_into().unwrap()) as usize);
+                pending.drain(..9 + length);
+                for _ in 0..room.unwrap_or(0) / 16_384 {
+                    if to.write_all(&frame(DATA, 0, id, &[1; 16_384])).await.is_err() {
+                        return sent;
+                    }
+                    sent += 16_384;
+                }
+            }
+        }
+    });
+    // Through the first evictions: another caller asks small things and sends large ones.
+    let mut messages =
+        MessageServiceClient::new(connect(process.grpc_addr).await).max_encoding_message_size(MAX_RESPONSE);
+    let mut peak = 0;
+    for _ in 0..12 {
+        soon("a small call", node.get_node_info(GetNodeInfoRequest {})).await.unwrap();
+        let large = SendMessageRequest {
+            node: "00".repeat(32),
+            protocol: "echo".to_owned(),
+            payload: vec![7; 16 << 20].into(),
+            ..Default::default()
+        };
+        let status = soon("a large call", messages.send_message(large)).await.unwrap_err();
+        assert_eq!(refused(&status).kind().1, "PROTOCOL_NOT_REGISTERED");
+        peak = peak.max(process.memory());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // What one connection may hold of messages and in HTTP/2's window, our own large message on its way, and slack.
+    let bound = (64 + 32 + 3 * 17 + 32) << 20;
+    assert!(peak - before < bound, "{} MiB more than the {} MiB before", (peak - before) >> 20, before >> 20);
+    attack.abort();
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use devp2pd::{
     net::clock,
     rpc::{
-        incoming::{FIRST_REQUEST, MAX_PER_PRINCIPAL},
+        incoming::{FIRST_REQUEST, MAX_PER_ORIGIN},
         proto::GetNodeInfoRequest,
     },
 };
@@ -33,7 +33,7 @@ async fn one_caller_has_64_connections_and_five_seconds_to_ask() {
     sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap();
     let start = clock::now().mono;
     let mut held = Vec::new();
-    for number in 1..MAX_PER_PRINCIPAL {
+    for number in 1..MAX_PER_ORIGIN {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         if number % 2 == 0 {
             stream.write_all(POLITE).await.unwrap();

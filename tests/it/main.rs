@@ -14,6 +14,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod access;
 mod calls;
 mod dialing;
 mod discovery;

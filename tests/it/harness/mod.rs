@@ -4,12 +4,14 @@ mod application;
 mod liar;
 mod refused;
 mod sidecar;
+mod tls;
 pub(crate) mod wire;
 
 pub(crate) use application::{Application, Event, Wish, attach, greeting, message, protocol, spec};
 pub(crate) use liar::{FIRST, HELLO, Liar, PING, PONG, Trap};
 pub(crate) use refused::{Refused, refused};
-pub(crate) use sidecar::{Sidecar, connect, connect_unix, linked, try_start};
+pub(crate) use sidecar::{MAX_RESPONSE, Sidecar, connect, connect_unix, linked, try_start};
+pub(crate) use tls::{Authority, connect_tls, put};
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,0 +1,349 @@
+//! One budget over all requests that are being decoded.
+//!
+//! The gRPC library reserves what the five bytes before a message announce, and keeps what has come until the message
+//! is whole. Each message has its limit, but a thousand calls that each send half of one would hold a thousand halves.
+//! So a message that is not whole when its first bytes are here claims its size before the library sees them: from what
+//! its connection may hold, then from what all may hold. What finds no room waits, unread, and HTTP/2's windows hold
+//! its sender.
+//!
+//! Whoever holds room and does not finish gives way: while somebody waits, the oldest message that has had
+//! [`PATIENCE`] is cut off. Waiting is in line within a connection, and each connection has one message at a time in
+//! the line of all, so that a thousand halves on one connection cost another caller one turn.
+//!
+//! A message that arrives whole claims nothing: its bytes are here already, within HTTP/2's windows. That is nearly
+//! every one, so the hot path takes no lock.
+//!
+//! Left out: what becomes of messages after they are decoded; each service bounds that.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, sleep_until},
+};
+use tonic::Status;
+
+use super::{proto::ErrorReason, status::Refusal};
+
+/// What all connections may hold, in bytes: fifteen of the largest messages.
+pub const TOTAL: usize = 256 * 1024 * 1024;
+
+/// What one connection may hold, in bytes.
+pub const PER_CONNECTION: usize = 64 * 1024 * 1024;
+
+/// How long a message may take while others wait for its room: 17 MiB in that time are 3.4 MiB a second.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes of one permit: a semaphore counts in 32 bits, and nobody needs more exactness.
+const UNIT: usize = 1024;
+
+/// A compressed flag and four bytes of length stand before each message.
+const PREFIX: usize = 5;
+
+/// Room that is claimed, and who holds it.
+#[derive(Debug)]
+struct Pool {
+    room: Arc<Semaphore>,
+    capacity: usize,
+    patience: Duration,
+    /// Whoever waits for room; the rest wait for this.
+    turn: tokio::sync::Mutex<()>,
+    /// By age.
+    holders: Mutex<BTreeMap<u64, Holder>>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Holder {
+    since: Instant,
+    /// Freed when the holder goes, also against its will.
+    _room: OwnedSemaphorePermit,
+    /// Its end tells the message that it was cut off.
+    _tie: oneshot::Sender<()>,
+}
+
+/// A place in a pool.
+#[derive(Debug)]
+struct Place {
+    pool: Arc<Pool>,
+    id: u64,
+    cut: oneshot::Receiver<()>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.holders().remove(&self.id);
+    }
+}
+
+impl Pool {
+    fn new(capacity: usize, patience: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            room: Arc::new(Semaphore::new(capacity / UNIT)),
+            capacity: capacity / UNIT,
+            patience,
+            turn: tokio::sync::Mutex::default(),
+            holders: Mutex::default(),
+            next: AtomicU64::new(0),
+        })
+    }
+
+    fn holders(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Holder>> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn units(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT).min(self.capacity)).unwrap_or(u32::MAX)
+    }
+
+    fn seat(self: &Arc<Self>, room: OwnedSemaphorePermit) -> Place {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (tie, cut) = oneshot::channel();
+        self.holders().insert(id, Holder { since: Instant::now(), _room: room, _tie: tie });
+        Place { pool: Arc::clone(self), id, cut }
+    }
+
+    fn try_claim(self: &Arc<Self>, bytes: usize) -> Option<Place> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(self.units(bytes)).ok()?;
+        Some(self.seat(room))
+    }
+
+    /// Waits for room, and cuts off who has had its time. `None` never comes: the semaphore is not closed.
+    async fn claim(self: &Arc<Self>, bytes: usize) -> Option<Place> {
+        let _turn = self.turn.lock().await;
+        let room = Arc::clone(&self.room).acquire_many_owned(self.units(bytes));
+        tokio::pin!(room);
+        loop {
+            let oldest = self.holders().values().next().map(|holder| holder.since);
+            let due = oldest.unwrap_or_else(Instant::now) + self.patience;
+            tokio::select! {
+                room = &mut room => return Some(self.seat(room.ok()?)),
+                () = sleep_until(due) => self.cut_off_oldest(),
+            }
+        }
+    }
+
+    fn cut_off_oldest(&self) {
+        let mut holders = self.holders();
+        if let Some(entry) = holders.first_entry()
+            && entry.get().since.elapsed() >= self.patience
+        {
+            entry.remove();
+        }
+    }
+}
+
+/// The budget of the whole server.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    all: Arc<Pool>,
+    per_connection: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new(TOTAL, PER_CONNECTION, PATIENCE)
+    }
+}
+
+impl Budget {
+    fn new(total: usize, per_connection: usize, patience: Duration) -> Self {
+        Self { all: Pool::new(total, patience), per_connection }
+    }
+
+    /// The share of a new connection.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        Share { own: Pool::new(self.per_connection, self.all.patience), all: Arc::clone(&self.all) }
+    }
+}
+
+/// What one connection may hold of the budget.
+#[derive(Clone, Debug)]
+pub struct Share {
+    own: Arc<Pool>,
+    all: Arc<Pool>,
+}
+
+/// The room of one message.
+struct Claim {
+    own: Place,
+    all: Place,
+}
+
+impl Claim {
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> bool {
+        Pin::new(&mut self.own.cut).poll(cx).is_ready() || Pin::new(&mut self.all.cut).poll(cx).is_ready()
+    }
+}
+
+impl Share {
+    fn try_claim(&self, bytes: usize) -> Option<Claim> {
+        Some(Claim { own: self.own.try_claim(bytes)?, all: self.all.try_claim(bytes)? })
+    }
+
+    async fn claim(self, bytes: usize) -> Option<Claim> {
+        let own = self.own.claim(bytes).await?;
+        Some(Claim { own, all: self.all.claim(bytes).await? })
+    }
+}
+
+/// Where in the stream of messages the reader stands.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// Within a prefix: its bytes so far.
+    Prefix([u8; PREFIX], usize),
+    /// Within a message: bytes to come.
+    Message(usize),
+}
+
+/// The body of a request, whose messages claim their room.
+pub struct Budgeted<B> {
+    inner: B,
+    limit: usize,
+    share: Share,
+    at: At,
+    /// Of the message that is not whole yet.
+    claim: Option<Claim>,
+    waiting: Option<Pin<Box<dyn Future<Output = Option<Claim>> + Send>>>,
+    /// Data that waits for room. Its first byte is the last of a prefix, which was looked at.
+    held: Option<Bytes>,
+    refused: bool,
+}
+
+impl<B> Budgeted<B> {
+    /// `inner` with messages of at most `limit` bytes.
+    pub fn new(inner: B, limit: usize, share: Share) -> Self {
+        let at = At::Prefix([0; PREFIX], 0);
+        Self { inner, limit, share, at, claim: None, waiting: None, held: None, refused: false }
+    }
+
+    /// Ends the body: nothing more is read, and what was claimed is free.
+    fn refuse(&mut self, refusal: Refusal) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        (self.refused, self.claim, self.held) = (true, None, None);
+        Poll::Ready(Some(Err(refusal.into())))
+    }
+
+    /// Follows `data` from `from` on. Answers how much of it may go on, and the size of a message that must wait for
+    /// room first.
+    fn follow(&mut self, data: &[u8], mut from: usize) -> Result<(usize, Option<usize>), Refusal> {
+        while let Some(rest) = data.get(from..).filter(|rest| !rest.is_empty()) {
+            match &mut self.at {
+                At::Message(left) => {
+                    let passed = rest.len().min(*left);
+                    *left -= passed;
+                    from += passed;
+                    if *left == 0 {
+                        self.claim = None;
+                        self.at = At::Prefix([0; PREFIX], 0);
+                    }
+                }
+                At::Prefix(bytes, have) => {
+                    for (slot, byte) in bytes.iter_mut().skip(*have).zip(rest) {
+                        *slot = *byte;
+                        *have += 1;
+                        from += 1;
+                    }
+                    if *have < PREFIX {
+                        continue;
+                    }
+                    let [_, length @ ..] = *bytes;
+                    let size = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+                    if size > self.limit {
+                        return Err(too_large(size, self.limit));
+                    }
+                    let here = data.len() - from;
+                    self.at = if size == 0 { At::Prefix([0; PREFIX], 0) } else { At::Message(size) };
+                    if size > here {
+                        self.claim = self.share.try_claim(size);
+                        if self.claim.is_none() {
+                            return Ok((from - 1, Some(size)));
+                        }
+                    }
+                }
+            }
+        }
+        Ok((data.len(), None))
+    }
+}
+
+fn too_large(bytes: usize, limit: usize) -> Refusal {
+    let message = format!("the request has {bytes} bytes, and this call takes {limit} at most");
+    Refusal::new(ErrorReason::RequestTooLarge, message).with("bytes", bytes).with("limit", limit)
+}
+
+fn cut_off() -> Refusal {
+    let message = format!(
+        "the message was not whole after {} s, and others waited for its room; send it faster, or later",
+        PATIENCE.as_secs()
+    );
+    Refusal::new(ErrorReason::LimitReached, message).with("what", "bytes of requests that are not whole")
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Budgeted<B>
+where
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        loop {
+            if this.refused {
+                return Poll::Ready(None);
+            }
+            if this.claim.as_mut().is_some_and(|claim| claim.poll_cut(cx)) {
+                return this.refuse(cut_off());
+            }
+            if let Some(waiting) = &mut this.waiting {
+                let claim = ready!(waiting.as_mut().poll(cx));
+                this.waiting = None;
+                if claim.is_none() {
+                    return this.refuse(Refusal::internal("the budget of requests is closed"));
+                }
+                this.claim = claim;
+            }
+            let (data, from) = match this.held.take() {
+                Some(data) => (data, 1),
+                None => match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                    None => return Poll::Ready(None),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(Status::from_error(error.into())))),
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => (data, 0),
+                        Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                    },
+                },
+            };
+            let (passed, wanted) = match this.follow(&data, from) {
+                Ok(followed) => followed,
+                Err(refusal) => return this.refuse(refusal),
+            };
+            if let Some(size) = wanted {
+                this.held = Some(data.slice(passed..));
+                this.waiting = Some(Box::pin(this.share.clone().claim(size)));
+                if passed == 0 {
+                    continue;
+                }
+            }
+            return Poll::Ready(Some(Ok(Frame::data(data.slice(..passed)))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! What stands before every call: who is it, may it, and how much.
+//!
+//! The gate looks at path and headers, before a byte of the request is read: it judges the caller (`access`), compares
+//! its role with what the call needs (`methods`), counts it among the caller's open calls, and lets the request through
+//! with the caller attached and its body under the budget (`decoding`). A refusal costs no decoding.
+//!
+//! On the way out it gives errors of the gRPC library, which have a code and a text alone, the reason that every error
+//! of this contract has.
+//!
+//! Left out: deadlines that clients set, which the library watches outside the gate.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use http_body_util::BodyExt as _;
+use tokio::sync::watch;
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{Service, http},
+};
+use tower_layer::Layer;
+
+use super::{
+    access::{self, Access, Caller},
+    decoding::Budgeted,
+    incoming::Connection,
+    methods,
+    proto::ErrorReason,
+    status::{self, Refusal},
+};
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+
+/// Open calls of one caller, streams among them: two connections full. One that has more has lost count.
+pub const MAX_CALLS: usize = 2_048;
+
+/// The gate, to be put around the services.
+#[derive(Clone)]
+pub struct Gate {
+    access: watch::Receiver<Option<Arc<Access>>>,
+    calls: Arc<Calls>,
+}
+
+impl Gate {
+    /// A gate that judges by the current access file.
+    #[must_use]
+    pub fn new(access: watch::Receiver<Option<Arc<Access>>>) -> Self {
+        Self { access, calls: Arc::default() }
+    }
+
+    /// Lets the request in, or says why not.
+    fn admit(&self, request: Request) -> Result<(Request, Call), Refusal> {
+        // Without connect info the request did not come over our listeners: a fault of ours.
+        let connection = request.extensions().get::<Connection>();
+        let connection = connection.ok_or_else(|| Refusal::internal("a call without a connection"))?.clone();
+        let needs = methods::needs(request.uri().path());
+        let caller = match needs.role {
+            Some(role) => {
+                let caller = self.judge(&connection, request.headers())?;
+                if caller.role < role {
+                    let message = format!(
+                        "this call needs the role {role}, and {} has the role {}",
+                        caller.name, caller.role
+                    );
+                    return Err(Refusal::forbidden(message));
+                }
+                caller
+            }
+            None => Caller { name: connection.origin.name().into(), role: access::Role::Read, proven: false },
+        };
+        let call = Calls::begin(&self.calls, &caller.name)?;
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(caller);
+        let body = Budgeted::new(body, needs.max_request, connection.share);
+        Ok((http::Request::from_parts(parts, Body::new(body)), call))
+    }
+
+    fn judge(&self, connection: &Connection, headers: &http::HeaderMap) -> Result<Caller, Refusal> {
+        let mut given = headers.get_all(http::header::AUTHORIZATION).iter();
+        let first = given.next();
+        if given.next().is_some() {
+            // Which of them was meant?
+            return Err(Refusal::new(ErrorReason::NotAuthorized, "more than one authorization was sent"));
+        }
+        let names = connection.certificate.as_deref().unwrap_or_default();
+        let access = self.access.borrow().clone();
+        access::judge(access.as_deref(), &connection.origin, names, first.map(http::HeaderValue::as_bytes))
+    }
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated { gate: self.clone(), inner }
+    }
+}
+
+/// Services behind the gate.
+#[derive(Clone)]
+pub struct Gated<S> {
+    gate: Gate,
+    inner: S,
+}
+
+impl<S> Service<Request> for Gated<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let path = request.uri().path();
+        // Of what is not ours, health and reflection have conventions of their own; the rest does not exist.
+        let ours = !path.starts_with("/grpc.");
+        let (request, call) = match self.gate.admit(request) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                tracing::debug!(message = refusal.message(), "refused a gRPC call");
+                let response = Status::from(refusal).into_http();
+                return Box::pin(std::future::ready(Ok(response)));
+            }
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let response = answer.await?;
+            let response = if ours { with_reason(response) } else { response };
+            // The call is open for as long as its answer is.
+            Ok(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _open = &call;
+                    frame
+                }))
+            }))
+        })
+    }
+}
+
+/// The response, with a reason if it is an error that has none.
+fn with_reason(response: Response) -> Response {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != tonic::Code::Ok && status.details().is_empty() => {
+            status::with_reason(status).into_http()
+        }
+        _ => response,
+    }
+}
+
+/// How many calls each caller has open.
+#[derive(Default)]
+struct Calls(Mutex<HashMap<Arc<str>, usize>>);
+
+/// One open call. Counted until it is dropped.
+struct Call {
+    calls: Arc<Calls>,
+    caller: Arc<str>,
+}
+
+impl Calls {
+    fn begin(calls: &Arc<Self>, caller: &Arc<str>) -> Result<Call, Refusal> {
+        let mut counts = calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = counts.entry(Arc::clone(caller)).or_default();
+        if *open >= MAX_CALLS {
+            let message = format!("{caller} has {MAX_CALLS} calls open, which is the limit; end some");
+            return Err(Refusal::new(ErrorReason::LimitReached, message)
+                .with("limit", MAX_CALLS)
+                .with("what", "open calls"));
+        }
+        *open += 1;
+        Ok(Call { calls: Arc::clone(calls), caller: Arc::clone(caller) })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut counts = self.calls.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = counts.get_mut(&self.caller) {
+            *open -= 1;
+            if *open == 0 {
+                counts.remove(&self.caller);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_calls_are_counted_by_caller_and_freed() {
+        let calls = Arc::default();
+        let (one, two): (Arc<str>, Arc<str>) = ("one".into(), "two".into());
+        let open: Vec<_> = (0..MAX_CALLS).map(|_| Calls::begin(&calls, &one).ok().unwrap()).collect();
+        let refused = Calls::begin(&calls, &one).err().unwrap();
+        assert_eq!(refused.reason(), ErrorReason::LimitReached);
+        assert!(Calls::begin(&calls, &two).is_ok());
+        drop(open);
+        assert!(Calls::begin(&calls, &one).is_ok());
+        assert!(calls.0.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,154 @@
+//! What each call needs: the role of who makes it, and the bytes that its request may have.
+//!
+//! One table for all, so that it can be read in one look and compared with the contract: a test walks the descriptors,
+//! and a call that is declared and not listed fails it. At run time such a call needs the highest role.
+
+use super::{access::Role, descriptors};
+
+/// The largest request in MessageService: one message of the largest size, and what frames it.
+pub const MAX_MESSAGE_REQUEST: usize = 17 * 1024 * 1024 + 64 * 1024;
+
+/// The largest request elsewhere.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// The largest request in ProtocolService: a registration carries a greeting of up to 64 KiB for each protocol.
+pub const MAX_REGISTRATION: usize = 16 * MAX_REQUEST;
+
+/// What a call needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The least role that may make it. `None`: whoever reaches us may.
+    pub role: Option<Role>,
+    /// The largest request, in bytes of one message.
+    pub max_request: usize,
+}
+
+/// Methods by service. What is bound to a registration (its messages, its record entries) needs the role of
+/// applications here, and that registration in the service.
+const METHODS: [(&str, &[(&str, Role)]); 5] = [
+    (
+        "DiscoveryService",
+        &[
+            ("ListNodes", Role::Read),
+            ("WatchNodes", Role::Read),
+            // These send packets to others.
+            ("LookupNodes", Role::Protocol),
+            ("ResolveNode", Role::Protocol),
+            ("PingNode", Role::Protocol),
+            ("TalkRequest", Role::Protocol),
+            ("ServeTalk", Role::Protocol),
+        ],
+    ),
+    (
+        "MessageService",
+        &[
+            ("Exchange", Role::Protocol),
+            ("ReceiveMessages", Role::Protocol),
+            ("SendMessage", Role::Protocol),
+            ("BroadcastMessage", Role::Protocol),
+        ],
+    ),
+    (
+        "NodeService",
+        &[
+            ("GetNodeInfo", Role::Read),
+            // The operator's own entries need admin: `node` looks at that.
+            ("SetRecordEntry", Role::Protocol),
+            ("DeleteRecordEntry", Role::Protocol),
+            ("AddBootnode", Role::Admin),
+            ("Drain", Role::Admin),
+            ("SetLogFilter", Role::Admin),
+        ],
+    ),
+    (
+        "PeerService",
+        &[
+            ("ListPeers", Role::Read),
+            ("GetPeer", Role::Read),
+            ("WatchPeers", Role::Read),
+            ("DisconnectPeer", Role::Admin),
+            ("AddStaticPeer", Role::Admin),
+            ("RemoveStaticPeer", Role::Admin),
+            ("ListStaticPeers", Role::Read),
+            ("ConnectPeer", Role::Admin),
+            ("AddTrustedPeer", Role::Admin),
+            ("RemoveTrustedPeer", Role::Admin),
+            ("ListTrustedPeers", Role::Read),
+            ("BanPeer", Role::Admin),
+            ("UnbanPeer", Role::Admin),
+            ("ListBans", Role::Read),
+            ("GetPeerSettings", Role::Read),
+            ("UpdatePeerSettings", Role::Admin),
+        ],
+    ),
+    (
+        "ProtocolService",
+        &[
+            ("RegisterProtocols", Role::Protocol),
+            ("UpdateRegistration", Role::Protocol),
+            ("SetGreeting", Role::Protocol),
+            ("RenewRegistration", Role::Protocol),
+            ("DeleteRegistration", Role::Protocol),
+            ("GetRegistration", Role::Read),
+            ("ListRegistrations", Role::Read),
+            ("WatchRegistrations", Role::Read),
+        ],
+    ),
+];
+
+/// What the call with this path (`/package.Service/Method`) needs.
+///
+/// Health and reflection are for everybody: probes and tools have no credentials, and neither says anything about
+/// peers. So is what does not exist.
+#[must_use]
+pub fn needs(path: &str) -> Needs {
+    let Some((service, method)) =
+        path.strip_prefix('/').and_then(|path| path.strip_prefix(descriptors::PACKAGE)?.split_once('/'))
+    else {
+        return Needs { role: None, max_request: MAX_REQUEST };
+    };
+    let max_request = match service {
+        "MessageService" => MAX_MESSAGE_REQUEST,
+        "ProtocolService" => MAX_REGISTRATION,
+        _ => MAX_REQUEST,
+    };
+    let methods = METHODS.iter().find(|(name, _)| *name == service).map(|(_, methods)| *methods);
+    let listed = methods.and_then(|methods| methods.iter().find(|(name, _)| *name == method));
+    Needs { role: Some(listed.map_or(Role::Admin, |(_, role)| *role)), max_request }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_call_of_the_contract_has_its_role() {
+        let declared: BTreeSet<String> = descriptors::methods().collect();
+        let listed: BTreeSet<String> = METHODS
+            .iter()
+            .flat_map(|(service, methods)| {
+                methods.iter().map(move |(method, _)| format!("/devp2p.v1.{service}/{method}"))
+            })
+            .collect();
+        assert!(declared.len() > 40, "{declared:?}");
+        assert_eq!(declared, listed);
+    }
+
+    #[test]
+    fn what_is_ours_and_unknown_needs_the_highest_role() {
+        let of = |path| needs(path);
+        assert_eq!(of("/devp2p.v1.PeerService/NewCall").role, Some(Role::Admin));
+        assert_eq!(of("/devp2p.v1.NewService/Call").role, Some(Role::Admin));
+        assert_eq!(
+            of("/devp2p.v1.PeerService/ListPeers"),
+            Needs { role: Some(Role::Read), max_request: 65_536 }
+        );
+        assert_eq!(of("/devp2p.v1.MessageService/SendMessage").max_request, MAX_MESSAGE_REQUEST);
+        for open in ["/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/X", "", "/", "/x"]
+        {
+            assert_eq!(of(open).role, None, "{open}");
+        }
+    }
+}
