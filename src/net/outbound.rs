@@ -90,7 +90,9 @@ pub struct LaneProgress {
 }
 
 impl LaneProgress {
-    fn waiting_cost(&self) -> u64 {
+    /// Cost of what was accepted and not written yet.
+    #[must_use]
+    pub fn waiting_cost(&self) -> u64 {
         self.accepted_cost.saturating_sub(self.written_cost)
     }
 }

@@ -69,19 +69,12 @@ pub(super) fn fragment(part: Part) -> proto::Fragment {
 }
 
 pub(super) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
-    // What an earlier stream sent and the socket has not taken yet comes back as credit on this one.
-    let peer = &opened.about.peer;
-    let sent = peer.session.outbound.progress(peer.channel.index).stream;
-    let waiting = sent.accepted_cost.saturating_sub(sent.written_cost);
-    // And a session that has ended meanwhile, and is only told of for what it left behind, takes nothing.
-    let ended = peer.session.outbound.is_closed();
-    let window = if ended { 0 } else { opened.about.send_window.saturating_sub(waiting) };
     proto::ChannelOpened {
         channel_id: opened.channel,
         capability: Some(convert::capability(&opened.about.capability)),
         peer: Some(convert::session(&opened.about.peer.session)),
         existing: opened.existing,
-        send_window_bytes: window,
+        send_window_bytes: opened.send_window,
         session_id: opened.about.session_id,
         position: opened.position,
         uncredited_messages: opened.uncredited_messages,

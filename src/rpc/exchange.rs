@@ -152,6 +152,10 @@ async fn read_requests(
     loop {
         for event in events {
             let Some(attachment) = weak.upgrade() else { return };
+            // Another process took over: what this one still wants must not disturb it.
+            if attachment.is_fenced() {
+                return;
+            }
             let Some(event) = event.event else { continue };
             if let Err(refusal) = obey(&attachment, &mut compressor, event).await {
                 *verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal.into());

@@ -21,7 +21,7 @@ use super::{
     session::{Session, SessionChannel},
 };
 use crate::{
-    net::outbound::{Lane, Refused},
+    net::outbound::{Lane, Refused, SEND_WINDOW},
     rlpx::{Compressed, frame::check_len},
 };
 
@@ -31,7 +31,7 @@ pub const MAX_REPLIES: usize = 65_536;
 
 /// Credit is returned to the sender in steps of this size: a quarter of the window, so that a window cannot run dry
 /// unnoticed and small messages do not cost a reply each.
-const CREDIT_STEP: u64 = crate::net::outbound::SEND_WINDOW / 4;
+const CREDIT_STEP: u64 = SEND_WINDOW / 4;
 
 /// One channel of one session, as an inbox knows it.
 #[derive(Clone, Debug)]
@@ -167,6 +167,30 @@ struct Sending {
     last_send_id: u64,
     overrun: bool,
     draining: bool,
+    /// Another stream holds the registration: nothing that comes on this one counts any more.
+    fenced: bool,
+}
+
+/// Ends the sending half of a stream whose registration another one takes.
+///
+/// The stream itself may live on for a while: a client that is gone without a word, data that is still in a buffer. What
+/// was accepted from it must be final before the next one is told of it.
+pub(super) struct Fence(Arc<Mutex<Sending>>);
+
+impl std::fmt::Debug for Fence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fence")
+    }
+}
+
+impl Fence {
+    /// The last send of the stream that counted, if it sent any.
+    pub(super) fn close(&self) -> Option<u64> {
+        let mut sending = lock(&self.0);
+        sending.fenced = true;
+        sending.let_go();
+        Some(sending.last_send_id).filter(|id| *id > 0)
+    }
 }
 
 /// State of one attached stream, shared by its reading and its sending half.
@@ -201,6 +225,17 @@ fn lock(sending: &Mutex<Sending>) -> MutexGuard<'_, Sending> {
 impl Attachment {
     pub(super) fn new(holding: Arc<Holding>, stream: StreamId, handle: Handle) -> Self {
         Self { holding, stream, sending: Arc::default(), handle }
+    }
+
+    /// What ends its sending when another stream takes the registration.
+    pub(super) fn fence(&self) -> Fence {
+        Fence(Arc::clone(&self.sending))
+    }
+
+    /// Whether another stream holds the registration.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        lock(&self.sending).fenced
     }
 
     /// The registration the stream holds.
@@ -243,25 +278,37 @@ impl Attachment {
         if replies.is_empty() && events.is_empty() { Poll::Pending } else { Poll::Ready(Read::Some) }
     }
 
-    /// Learns the numbers of channels from the events on their way to the application.
-    fn note(&self, events: &[Event<PeerChannel>]) {
+    /// Learns the numbers of channels from the events on their way to the application, and tells it how much it may
+    /// send.
+    fn note(&self, events: &mut [Event<PeerChannel>]) {
         for event in events {
             match event {
                 Event::Opened(opened) => {
                     let peer = opened.about.peer.clone();
                     let (number, index) = (opened.channel, peer.channel.index);
                     let outbound = Arc::clone(&peer.session.outbound);
+                    let mut sending = lock(&self.sending);
+                    if sending.fenced {
+                        return;
+                    }
+                    // What an earlier stream sent and the socket has not taken yet comes back as credit on this one: both
+                    // numbers are of one moment. A session that has ended, and is only told of for what it left behind,
+                    // takes nothing.
                     let progress = outbound.progress(index).stream;
+                    opened.send_window = match outbound.is_closed() {
+                        true => 0,
+                        false => SEND_WINDOW.saturating_sub(progress.waiting_cost()),
+                    };
                     let target = Target {
                         peer,
                         credited: progress.written_cost,
                         results: VecDeque::new(),
                         moved: false,
                     };
-                    lock(&self.sending).targets.insert(number, target);
-                    let (sending, waker) = (Arc::downgrade(&self.sending), Arc::clone(&self.holding.waker));
+                    sending.targets.insert(number, target);
+                    let (weak, waker) = (Arc::downgrade(&self.sending), Arc::clone(&self.holding.waker));
                     let hook = move || {
-                        let Some(sending) = sending.upgrade() else { return };
+                        let Some(sending) = weak.upgrade() else { return };
                         let mut sending = lock(&sending);
                         if let Some(target) = sending.targets.get_mut(&number)
                             && !std::mem::replace(&mut target.moved, true)
@@ -289,6 +336,9 @@ impl Attachment {
         let mut wake = false;
         {
             let mut sending = lock(&self.sending);
+            if sending.fenced {
+                return;
+            }
             sending.last_send_id = send_id;
             for &channel in channels {
                 // The outbound queue's lock is taken inside this one; progress hooks, which take this one, are called
@@ -349,11 +399,12 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        let sending = std::mem::take(&mut *lock(&self.sending));
-        for target in sending.targets.values() {
-            target.peer.session.outbound.on_progress(target.peer.channel.index, None);
-        }
-        self.handle.detach(self.holding.id, self.stream, sending.last_send_id);
+        let mut sending = lock(&self.sending);
+        sending.let_go();
+        (sending.replies, sending.moved) = (VecDeque::new(), Vec::new());
+        let last_send_id = sending.last_send_id;
+        drop(sending);
+        self.handle.detach(self.holding.id, self.stream, last_send_id);
     }
 }
 
@@ -381,6 +432,13 @@ impl Sending {
             target.results.push_back((number, send_id));
         }
         Ok(())
+    }
+
+    /// Asks no channel to tell of its progress any more. The stream that comes next asks them anew.
+    fn let_go(&mut self) {
+        for (_, target) in self.targets.drain() {
+            target.peer.session.outbound.on_progress(target.peer.channel.index, None);
+        }
     }
 
     fn reply(&mut self, reply: Reply) {

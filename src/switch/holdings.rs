@@ -56,6 +56,7 @@ impl State {
             && claimed.replaced.is_some()
             && let Some((_, stream)) = kept.stream.take()
         {
+            kept.fence();
             kept.holding.inbox.lock().detach(stream);
         }
         Ok(Registered {
@@ -78,10 +79,13 @@ impl State {
         self.claimed(now, &claimed);
         let registration = self.view(now, claimed.id)?;
         let kept = self.kept.get_mut(&claimed.id).ok_or(SwitchError::Stopped)?;
-        // Attaching ends whatever stream was there: its next pull says so.
+        // Attaching ends whatever stream was there: its next pull says so. Only then is it fenced: what it pulled before
+        // it may still be noting.
         let stream = kept.holding.inbox.lock().attach(request.params);
+        kept.fence();
         kept.stream = claimed.stream.map(|lease| (lease, stream));
         let attachment = Attachment::new(Arc::clone(&kept.holding), stream, self.handle.clone());
+        kept.fence = Some(attachment.fence());
         Ok(Attached {
             registration,
             token: claimed.token,
@@ -99,8 +103,11 @@ impl State {
     /// A stream is gone. Ignored if another holds the registration.
     pub(super) fn detach(&mut self, now: Now, id: RegistrationId, stream: StreamId, last_send_id: u64) {
         let Some(kept) = self.kept.get_mut(&id) else { return };
-        kept.last_send_id = kept.last_send_id.max(last_send_id);
         if let Some((lease, _)) = kept.stream.take_if(|(_, of)| *of == stream) {
+            kept.fence = None;
+            if last_send_id > 0 {
+                kept.last_send_id = last_send_id;
+            }
             kept.holding.inbox.lock().detach(stream);
             self.leases.detach(now, id, lease);
             self.touched.insert(id);
@@ -344,7 +351,7 @@ impl State {
             self.registrations_made += 1;
             let policy_id = policy::RegistrationId(self.registrations_made);
             let holding = Holding::new(id, &spec, Arc::clone(&self.budget));
-            self.kept.insert(id, Kept { holding, policy_id, stream: None, last_send_id: 0 });
+            self.kept.insert(id, Kept { holding, policy_id, stream: None, fence: None, last_send_id: 0 });
             tracing::info!(client = %spec.client_id, protocols = %names(&spec.protocols), "protocols registered");
         }
         if !removed.is_empty() {

@@ -30,7 +30,7 @@ use crate::{
     Now,
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
-        outbound::{Lane, Outbound, SEND_WINDOW},
+        outbound::{Lane, Outbound},
         traffic::Traffic,
     },
     node::{Enode, NodeId, PublicKey},
@@ -300,7 +300,6 @@ impl State {
                 session_id: id.0,
                 capability,
                 peer: PeerChannel { session: Arc::clone(&session), channel: channel.clone() },
-                send_window: SEND_WINDOW,
                 keep_first: spec.map_or(0, |spec| spec.keep_first),
                 greeting_sent,
             };

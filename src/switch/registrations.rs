@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    attachment::{Attachment, Inbox, PeerChannel, StreamWaker},
+    attachment::{Attachment, Fence, Inbox, PeerChannel, StreamWaker},
     budget::Budget,
     inbox::{self, AttachParams, ChannelKey, Hooks, SharedInbox},
     lease::{
@@ -257,7 +257,19 @@ pub(super) struct Kept {
     pub(super) policy_id: crate::policy::RegistrationId,
     /// The streams of the moment, as lease and inbox name them.
     pub(super) stream: Option<(LeaseStream, inbox::StreamId)>,
+    /// Ends what the stream of the moment sends.
+    pub(super) fence: Option<Fence>,
+    /// Of the latest stream that sent anything.
     pub(super) last_send_id: u64,
+}
+
+impl Kept {
+    /// Whatever stream there was sends no more; what it sent until now counts.
+    pub(super) fn fence(&mut self) {
+        if let Some(last) = self.fence.take().and_then(|fence| fence.close()) {
+            self.last_send_id = last;
+        }
+    }
 }
 
 pub(super) fn view(now: Now, registration: &Registration, kept: Option<&Kept>) -> RegistrationView {

@@ -4,14 +4,15 @@ use devp2pd::rpc::proto::{
     Attach, DeleteRegistrationRequest, GetPeerRequest, GetRegistrationRequest, ProtocolSpec,
     RegisterProtocolsRequest, Registration, RegistrationSpec, RegistrationState, RenewRegistrationRequest,
     SetGreeting, StaticPeerState, WindowUpdate, attach::Target, delete_registration_request,
-    get_registration_request::Registration as By, renew_registration_request,
+    get_registration_request::Registration as By, message_service_client::MessageServiceClient,
+    renew_registration_request,
 };
 use prost_types::Duration;
 use tonic::{Code, Status};
 
 use crate::harness::{
-    Application, Event, FIRST, Liar, Sidecar, Wish, attach, eventually, greeting, linked, protocol, refused,
-    soon, spec,
+    Application, Event, FIRST, Liar, MAX_RESPONSE, Sidecar, Wish, attach, connect, eventually, greeting,
+    linked, message, protocol, refused, soon, spec,
 };
 
 async fn registration(sidecar: &Sidecar, by: By) -> Result<Registration, Status> {
@@ -360,4 +361,59 @@ async fn a_session_that_passed_meanwhile_is_replayed() {
     let closed = back.closed().await;
     assert_eq!((closed.channel_id, &*closed.by), (opened.channel_id, "remote"));
     assert_eq!(closed.reason().as_str_name(), "DISCONNECT_REASON_QUITTING");
+}
+
+/// A stream is taken over while it sends: what came on it afterwards counts for nothing, so that the new one, which sends
+/// it again, sends it once; and credit goes to the new one, however late the old one is noticed to be gone.
+#[tokio::test]
+async fn a_takeover_in_the_middle_of_sending_loses_and_repeats_nothing() {
+    const ROUNDS: u32 = 40;
+    const BATCH: u32 = 100;
+    let mut pair = linked().await;
+    let messages = async || {
+        MessageServiceClient::new(connect(pair.a.started().grpc_addr).await)
+            .max_decoding_message_size(MAX_RESPONSE)
+    };
+    let receiving = tokio::spawn(async move {
+        for number in 0..ROUNDS * BATCH {
+            let (_, payload) = pair.b_app.message().await;
+            assert_eq!(payload.get(..4).unwrap(), number.to_be_bytes(), "in order, once");
+        }
+    });
+    let (mut app, mut channel, mut old) = (pair.a_app, pair.a_channel, Vec::new());
+    let mut window: i64 = 1 << 20;
+    let mut sends = 0_u64;
+    let mut unsure: Vec<(u64, u32)> = Vec::new();
+    for round in 0..ROUNDS {
+        let again: Vec<u32> = unsure.drain(..).map(|(_, number)| number).collect();
+        let fresh = round * BATCH..(round + 1) * BATCH;
+        for number in again.into_iter().chain(fresh) {
+            // 1,000 bytes each: credit is needed, and comes back in large steps.
+            while window <= 0 {
+                match app.next().await.unwrap().unwrap() {
+                    Event::WindowUpdate(update) => window += i64::try_from(update.bytes).unwrap(),
+                    other => panic!("{other:?}"),
+                }
+            }
+            sends += 1;
+            let mut sent = message(channel, 0, [&number.to_be_bytes()[..], &[7; 996]].concat());
+            sent.send_id = sends;
+            app.tell(Wish::Message(sent)).await;
+            window -= 1_064;
+            unsure.push((sends, number));
+        }
+        if round + 1 == ROUNDS {
+            break;
+        }
+        let next = Application::attach(messages().await, resume(app.token())).await.unwrap();
+        old.push(std::mem::replace(&mut app, next));
+        let opened = app.opened().await;
+        (channel, window) = (opened.channel_id, i64::try_from(opened.send_window_bytes).unwrap());
+        unsure.retain(|(id, _)| *id > app.attached.last_send_id);
+    }
+    soon("all of them", receiving).await.unwrap();
+    for mut app in old {
+        assert_eq!(refused(&app.end().await).kind().1, "RESUME_TOKEN_STALE");
+    }
+    app.barrier(1).await;
 }

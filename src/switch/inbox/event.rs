@@ -17,9 +17,6 @@ pub struct About<P> {
     pub capability: Capability,
     /// Who is at the other end, as it was when the session opened.
     pub peer: P,
-    /// How many bytes the application may have on their way to this peer when the session opens. A stream that comes
-    /// later has what is left of it.
-    pub send_window: u64,
     /// How many first messages to keep for streams to come (`ProtocolSpec.keep_first`), at most
     /// [`MAX_KEEP_FIRST`](super::MAX_KEEP_FIRST).
     pub keep_first: usize,
@@ -45,6 +42,8 @@ pub struct Opened<P> {
     pub about: Arc<About<P>>,
     /// Whether the channel was announced on an earlier stream.
     pub existing: bool,
+    /// How many bytes the application may send to this peer now. An inbox does not know: whoever pulls it fills this in.
+    pub send_window: u64,
     /// How many of its messages were handed over or reported as gaps before this event, on all streams.
     pub position: u64,
     /// At most so many of those may never have been processed: they were handed to streams that broke before their

@@ -20,7 +20,6 @@ pub(super) fn about(session_id: u64, name: &str) -> About<&'static str> {
         session_id,
         capability: Capability::new(name, 1, 20),
         peer: "peer",
-        send_window: 1 << 20,
         keep_first: 0,
         greeting_sent: false,
     }

@@ -72,7 +72,6 @@ impl World {
             session_id: session,
             capability: Capability::new(if index.is_multiple_of(2) { "eth" } else { "snap" }, 1, 300),
             peer: index,
-            send_window: 0,
             keep_first: index % 3,
             greeting_sent: false,
         };
