@@ -86,12 +86,17 @@ impl State {
         kept.stream = claimed.stream.map(|lease| (lease, stream));
         let attachment = Attachment::new(Arc::clone(&kept.holding), stream, self.handle.clone());
         kept.fence = Some(attachment.fence());
+        let last_send_id = kept.last_send_id;
+        if !matches!(request.target, Target::Token(_)) {
+            // Perhaps another process, which counts anew: what was before it says nothing to its next stream.
+            kept.last_send_id = 0;
+        }
         Ok(Attached {
             registration,
             token: claimed.token,
             resumed: claimed.resumed,
             instance_id: Arc::clone(&self.instance_id),
-            last_send_id: kept.last_send_id,
+            last_send_id,
             max_frame: match request.params.max_frame_bytes {
                 0 => DEFAULT_MAX_FRAME,
                 bytes => bytes.max(MIN_MAX_FRAME),

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -122,12 +123,13 @@ class Geth(Lines):
 
 
 class Application(Lines):
-    """examples/python/echo.py."""
+    """The example application of a language; all have the same flags and events."""
 
-    def __init__(self, case, sidecar, name="application", count=0, size=0, content="text", seed=1, **flags):
+    def __init__(self, case, sidecar, name="application", language="python", count=0, size=0, content="text", seed=1,
+                 **flags):
         words = [word for key, value in flags.items() for word in (f"--{key.replace('_', '-')}", str(value))]
         super().__init__(case, name, [
-            case.tools.python, case.root / "examples/python/echo.py", "--json", "--address", sidecar.grpc,
+            *case.tools.examples[language], "--json", "--address", sidecar.grpc,
             "--count", count, "--size", size, "--content", content, "--seed", seed, *words])
 
     def answered(self, seconds=180):
@@ -137,12 +139,59 @@ class Application(Lines):
         return event["sent"]
 
 
+class Proxy:
+    """Passes TCP connections on to a program under test, and cuts them on demand."""
+
+    def __init__(self, case, target):
+        self.target, self.pairs, self.lock = target, [], threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.grpc = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        case.cleanups.append(self.listener.close)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            host, port = self.target.rsplit(":", 1)
+            far = socket.create_connection((host, int(port)))
+            with self.lock:
+                self.pairs.append((near, far))
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass(source, sink):
+        try:
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in (source, sink):
+                end.close()
+
+    def cut(self):
+        """Ends every connection at once, with whatever is on its way."""
+        with self.lock:
+            pairs, self.pairs = self.pairs, []
+        for end in (end for pair in pairs for end in pair):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
 class Sidecar(Program):
     """The release binary, alone in a data directory of the case, on ports that the system chooses."""
 
     QUIET = ["--network", "none", "--nat", "none"]
 
-    def __init__(self, case, name="sidecar", grpc="127.0.0.1:0", flags=("--nodiscover",), data="data", files=None):
+    def __init__(self, case, name="sidecar", grpc="127.0.0.1:0", flags=("--nodiscover",), data="data", files=None,
+                 unix=None):
+        self.unix = unix  # ask over this socket, where TCP wants credentials
         self.case, self.data = case, case.folder / data
         limit = [] if files is None else ["bash", "-c", f"ulimit -n {files}; exec \"$@\"", "bash"]
         super().__init__(case, name, [
@@ -160,8 +209,9 @@ class Sidecar(Program):
         return json.loads(done.stdout)
 
     def attempt(self, method, seconds=30, **request):
+        address = f"unix://{self.unix}" if self.unix else self.grpc
         command = [self.case.tools.grpcurl, "-plaintext", "-max-time", str(seconds), "-d", json.dumps(request),
-                   self.grpc, f"devp2p.v1.{method}"]
+                   address, f"devp2p.v1.{method}"]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 

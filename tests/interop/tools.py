@@ -6,18 +6,23 @@ not be had is an error; a case is never skipped for want of a tool.
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("CI_CACHE") or
                      pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "devp2pd-ci")
-EXAMPLE = ROOT / "examples" / "python"
+EXAMPLES = ROOT / "examples"
 
 # go-ethereum's own command: conformance suites and rlpx ping. The same version as tests/interop/geth-peer/go.mod.
 DEVP2P = ("github.com/ethereum/go-ethereum/cmd/devp2p", "v1.17.5")
 # A current grpcurl speaks reflection v1.
 GRPCURL = ("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.3")
+# For certificates of a test.
+CRYPTOGRAPHY = "cryptography==46.0.5"
+# buf generates the Go example's package, and drives the tour once more. The version is that of .ci/tools.
+BUF = re.search(r"^BUF=(\S+)$", (ROOT / ".ci" / "tools").read_text(), re.MULTILINE).group(1)
 # For the DNS server of a test tree.
 DNSLIB = "dnslib==0.9.26"
 # An old one, which distributions still ship, speaks v1alpha only.
@@ -66,5 +71,16 @@ class Tools:
         self.devp2p = go_install(*DEVP2P)
         self.grpcurl = go_install(*GRPCURL)
         self.old_grpcurl = venv("old-grpcurl", OLD_GRPCURL) / "grpcurl"
-        requirements = [*(EXAMPLE / "requirements.txt").read_text().split(), DNSLIB]
+        requirements = [*(EXAMPLES / "python" / "requirements.txt").read_text().split(), DNSLIB, CRYPTOGRAPHY]
         self.python = venv("python-example", *requirements) / "python"
+        self.buf = venv(f"buf-{BUF}-tool", f"buf-bin=={BUF}") / "buf"
+        self.go_example, folder = CACHE / "go-example", EXAMPLES / "go"
+        run(self.buf, "generate", cwd=folder)
+        run("go", "build", "-o", self.go_example, ".", cwd=folder)
+        run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error", cwd=EXAMPLES / "node")
+        # What starts the example of each language.
+        self.examples = {
+            "python": [self.python, EXAMPLES / "python" / "echo.py"],
+            "go": [self.go_example],
+            "node": ["node", EXAMPLES / "node" / "echo.mjs"],
+        }

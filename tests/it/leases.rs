@@ -1,7 +1,7 @@
 //! Registrations that outlive their streams: what waits, who may come back, what a name's end means for peers.
 
 use devp2pd::rpc::proto::{
-    Attach, DeleteRegistrationRequest, GetPeerRequest, GetRegistrationRequest, ProtocolSpec,
+    Attach, DeleteRegistrationRequest, GetPeerRequest, GetRegistrationRequest, OutboundMessage, ProtocolSpec,
     RegisterProtocolsRequest, Registration, RegistrationSpec, RegistrationState, RenewRegistrationRequest,
     SetGreeting, StaticPeerState, WindowUpdate, attach::Target, delete_registration_request,
     get_registration_request::Registration as By, message_service_client::MessageServiceClient,
@@ -416,4 +416,31 @@ async fn a_takeover_in_the_middle_of_sending_loses_and_repeats_nothing() {
         assert_eq!(refused(&app.end().await).kind().1, "RESUME_TOKEN_STALE");
     }
     app.barrier(1).await;
+}
+
+/// A process that was started anew counts its sends anew: what an earlier one counted to says nothing about its own.
+#[tokio::test]
+async fn the_last_send_id_is_of_the_process_that_asks() {
+    let mut pair = linked().await;
+    let send = async |app: &mut Application, channel, send_id| {
+        app.tell(Wish::Message(OutboundMessage { send_id, ..message(channel, 0, *b"x") })).await;
+        app.barrier(send_id).await;
+    };
+    send(&mut pair.a_app, pair.a_channel, 90).await;
+    let again = |target| Attach { target: Some(target), auto_credit: true, ..Default::default() };
+    let attach = async |target| Application::attach(pair.a.messages(), again(target)).await.unwrap();
+    // A stream that sends nothing hides nothing.
+    let by_token = attach(Target::ResumeToken(pair.a_app.token())).await;
+    assert_eq!(by_token.attached.last_send_id, 90);
+    let by_token = attach(Target::ResumeToken(by_token.token())).await;
+    assert_eq!(by_token.attached.last_send_id, 90);
+    drop((pair.a_app, by_token));
+    in_state(&pair.a, "echo-app", RegistrationState::Lingering).await;
+    let fresh = attach(Target::ClientId("echo-app".to_owned())).await;
+    assert_eq!(fresh.attached.last_send_id, 90, "of the process before");
+    let mut fresh = attach(Target::ResumeToken(fresh.token())).await;
+    assert_eq!(fresh.attached.last_send_id, 0);
+    let channel = fresh.opened().await.channel_id;
+    send(&mut fresh, channel, 3).await;
+    assert_eq!(attach(Target::ResumeToken(fresh.token())).await.attached.last_send_id, 3);
 }
