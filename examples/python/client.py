@@ -34,7 +34,7 @@ class Channel:
     """One connection to a peer, for one protocol. It outlives our streams; its number does not."""
 
     def __init__(self, client, opened):
-        self.client, self.peer, self.capability = client, opened.peer, opened.capability
+        self.client, self.opened, self.peer = client, opened, opened.peer
         self.window, self.position = opened.send_window_bytes, opened.position
         self.recent, self.recent_cost = collections.deque(), 0
 
@@ -52,7 +52,7 @@ class Channel:
 
     def on_stream(self, opened, last_send_id):
         """A stream tells of this connection: our first one, or one after a stream that broke."""
-        self.id, self.credit, self.parts = opened.channel_id, opened.send_window_bytes, bytearray()
+        self.opened, self.id, self.credit, self.parts = opened, opened.channel_id, opened.send_window_bytes, bytearray()
         self.miss(opened.position - self.position)  # what went to the stream that broke, and did not come
         again = [message for message in self.recent if message.send_id > last_send_id]
         self.recent, self.recent_cost = collections.deque(), 0

@@ -99,7 +99,7 @@ class Geth(Lines):
     def __init__(self, case, name="geth", listen="127.0.0.1:0", **flags):
         words = [f"-{key}={value}" for key, value in flags.items()]  # one word: Go's boolean flags want it so
         super().__init__(case, name, [case.tools.geth_peer, "-listen", listen, *words])
-        ready = self.event("ready")
+        ready = self.ready = self.event("ready")
         self.enode, self.enr, self.node_id = ready["enode"], ready["enr"], ready["node_id"]
         self.port = int(re.search(r":(\d+)(\?|$)", self.enode).group(1))
 
@@ -199,6 +199,8 @@ class Sidecar(Program):
             "--http-addr", "127.0.0.1:0", "--data-dir", self.data, *flags])
         self.grpc = self.wait(lambda line: (found := re.search(r"(?i)grpc\W.*?(127\.0\.0\.1:\d+)", line))
                               and found.group(1), 30, "the gRPC address")
+        self.http = self.wait(lambda line: (found := re.search(r"http://127\.0\.0\.1:\d+", line)) and found.group(0), 30,
+                              "the HTTP address")
         info = self.call("NodeService/GetNodeInfo")
         self.enode, self.enr, self.node_id = info["enode"], info["enr"], info["nodeId"]
 

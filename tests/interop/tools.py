@@ -77,6 +77,8 @@ class Tools:
         self.go_example, folder = CACHE / "go-example", EXAMPLES / "go"
         run(self.buf, "generate", cwd=folder)
         run("go", "build", "-o", self.go_example, ".", cwd=folder)
+        self.go_reader = CACHE / "go-reader"
+        run("go", "build", "-o", self.go_reader, ".", cwd=ROOT / "tests" / "interop" / "programs" / "reader")
         run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error", cwd=EXAMPLES / "node")
         # What starts the example of each language.
         self.examples = {

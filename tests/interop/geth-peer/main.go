@@ -1,5 +1,5 @@
-// geth-peer is the other end of the interoperability tests: go-ethereum's own p2p.Server, running one protocol,
-// echo/1, and telling what it saw as JSON lines.
+// geth-peer is the other end of the interoperability tests: go-ethereum's own p2p.Server, running echo/1 (and, with
+// -eth, eth/69 as go-ethereum speaks it), and telling what it saw as JSON lines.
 //
 // The first line on stdout is {"event":"ready","enode":…,"enr":…}. Then commands on stdin, one JSON object a line,
 // are each answered by {"event":"ok"} or {"event":"error"}; what happens meanwhile has lines of its own (peer-add,
@@ -7,6 +7,8 @@
 // is for the only peer there is.
 //
 //	{"cmd":"send","count":10,"size":100,"content":"random","seed":1}   numbered requests; ends in answered or difference
+//	{"cmd":"flood","rate":1000,"count":10,"size":100,"content":"random","protocol":"echo"}   numbered, unanswered; ends in flooded
+//	{"cmd":"stall"}, {"cmd":"unstall"}                                stop reading messages of all peers, and go on
 //	{"cmd":"report"}                                                  counts and hashes per peer
 //	{"cmd":"disconnect","reason":8}                                   leave that peer with a devp2p reason
 //	{"cmd":"dial","node":"enode://…"}                                 keep this static peer
@@ -23,6 +25,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -43,6 +46,9 @@ func main() {
 	discv5 := flag.Bool("discv5", false, "run discovery v5")
 	corrupt := flag.Uint64("corrupt", 0, "falsify this answer (counted from 1), to see that the other end notices")
 	verbosity := flag.Int("verbosity", 4, "geth's log on stderr: 1 errors … 5 everything")
+	protocols := flag.String("protocols", "echo", "names of the protocols that echo, separated by commas")
+	withEth := flag.Bool("eth", false, "speak eth/69 too")
+	servers := flag.Int("servers", 1, "how many nodes to be; commands are for all of them")
 	presets := flag.Bool("networks", false, "print what go-ethereum knows of the public networks, and exit")
 	flag.Parse()
 
@@ -51,63 +57,39 @@ func main() {
 		out.print(networks())
 		return
 	}
-	if err := serve(out, *listen, *keyHex, *static, *trusted, *bootnodes, *discv4, *discv5, *corrupt, *verbosity); err != nil {
+	options := options{*listen, *keyHex, *static, *trusted, *bootnodes, *protocols, *discv4, *discv5, *withEth, *corrupt, *verbosity, *servers}
+	if err := serve(out, options); err != nil {
 		fmt.Fprintln(os.Stderr, "geth-peer:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(out *lines, listen, keyHex, static, trusted, bootnodes string, discv4, discv5 bool, corrupt uint64, verbosity int) error {
-	key, err := nodeKey(keyHex)
-	if err != nil {
-		return err
-	}
-	level := log.FromLegacyLevel(verbosity)
+type options struct {
+	listen, key, static, trusted, bootnodes, protocols string
+	discv4, discv5, eth                                bool
+	corrupt                                            uint64
+	verbosity, servers                                 int
+}
+
+func serve(out *lines, o options) error {
+	level := log.FromLegacyLevel(o.verbosity)
 	logger := log.NewLogger(log.NewTerminalHandlerWithLevel(os.Stderr, slog.Level(level), false))
 	log.SetDefault(logger)
-	peers := &peerSet{all: map[enode.ID]*peer{}}
-	config := p2p.Config{
-		PrivateKey: key, Name: "geth-peer", ListenAddr: listen, MaxPeers: 50, Logger: logger,
-		DiscoveryV4: discv4, DiscoveryV5: discv5, NoDiscovery: !discv4 && !discv5,
-		Protocols: []p2p.Protocol{{
-			Name: "echo", Version: 1, Length: echoLength,
-			Run: func(geth *p2p.Peer, rw p2p.MsgReadWriter) error {
-				p := newPeer(geth, rw, out)
-				peers.add(p)
-				defer peers.remove(p)
-				p.emit("peer-add", map[string]any{
-					"name": geth.Fullname(), "inbound": geth.Inbound(), "static": geth.StaticDialed(),
-				})
-				return p.serve(corrupt)
-			},
-		}},
-	}
-	for _, list := range []struct {
-		text string
-		into *[]*enode.Node
-	}{{static, &config.StaticNodes}, {trusted, &config.TrustedNodes}, {bootnodes, &config.BootstrapNodes}} {
-		if *list.into, err = nodes(list.text); err != nil {
+	peers := &peerSet{reading: newGate()}
+	var server *p2p.Server
+	for range o.servers {
+		var err error
+		if server, err = start(out, o, peers, logger); err != nil {
 			return err
 		}
+		defer server.Stop()
 	}
-	config.BootstrapNodesV5 = config.BootstrapNodes
-
-	server := &p2p.Server{Config: config}
-	events := make(chan *p2p.PeerEvent, 1024)
-	defer server.SubscribeEvents(events).Unsubscribe()
-	go func() {
-		for event := range events {
-			if event.Type == p2p.PeerEventTypeDrop {
-				out.print(map[string]any{"event": "peer-drop", "node_id": event.Peer.String(), "error": event.Error})
-			}
-		}
-	}()
-	if err := server.Start(); err != nil {
-		return err
-	}
-	defer server.Stop()
 	self := server.Self()
-	out.print(map[string]any{"event": "ready", "enode": self.URLv4(), "enr": self.String(), "node_id": self.ID().String()})
+	ready := map[string]any{"event": "ready", "enode": self.URLv4(), "enr": self.String(), "node_id": self.ID().String()}
+	if o.eth {
+		ready["eth_status"] = newGenesisChain().status()
+	}
+	out.print(ready)
 
 	commands := bufio.NewScanner(os.Stdin)
 	for commands.Scan() {
@@ -128,12 +110,65 @@ func serve(out *lines, listen, keyHex, static, trusted, bootnodes string, discv4
 	return commands.Err()
 }
 
+// start makes one node.
+func start(out *lines, o options, peers *peerSet, logger log.Logger) (*p2p.Server, error) {
+	key, err := nodeKey(o.key)
+	if err != nil {
+		return nil, err
+	}
+	config := p2p.Config{
+		PrivateKey: key, Name: "geth-peer", ListenAddr: o.listen, MaxPeers: 50, Logger: logger,
+		DiscoveryV4: o.discv4, DiscoveryV5: o.discv5, NoDiscovery: !o.discv4 && !o.discv5,
+	}
+	for name := range strings.SplitSeq(o.protocols, ",") {
+		config.Protocols = append(config.Protocols, p2p.Protocol{
+			Name: name, Version: 1, Length: echoLength,
+			Run: func(geth *p2p.Peer, rw p2p.MsgReadWriter) error {
+				p := newPeer(geth, name, rw, out)
+				peers.add(p)
+				defer peers.remove(p)
+				p.emit("peer-add", map[string]any{
+					"name": geth.Fullname(), "inbound": geth.Inbound(), "static": geth.StaticDialed(),
+				})
+				return p.serve(o.corrupt, peers.reading)
+			},
+		})
+	}
+	if o.eth {
+		config.Protocols = append(config.Protocols, ethProtocol(newGenesisChain(), out))
+	}
+	for _, list := range []struct {
+		text string
+		into *[]*enode.Node
+	}{{o.static, &config.StaticNodes}, {o.trusted, &config.TrustedNodes}, {o.bootnodes, &config.BootstrapNodes}} {
+		if *list.into, err = nodes(list.text); err != nil {
+			return nil, err
+		}
+	}
+	config.BootstrapNodesV5 = config.BootstrapNodes
+
+	server := &p2p.Server{Config: config}
+	events := make(chan *p2p.PeerEvent, 1024)
+	server.SubscribeEvents(events)
+	go func() {
+		for event := range events {
+			if event.Type == p2p.PeerEventTypeDrop {
+				out.print(map[string]any{"event": "peer-drop", "node_id": event.Peer.String(), "error": event.Error})
+			}
+		}
+	}()
+	return server, server.Start()
+}
+
 type command struct {
 	Cmd    string `json:"cmd"`
 	NodeID string `json:"node_id"`
 	Node   string `json:"node"`
 	Reason uint8  `json:"reason"`
 	Domain string `json:"domain"`
+	// Of which protocol the connection is meant; empty is any.
+	Protocol string `json:"protocol"`
+	Rate     int    `json:"rate"`
 	run
 }
 
@@ -159,13 +194,26 @@ func (c command) perform(server *p2p.Server, peers *peerSet) (map[string]any, er
 		answer["txt"] = tree.ToTXT(c.Domain)
 		return answer, err
 	case "send":
-		p, err := peers.get(c.NodeID)
+		p, err := peers.get(c.NodeID, c.Protocol)
 		if err != nil {
 			return nil, err
 		}
 		return answer, p.send(c.run)
+	case "flood":
+		p, err := peers.get(c.NodeID, c.Protocol)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.run.check(); err != nil || c.Rate <= 0 {
+			return nil, errors.Join(err, errors.New("a flood needs a rate above zero"))
+		}
+		p.flood(c.run, c.Rate)
+		return answer, nil
+	case "stall", "unstall":
+		peers.reading.set(c.Cmd == "stall")
+		return answer, nil
 	case "disconnect":
-		p, err := peers.get(c.NodeID)
+		p, err := peers.get(c.NodeID, c.Protocol)
 		if err != nil {
 			return nil, err
 		}
@@ -197,38 +245,41 @@ func nodes(list string) ([]*enode.Node, error) {
 	return found, nil
 }
 
-// peerSet is who is connected now.
+// peerSet is who is connected now, once for each protocol.
 type peerSet struct {
-	mu  sync.Mutex
-	all map[enode.ID]*peer
+	mu      sync.Mutex
+	all     []*peer
+	reading *gate
 }
 
 func (s *peerSet) add(p *peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.all[p.geth.ID()] = p
+	s.all = append(s.all, p)
 }
 
 func (s *peerSet) remove(p *peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.all[p.geth.ID()] == p {
-		delete(s.all, p.geth.ID())
-	}
+	s.all = slices.DeleteFunc(s.all, func(other *peer) bool { return other == p })
 }
 
-func (s *peerSet) get(id string) (*peer, error) {
+func (s *peerSet) get(id, protocol string) (*peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var found []*peer
 	for _, p := range s.all {
-		if id == p.geth.ID().String() || id == "" && len(s.all) == 1 {
-			return p, nil
+		if (id == "" || id == p.geth.ID().String()) && (protocol == "" || protocol == p.protocol) {
+			found = append(found, p)
 		}
 	}
-	if id == "" && len(s.all) > 1 {
-		return nil, errors.New("several peers are connected: name one by node_id")
+	switch len(found) {
+	case 0:
+		return nil, errors.New("no such peer is connected")
+	case 1:
+		return found[0], nil
 	}
-	return nil, errors.New("no such peer is connected")
+	return nil, errors.New("several connections fit: name one by node_id and protocol")
 }
 
 func (s *peerSet) entries() []map[string]any {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ethereum/go-ethereum/p2p"
@@ -30,9 +31,12 @@ const (
 
 // peer is one live connection.
 type peer struct {
-	geth *p2p.Peer
-	rw   p2p.MsgReadWriter
-	out  *lines
+	geth     *p2p.Peer
+	protocol string
+	rw       p2p.MsgReadWriter
+	out      *lines
+	flooded  atomic.Uint64 // messages of a flood that were sent
+	took     atomic.Uint64 // messages of a flood that came in
 
 	mu       sync.Mutex
 	room     *sync.Cond // of mu: an answer came, or the connection ended
@@ -45,16 +49,17 @@ type peer struct {
 	started  time.Time
 }
 
-func newPeer(geth *p2p.Peer, rw p2p.MsgReadWriter, out *lines) *peer {
-	p := &peer{geth: geth, rw: rw, out: out, requests: newLedger(), answers: newLedger(), sent: newLedger()}
+func newPeer(geth *p2p.Peer, protocol string, rw p2p.MsgReadWriter, out *lines) *peer {
+	p := &peer{geth: geth, protocol: protocol, rw: rw, out: out, requests: newLedger(), answers: newLedger(), sent: newLedger()}
 	p.room = sync.NewCond(&p.mu)
 	return p
 }
 
 // serve reads until the connection ends. corruptAt is the answer (counted from 1) to falsify; 0 is none.
-func (p *peer) serve(corruptAt uint64) error {
+func (p *peer) serve(corruptAt uint64, reading *gate) error {
 	defer p.end()
 	for {
+		reading.pass()
 		msg, err := p.rw.ReadMsg()
 		if err != nil {
 			return err
@@ -78,6 +83,8 @@ func (p *peer) serve(corruptAt uint64) error {
 			}
 		case codeAnswer:
 			p.answered(payload)
+		case codeFlood:
+			p.took.Add(1)
 		default:
 			p.emit("unexpected", map[string]any{"code": msg.Code, "bytes": len(payload)})
 		}
@@ -170,11 +177,11 @@ func (p *peer) entry() map[string]any {
 	defer p.mu.Unlock()
 	return map[string]any{
 		"node_id": p.geth.ID().String(), "name": p.geth.Fullname(), "inbound": p.geth.Inbound(),
-		"trusted": p.geth.Trusted(), "requests": p.requests.entry(), "answers": p.answers.entry(),
+		"protocol": p.protocol, "flooded": p.flooded.Load(), "took": p.took.Load(), "trusted": p.geth.Trusted(), "requests": p.requests.entry(), "answers": p.answers.entry(),
 	}
 }
 
 func (p *peer) emit(event string, fields map[string]any) {
-	fields["event"], fields["node_id"] = event, p.geth.ID().String()
+	fields["event"], fields["node_id"], fields["protocol"] = event, p.geth.ID().String(), p.protocol
 	p.out.print(fields)
 }
