@@ -123,6 +123,11 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
+        if !is_grpc(request.headers()) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         let path = request.uri().path();
         // Of what is not ours, health and reflection have conventions of their own; the rest does not exist.
         let ours = !path.starts_with("/grpc.");
@@ -147,6 +152,14 @@ where
             }))
         })
     }
+}
+
+/// Whether the request says that it is gRPC, as every client does. Pages in browsers cannot: what they send without
+/// asking first has another type (`text/plain`), and gRPC-Web has one of its own.
+fn is_grpc(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    let rest = kind.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// The response, with a reason if it is an error that has none.

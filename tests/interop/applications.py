@@ -78,6 +78,8 @@ def transports(case):
         said = wrong.event("stream-broken")
         expect(said["code"].lower() == "unauthenticated", f"{language} with a wrong token: {said}")
         expect(wrong.exit_status(10) == 1, f"{language} goes on with a wrong token")
+    said = sidecar.log.read_text()
+    expect("0123456789abcdef" not in said and "PRIVATE KEY" not in said, "a secret stands in the log")
 
 
 def broken_streams(case):
@@ -243,6 +245,8 @@ def paused_applications(case):
             time.sleep(1)
             flooded = {peer["protocol"]: peer["flooded"] for peer in geth.command("report")["peers"]}
             expect(set(flooded) == {"echo", "other"}, f"{name}: the connection ended: {flooded}")
+            stalled = sidecar.call("PeerService/GetPeer", node=geth.node_id)["traffic"]["stalled"]
+            expect(stalled == "0s", f"{name}: the connection was held for {stalled}")
             geth.kill()
             sidecar_is_without_peers(sidecar)
             for reader, protocol in ((paused, "echo"), (other, "other")):

@@ -1,11 +1,15 @@
 //! Who is let in: tokens, roles, TLS, certificates of clients, and the errors of those who are not.
 
+use std::future::poll_fn;
+
 use devp2pd::{
     app::App,
     config::{self, ConfigError},
+    net::clock,
     rpc::{
         access::Role,
         descriptors,
+        incoming::FIRST_REQUEST,
         methods::{self, MAX_REQUEST},
         proto::{
             DeleteRegistrationRequest, DrainRequest, GetNodeInfoRequest, RegisterProtocolsRequest,
@@ -15,7 +19,16 @@ use devp2pd::{
         },
     },
 };
-use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codegen::{Service, http},
+    transport::Channel,
+};
 use tonic_prost::ProstCodec;
 
 use crate::harness::{
@@ -295,4 +308,70 @@ async fn errors_of_the_library_have_a_reason() {
     let told = refused(&status);
     assert_eq!(told.kind(), (Code::ResourceExhausted, "REQUEST_TOO_LARGE"));
     assert_eq!(told.metadata["limit"], MAX_REQUEST.to_string());
+}
+
+/// A TLS port gives silence as long as a plain one, and no longer; and others are served meanwhile.
+#[tokio::test]
+async fn silence_instead_of_a_handshake_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let identity = authority.issue("localhost");
+    let (cert, key) =
+        (put(dir.path(), "cert.pem", &identity.cert), put(dir.path(), "key.pem", &identity.key));
+    let flags = ["--grpc-tls-cert", cert.to_str().unwrap(), "--grpc-tls-key", key.to_str().unwrap()];
+    let data = tempfile::tempdir().unwrap();
+    let app = try_start(data.path(), &flags).await.unwrap();
+    let addr = app.started().grpc_addr;
+    let start = clock::now().mono;
+    let mut silent = Vec::new();
+    for number in 0..20 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        // The beginning of a ClientHello that announces 500 bytes, and nothing.
+        if number % 2 == 0 {
+            stream.write_all(&[22, 3, 1, 1, 244, 1]).await.unwrap();
+        }
+        silent.push(stream);
+    }
+    let channel = connect_tls(addr, &authority, None).await.unwrap();
+    assert_eq!(
+        gate(&channel, "/devp2p.v1.PeerService/ListPeers", "").await,
+        None,
+        "no access file, no token"
+    );
+    for stream in &mut silent {
+        let mut bytes = [0; 64];
+        while soon("an end", stream.read(&mut bytes)).await.is_ok_and(|count| count > 0) {}
+    }
+    assert!(
+        start.elapsed() >= FIRST_REQUEST - std::time::Duration::from_millis(100),
+        "{:?}",
+        start.elapsed()
+    );
+    app.stop().await;
+}
+
+/// Neither browsers nor HTTP/1 are answered: gRPC over HTTP/2 is all there is.
+#[tokio::test]
+async fn http_1_and_grpc_web_are_not_served() {
+    let sidecar = Sidecar::start().await;
+    let mut stream = TcpStream::connect(sidecar.started().grpc_addr).await.unwrap();
+    let path = "/devp2p.v1.NodeService/GetNodeInfo";
+    let request =
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/grpc\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon("an end", stream.read_to_end(&mut answer)).await;
+    assert!(!answer.starts_with(b"HTTP/1"), "{}", String::from_utf8_lossy(&answer));
+    for kind in ["application/grpc-web", "application/grpc-web-text", "application/json", "text/plain"] {
+        let request = http::Request::post(format!("http://localhost{path}"))
+            .header("content-type", kind)
+            .body(tonic::body::Body::empty())
+            .unwrap();
+        let mut channel = sidecar.channel();
+        poll_fn(|cx| Service::<http::Request<tonic::body::Body>>::poll_ready(&mut channel, cx))
+            .await
+            .unwrap();
+        let response = soon("an answer", channel.call(request)).await.unwrap();
+        assert_eq!(response.status(), 415, "{kind}");
+    }
 }

@@ -4,13 +4,14 @@
 use devp2pd::{
     node::{Enode, NodeRef},
     rpc::proto::{
-        Barrier, DisconnectChannel, DisconnectReason, ErrorReason, InboundMessage, OutboundMessage,
-        PeerMessage, ReceiveMessagesRequest, SendFailure, SendMessageRequest, SendResult,
-        message_service_client, receive_messages_request::Target,
+        Barrier, DisconnectChannel, DisconnectReason, ErrorReason, GetPeerRequest, InboundMessage,
+        OutboundMessage, PeerMessage, ReceiveMessagesRequest, SendFailure, SendMessageRequest, SendResult,
+        message_service_client::{self, MessageServiceClient},
+        receive_messages_request::Target,
         receive_messages_response::Event as Received,
     },
 };
-use tonic::Code;
+use tonic::{Code, transport::Endpoint};
 
 use crate::harness::{
     Application, Event, Sidecar, Wish, attach, eventually, linked, message, protocol, refused, soon, spec,
@@ -374,4 +375,74 @@ async fn one_message_for_several_peers() {
         (peers.into_inner().peers.len() == 3).then_some(())
     })
     .await;
+}
+
+/// A client in Rust that stops reading, with messages of 1, 20 and 100 bytes: it loses, and is told how much; another
+/// application on the same peer loses nothing, and the connection to that peer is never held for it. (Clients in other
+/// languages: `interop::paused_applications`.)
+#[tokio::test]
+async fn an_application_that_stops_reading_loses_alone() {
+    // Half as many again as fit into its queue and the windows on the way.
+    for (size, count) in [(1, 36_000), (20, 20_000), (100, 10_000_u64)] {
+        let (a, b) = (Sidecar::start().await, Sidecar::start().await);
+        // The smallest windows of HTTP/2, so that little fits on the way.
+        let channel = Endpoint::from_shared(format!("http://{}", a.started().grpc_addr))
+            .unwrap()
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(65_535);
+        let client = MessageServiceClient::new(channel.connect().await.unwrap());
+        let mut paused =
+            Application::attach(client, attach(spec("paused", &[("alpha", 1, 3)]))).await.unwrap();
+        let mut other = a.application(spec("other", &[("beta", 1, 5)])).await;
+        let mut sender = b.application(spec("sender", &[("alpha", 1, 3), ("beta", 1, 5)])).await;
+        b.add_static(&a.enode()).await;
+        let (paused_channel, _) = (paused.opened().await, other.opened().await);
+        let channels = [sender.opened().await, sender.opened().await];
+        let sending = tokio::spawn(async move {
+            let mut windows = channels.map(|opened| (opened.channel_id, i64::MAX, 0));
+            windows.iter_mut().for_each(|window| window.1 = 1 << 20);
+            while windows.iter().any(|(.., sent)| *sent < count) {
+                let mut batch = Vec::new();
+                for (channel, window, sent) in &mut windows {
+                    while *window > 0 && *sent < count && batch.len() < 512 {
+                        batch.push(Wish::Message(message(*channel, 0, vec![7; size])));
+                        *window -= i64::try_from(size).unwrap() + 64;
+                        *sent += 1;
+                    }
+                }
+                if !batch.is_empty() {
+                    sender.tell_all(batch).await;
+                    continue;
+                }
+                match sender.next().await.unwrap().unwrap() {
+                    Event::WindowUpdate(update) => {
+                        let window = windows.iter_mut().find(|window| window.0 == update.channel_id).unwrap();
+                        window.1 += i64::try_from(update.bytes).unwrap();
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            sender
+        });
+        for _ in 0..count {
+            assert_eq!(other.message().await.1.len(), size);
+        }
+        let sender = soon("all is sent", sending).await.unwrap();
+        let (mut got, mut lost) = (0, 0);
+        while got + lost < count {
+            match paused.event().await {
+                Event::Message(message) => got += u64::from(message.channel_id == paused_channel.channel_id),
+                Event::Gap(gap) => lost += gap.messages,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(got + lost, count, "{size} bytes: every loss is told, once");
+        assert!(lost > 0, "{size} bytes: {got} fit into what waits for it");
+        let request = GetPeerRequest { node: b.id().to_string() };
+        let traffic = a.peers().get_peer(request).await.unwrap().into_inner().traffic.unwrap();
+        assert_eq!(traffic.stalled, Some(prost_types::Duration::default()), "{size} bytes");
+        // Its stream is the same, and goes on.
+        paused.barrier(1).await;
+        drop(sender);
+    }
 }
