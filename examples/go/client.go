@@ -31,12 +31,13 @@ type client struct {
 	token    string // bearer token, or empty
 	maxFrame uint32
 
-	out                            *outbox
-	sends, lastSendID              uint64
-	resumeToken, instance, attempt string
-	channels                       map[uint32]*channel // of this stream
-	sessions, former               map[uint64]*channel // told on this stream, and on earlier ones alone
-	delay                          time.Duration
+	out                  *outbox
+	sends, lastSendID    uint64
+	resumeToken, attempt string
+	channels             map[uint32]*channel // of this stream
+	sessions, former     map[uint64]*channel // told on this stream, and on earlier ones alone
+	unheard              uint32              // existing connections that are still to be told on this stream
+	delay                time.Duration
 }
 
 // run answers when trying again would not help.
@@ -149,11 +150,9 @@ func (c *client) handle(events []*pb.ServerEvent) {
 
 func (c *client) attached(attached *pb.Attached) {
 	c.delay, c.attempt = 100*time.Millisecond, rand.Text()
-	if attached.InstanceId != c.instance { // another run of the sidecar: its connections are new
-		c.former = map[uint64]*channel{}
-	}
-	c.resumeToken, c.instance, c.lastSendID = attached.ResumeToken, attached.InstanceId, attached.LastSendId
+	c.resumeToken, c.lastSendID, c.unheard = attached.ResumeToken, attached.LastSendId, attached.ExistingChannels
 	c.app.told("attached", fields{"instance_id": attached.InstanceId, "resumed": attached.Resumed})
+	c.forget()
 }
 
 func (c *client) opened(opened *pb.ChannelOpened) {
@@ -170,4 +169,19 @@ func (c *client) opened(opened *pb.ChannelOpened) {
 		c.app.told("peer-resumed", fields{"node_id": this.peer.NodeId})
 	}
 	this.onStream(opened, c.lastSendID)
+	if opened.Existing {
+		c.unheard--
+	}
+	c.forget()
+}
+
+// forget ends what we know and the sidecar does not, once all connections that outlived the last stream were told.
+func (c *client) forget() {
+	for session, channel := range c.former {
+		if c.unheard > 0 {
+			return
+		}
+		delete(c.former, session)
+		c.app.closed(channel, &pb.ChannelClosed{By: "sidecar", Detail: "it ended while our stream was broken"})
+	}
 }

@@ -24,8 +24,7 @@ const definition = loader.loadSync("devp2p/v1/message.proto", {
 });
 const { MessageService } = grpc.loadPackageDefinition(definition).devp2p.v1;
 
-// What a message costs of a window beside its payload, so that empty ones are not free (WindowUpdate in the contract).
-const OVERHEAD = 64;
+const OVERHEAD = 64; // what a message costs of a window beside its payload (WindowUpdate in the contract)
 // All that is ready goes into one frame, up to this much.
 const FRAME_EVENTS = 512, FRAME_BYTES = 256 * 1024;
 // These will not go away by trying again: what we ask for is wrong, or (ABORTED) another process took our place.
@@ -90,7 +89,7 @@ class Channel {
 /** Keeps one stream to the sidecar at `address` (HOST:PORT or unix:PATH) for a registration `spec`. */
 export class Client {
   constructor(app, spec, { address, token, ca, maxFrame = 4 << 20 }) {
-    Object.assign(this, { app, spec, token, maxFrame, sends: 0, resumeToken: "", instance: "" });
+    Object.assign(this, { app, spec, token, maxFrame, sends: 0, resumeToken: "" });
     const credentials = ca ? grpc.credentials.createSsl(readFileSync(ca)) : grpc.credentials.createInsecure();
     this.service = new MessageService(address, credentials, { "grpc.max_receive_message_length": maxFrame + 65536 });
   }
@@ -101,8 +100,8 @@ export class Client {
       Object.assign(this, { outbox: [], channels: new Map(), former: this.sessions, sessions: new Map() });
       const { code, details } = await this.stream();
       this.call = null;
-      if (code === grpc.status.OK) this.app.told("stream-ended", {});
-      else this.app.told("stream-broken", { code: grpc.status[code], detail: details });
+      const how = code === grpc.status.OK ? "stream-ended" : "stream-broken";
+      this.app.told(how, { code: grpc.status[code], detail: details });
       if (FATAL.has(code)) return process.exit(1);
       if (code === NOT_FOUND) this.resumeToken = ""; // the lease is over, or it is another sidecar
       this.sessions = new Map([...this.former, ...this.sessions]);
@@ -152,9 +151,9 @@ export class Client {
         for (const id of [body.channel_id, 0]) spent.set(id, (spent.get(id) ?? 0) + paid); // 0 is the stream
       } else if (kind === "attached") {
         Object.assign(this, { delay: 100, attempt: randomUUID(), resumeToken: body.resume_token });
-        if (body.instance_id !== this.instance) this.former = new Map(); // another run: its connections are new
-        Object.assign(this, { instance: body.instance_id, lastSendId: body.last_send_id });
+        Object.assign(this, { lastSendId: body.last_send_id, unheard: body.existing_channels });
         app.told("attached", { instance_id: body.instance_id, resumed: body.resumed });
+        this.forget();
       } else if (kind === "channel_opened") {
         this.opened(body);
       } else if (kind === "window_update" && channel) {
@@ -184,8 +183,17 @@ export class Client {
     const channel = known ?? new Channel(this, opened);
     this.sessions.set(opened.session_id, channel);
     this.channels.set(opened.channel_id, channel);
-    if (known) this.app.told("peer-resumed", { node_id: channel.peer.node_id });
-    else this.app.opened(channel);
+    known ? this.app.told("peer-resumed", { node_id: channel.peer.node_id }) : this.app.opened(channel);
     channel.onStream(opened, this.lastSendId);
+    if (opened.existing) this.unheard--;
+    this.forget();
+  }
+
+  /** Once all connections that outlived the last stream were told, the others that we know are over. */
+  forget() {
+    if (this.unheard) return;
+    const end = { reason: "", by: "sidecar", detail: "it ended while our stream was broken", unsent_messages: 0 };
+    for (const channel of this.former.values()) this.app.closed(channel, end);
+    this.former.clear();
   }
 }

@@ -89,7 +89,7 @@ class Client:
             # gRPC's C core would send the path as the authority, which HTTP/2 servers refuse.
             self.options.append(("grpc.default_authority", "localhost"))
         self.metadata = [("authorization", f"Bearer {token}")] if token else []
-        self.sends, self.resume_token, self.instance = 0, None, None
+        self.sends, self.resume_token = 0, None
 
     def run(self):
         self.delay, self.attempt, self.sessions = 0.1, uuid.uuid4().hex, {}
@@ -176,11 +176,10 @@ class Client:
 
     def _attached(self, attached):
         self.delay, self.attempt = 0.1, uuid.uuid4().hex
-        if attached.instance_id != self.instance:  # another run of the sidecar: its connections are new
-            self.former = {}
-        self.resume_token, self.instance = attached.resume_token, attached.instance_id
-        self.last_send_id = attached.last_send_id
+        self.resume_token, self.last_send_id = attached.resume_token, attached.last_send_id
         self.app.told("attached", instance_id=attached.instance_id, resumed=attached.resumed)
+        self.unheard = attached.existing_channels
+        self._forget()
 
     def _opened(self, opened):
         channel = self.former.pop(opened.session_id, None)
@@ -189,3 +188,11 @@ class Client:
         self.sessions[opened.session_id] = self.channels[opened.channel_id] = channel
         self.app.told("peer-resumed", node_id=channel.peer.node_id) if known else self.app.opened(channel)
         channel.on_stream(opened, self.last_send_id)
+        self.unheard -= opened.existing
+        self._forget()
+
+    def _forget(self):
+        """Once all connections that outlived the last stream were told, the others that we know are over."""
+        while self.former and not self.unheard:
+            end = pb.ChannelClosed(by="sidecar", detail="it ended while our stream was broken")
+            self.app.closed(self.former.popitem()[1], end)

@@ -280,6 +280,7 @@ pub(super) fn attached(attached: &Attached) -> proto::Attached {
         resumed: attached.resumed,
         instance_id: attached.instance_id.to_string(),
         last_send_id: attached.last_send_id,
+        existing_channels: u32::try_from(attached.existing_channels).unwrap_or(u32::MAX),
     }
 }
 

@@ -81,7 +81,10 @@ impl State {
         let kept = self.kept.get_mut(&claimed.id).ok_or(SwitchError::Stopped)?;
         // Attaching ends whatever stream was there: its next pull says so. Only then is it fenced: what it pulled before
         // it may still be noting.
-        let stream = kept.holding.inbox.lock().attach(request.params);
+        let (existing_channels, stream) = {
+            let mut inbox = kept.holding.inbox.lock();
+            (inbox.existing_channels(), inbox.attach(request.params))
+        };
         kept.fence();
         kept.stream = claimed.stream.map(|lease| (lease, stream));
         let attachment = Attachment::new(Arc::clone(&kept.holding), stream, self.handle.clone());
@@ -97,6 +100,7 @@ impl State {
             resumed: claimed.resumed,
             instance_id: Arc::clone(&self.instance_id),
             last_send_id,
+            existing_channels,
             max_frame: match request.params.max_frame_bytes {
                 0 => DEFAULT_MAX_FRAME,
                 bytes => bytes.max(MIN_MAX_FRAME),

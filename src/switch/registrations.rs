@@ -160,6 +160,8 @@ pub struct Attached {
     pub instance_id: Arc<str>,
     /// The last send that an earlier stream's task processed.
     pub last_send_id: u64,
+    /// How many channels of earlier streams will be told to this one.
+    pub existing_channels: usize,
     /// The largest frame that the client takes, in bytes.
     pub max_frame: usize,
     /// The stream's hold.

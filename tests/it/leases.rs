@@ -444,3 +444,35 @@ async fn the_last_send_id_is_of_the_process_that_asks() {
     send(&mut fresh, channel, 3).await;
     assert_eq!(attach(Target::ResumeToken(fresh.token())).await.attached.last_send_id, 3);
 }
+
+/// The end of a channel that went to a stream which broke is not told again: the next stream says how many are left.
+#[tokio::test]
+async fn a_resumed_stream_says_how_many_channels_are_left() {
+    let sidecar = Sidecar::start().await;
+    let mut app = sidecar.echo().await;
+    assert_eq!(app.attached.existing_channels, 0);
+    let (one, two) = (Liar::established(&sidecar, 1).await, Liar::established(&sidecar, 2).await);
+    let (_, stays) = (app.opened().await, app.opened().await);
+    sidecar.disconnected_after(one).await;
+    app.closed().await;
+    let token = app.token();
+    drop(app);
+    in_state(&sidecar, "echo-app", RegistrationState::Lingering).await;
+    // One that came meanwhile is new, and one that ends meanwhile is still told, with its end.
+    let _three = Liar::established(&sidecar, 3).await;
+    let mut app = Application::attach(sidecar.messages(), resume(token)).await.unwrap();
+    assert_eq!(app.attached.existing_channels, 1);
+    let (first, second) = (app.opened().await, app.opened().await);
+    assert_eq!((first.existing, second.existing), (true, false));
+    assert_eq!(first.session_id, stays.session_id);
+    let token = app.token();
+    drop(app);
+    in_state(&sidecar, "echo-app", RegistrationState::Lingering).await;
+    sidecar.disconnected_after(two).await;
+    let mut app = Application::attach(sidecar.messages(), resume(token)).await.unwrap();
+    assert_eq!(app.attached.existing_channels, 2);
+    let opened = [app.event().await, app.event().await, app.event().await];
+    let existing = |event: &&Event| matches!(event, Event::ChannelOpened(opened) if opened.existing);
+    assert_eq!(opened.iter().filter(existing).count(), 2, "{opened:?}");
+    assert!(opened.iter().any(|event| matches!(event, Event::ChannelClosed(_))), "{opened:?}");
+}

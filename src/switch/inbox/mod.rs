@@ -223,6 +223,12 @@ impl<P> Inbox<P> {
         self.channels.iter().filter(|(_, channel)| channel.closed.is_none()).count()
     }
 
+    /// How many channels a stream was told of, and not yet of their end. The next stream is told of each of them.
+    #[must_use]
+    pub fn existing_channels(&self) -> usize {
+        self.channels.iter().filter(|(_, channel)| channel.announced).count()
+    }
+
     /// Replaces what the registration set.
     pub fn configure(&mut self, config: Config) {
         self.config = config;
