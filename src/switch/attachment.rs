@@ -259,10 +259,14 @@ impl Attachment {
         replies: &mut Vec<Reply>,
         events: &mut Vec<Event<PeerChannel>>,
     ) -> Poll<Read> {
-        // Registered before looking, so that what comes in between wakes.
-        self.holding.waker.register(cx.waker());
         {
             let mut sending = lock(&self.sending);
+            // The registration has one waker, which is the next stream's by now.
+            if sending.fenced {
+                return Poll::Ready(Read::Ended);
+            }
+            // Registered before looking, so that what comes in between wakes.
+            self.holding.waker.register(cx.waker());
             if sending.overrun {
                 return Poll::Ready(Read::Overrun);
             }
