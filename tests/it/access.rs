@@ -98,6 +98,14 @@ async fn every_call_is_refused_without_its_role() {
         seen[needs as usize] += 1;
     }
     assert!(seen.iter().all(|count| *count >= 10), "{seen:?}");
+    // Credentials come first: nobody waits for a request of which not a byte has come.
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let path = "/devp2p.v1.MessageService/SendMessage".parse().unwrap();
+    let endless = with(READ, tokio_stream::pending::<()>());
+    let call = grpc.streaming(endless, path, ProstCodec::<(), ()>::default());
+    let status = soon("a refusal", call).await.unwrap_err();
+    assert_eq!(refused(&status).kind(), (Code::PermissionDenied, "NOT_AUTHORIZED"));
     // What is not there needs the highest role to find out; what is for everybody needs none.
     let unknown = "/devp2p.v1.PeerService/Nothing";
     assert_eq!(gate(&channel, unknown, PROTOCOL).await, Some(Code::PermissionDenied));
