@@ -51,13 +51,17 @@ use crate::{
     },
     rpc::{
         self,
-        credentials::{self, CredentialError},
+        access::{
+            credentials::{self, CredentialError},
+            gate::Gate,
+        },
         descriptors::Health,
-        gate::Gate,
-        incoming::Listener,
         node::{Controls, NodeFacts, enode_of},
-        tls::TlsFiles,
-        unix_socket::{self, Place, SocketError},
+        server::{
+            incoming::Listener,
+            tls::TlsFiles,
+            unix_socket::{self, Place, SocketError},
+        },
     },
     switch::{self, Boards, Handle, Switch, budget::INBOUND_BUDGET, peers::ListError},
     telemetry::LogFilter,

@@ -5,7 +5,7 @@
 //! belong to root with read access for our group: that is how orchestrators hand secrets over. One that we made
 //! ourselves may be neither.
 //!
-//! Left out: what stands in the file (`key_file`, `rpc::access`, `rpc::tls`).
+//! Left out: what stands in the file (`key_file`, `rpc::access`, `rpc::server::tls`).
 
 use std::{
     fs::{Metadata, OpenOptions},

@@ -2,24 +2,19 @@
 //!
 //! Nothing about peers is decided here, and no state lives here but open calls: requests become commands to the switch,
 //! and what it answers becomes messages of the contract in `proto/`. Who may ask for what is decided here, before every
-//! call: `incoming` admits connections, `gate` admits calls.
+//! call: `server` admits connections, `access` admits calls.
 //!
 //! Left out: what a registration or a peer is (`switch`), and where the server listens (`app`).
 
 pub mod access;
 mod broadcast;
 mod convert;
-pub mod credentials;
-pub mod decoding;
 pub mod descriptors;
 mod dial_filter;
 pub mod discovery;
 mod events;
 mod exchange;
-pub mod gate;
-pub mod incoming;
 pub mod message;
-pub mod methods;
 pub mod node;
 pub mod peer;
 pub mod protocol;
@@ -30,8 +25,6 @@ pub mod server;
 mod settings;
 pub mod status;
 mod talk;
-pub mod tls;
-pub mod unix_socket;
 mod watch;
 
 /// The contract as Rust: generated from `proto/devp2p/v1/` by `build.rs`.
@@ -54,7 +47,7 @@ pub fn add_services(
     discovery_handle: &crate::net::discovery::Discovery,
     handle: &crate::switch::Handle,
 ) {
-    use methods::{MAX_MESSAGE_REQUEST, MAX_REGISTRATION, MAX_REQUEST};
+    use access::methods::{MAX_MESSAGE_REQUEST, MAX_REGISTRATION, MAX_REQUEST};
     use proto::{
         discovery_service_server::DiscoveryServiceServer, message_service_server::MessageServiceServer,
         node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
@@ -62,7 +55,7 @@ pub fn add_services(
     };
     let node = node::Node::new(facts, controls, discovery_handle.clone(), handle.clone());
     let messages = MessageServiceServer::new(message::Messages::new(handle.clone()));
-    // The gate refuses larger ones first, with a reason (`decoding`); the library keeps the same limits.
+    // The gate refuses larger ones first, with a reason (`server::decoding`); the library keeps the same limits.
     let protocols = ProtocolServiceServer::new(protocol::Protocols::new(handle.clone()));
     let found =
         DiscoveryServiceServer::new(discovery::Nodes::new(discovery_handle.clone(), handle.boards().clone()));

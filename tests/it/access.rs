@@ -7,16 +7,18 @@ use devp2pd::{
     config::{self, ConfigError},
     net::clock,
     rpc::{
-        access::Role,
+        access::{
+            Role,
+            methods::{self, MAX_REQUEST},
+        },
         descriptors,
-        incoming::FIRST_REQUEST,
-        methods::{self, MAX_REQUEST},
         proto::{
             DeleteRegistrationRequest, DrainRequest, GetNodeInfoRequest, RegisterProtocolsRequest,
             SetRecordEntryRequest, delete_registration_request::Registration as Ended,
             node_service_client::NodeServiceClient, protocol_service_client::ProtocolServiceClient,
             set_record_entry_request::Registration,
         },
+        server::incoming::FIRST_REQUEST,
     },
 };
 use tokio::{

@@ -5,8 +5,8 @@ use std::time::Duration;
 use devp2pd::{
     net::clock,
     rpc::{
-        incoming::{FIRST_REQUEST, MAX_PER_ORIGIN},
         proto::GetNodeInfoRequest,
+        server::incoming::{FIRST_REQUEST, MAX_PER_ORIGIN},
     },
 };
 use tokio::{

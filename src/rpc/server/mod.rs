@@ -5,16 +5,19 @@
 //! more than half its window, so the connection window must be at least 100 stream windows (each frame of 5 bytes
 //! costs 256). With hyper's defaults a client that paused for four seconds lost its connection.
 
+pub mod decoding;
+pub mod incoming;
+pub mod tls;
+pub mod unix_socket;
+
 use std::{io, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server};
 
-use super::{
-    gate::Gate,
-    incoming::{self, Admitted, Listener},
-};
+use super::access::gate::Gate;
+use incoming::{Admitted, Listener};
 
 /// What one unread stream may hold.
 const STREAM_WINDOW: u32 = 256 * 1024;

@@ -19,8 +19,8 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use super::{
-    access::{Access, AccessError},
-    tls::{self, TlsError, TlsFiles},
+    super::server::tls::{self, TlsError, TlsFiles},
+    Access, AccessError,
 };
 use crate::net::secret_file::{self, Maker, SecretFileProblem};
 

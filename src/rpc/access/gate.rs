@@ -1,8 +1,8 @@
 //! What stands before every call: who is it, may it, and how much.
 //!
-//! The gate looks at path and headers, before a byte of the request is read: it judges the caller (`access`), compares
+//! The gate looks at path and headers, before a byte of the request is read: it judges the caller (`judge`), compares
 //! its role with what the call needs (`methods`), counts it among the caller's open calls, and lets the request through
-//! with the caller attached and its body under the budget (`decoding`). A refusal costs no decoding.
+//! with the caller attached and its body under the budget (`server::decoding`). A refusal costs no decoding.
 //!
 //! On the way out it gives errors of the gRPC library, which have a code and a text alone, the reason that every error
 //! of this contract has.
@@ -27,12 +27,12 @@ use tonic::{
 use tower_layer::Layer;
 
 use super::{
-    access::{self, Access, Caller},
-    decoding::Budgeted,
-    incoming::Connection,
-    methods,
-    proto::ErrorReason,
-    status::{self, Refusal},
+    super::{
+        proto::ErrorReason,
+        server::{decoding::Budgeted, incoming::Connection},
+        status::{self, Refusal},
+    },
+    Access, Caller, Role, judge, methods,
 };
 
 type Request = http::Request<Body>;
@@ -73,7 +73,7 @@ impl Gate {
                 }
                 caller
             }
-            None => Caller { name: connection.origin.name().into(), role: access::Role::Read, proven: false },
+            None => Caller { name: connection.origin.name().into(), role: Role::Read, proven: false },
         };
         let call = Calls::begin(&self.calls, &caller.name)?;
         let (mut parts, body) = request.into_parts();
@@ -91,7 +91,7 @@ impl Gate {
         }
         let names = connection.certificate.as_deref().unwrap_or_default();
         let access = self.access.borrow().clone();
-        access::judge(access.as_deref(), &connection.origin, names, first.map(http::HeaderValue::as_bytes))
+        judge(access.as_deref(), &connection.origin, names, first.map(http::HeaderValue::as_bytes))
     }
 }
 
