@@ -167,11 +167,11 @@ struct Sending {
     last_send_id: u64,
     overrun: bool,
     draining: bool,
-    /// Another stream holds the registration: nothing that comes on this one counts any more.
+    /// Another stream holds the registration, or it is gone: nothing that comes on this one counts any more.
     fenced: bool,
 }
 
-/// Ends the sending half of a stream whose registration another one takes.
+/// Ends the sending half of a stream whose registration another one takes, or is gone.
 ///
 /// The stream itself may live on for a while: a client that is gone without a word, data that is still in a buffer. What
 /// was accepted from it must be final before the next one is told of it.
@@ -232,7 +232,7 @@ impl Attachment {
         Fence(Arc::clone(&self.sending))
     }
 
-    /// Whether another stream holds the registration.
+    /// Whether another stream holds the registration, or it is gone.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
         lock(&self.sending).fenced

@@ -393,9 +393,12 @@ impl State {
             self.effects.push_back(Effect::ReleaseEntries(EntryOwner::Registration(kept.policy_id.0)));
         }
         self.release_channels(id, |_| true, None, "the registration ended");
-        if let Some(kept) = self.kept.remove(&id) {
+        if let Some(mut kept) = self.kept.remove(&id) {
             self.past.lose(kept.holding.inbox.lock().counters().lost());
             kept.holding.end();
+            // After its end is said, so that its reader knows why. The stream may live on for a moment, and its protocols
+            // may have another owner by then.
+            kept.fence();
         }
     }
 
