@@ -39,8 +39,9 @@ use crate::rpc::{proto::ErrorReason, status::Refusal};
 /// What all connections may hold, in bytes: fifteen of the largest messages.
 pub const TOTAL: usize = 256 * 1024 * 1024;
 
-/// What one connection may hold, in bytes.
-pub const PER_CONNECTION: usize = 64 * 1024 * 1024;
+/// What one connection may hold, in bytes: half, so that one cannot hold up all. What waits unread holds HTTP/2's window
+/// of the connection; with less, a client that sends some hundred large messages at once would stop itself.
+pub const PER_CONNECTION: usize = 128 * 1024 * 1024;
 
 /// How long a message may take while others wait for its room: 17 MiB in that time are 3.4 MiB a second.
 pub const PATIENCE: Duration = Duration::from_secs(5);
