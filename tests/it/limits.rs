@@ -5,7 +5,7 @@ use std::time::Duration;
 use devp2pd::{
     net::clock,
     rpc::{
-        proto::GetNodeInfoRequest,
+        proto::{GetNodeInfoRequest, SendMessageRequest},
         server::incoming::{FIRST_REQUEST, MAX_PER_ORIGIN},
     },
 };
@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{FIRST, Liar, Sidecar, eventually, soon};
+use crate::harness::{FIRST, Liar, Sidecar, eventually, refused, soon};
 
 /// Waits until the other side closes, whatever it says before.
 async fn closed(stream: &mut TcpStream) {
@@ -72,4 +72,27 @@ async fn a_stream_that_sends_no_more_still_receives() {
     app.opened().await;
     late.send(FIRST + 1, b"late").await;
     assert_eq!(app.message().await, (1, b"late".to_vec()));
+}
+
+/// The budget of requests that are not whole holds up who does not finish, and nobody who does: two hundred messages of
+/// 1 MiB at once, over one connection.
+#[tokio::test]
+async fn many_large_messages_at_once_all_arrive() {
+    let sidecar = Sidecar::start().await;
+    let calls: Vec<_> = (0..200)
+        .map(|_| {
+            let mut client = sidecar.messages();
+            let request = SendMessageRequest {
+                node: "00".repeat(32),
+                protocol: "echo".to_owned(),
+                payload: vec![7; 1 << 20].into(),
+                ..Default::default()
+            };
+            tokio::spawn(async move { client.send_message(request).await.unwrap_err() })
+        })
+        .collect();
+    for call in calls {
+        let status = soon("an answer", call).await.unwrap();
+        assert_eq!(refused(&status).kind().1, "PROTOCOL_NOT_REGISTERED");
+    }
 }
