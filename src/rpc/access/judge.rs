@@ -131,7 +131,7 @@ impl Access {
             let (Some(name), Some(role), Some(proof), None) =
                 (words.next(), words.next(), words.next(), words.next())
             else {
-                let problem = "must be a name, a role and a proof: dashboard read token:…; comments have lines of their own";
+                let problem = "must be a name, a role and a proof: dashboard read token:…";
                 return Err(wrong(problem.to_owned()));
             };
             if !is_name(name) {
