@@ -20,7 +20,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, watch},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
@@ -36,11 +36,18 @@ pub const MAX_CONNECTIONS: usize = 256;
 /// Connections of one caller.
 pub const MAX_PER_ORIGIN: usize = 64;
 
+/// Connections of callers on other machines, in all: the rest is for this one, so that strangers who fill what is open
+/// to them never lock the operator out.
+pub const MAX_REMOTE: usize = 192;
+
 /// Time for preface and first request.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept; the usual cause, no free file descriptors, does not pass faster.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How often refused connections are worth a line in the log.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where a connection comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +100,7 @@ pub enum Listener {
 #[derive(Debug, Default)]
 struct Census {
     total: usize,
+    remote: usize,
     by_origin: HashMap<Origin, usize>,
 }
 
@@ -107,10 +115,12 @@ impl Seat {
     fn take(census: &Arc<Mutex<Census>>, origin: Origin) -> Option<Self> {
         let mut counts = census.lock().unwrap_or_else(PoisonError::into_inner);
         let own = counts.by_origin.get(&origin).copied().unwrap_or(0);
-        if counts.total >= MAX_CONNECTIONS || own >= MAX_PER_ORIGIN {
+        let remote = usize::from(matches!(origin, Origin::Remote(_)));
+        if counts.total >= MAX_CONNECTIONS || own >= MAX_PER_ORIGIN || counts.remote + remote > MAX_REMOTE {
             return None;
         }
         counts.total += 1;
+        counts.remote += remote;
         counts.by_origin.insert(origin.clone(), own + 1);
         drop(counts);
         Some(Self { census: Arc::clone(census), origin })
@@ -121,6 +131,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut counts = self.census.lock().unwrap_or_else(PoisonError::into_inner);
         counts.total = counts.total.saturating_sub(1);
+        if matches!(self.origin, Origin::Remote(_)) {
+            counts.remote = counts.remote.saturating_sub(1);
+        }
         if let Some(own) = counts.by_origin.get_mut(&self.origin) {
             *own -= 1;
             if *own == 0 {
@@ -172,6 +185,8 @@ async fn accept_from(
     budget: Budget,
     admitted: mpsc::Sender<io::Result<Admitted>>,
 ) {
+    // Refusals are said once in a while: who causes them could cause thousands.
+    let (mut said, mut unsaid): (Option<Instant>, u64) = (None, 0);
     loop {
         let accepted = tokio::select! {
             accepted = accept_one(&listener) => accepted,
@@ -186,9 +201,17 @@ async fn accept_from(
             }
         };
         let Some(seat) = Seat::take(&census, origin.clone()) else {
+            if said.is_some_and(|at| at.elapsed() < SAY_AGAIN) {
+                unsaid += 1;
+                continue;
+            }
             tracing::warn!(
-                "refused a gRPC connection: {MAX_CONNECTIONS} in all or {MAX_PER_ORIGIN} of one caller are open"
+                caller = origin.name(),
+                earlier = unsaid,
+                "refused a gRPC connection: {MAX_PER_ORIGIN} of one caller, {MAX_REMOTE} from elsewhere, or \
+                 {MAX_CONNECTIONS} in all are open"
             );
+            (said, unsaid) = (Some(Instant::now()), 0);
             continue;
         };
         let connection = Connection { origin, certificate: None, share: budget.share() };
@@ -411,5 +434,20 @@ mod tests {
         drop(seats);
         assert!(Seat::take(&census, Origin::Loopback).is_some());
         assert!(census.lock().unwrap().by_origin.is_empty());
+    }
+
+    #[test]
+    fn strangers_leave_seats_to_this_machine() {
+        let census = Arc::default();
+        let remote = |last| Origin::Remote([192, 0, 2, last].into());
+        let strangers: Vec<_> = (0..8)
+            .flat_map(|last| (0..32).map_while(|_| Seat::take(&census, remote(last))).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(strangers.len(), MAX_REMOTE);
+        assert!(Seat::take(&census, remote(9)).is_none());
+        let local: Vec<_> = (0..MAX_PER_ORIGIN).map_while(|_| Seat::take(&census, Origin::Uid(0))).collect();
+        assert_eq!(local.len(), MAX_CONNECTIONS - MAX_REMOTE);
+        drop(strangers);
+        assert!(Seat::take(&census, remote(9)).is_some());
     }
 }
