@@ -7,8 +7,9 @@
 //! its sender.
 //!
 //! Whoever holds room and does not finish gives way: while somebody waits, the oldest message that has had
-//! [`PATIENCE`] is cut off. Waiting is in line within a connection, and each connection has one message at a time in
-//! the line of all, so that a thousand halves on one connection cost another caller one turn.
+//! [`PATIENCE`] is cut off. Time counts from when a message has all its room. Waiting is in line within a connection, and
+//! only what fits the share of a connection stands in the line of all: a thousand halves on one connection cost another
+//! caller a few turns at most.
 //!
 //! A message that arrives whole claims nothing: its bytes are here already, within HTTP/2's windows. That is nearly
 //! every one, so the hot path takes no lock.
@@ -67,7 +68,8 @@ struct Pool {
 
 #[derive(Debug)]
 struct Holder {
-    since: Instant,
+    /// Since when it may send. `None`: it has this room and waits for more.
+    since: Option<Instant>,
     /// Freed when the holder goes, also against its will.
     _room: OwnedSemaphorePermit,
     /// Its end tells the message that it was cut off.
@@ -80,6 +82,14 @@ struct Place {
     pool: Arc<Pool>,
     id: u64,
     cut: oneshot::Receiver<()>,
+}
+
+impl Place {
+    fn start(&self) {
+        if let Some(holder) = self.pool.holders().get_mut(&self.id) {
+            holder.since = Some(Instant::now());
+        }
+    }
 }
 
 impl Drop for Place {
@@ -111,7 +121,7 @@ impl Pool {
     fn seat(self: &Arc<Self>, room: OwnedSemaphorePermit) -> Place {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (tie, cut) = oneshot::channel();
-        self.holders().insert(id, Holder { since: Instant::now(), _room: room, _tie: tie });
+        self.holders().insert(id, Holder { since: None, _room: room, _tie: tie });
         Place { pool: Arc::clone(self), id, cut }
     }
 
@@ -126,7 +136,7 @@ impl Pool {
         let room = Arc::clone(&self.room).acquire_many_owned(self.units(bytes));
         tokio::pin!(room);
         loop {
-            let oldest = self.holders().values().next().map(|holder| holder.since);
+            let oldest = self.oldest().map(|(_, since)| since);
             let due = oldest.unwrap_or_else(Instant::now) + self.patience;
             tokio::select! {
                 room = &mut room => return Some(self.seat(room.ok()?)),
@@ -135,12 +145,16 @@ impl Pool {
         }
     }
 
+    /// Of those that may send, the first that got its room here.
+    fn oldest(&self) -> Option<(u64, Instant)> {
+        self.holders().iter().find_map(|(id, holder)| Some((*id, holder.since?)))
+    }
+
     fn cut_off_oldest(&self) {
-        let mut holders = self.holders();
-        if let Some(entry) = holders.first_entry()
-            && entry.get().since.elapsed() >= self.patience
+        if let Some((id, since)) = self.oldest()
+            && since.elapsed() >= self.patience
         {
-            entry.remove();
+            self.holders().remove(&id);
         }
     }
 }
@@ -184,6 +198,12 @@ struct Claim {
 }
 
 impl Claim {
+    fn start(own: Place, all: Place) -> Self {
+        own.start();
+        all.start();
+        Self { own, all }
+    }
+
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> bool {
         Pin::new(&mut self.own.cut).poll(cx).is_ready() || Pin::new(&mut self.all.cut).poll(cx).is_ready()
     }
@@ -191,12 +211,12 @@ impl Claim {
 
 impl Share {
     fn try_claim(&self, bytes: usize) -> Option<Claim> {
-        Some(Claim { own: self.own.try_claim(bytes)?, all: self.all.try_claim(bytes)? })
+        Some(Claim::start(self.own.try_claim(bytes)?, self.all.try_claim(bytes)?))
     }
 
     async fn claim(self, bytes: usize) -> Option<Claim> {
         let own = self.own.claim(bytes).await?;
-        Some(Claim { own, all: self.all.claim(bytes).await? })
+        Some(Claim::start(own, self.all.claim(bytes).await?))
     }
 }
 

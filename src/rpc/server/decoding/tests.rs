@@ -216,3 +216,33 @@ async fn room_is_free_again_when_a_body_is_dropped_while_it_waits() {
     drop(third);
     assert_eq!((held(&share.own), held(&budget.all)), (0, 0));
 }
+
+#[tokio::test]
+async fn waiting_for_others_is_not_held_against_a_message() {
+    let patience = Duration::from_millis(80);
+    let budget = Budget::new(8 * UNIT, 8 * UNIT, patience);
+    let (liar, honest) = (budget.share(), budget.share());
+    let large = framed(8 * UNIT);
+    let (writer, mut half, _) = body(&liar, 8 * UNIT);
+    writer.send(&large[..100]);
+    half.frame().await.unwrap().unwrap();
+    // Two of one connection: the first waits for the liar's time to be over, the second for the first.
+    let sent = |share: &Share| {
+        let (writer, mut body, _) = body(share, 8 * UNIT);
+        tokio::spawn(async move {
+            writer.send(&large_half());
+            body.frame().await.unwrap().unwrap();
+            body.frame().await.unwrap().unwrap();
+            writer.send(&framed(8 * UNIT)[4_000..]);
+            body.frame().await.unwrap().map(drop)
+        })
+    };
+    let (first, second) = (sent(&honest), sent(&honest));
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert!(half.frame().await.unwrap().is_err(), "who did not finish gave way");
+}
+
+fn large_half() -> Vec<u8> {
+    framed(8 * UNIT)[..4_000].to_vec()
+}
