@@ -7,6 +7,9 @@ import pb "devp2pd/examples/go/gen/devp2p/v1"
 // overhead is what a message costs of a window beside its payload (WindowUpdate in the contract).
 const overhead = 64
 
+// window is the send window of a channel, of which SendWindowBytes and credit say what is left.
+const window = 1 << 20
+
 // application is what a client calls, all of it on the goroutine that is in run.
 type application interface {
 	opened(*channel)                    // a peer shares a protocol with us
@@ -25,7 +28,6 @@ type channel struct {
 	id         uint32
 	session    uint64
 	peer       *pb.Peer
-	window     int64
 	credit     int64
 	position   uint64
 	parts      []byte
@@ -42,7 +44,7 @@ func (c *channel) send(code uint32, payload []byte) {
 	c.credit -= cost(payload)
 	c.recent, c.recentCost = append(c.recent, message), c.recentCost+cost(payload)
 	// What lies a whole window back has been processed: without credit for it we could not have gone on.
-	for first := cost(c.recent[0].Payload); c.recentCost-first > c.window; first = cost(c.recent[0].Payload) {
+	for first := cost(c.recent[0].Payload); c.recentCost-first > window; first = cost(c.recent[0].Payload) {
 		c.recent, c.recentCost = c.recent[1:], c.recentCost-first
 	}
 }

@@ -160,7 +160,7 @@ func (c *client) opened(opened *pb.ChannelOpened) {
 	delete(c.former, opened.SessionId)
 	this := known
 	if this == nil {
-		this = &channel{client: c, session: opened.SessionId, peer: opened.Peer, window: int64(opened.SendWindowBytes), position: opened.Position}
+		this = &channel{client: c, session: opened.SessionId, peer: opened.Peer, position: opened.Position}
 	}
 	c.sessions[opened.SessionId], c.channels[opened.ChannelId] = this, this
 	if known == nil {

@@ -25,6 +25,7 @@ const definition = loader.loadSync("devp2p/v1/message.proto", {
 const { MessageService } = grpc.loadPackageDefinition(definition).devp2p.v1;
 
 const OVERHEAD = 64; // what a message costs of a window beside its payload (WindowUpdate in the contract)
+const WINDOW = 1 << 20; // the send window of a channel, of which send_window_bytes and credit say what is left
 // All that is ready goes into one frame, up to this much.
 const FRAME_EVENTS = 512, FRAME_BYTES = 256 * 1024;
 // These will not go away by trying again: what we ask for is wrong, or (ABORTED) another process took our place.
@@ -35,7 +36,6 @@ const FATAL = new Set([INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNI
 class Channel {
   constructor(client, opened) {
     Object.assign(this, { client, peer: opened.peer, capability: opened.capability, session: opened.session_id });
-    this.window = opened.send_window_bytes;
     this.position = opened.position;
     this.recent = [];
     this.recentCost = 0;
@@ -49,7 +49,7 @@ class Channel {
     this.recentCost += payload.length + OVERHEAD;
     // What lies a whole window back has been processed: without credit for it we could not have gone on.
     let old = 0;
-    for (let first; this.recentCost - (first = this.recent[old].payload.length + OVERHEAD) > this.window; old++) {
+    for (let first; this.recentCost - (first = this.recent[old].payload.length + OVERHEAD) > WINDOW; old++) {
       this.recentCost -= first;
     }
     if (old) this.recent.splice(0, old);

@@ -23,6 +23,8 @@ from stubs import message_pb2 as pb, message_pb2_grpc, types_pb2
 
 # What a message costs of a window beside its payload, so that empty ones are not free (WindowUpdate in the contract).
 OVERHEAD = 64
+# The send window of a channel, of which `send_window_bytes` and credit say what is left.
+WINDOW = 1 << 20
 # All that is ready goes into one frame, up to this much: batching is the largest factor of speed in Python.
 FRAME_EVENTS, FRAME_BYTES = 512, 256 * 1024
 # These will not go away by trying again: what we ask for is wrong, or (ABORTED) another process took our place.
@@ -35,8 +37,7 @@ class Channel:
 
     def __init__(self, client, opened):
         self.client, self.opened, self.peer = client, opened, opened.peer
-        self.window, self.position = opened.send_window_bytes, opened.position
-        self.recent, self.recent_cost = collections.deque(), 0
+        self.position, self.recent, self.recent_cost = opened.position, collections.deque(), 0
 
     def send(self, code, payload):
         self.client.sends += 1
@@ -46,7 +47,7 @@ class Channel:
         self.recent.append(message)
         self.recent_cost += len(payload) + OVERHEAD
         # What lies a whole window back has been processed: without credit for it we could not have gone on.
-        while self.recent_cost - (first := len(self.recent[0].payload) + OVERHEAD) > self.window:
+        while self.recent_cost - (first := len(self.recent[0].payload) + OVERHEAD) > WINDOW:
             self.recent.popleft()
             self.recent_cost -= first
 
