@@ -52,9 +52,9 @@ func main() {
 	presets := flag.Bool("networks", false, "print what go-ethereum knows of the public networks, and exit")
 	flag.Parse()
 
-	out := &lines{}
+	out := &lines{ready: make(chan struct{})}
 	if *presets {
-		out.print(networks())
+		out.begin(networks())
 		return
 	}
 	options := options{*listen, *keyHex, *static, *trusted, *bootnodes, *protocols, *discv4, *discv5, *withEth, *corrupt, *verbosity, *servers}
@@ -89,7 +89,7 @@ func serve(out *lines, o options) error {
 	if o.eth {
 		ready["eth_status"] = newGenesisChain().status()
 	}
-	out.print(ready)
+	out.begin(ready)
 
 	commands := bufio.NewScanner(os.Stdin)
 	for commands.Scan() {
@@ -292,10 +292,25 @@ func (s *peerSet) entries() []map[string]any {
 	return entries
 }
 
-// lines prints whole JSON lines from many goroutines.
-type lines struct{ mu sync.Mutex }
+// lines prints whole JSON lines from many goroutines, once the first one has been printed: whoever reads them waits for
+// that, and a peer may be there before it.
+type lines struct {
+	mu    sync.Mutex
+	ready chan struct{}
+}
+
+// begin prints the first line.
+func (l *lines) begin(value map[string]any) {
+	l.write(value)
+	close(l.ready)
+}
 
 func (l *lines) print(value map[string]any) {
+	<-l.ready
+	l.write(value)
+}
+
+func (l *lines) write(value map[string]any) {
 	text, err := json.Marshal(value)
 	if err != nil {
 		panic(err) // maps of strings and numbers always have a JSON form
