@@ -307,9 +307,12 @@ impl Attachment {
                         peer,
                         credited: progress.written_cost,
                         results: VecDeque::new(),
-                        moved: false,
+                        // Looked at once more with the next read: what is written before the hook is set below tells
+                        // nobody.
+                        moved: true,
                     };
                     sending.targets.insert(number, target);
+                    sending.moved.push(number);
                     let (weak, waker) = (Arc::downgrade(&self.sending), Arc::clone(&self.holding.waker));
                     let hook = move || {
                         let Some(sending) = weak.upgrade() else { return };
