@@ -6,7 +6,7 @@ use devp2pd::{
     net::clock,
     rpc::{
         proto::{GetNodeInfoRequest, SendMessageRequest},
-        server::incoming::{FIRST_REQUEST, MAX_PER_ORIGIN},
+        server::{incoming::FIRST_REQUEST, seats::MAX_PER_ORIGIN},
     },
 };
 use tokio::{

@@ -11,8 +11,8 @@
 //! only what fits the share of a connection stands in the line of all: a thousand halves on one connection cost another
 //! caller a few turns at most.
 //!
-//! A message that arrives whole claims nothing: its bytes are here already, within HTTP/2's windows. That is nearly
-//! every one, so the hot path takes no lock.
+//! A message that arrives whole in a frame of HTTP/2 claims nothing: its bytes are here already, within the windows. So
+//! small messages take no lock, and a large one a few.
 //!
 //! Left out: what becomes of messages after they are decoded; each service bounds that.
 

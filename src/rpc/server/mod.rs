@@ -7,6 +7,7 @@
 
 pub mod decoding;
 pub mod incoming;
+pub mod seats;
 pub mod tls;
 pub mod unix_socket;
 
