@@ -18,14 +18,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use devp2pd::{
     Now,
+    delivery::{About, AttachParams, Budget, Config, INBOUND_BUDGET, Inbox, Pull, Sharing, Stalls},
     node::NodeKey,
     p2p::{Action, ChannelIndex, Connection, LocalCapability, LocalNode},
     rlpx::{Compressor, FrameReader, FrameWriter, frame::MAX_FRAME, mac::Mac},
-    switch::{
-        Capability,
-        budget::{Budget, INBOUND_BUDGET},
-        inbox::{About, AttachParams, Config, Inbox, Pull, Sharing, Stalls},
-    },
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use sha3::{Digest as _, Keccak256};
@@ -137,13 +133,7 @@ fn delivery(size: usize, messages: usize) {
     let now = start();
     let mut inbox = Inbox::new(Config::default(), Budget::new(INBOUND_BUDGET));
     let stream = inbox.attach(AttachParams { auto_credit: true, ..AttachParams::default() });
-    let about = About {
-        session_id: 1,
-        capability: Capability::new("bench", 1, 4),
-        peer: (),
-        keep_first: 0,
-        greeting_sent: false,
-    };
+    let about = About { session_id: 1, peer: (), keep_first: 0, greeting_sent: false };
     let key = inbox.open(about).unwrap();
     let payload = Bytes::from(payload(size));
     let (mut stalls, mut events) = (Stalls::default(), Vec::new());

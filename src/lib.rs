@@ -15,9 +15,10 @@
 //! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
+//! | [`delivery`] | from peers to applications: bounded queues that outlive streams, credit, overflow, every loss reported |
 //! | [`policy`] | who is dialed, who is let in, who stays, and why |
 //! | [`net`] | drivers, one socket or file each |
-//! | [`switch`] | the one owner of peers and registrations; its delivery contract is pure values |
+//! | [`switch`] | the one owner of peers and registrations |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //! | [`http`] | the probes: read only |
 //! | [`app`] | builds, starts and stops all components |
@@ -43,6 +44,7 @@
 
 pub mod app;
 pub mod config;
+pub mod delivery;
 pub mod discv4;
 pub mod discv5;
 pub mod dnsdisc;

@@ -23,6 +23,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("rlpx", &["node"]),
     ("p2p", &["rlpx", "node"]),
     ("policy", &["p2p", "node"]),
+    ("delivery", &[]),
 ];
 
 /// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc`, `http` and

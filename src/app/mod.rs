@@ -35,6 +35,7 @@ use sockets::Sockets;
 
 use crate::{
     config::{Config, Grpc, Rehello, Tls, networks::Preset},
+    delivery::INBOUND_BUDGET,
     http::{self, Probes, Stage},
     net::{
         clock,
@@ -63,7 +64,7 @@ use crate::{
             unix_socket::{self, Place, SocketError},
         },
     },
-    switch::{self, Boards, Handle, Switch, budget::INBOUND_BUDGET, peers::ListError},
+    switch::{self, Boards, Handle, Switch, peers::ListError},
     telemetry::LogFilter,
 };
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use prost_types::Timestamp;
 
 use super::proto;
+use crate::delivery::ClosedBy;
 use crate::{
     node::Enode,
     p2p,
@@ -16,9 +17,8 @@ use crate::{
         dial::{Kind, Source},
     },
     switch::{
-        Capability, PeerView,
+        PeerView,
         boards::{Attempt, PeerEnd, What, WhyNot, reason_name},
-        inbox::ClosedBy,
         session::{Session, SessionChannel},
         watch::Missed,
     },
@@ -59,11 +59,7 @@ pub(super) fn wire_reason(reason: proto::DisconnectReason) -> p2p::DisconnectRea
     p2p::DisconnectReason::from_code(code)
 }
 
-pub(super) fn capability(capability: &Capability) -> proto::Capability {
-    proto::Capability { name: capability.name.to_string(), version: capability.version }
-}
-
-fn channel(channel: &SessionChannel) -> proto::Capability {
+pub(super) fn capability(channel: &SessionChannel) -> proto::Capability {
     proto::Capability { name: channel.name.to_string(), version: channel.version }
 }
 
@@ -102,7 +98,7 @@ pub(super) fn session(session: &Session) -> proto::Peer {
             .iter()
             .map(|capability| proto::Capability { name: text(&capability.name), version: capability.version })
             .collect(),
-        shared_capabilities: session.channels.iter().map(channel).collect(),
+        shared_capabilities: session.channels.iter().map(capability).collect(),
         roles: Vec::new(),
         connect_time: Some(timestamp(session.since)),
         session_id: session.id.0,
@@ -223,7 +219,7 @@ pub(super) fn traffic(session: &Session) -> proto::PeerTraffic {
             .map(|used| {
                 let traffic = session.channel_traffic(used);
                 proto::CapabilityTraffic {
-                    capability: Some(channel(used)),
+                    capability: Some(capability(used)),
                     messages_received: traffic.messages_in,
                     bytes_received: traffic.bytes_in,
                     messages_sent: traffic.messages_out,

@@ -6,10 +6,8 @@ use super::{
     convert,
     proto::{self, ErrorReason, server_event},
 };
-use crate::switch::{
-    attachment::{PeerChannel, Reply, SendError},
-    inbox::{Close, Event, Opened, Part},
-};
+use crate::delivery::{Close, Event, Opened, Part};
+use crate::switch::attachment::{PeerChannel, Reply, SendError};
 
 /// Why a message was refused: the reason for programs, and a sentence.
 pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
@@ -71,7 +69,7 @@ pub(super) fn fragment(part: Part) -> proto::Fragment {
 pub(super) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
-        capability: Some(convert::capability(&opened.about.capability)),
+        capability: Some(convert::capability(&opened.about.peer.channel)),
         peer: Some(convert::session(&opened.about.peer.session)),
         existing: opened.existing,
         send_window_bytes: opened.send_window,

@@ -24,12 +24,12 @@ use super::{
     registration,
     status::{self, Refusal},
 };
+use crate::delivery::AttachParams;
 use crate::{
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
     switch::{
         Handle, Principal,
         attachment::{Attachment, Reply, SendError},
-        inbox::AttachParams,
         registrations::Attached,
     },
 };

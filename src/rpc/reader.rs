@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 use tonic::Status;
 
 use super::{proto::ErrorReason, registration, status::Refusal};
+use crate::delivery::Event;
 use crate::switch::{
     Draining, Handle,
     attachment::{Attachment, PeerChannel, Read, Reply},
-    inbox::Event,
     registrations::{Attached, Ended},
 };
 

@@ -17,10 +17,10 @@ use super::{
     reader::{Found, Reader},
     registration,
 };
+use crate::delivery::Event;
 use crate::switch::{
     Handle,
     attachment::{PeerChannel, Reply},
-    inbox::Event,
     registrations::Attached,
 };
 
@@ -42,7 +42,7 @@ impl ReceiveStream {
         match event {
             Event::Opened(open) => {
                 let about = &open.about;
-                let name = (about.peer.session.node_id.to_string(), convert::capability(&about.capability));
+                let name = (about.peer.session.node_id.to_string(), convert::capability(&about.peer.channel));
                 self.names.insert(open.channel, name);
                 Out::ChannelOpened(opened(*open))
             }

@@ -10,11 +10,11 @@ use super::{
     proto::{self, ErrorReason},
     status::Refusal,
 };
+use crate::delivery::{OverflowPolicy, stall::Action};
 use crate::{
     policy::dial::{AddError, RemoveError},
     switch::{
         Capability,
-        inbox::{OverflowPolicy, stall::Action},
         lease::{
             Greeting, LeaseError, MAX_HELLO, MAX_LINGER, ProtocolSpec, RegistrationId, RegistrationSpec,
             StateName,
@@ -208,7 +208,7 @@ pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<
             return Err(Refusal::field("target", "must name a spec, a resume_token or a client_id"));
         }
     };
-    let params = crate::switch::inbox::AttachParams {
+    let params = crate::delivery::AttachParams {
         max_frame_bytes: request.max_frame_bytes as usize,
         auto_credit: true,
         ..Default::default()

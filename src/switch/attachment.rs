@@ -16,10 +16,10 @@ use std::{
 
 use super::{
     handle::Handle,
-    inbox::{Event, Pull, SharedInbox, StreamId},
     registrations::{Ended, Holding, RegistrationId},
     session::{Session, SessionChannel},
 };
+use crate::delivery::{Event, Pull, SharedInbox, StreamId};
 use crate::{
     net::outbound::{Lane, Refused, SEND_WINDOW},
     rlpx::{Compressed, frame::check_len},

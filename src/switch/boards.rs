@@ -12,12 +12,12 @@ use std::{
 };
 
 use super::{
-    inbox::ClosedBy,
     peers::PeerView,
     registrations::{RegistrationId, RegistrationView},
     watch::{Happenings, MAX_CHANGES, MAX_HAPPENINGS, Watch},
     watched::Watched,
 };
+use crate::delivery::ClosedBy;
 use crate::{
     kademlia::Removal,
     net::discovery::{TableNode, TableObserver},

@@ -5,7 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{inbox::Lost, lease::StateName, registrations::SwitchError, session::Session, state::State};
+use super::{lease::StateName, registrations::SwitchError, session::Session, state::State};
+use crate::delivery::Lost;
 use crate::{
     net::traffic::ChannelTraffic,
     policy::{Slots, recent::Counts},

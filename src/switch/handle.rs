@@ -18,7 +18,6 @@ use super::{
     attachment::PeerChannel,
     boards::Boards,
     holdings::Principal,
-    inbox::StreamId,
     lease::{Greeting, RegistrationSpec},
     peers::{BanRequest, ConnectReply, PeerSettings, PeerView, PeersSummary},
     registrations::{
@@ -27,6 +26,7 @@ use super::{
     },
     state::State,
 };
+use crate::delivery::StreamId;
 use crate::{
     Now,
     node::{NodeId, NodeRef, local::EntryOwner},

@@ -6,7 +6,6 @@ use rand::seq::SliceRandom as _;
 
 use super::{
     attachment::{Attachment, PeerChannel},
-    inbox::{ClosedBy, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId},
     lease::{Caller, Changes, Claimed, Greeting, LeaseError, Registration, RegistrationSpec, Who},
     links::Stage,
     registrations::{
@@ -16,6 +15,7 @@ use super::{
     session::{Session, SessionChannel},
     state::{Effect, State},
 };
+use crate::delivery::{ClosedBy, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};
 use crate::{
     Now,
     node::{NodeId, local::EntryOwner},

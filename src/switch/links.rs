@@ -20,12 +20,12 @@ use super::{
     boards::{PeerEnd, PeerState, WhyNot},
     capability::Capability,
     cause,
-    inbox::{ChannelKey, Close, ClosedBy, Sharing},
     registrations::{About, RegistrationId},
     session::{Session, SessionChannel},
     sink::{InboxSink, Mute, SessionStalls},
     state::{Effect, State},
 };
+use crate::delivery::{ChannelKey, Close, ClosedBy, Sharing};
 use crate::{
     Now,
     net::{
@@ -279,11 +279,6 @@ impl State {
                 sinks.push(Box::new(Mute));
                 continue;
             };
-            let capability = Capability {
-                name: channel.name.clone(),
-                version: channel.version,
-                message_count: channel.message_count,
-            };
             let spec = self
                 .leases
                 .get(channel.owner)
@@ -298,7 +293,6 @@ impl State {
             }
             let about = About {
                 session_id: id.0,
-                capability,
                 peer: PeerChannel { session: Arc::clone(&session), channel: channel.clone() },
                 keep_first: spec.map_or(0, |spec| spec.keep_first),
                 greeting_sent,

@@ -5,9 +5,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`capability`] | a devp2p capability, the rules of its name, the message counts everybody must agree on |
-//! | [`inbox`] | peers → application: bounded queues that outlive streams, credit, fairness, every loss reported |
 //! | [`lease`] | who owns a capability, for how long, and who may act for it |
-//! | [`budget`] | one bound over the inboxes of all registrations |
 //! | [`watch`] | some state, copied to whoever watches; what slow watchers lose is history |
 //! | [`reason`] | why something was refused, as a word that programs compare |
 //!
@@ -16,13 +14,11 @@
 
 pub mod attachment;
 pub mod boards;
-pub mod budget;
 pub mod capability;
 mod cause;
 pub mod figures;
 pub mod handle;
 pub mod holdings;
-pub mod inbox;
 pub mod lease;
 mod links;
 pub mod peers;

@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{
-    inbox::ClosedBy,
     registrations::SwitchError,
     session::Session,
     state::{Effect, State},
 };
+use crate::delivery::ClosedBy;
 use crate::{
     Now,
     net::bandwidth::Rates,

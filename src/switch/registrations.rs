@@ -12,13 +12,13 @@ use tokio::sync::Notify;
 
 use super::{
     attachment::{Attachment, Fence, Inbox, PeerChannel, StreamWaker},
-    budget::Budget,
-    inbox::{self, AttachParams, ChannelKey, Hooks, SharedInbox},
     lease::{
         self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who,
     },
     peers::ListError,
 };
+use crate::delivery::Budget;
+use crate::delivery::{AttachParams, ChannelKey, Hooks, SharedInbox};
 use crate::{Now, node::NodeId};
 
 pub use super::lease::RegistrationId;
@@ -213,7 +213,7 @@ impl Holding {
                 }),
             }
         };
-        let inbox = SharedInbox::new(inbox::Inbox::new(inbox_config(spec), budget), hooks);
+        let inbox = SharedInbox::new(crate::delivery::Inbox::new(inbox_config(spec), budget), hooks);
         Arc::new(Self { id, inbox, waker, spaces, deleted: OnceLock::new() })
     }
 
@@ -239,9 +239,9 @@ impl Holding {
     }
 }
 
-pub(super) fn inbox_config(spec: &RegistrationSpec) -> inbox::Config {
-    let defaults = inbox::Config::default();
-    inbox::Config {
+pub(super) fn inbox_config(spec: &RegistrationSpec) -> crate::delivery::Config {
+    let defaults = crate::delivery::Config::default();
+    crate::delivery::Config {
         channel_bytes: match spec.channel_queue_bytes {
             0 => defaults.channel_bytes,
             bytes => bytes,
@@ -258,7 +258,7 @@ pub(super) struct Kept {
     /// Its number in the policy.
     pub(super) policy_id: crate::policy::RegistrationId,
     /// The streams of the moment, as lease and inbox name them.
-    pub(super) stream: Option<(LeaseStream, inbox::StreamId)>,
+    pub(super) stream: Option<(LeaseStream, crate::delivery::StreamId)>,
     /// Ends what the stream of the moment sends.
     pub(super) fence: Option<Fence>,
     /// Of the latest stream that sent anything.
@@ -296,7 +296,7 @@ pub(super) fn claim<'a>(target: &'a Target, request_id: &'a str, takeover: bool)
 }
 
 /// What an inbox's channel says of its peer.
-pub(super) type About = inbox::About<PeerChannel>;
+pub(super) type About = crate::delivery::About<PeerChannel>;
 
 /// The limits of leases, from the configuration.
 pub(super) type LeaseConfig = lease::Config;

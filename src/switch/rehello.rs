@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{inbox::ClosedBy, session::Session, state::State};
+use super::{session::Session, state::State};
+use crate::delivery::ClosedBy;
 use crate::{
     Now,
     net::connection::ConnectionId,

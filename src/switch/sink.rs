@@ -7,10 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::{
-    attachment::Inbox,
-    inbox::{ChannelKey, Push, Sharing, Stalls},
-};
+use super::attachment::Inbox;
+use crate::delivery::{ChannelKey, Push, Sharing, Stalls};
 use crate::{
     Now,
     net::connection::{MessageSink, Offer},

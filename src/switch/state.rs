@@ -16,7 +16,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     boards::{Boards, What, WhyNot},
-    budget::Budget,
     figures::Past,
     handle::Handle,
     lease::Registry,
@@ -27,6 +26,7 @@ use super::{
     session::Session,
     waiting::Waiting,
 };
+use crate::delivery::Budget;
 use crate::{
     Now,
     kademlia::Contact,

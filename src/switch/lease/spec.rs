@@ -8,10 +8,10 @@ use bytes::Bytes;
 use rlp::RlpStream;
 
 use super::super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count};
-use super::super::inbox::stall::MAX_STALL_LIMIT;
-use super::super::inbox::{MAX_KEEP_FIRST, OverflowPolicy};
 use super::error::{LeaseError, shown};
 use super::wanted::Wanted;
+use crate::delivery::stall::MAX_STALL_LIMIT;
+use crate::delivery::{MAX_KEEP_FIRST, OverflowPolicy};
 
 /// The linger of a registration that names none.
 pub const DEFAULT_LINGER: Duration = Duration::from_secs(30);

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use devp2pd::Now;
-use devp2pd::switch::budget::Budget;
-use devp2pd::switch::capability::Capability;
-use devp2pd::switch::inbox::stall::{self, OverflowPolicy, Sharing, Stalls};
-use devp2pd::switch::inbox::{
+use devp2pd::delivery::Budget;
+use devp2pd::delivery::stall::{self, OverflowPolicy, Sharing, Stalls};
+use devp2pd::delivery::{
     About, AttachParams, ChannelKey, Close, ClosedBy, Config, Event, Inbox, MESSAGE_COST, Pull, Push,
     StreamId,
 };
@@ -68,13 +67,7 @@ impl World {
     fn open(&mut self) {
         let index = self.known.len();
         let session = self.session(index);
-        let about = About {
-            session_id: session,
-            capability: Capability::new(if index.is_multiple_of(2) { "eth" } else { "snap" }, 1, 300),
-            peer: index,
-            keep_first: index % 3,
-            greeting_sent: false,
-        };
+        let about = About { session_id: session, peer: index, keep_first: index % 3, greeting_sent: false };
         let key = self.inbox.open(about).expect("a key");
         self.known.push(Known {
             key,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use devp2pd::delivery::OverflowPolicy;
 use devp2pd::switch::capability::Capability;
-use devp2pd::switch::inbox::OverflowPolicy;
 use devp2pd::switch::lease::{
     Action, Caller, Claim, Claimed, Config, LeaseError, LeaseStream, ProtocolSpec, RegistrationId,
     RegistrationSpec, Registry, Wanted, Who,

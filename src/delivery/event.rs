@@ -6,16 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::capability::Capability;
-
 /// What stays the same over a channel's life: which session it belongs to and with whom.
 #[derive(Clone, Debug)]
 pub struct About<P> {
     /// The connection this channel belongs to; it outlives the application's streams.
     pub session_id: u64,
-    /// The capability that was negotiated.
-    pub capability: Capability,
-    /// Who is at the other end, as it was when the session opened.
+    /// Who is at the other end and which capability was negotiated, as the owner of the queue describes it.
     pub peer: P,
     /// How many first messages to keep for streams to come (`ProtocolSpec.keep_first`), at most
     /// [`MAX_KEEP_FIRST`](super::MAX_KEEP_FIRST).

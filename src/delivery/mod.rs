@@ -29,6 +29,7 @@
 //! .
 
 mod attach;
+mod budget;
 mod channel;
 mod credit;
 mod event;
@@ -48,8 +49,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-pub use super::budget::{Budget, INBOUND_BUDGET as DEFAULT_BUDGET};
 pub use attach::{AttachParams, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};
+pub use budget::{Budget, INBOUND_BUDGET};
 pub use channel::{MAX_KEEP_FIRST, MAX_KEEP_FIRST_BYTES};
 pub use credit::{DEFAULT_CHANNEL_WINDOW, DEFAULT_STREAM_WINDOW, MESSAGE_COST, cost};
 pub use event::{About, Close, ClosedBy, Event, FirstMessage, Opened, Part};
@@ -59,8 +60,8 @@ pub use shared::{Guard, Hooks, SharedInbox};
 pub use slab::ChannelKey;
 pub use stall::{OverflowPolicy, Sharing, Stalls};
 
-use super::budget::Share;
 use attach::Stream;
+use budget::Share;
 use channel::{Channel, Place};
 use slab::Slab;
 use stall::Decision;

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::super::budget::INBOUND_BUDGET;
-use super::super::capability::Capability;
+use super::budget::INBOUND_BUDGET;
 use super::*;
 
 pub(super) type TestInbox = Inbox<&'static str>;
@@ -15,14 +14,8 @@ pub(super) fn inbox() -> TestInbox {
     Inbox::new(Config::default(), Budget::new(INBOUND_BUDGET))
 }
 
-pub(super) fn about(session_id: u64, name: &str) -> About<&'static str> {
-    About {
-        session_id,
-        capability: Capability::new(name, 1, 20),
-        peer: "peer",
-        keep_first: 0,
-        greeting_sent: false,
-    }
+pub(super) fn about(session_id: u64, name: &'static str) -> About<&'static str> {
+    About { session_id, peer: name, keep_first: 0, greeting_sent: false }
 }
 
 #[expect(clippy::disallowed_methods, reason = "an origin for virtual time")]
@@ -68,7 +61,7 @@ pub(super) fn line(event: &Event<&'static str>) -> String {
             };
             format!(
                 "{} opened {}/{}{existing} at {}{uncredited}{first}",
-                opened.channel, opened.about.session_id, opened.about.capability.name, opened.position
+                opened.channel, opened.about.session_id, opened.about.peer, opened.position
             )
         }
         Event::Message { channel, code, part: None, .. } => format!("{channel} message {code}"),
