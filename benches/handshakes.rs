@@ -22,6 +22,7 @@ use std::{
 
 use bytes::BytesMut;
 use devp2pd::{
+    delivery::{Budget, INBOUND_BUDGET},
     net::{
         bandwidth::Bandwidth,
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
@@ -113,6 +114,7 @@ async fn flood(turns: usize) -> (u64, Vec<Duration>) {
         budget: ReceiveBudget::new(RECEIVE_BUDGET),
         turns: Turns::among(turns.min(1 << 20)),
         bandwidth: Bandwidth::default(),
+        inbound: Budget::new(INBOUND_BUDGET),
     });
     let (events, mut said) = mpsc::channel(64);
     tokio::spawn(async move {

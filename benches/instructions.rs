@@ -18,9 +18,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use devp2pd::{
     Now,
-    delivery::{About, AttachParams, Budget, Config, INBOUND_BUDGET, Inbox, Pull, Sharing, Stalls},
+    delivery::{About, Arrival, AttachParams, Budget, Config, Held, INBOUND_BUDGET, Inbox, Pull, Sharing},
     node::NodeKey,
-    p2p::{Action, ChannelIndex, Connection, LocalCapability, LocalNode},
+    p2p::{Action, ChannelIndex, Connection, Delivery, HeldTime, Inbound, LocalCapability, LocalNode, Offer},
     rlpx::{Compressor, FrameReader, FrameWriter, frame::MAX_FRAME, mac::Mac},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -95,6 +95,20 @@ fn shake_hands(
     channel
 }
 
+/// A queue that takes everything.
+struct Taken;
+
+impl Delivery for Taken {
+    fn offer(&mut self, _: Instant, message: Inbound, _: HeldTime) -> Offer {
+        black_box(message);
+        Offer::Taken
+    }
+
+    fn offer_last(&mut self, _: Instant, message: Inbound) {
+        black_box(message);
+    }
+}
+
 /// Sends messages from one engine to another, both after the handshake.
 fn connection(size: usize, messages: usize) {
     let now = start();
@@ -116,14 +130,11 @@ fn connection(size: usize, messages: usize) {
         }
         while ours.poll_transmit(now, &mut to_them) {}
         while ours.poll_action().is_some() {}
-        loop {
-            let full = theirs.handle_bytes(now, &mut to_them);
-            while let Some(action) = theirs.poll_action() {
-                black_box(action);
-            }
-            if !full {
-                break;
-            }
+        theirs.handle_bytes(now, &mut to_them);
+        theirs.deliver(now, &mut Taken);
+        while theirs.is_behind() {
+            theirs.handle_bytes(now, &mut to_them);
+            theirs.deliver(now, &mut Taken);
         }
     }
 }
@@ -136,10 +147,11 @@ fn delivery(size: usize, messages: usize) {
     let about = About { session_id: 1, peer: (), keep_first: 0, greeting_sent: false };
     let key = inbox.open(about).unwrap();
     let payload = Bytes::from(payload(size));
-    let (mut stalls, mut events) = (Stalls::default(), Vec::new());
+    let mut events = Vec::new();
     for _ in 0..messages / BATCH {
         for _ in 0..BATCH {
-            black_box(inbox.push(now.mono, Sharing::Alone, &mut stalls, key, 0, payload.clone()));
+            let arrival = Arrival { code: 0, payload: payload.clone(), wire_bytes: size };
+            black_box(inbox.push(now.mono, key, Sharing::Alone, Held::default(), arrival));
         }
         while inbox.pull(stream, 256 << 10, 512, &mut events) == Pull::Full {}
         events.clear();

@@ -15,7 +15,7 @@ use super::{
     settings::Settings,
     values::{ListenAddr, SocketPath},
 };
-use crate::{delivery::stall::MAX_STALL_LIMIT, net::bandwidth::Rates, node::NodeRef};
+use crate::{delivery::overflow::MAX_STALL_LIMIT, net::bandwidth::Rates, node::NodeRef};
 
 /// Characters of the operator's part of our name: with the rest of it the Hello stays small, and peers show it whole.
 const MAX_IDENTITY: usize = 32;

@@ -212,9 +212,9 @@ pub(super) struct Settings {
     /// Let a registration be acted for by its token alone, not by name.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) require_resume_token: bool,
-    /// Let a slow application hold the socket of a peer that another application uses too, for at most this time (up
-    /// to 10s).
-    #[arg(long, value_name = "TIME", default_value = "0s", help_heading = "gRPC")]
+    /// Let a slow application hold the socket of a peer that another application uses too, for at most this time
+    /// without a proof of progress (up to 9s).
+    #[arg(long, value_name = "TIME", default_value = "500ms", help_heading = "gRPC")]
     pub(super) max_shared_stall: Span,
     /// Let an application end a connection that another application uses too.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]

@@ -140,7 +140,7 @@ fn errors_name_the_place_and_what_would_be_right() {
         (&["--grpc-socket", ""], &[], &["--grpc-socket", "a path, `auto` or `none`"]),
         (&["--send-rate", "5"], &[], &["--send-rate", "64KiB"]),
         (&["--churn", "10ms"], &[], &["--churn: must be at least 1s"]),
-        (&["--max-shared-stall", "11s"], &[], &["--max-shared-stall: may be at most 10 s"]),
+        (&["--max-shared-stall", "11s"], &[], &["--max-shared-stall: may be at most 9 s"]),
         (&["--nat", "extip:x"], &[], &["--nat", "extip:IP"]),
         (&["--trusted-peers", "x"], &[], &["--trusted-peers: entry 1: "]),
         (&["--static-peers", "enode://xyz"], &[], &["--static-peers: entry 1: "]),

@@ -118,9 +118,6 @@ impl<P> Inbox<P> {
         let mut unheard = Vec::new();
         for (key, channel) in self.channels.iter_mut() {
             channel.leave(place_on(None));
-            if std::mem::take(&mut channel.stalled) {
-                self.wake.space.push(key); // nobody would end this stall
-            }
             if channel.closed.is_some() && !channel.announced && channel.queue.is_empty() {
                 unheard.push(key);
             }
@@ -128,6 +125,7 @@ impl<P> Inbox<P> {
         for key in unheard {
             self.remove(key);
         }
+        self.wake_held(); // no application would end these holds
         self.fold_closed();
         self.lower();
         self.share.hold(self.waiting);
@@ -178,7 +176,7 @@ impl<P> Inbox<P> {
         self.wake.readable = true;
         let keys: Vec<ChannelKey> = self.channels.iter().map(|(key, _)| key).collect();
         for key in keys {
-            if self.remove(key).is_some_and(|channel| channel.stalled) {
+            if self.remove(key).is_some_and(|channel| channel.held.is_some()) {
                 self.wake.space.push(key);
             }
         }

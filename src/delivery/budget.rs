@@ -35,37 +35,44 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether a channel that holds `held` may take one more message.
-    fn allows(&self, held: u64) -> bool {
+    /// What one channel may hold now: it takes one more message while it holds less.
+    fn bound(&self) -> u64 {
         let used = self.used();
         let last_quarter = self.limit / 4;
         if used < self.limit.saturating_sub(last_quarter) {
-            return true;
+            u64::MAX
+        } else if used < self.limit {
+            last_quarter / self.channels.load(Ordering::Relaxed).max(1)
+        } else {
+            0
         }
-        let share = last_quarter / self.channels.load(Ordering::Relaxed).max(1);
-        used < self.limit && held < share
     }
 }
 
 /// One owner's part of the budget, returned when it is dropped.
+///
+/// An owner is an inbox, or a connection for the messages that it holds.
 #[derive(Debug)]
-pub(super) struct Share {
+pub struct Share {
     budget: Arc<Budget>,
     taken: u64,
     channels: u64,
 }
 
 impl Share {
-    pub(super) fn new(budget: Arc<Budget>) -> Self {
+    /// A share of nothing yet.
+    #[must_use]
+    pub fn new(budget: Arc<Budget>) -> Self {
         Self { budget, taken: 0, channels: 0 }
     }
 
-    pub(super) fn allows(&self, held: u64) -> bool {
-        self.budget.allows(held)
+    /// What one channel may hold now.
+    pub(super) fn bound(&self) -> u64 {
+        self.budget.bound()
     }
 
     /// The owner holds so much now.
-    pub(super) fn hold(&mut self, bytes: u64) {
+    pub fn hold(&mut self, bytes: u64) {
         // One step is kept by an inbox that drains: it is about to fill again.
         if bytes > self.taken || self.taken.saturating_sub(bytes) > 2 * STEP {
             self.take(bytes.next_multiple_of(STEP));
@@ -74,15 +81,22 @@ impl Share {
 
     /// The owner has so many channels now.
     pub(super) fn set_channels(&mut self, channels: u64) {
-        self.budget.channels.fetch_add(channels, Ordering::Relaxed);
-        self.budget.channels.fetch_sub(self.channels, Ordering::Relaxed);
+        shift(&self.budget.channels, self.channels, channels);
         self.channels = channels;
     }
 
     fn take(&mut self, taken: u64) {
-        self.budget.used.fetch_add(taken, Ordering::Relaxed);
-        self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
+        shift(&self.budget.used, self.taken, taken);
         self.taken = taken;
+    }
+}
+
+/// Moves a sum by the difference, in one step: between two steps others would see what is not there.
+fn shift(sum: &AtomicU64, before: u64, after: u64) {
+    if let Some(more) = after.checked_sub(before) {
+        sum.fetch_add(more, Ordering::Relaxed);
+    } else {
+        sum.fetch_sub(before.saturating_sub(after), Ordering::Relaxed);
     }
 }
 
@@ -103,12 +117,11 @@ mod tests {
         let mut share = Share::new(Arc::clone(&budget));
         share.set_channels(4);
         share.hold(5 << 20);
-        assert!(share.allows(4 << 20), "nothing is short yet");
+        assert_eq!(share.bound(), u64::MAX, "nothing is short yet");
         share.hold(7 << 20);
-        assert!(!share.allows(1 << 20), "more than a quarter of the last 2 MiB");
-        assert!(share.allows(100 << 10));
+        assert_eq!(share.bound(), 512 << 10, "a quarter of the last 2 MiB");
         share.hold(8 << 20);
-        assert!(!share.allows(0), "the bound holds for all");
+        assert_eq!(share.bound(), 0, "the bound holds for all");
         drop(share);
         assert_eq!(budget.used(), 0);
     }

@@ -1,11 +1,13 @@
 //! One channel: what waits on it, how far it has come, and where it stands on the stream of the moment.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::credit::{Uncredited, Window};
 use super::event::{About, Close, FirstMessage};
+use super::overflow::Overflow;
 use super::queue::{Item, Queue};
 
 /// The most first messages a channel keeps. One is what a protocol's handshake needs (eth's Status); a few more allow
@@ -49,6 +51,14 @@ pub(super) struct OnStream {
     pub(super) deficit: i64,
 }
 
+/// A connection that is held for a channel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeldFor {
+    /// Until the queue costs no more than this.
+    pub(super) room_at: u64,
+    pub(super) since: Instant,
+}
+
 /// A channel of an inbox.
 #[derive(Debug)]
 pub(super) struct Channel<P> {
@@ -66,8 +76,13 @@ pub(super) struct Channel<P> {
     pub(super) closed: Option<Arc<Close>>,
     /// When it closed, among the inbox's closed channels.
     pub(super) closing: u64,
-    /// Its connection waits for room.
-    pub(super) stalled: bool,
+    /// Its connection is held.
+    pub(super) held: Option<HeldFor>,
+    /// Bytes of payload that streams have taken, parts of messages included.
+    pub(super) taken: u64,
+    pub(super) overflow: Overflow,
+    /// Its owner was told to close it: nothing more is taken.
+    pub(super) muted: bool,
     pub(super) on: OnStream,
 }
 
@@ -84,9 +99,16 @@ impl<P> Channel<P> {
             uncredited: Some(0),
             closed: None,
             closing: 0,
-            stalled: false,
+            held: None,
+            taken: 0,
+            overflow: Overflow::default(),
+            muted: false,
             on,
         }
+    }
+
+    pub(super) fn takes_messages(&self) -> bool {
+        self.closed.is_none() && !self.muted
     }
 
     /// Counts a message that was queued or lost, and keeps it if it is one of the first.
@@ -135,6 +157,7 @@ impl<P> Channel<P> {
 
     /// The stream is gone; what it left uncredited is remembered for the next.
     pub(super) fn leave(&mut self, next: OnStream) {
+        self.overflow.forget();
         let stream = std::mem::replace(&mut self.on, next);
         if stream.number.is_some() {
             self.uncredited = match (self.uncredited, stream.log) {

@@ -10,35 +10,35 @@
 //!
 //! | what | bound | beyond it |
 //! | --- | --- | --- |
-//! | one channel | [`Config::channel_bytes`] and the message that crosses it | [`stall`]: hold the peer, then drop or disconnect |
+//! | one channel | [`Config::channel_bytes`] and the message that crosses it | [`overflow`]: the peer is held while there are proofs of progress, then the policy acts |
 //! | all channels while no stream is attached | [`Config::away_bytes`] and one message | closed sessions fold into one gap, then live channels drop |
 //! | closed channels while a stream is attached | the same | the same |
-//! | all inboxes of the process | [`Budget`] | the largest channels drop or disconnect, without a stall |
+//! | what one connection had read when it ended | its own bound (`p2p::intake`) | the same as for closed channels |
+//! | all inboxes of the process, and what connections hold | [`Budget`] | the largest channels count as full |
 //!
 //! # Use
 //!
 //! ```text
-//! connection task:  open → push, push, push … → close
+//! connection task:  open → push, push, push … → push_last … → close
 //! stream:           attach → pull until Idle, wait for `on_readable`, pull … → detach (or another attaches)
 //!                   credit(…) whenever the application returned some
 //! ```
 //!
 //! [`SharedInbox`] is the one place with a lock: it wakes whoever can go on, after the lock is released.
 //!
-//! Left out: what the messages mean, what goes to the peers , and who may attach
-//! .
+//! Left out: what the messages mean, what goes to the peers, and who may attach.
 
 mod attach;
 mod budget;
 mod channel;
 mod credit;
 mod event;
+pub mod overflow;
 mod pull;
 mod queue;
 mod schedule;
 mod shared;
 mod slab;
-pub mod stall;
 
 #[cfg(test)]
 mod tests;
@@ -50,27 +50,29 @@ use std::time::Instant;
 use bytes::Bytes;
 
 pub use attach::{AttachParams, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};
-pub use budget::{Budget, INBOUND_BUDGET};
+pub use budget::{Budget, INBOUND_BUDGET, Share};
 pub use channel::{MAX_KEEP_FIRST, MAX_KEEP_FIRST_BYTES};
 pub use credit::{DEFAULT_CHANNEL_WINDOW, DEFAULT_STREAM_WINDOW, MESSAGE_COST, cost};
 pub use event::{About, Close, ClosedBy, Event, FirstMessage, Opened, Part};
+pub use overflow::{Action, Held, OverflowPolicy, Sharing};
 pub use pull::{MAX_PART, Pull};
 pub use queue::Lost;
 pub use shared::{Guard, Hooks, SharedInbox};
 pub use slab::ChannelKey;
-pub use stall::{OverflowPolicy, Sharing, Stalls};
 
 use attach::Stream;
-use budget::Share;
-use channel::{Channel, Place};
+use channel::{Channel, HeldFor, Place};
+use overflow::{Decision, Excess};
 use slab::Slab;
-use stall::Decision;
 
 /// The bound of one channel's queue when a registration names none: 1 MiB.
 pub const DEFAULT_CHANNEL_BYTES: u64 = 1 << 20;
 
 /// What waits for an absent application: 8 MiB a registration.
 pub const DEFAULT_AWAY_BYTES: u64 = 8 << 20;
+
+/// A hold ends when a queue has this much room, or half of a smaller queue.
+const ROOM: u64 = 512 << 10;
 
 /// What a registration may set.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +96,17 @@ impl Default for Config {
     }
 }
 
+/// A message that arrives on a channel.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its code inside the capability.
+    pub code: u32,
+    /// Its payload, decompressed.
+    pub payload: Bytes,
+    /// What its frame took on the wire, in bytes.
+    pub wire_bytes: usize,
+}
+
 /// What became of a pushed message.
 #[derive(Debug)]
 pub enum Push {
@@ -101,14 +114,19 @@ pub enum Push {
     Queued,
     /// It does not fit now: stop reading the peer, and push it again when `on_space` tells of the channel, or at
     /// `until` at the latest.
-    Stall {
-        /// When the stall ends without room having come.
+    Hold {
+        /// When to push it again if no room has come.
         until: Instant,
+        /// Whether the time counts against the limits of holding.
+        charged: bool,
         /// The message's payload, back.
         payload: Bytes,
     },
     /// It was dropped; a gap will say so.
     Dropped,
+    /// It was dropped, a gap will say so, and so will be everything that follows: close the channel (reason 0x10). The
+    /// registration wants to be rid of the peer, and another application shares the connection.
+    ClosedChannel,
     /// It was dropped, a gap will say so, and the registration wants the peer disconnected (reason 0x10).
     Disconnect,
     /// The channel is closed or unknown: the capability is mute on this session.
@@ -218,6 +236,14 @@ impl<P> Inbox<P> {
         self.waiting
     }
 
+    /// How many channels hold their connection, and since when the longest of these holds lasts.
+    #[must_use]
+    pub fn holding(&self) -> Option<(usize, Instant)> {
+        let mut holds = self.channels.iter().filter_map(|(_, channel)| Some(channel.held?.since));
+        let first = holds.next()?;
+        Some(holds.fold((1, first), |(count, oldest), since| (count + 1, oldest.min(since))))
+    }
+
     /// How many channels are open.
     #[must_use]
     pub fn open_channels(&self) -> usize {
@@ -230,9 +256,19 @@ impl<P> Inbox<P> {
         self.channels.iter().filter(|(_, channel)| channel.announced).count()
     }
 
-    /// Replaces what the registration set.
+    /// Replaces what the registration set. Connections that are held ask again: the rule may be another.
     pub fn configure(&mut self, config: Config) {
         self.config = config;
+        self.wake_held();
+    }
+
+    /// Lets every connection that is held offer its message again.
+    fn wake_held(&mut self) {
+        for (key, channel) in self.channels.iter_mut() {
+            if channel.held.take().is_some() {
+                self.wake.space.push(key);
+            }
+        }
     }
 
     /// A session has a channel for this registration. `None` only when four billion are open.
@@ -247,52 +283,105 @@ impl<P> Inbox<P> {
     /// Takes a message of a channel, or decides what happens to it. Costs an index and the queue's growth; the
     /// payload is not copied unless it is small and has to wait ([`queue`]).
     ///
-    /// `sharing` and `stalls` belong to the session, which other registrations may share.
+    /// `sharing` and `held` belong to the connection, which other registrations may share.
     pub fn push(
         &mut self,
         now: Instant,
-        sharing: Sharing,
-        stalls: &mut Stalls,
         key: ChannelKey,
-        code: u32,
-        payload: Bytes,
+        sharing: Sharing,
+        held: Held,
+        arrival: Arrival,
     ) -> Push {
         let attached = self.stream.is_some();
         if !attached && self.waiting >= self.config.away_bytes {
             self.fold_closed();
         }
         let away_full = !attached && self.waiting >= self.config.away_bytes;
-        let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.closed.is_none()) else {
+        let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.takes_messages()) else {
             self.counters.discarded = self.counters.discarded.saturating_add(1);
-            stalls.end(now);
             return Push::Closed;
         };
-        let before = channel.queue.cost();
-        let forced = !self.share.allows(before);
-        if before < self.config.channel_bytes && !away_full && !forced {
-            stalls.end(now);
-            channel.arrive(code, &payload);
-            let idle = channel.queue.is_empty();
-            channel.queue.push(code, payload, !attached || channel.on.place == Place::NoCredit);
-            self.waiting = self.waiting.saturating_add(channel.queue.cost().saturating_sub(before));
-            self.share.hold(self.waiting);
-            self.counters.queued = self.counters.queued.saturating_add(1);
-            if idle {
-                self.enlist(key);
-            }
+        let bound = self.config.channel_bytes.min(self.share.bound());
+        if channel.queue.cost() < bound && !away_full {
+            self.enqueue(key, arrival);
             return Push::Queued;
         }
-        let decision = stall::decide(now, self.config.overflow, attached, forced, sharing, stalls);
-        if let Decision::Stall(until) = decision {
-            channel.stalled = true;
-            return Push::Stall { until, payload };
+        let decision = channel.overflow.decide(
+            now,
+            Excess {
+                policy: self.config.overflow,
+                attached,
+                sharing,
+                held,
+                taken: channel.taken,
+                wire_bytes: arrival.wire_bytes,
+            },
+        );
+        if let Decision::Hold { until, charged } = decision {
+            // Early enough to keep a reader busy and late enough not to wake for every message. A large queue is not
+            // drained to its half first: at 1 MB/s that would be a hold of half a minute.
+            let since = channel.held.map_or(now, |held| held.since);
+            channel.held = Some(HeldFor { room_at: bound.saturating_sub((bound / 2).min(ROOM)), since });
+            return Push::Hold { until, charged, payload: arrival.payload };
         }
-        stalls.end(now);
-        self.counters.forced = self.counters.forced.saturating_add(u64::from(forced));
+        channel.held = None;
+        if bound < self.config.channel_bytes {
+            self.counters.forced = self.counters.forced.saturating_add(1);
+        }
+        self.drop_arrival(key, &arrival);
+        match decision {
+            Decision::Disconnect => Push::Disconnect,
+            Decision::CloseChannel => {
+                if let Some(channel) = self.channels.get_mut(key) {
+                    channel.muted = true;
+                }
+                Push::ClosedChannel
+            }
+            Decision::Drop | Decision::Hold { .. } => Push::Dropped,
+        }
+    }
+
+    /// Takes a message that was read before its connection ended. Nothing is held any more, so it may go beyond the
+    /// channel's bound: connections bound what they have read. It is dropped when the application is away and enough
+    /// waits for it, or when memory is short.
+    pub fn push_last(&mut self, key: ChannelKey, arrival: Arrival) -> Push {
+        let away_full = self.stream.is_none() && self.waiting >= self.config.away_bytes;
+        let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.takes_messages()) else {
+            self.counters.discarded = self.counters.discarded.saturating_add(1);
+            return Push::Closed;
+        };
+        channel.held = None;
+        if away_full || channel.queue.cost() >= self.share.bound() {
+            self.drop_arrival(key, &arrival);
+            return Push::Dropped;
+        }
+        self.enqueue(key, arrival);
+        Push::Queued
+    }
+
+    /// Puts a message into the queue of an open channel.
+    fn enqueue(&mut self, key: ChannelKey, arrival: Arrival) {
+        let attached = self.stream.is_some();
+        let Some(channel) = self.channels.get_mut(key) else { return };
+        let Arrival { code, payload, .. } = arrival;
+        let before = channel.queue.cost();
         channel.arrive(code, &payload);
-        channel.stalled = false;
-        self.lose(key, Lost::one(payload.len()));
-        if decision == Decision::Disconnect { Push::Disconnect } else { Push::Dropped }
+        let idle = channel.queue.is_empty();
+        channel.queue.push(code, payload, !attached || channel.on.place == Place::NoCredit);
+        self.waiting = self.waiting.saturating_add(channel.queue.cost().saturating_sub(before));
+        self.share.hold(self.waiting);
+        self.counters.queued = self.counters.queued.saturating_add(1);
+        if idle {
+            self.enlist(key);
+        }
+    }
+
+    /// Reports a message of an open channel as lost.
+    fn drop_arrival(&mut self, key: ChannelKey, arrival: &Arrival) {
+        if let Some(channel) = self.channels.get_mut(key) {
+            channel.arrive(arrival.code, &arrival.payload);
+        }
+        self.lose(key, Lost::one(arrival.payload.len()));
     }
 
     /// The connection gave a message of this channel up before it could be pushed (it was too large to take in, say).
@@ -312,7 +401,7 @@ impl<P> Inbox<P> {
         let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.closed.is_none()) else {
             return;
         };
-        channel.stalled = false;
+        channel.held = None;
         if self.stream.is_none() && !channel.announced && channel.queue.is_empty() {
             self.remove(key); // nobody heard of it, and there is nothing to hear
             return;

@@ -258,14 +258,14 @@ impl<P> Inbox<P> {
             if let Some(log) = &mut channel.on.log {
                 log.add(cost(total));
             }
-            // Half empty is early enough to keep a reader busy and late enough not to wake for every message.
-            if channel.stalled && channel.queue.cost() <= self.config.channel_bytes / 2 {
-                channel.stalled = false;
+            if channel.held.is_some_and(|held| channel.queue.cost() <= held.room_at) {
+                channel.held = None;
                 self.wake.space.push(key);
             }
         } else {
             channel.on.offset = end;
         }
+        channel.taken = channel.taken.saturating_add(len as u64);
         channel.on.window.take(price);
         channel.on.deficit = channel.on.deficit.saturating_sub_unsigned(price);
         stream.window.take(price);

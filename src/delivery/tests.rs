@@ -35,8 +35,8 @@ pub(super) trait PushExt {
 
 impl PushExt for TestInbox {
     fn queue(&mut self, key: ChannelKey, len: usize) -> Push {
-        let payload = Bytes::from(vec![0; len]);
-        self.push(start(), Sharing::Shared(Duration::ZERO), &mut Stalls::default(), key, len as u32, payload)
+        let arrival = Arrival { code: len as u32, payload: Bytes::from(vec![0; len]), wire_bytes: len };
+        self.push(start(), key, Sharing::Shared(Duration::ZERO), Held::default(), arrival)
     }
 
     fn see(&mut self, stream: StreamId) -> Vec<String> {
@@ -253,39 +253,132 @@ fn a_full_queue_drops_and_says_where() {
     assert_eq!(inbox.counters().dropped, Lost { messages: 2, bytes: 11 });
 }
 
+fn arrival(len: usize) -> Arrival {
+    Arrival { code: 1, payload: Bytes::from(vec![0; len]), wire_bytes: len }
+}
+
 #[test]
-fn a_stalled_connection_is_woken_when_there_is_room() {
+fn a_held_connection_is_woken_when_there_is_room_or_the_rule_changes() {
     let config = Config { channel_bytes: 200, ..Config::default() };
     let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
     let stream = inbox.attach(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();
-    let (now, mut stalls) = (start(), Stalls::default());
-    let mut push = |inbox: &mut TestInbox, now| {
-        inbox.push(now, Sharing::Alone, &mut stalls, key, 1, Bytes::from(vec![0; 36]))
-    };
-    push(&mut inbox, now);
-    push(&mut inbox, now);
-    let Push::Stall { until, payload } = push(&mut inbox, now) else { panic!("two fill it") };
-    assert_eq!((until, payload.len()), (now + Duration::from_secs(5), 36));
+    let now = start();
+    let push = |inbox: &mut TestInbox| inbox.push(now, key, Sharing::Alone, Held::default(), arrival(36));
+    push(&mut inbox);
+    push(&mut inbox);
+    let Push::Hold { until, charged, payload } = push(&mut inbox) else { panic!("two fill it") };
+    assert_eq!((until, charged, payload.len()), (now + Duration::from_secs(1), true, 36));
+    assert_eq!(inbox.holding(), Some((1, now)));
     assert!(inbox.wake.space.is_empty());
     inbox.see(stream);
     assert_eq!(inbox.wake.space, [key]);
-    assert!(matches!(push(&mut inbox, now + Duration::from_secs(1)), Push::Queued));
-    push(&mut inbox, now + Duration::from_secs(1));
-    let Push::Stall { until, .. } = push(&mut inbox, now + Duration::from_secs(1)) else {
-        panic!("full again")
-    };
-    assert_eq!(until, now + Duration::from_secs(5), "one second of fifteen is used up");
-    assert!(matches!(push(&mut inbox, until), Push::Dropped));
-    assert!(matches!(push(&mut inbox, until + Duration::from_secs(1)), Push::Dropped));
+    assert!(matches!(push(&mut inbox), Push::Queued));
+    push(&mut inbox);
+    // Another policy, another stream and no stream: the message is offered again at once.
+    let changes: [(&str, fn(&mut TestInbox, StreamId)); 2] = [
+        ("configure", |inbox, _| inbox.configure(Config { channel_bytes: 200, ..Config::default() })),
+        ("detach", |inbox, stream| inbox.detach(stream)),
+    ];
+    for (name, change) in changes {
+        inbox.wake.space.clear();
+        assert!(matches!(push(&mut inbox), Push::Hold { .. }), "{name}");
+        change(&mut inbox, stream);
+        assert_eq!(inbox.wake.space, [key], "{name}");
+        assert_eq!(inbox.holding(), None, "{name}");
+    }
+    assert!(matches!(push(&mut inbox), Push::Dropped), "nothing is held for an absent application");
+}
 
-    // An application that goes away ends the stall, and none begins while it is away.
-    let later = now + Duration::from_secs(60);
-    inbox.wake.space.clear();
-    assert!(matches!(push(&mut inbox, later), Push::Stall { .. }));
-    inbox.detach(stream);
-    assert_eq!(inbox.wake.space, [key]);
-    assert!(matches!(push(&mut inbox, later), Push::Dropped));
+#[test]
+fn a_hold_ends_with_half_a_mebibyte_of_room_whatever_the_queue() {
+    for (channel_bytes, room) in [(64 << 20, 512 << 10), (64 << 10, 32 << 10)] {
+        let config = Config { channel_bytes, ..Config::default() };
+        let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+        let stream = inbox.attach(AUTO);
+        let key = inbox.open(about(1, "eth")).unwrap();
+        let push =
+            |inbox: &mut TestInbox| inbox.push(start(), key, Sharing::Alone, Held::default(), arrival(936));
+        while matches!(push(&mut inbox), Push::Queued) {}
+        let mut taken = 0;
+        while inbox.wake.space.is_empty() {
+            let mut out = Vec::new();
+            inbox.pull(stream, 1, 1, &mut out);
+            taken += out.iter().filter(|event| matches!(event, Event::Message { .. })).count() * 1000;
+        }
+        assert!((room..room + 2000).contains(&taken), "{taken} of {channel_bytes}");
+    }
+}
+
+#[test]
+fn a_late_application_is_told_of_a_gap_and_its_policy_acts() {
+    let held = Held { channel: Duration::from_secs(8), total: Duration::from_secs(8) };
+    let shared = Sharing::Shared(Duration::ZERO);
+    // action, sharing → what becomes of a message that does not fit, and of the next
+    type Is = fn(&Push) -> bool;
+    let table: [(Action, Sharing, Is, Is); 4] = [
+        (
+            Action::DropAndReport,
+            Sharing::Alone,
+            |push| matches!(push, Push::Dropped),
+            |push| matches!(push, Push::Dropped),
+        ),
+        (
+            Action::DisconnectPeer,
+            Sharing::Alone,
+            |push| matches!(push, Push::Disconnect),
+            |push| matches!(push, Push::Disconnect),
+        ),
+        (
+            Action::DisconnectPeer,
+            shared,
+            |push| matches!(push, Push::ClosedChannel),
+            |push| matches!(push, Push::Closed),
+        ),
+        (
+            Action::Wait,
+            Sharing::Alone,
+            |push| matches!(push, Push::Hold { .. }),
+            |push| matches!(push, Push::Hold { .. }),
+        ),
+    ];
+    for (action, sharing, first, second) in table {
+        let overflow = OverflowPolicy { action, ..OverflowPolicy::default() };
+        let config = Config { channel_bytes: 200, overflow, ..Config::default() };
+        let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+        inbox.attach(AUTO);
+        let key = inbox.open(about(1, "eth")).unwrap();
+        let push = |inbox: &mut TestInbox| inbox.push(start(), key, sharing, held, arrival(36));
+        assert!(matches!((push(&mut inbox), push(&mut inbox)), (Push::Queued, Push::Queued)));
+        let got = push(&mut inbox);
+        assert!(first(&got), "{action:?} {sharing:?}: {got:?}");
+        let got = push(&mut inbox);
+        assert!(second(&got), "{action:?} {sharing:?}: {got:?}");
+    }
+}
+
+#[test]
+fn what_was_read_before_the_end_goes_beyond_the_bound() {
+    let config = Config { channel_bytes: 200, away_bytes: 10_000, ..Config::default() };
+    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+    let stream = inbox.attach(AUTO);
+    let key = inbox.open(about(1, "eth")).unwrap();
+    inbox.queue(key, 400);
+    assert!(matches!(inbox.push_last(key, arrival(36)), Push::Queued));
+    inbox.close(key, ended(ClosedBy::Remote));
+    assert!(matches!(inbox.push_last(key, arrival(36)), Push::Closed));
+    let seen = inbox.see(stream);
+    assert_eq!(seen, ["1 opened 1/eth at 0", "1 message 400", "1 message 1", "1 closed 1 1"]);
+    // Memory that is short, and an application that is away with enough waiting for it.
+    let mut short = TestInbox::new(config, Budget::new(1000));
+    short.attach(AUTO);
+    let key = short.open(about(1, "eth")).unwrap();
+    short.queue(key, 100);
+    assert!(matches!(short.push_last(key, arrival(36)), Push::Dropped));
+    let mut away = TestInbox::new(Config { away_bytes: 200, ..config }, Budget::new(INBOUND_BUDGET));
+    let key = away.open(about(1, "eth")).unwrap();
+    away.queue(key, 150);
+    assert!(matches!(away.push_last(key, arrival(36)), Push::Dropped));
 }
 
 #[test]

@@ -93,21 +93,28 @@ impl<'a> BudgetShare<'a> {
         Self { budget, held: 0 }
     }
 
-    /// Sets the share to `bytes`; waits while the budget is used up. Shrinking never waits. Cancel-safe.
-    pub async fn resize(&mut self, bytes: usize) {
+    /// Sets the share to `bytes` if the budget allows it now.
+    pub fn try_resize(&mut self, bytes: usize) -> bool {
         if let Some(surplus) = self.held.checked_sub(bytes) {
             if surplus > 0 {
                 self.budget.free.fetch_add(surplus, Ordering::AcqRel);
                 self.budget.returned.notify_waiters();
                 self.held = bytes;
             }
-            return;
+            return true;
         }
-        let wanted = bytes - self.held;
+        let fits = self.budget.try_take(bytes.saturating_sub(self.held));
+        if fits {
+            self.held = bytes;
+        }
+        fits
+    }
+
+    /// Sets the share to `bytes`; waits while the budget is used up. Shrinking never waits. Cancel-safe.
+    pub async fn resize(&mut self, bytes: usize) {
         loop {
             let returned = self.budget.returned.notified();
-            if self.budget.try_take(wanted) {
-                self.held = bytes;
+            if self.try_resize(bytes) {
                 return;
             }
             returned.await;

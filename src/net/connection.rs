@@ -5,8 +5,9 @@
 //! registration that owns its capability ([`MessageSink`]), and messages to the peer come straight out of the
 //! session's [`Outbound`]: neither passes the switch, and nothing here waits for another peer.
 //!
-//! One read takes all that is there, one write carries all that is queued. A full queue of an application holds this
-//! socket alone, for as long as the sink says; meanwhile writing and pinging go on.
+//! One read takes all that is there, one write carries all that is queued. Whether the socket is read at all is decided by
+//! the engine's intake; meanwhile writing and pinging go on. A socket that takes nothing any more is still read to its
+//! end: what the peer wrote before it left belongs to the applications.
 
 mod checkpoint;
 
@@ -18,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, BytesMut};
 use rand::rngs::StdRng;
 use tokio::{
     net::TcpStream,
@@ -27,7 +28,7 @@ use tokio::{
 };
 
 pub use checkpoint::{
-    Admission, ConnectionId, Control, End, Event, MessageSink, Offer, Open, Opening, Role, Sinks,
+    Admission, ConnectionId, Control, End, Event, MessageSink, Open, Opening, Role, Sinks, Sunk,
 };
 
 use super::{
@@ -40,12 +41,9 @@ use super::{
 };
 use crate::{
     Now,
-    p2p::{self, Action, ChannelIndex, DisconnectReason, Fault, LocalNode},
+    delivery::{Budget, Share},
+    p2p::{self, Action, ChannelIndex, DisconnectReason, Fault, HeldTime, Inbound, LocalNode, Offer},
 };
-
-/// How long a parked connection holds what it heard before it looks again whether it still is: longer than any
-/// decision takes.
-const PARKED: Duration = Duration::from_secs(60);
 
 /// What is encrypted ahead of the socket, which is also what the engine fills at once: enough for a full write, little
 /// enough that it is still in cache and Disconnect is not stuck behind.
@@ -65,6 +63,8 @@ pub struct Shared {
     pub turns: Turns,
     /// How much may go over them.
     pub bandwidth: Bandwidth,
+    /// What waits for all applications, messages that connections hold included.
+    pub inbound: Arc<Budget>,
 }
 
 /// One connection, about to run.
@@ -83,7 +83,7 @@ pub struct Connection {
     pub outbound: Arc<Outbound>,
     /// Counters.
     pub traffic: Arc<Traffic>,
-    /// Notified when a sink that said `Wait` has space.
+    /// Notified when a sink that wanted the connection held has room.
     pub space: Arc<Notify>,
     /// What the owner of peers tells it.
     pub control: mpsc::Receiver<Control>,
@@ -91,15 +91,6 @@ pub struct Connection {
     pub events: mpsc::Sender<Event>,
     /// What all connections share.
     pub shared: Arc<Shared>,
-}
-
-/// A message that its queue had no room for.
-struct Held {
-    channel: ChannelIndex,
-    code: u64,
-    payload: Bytes,
-    until: Instant,
-    since: Instant,
 }
 
 /// The reply that is awaited.
@@ -134,26 +125,22 @@ impl Connection {
             traffic: &traffic,
             events: &events,
             sinks: Vec::new(),
-            open: false,
-            parked: false,
-            probing: false,
+            closed: Vec::new(),
             awaiting: Awaiting::Nothing,
-            held: VecDeque::new(),
             buffer: None,
-            full: false,
+            waiting: Share::new(Arc::clone(&shared.inbound)),
             out: BytesMut::new(),
             handed_out: 0,
             written: 0,
             encoding: VecDeque::new(),
             receipts: VecDeque::new(),
             pacer: Pacer::new(&shared.bandwidth),
-            unread_until: None,
-            unread_since: clock::now().mono,
-            has_read: false,
             unsent_until: None,
+            unwritable: false,
             end: None,
         };
         let end = task.drive(&stream, &mut control, &space, &shared).await;
+        task.deliver_last();
         outbound.close();
         drop(stream);
         // The owner of peers outlives its connections unless the process is ending.
@@ -168,20 +155,13 @@ struct Task<'a> {
     traffic: &'a Traffic,
     events: &'a mpsc::Sender<Event>,
     sinks: Sinks,
-    /// Whether the engine takes messages: from the answer to the second checkpoint on.
-    open: bool,
-    /// Whether the node is a peer over another connection at present.
-    parked: bool,
-    /// Whether the next thing heard is to be reported.
-    probing: bool,
+    /// Channels that their sinks closed and the owner of peers does not know of yet.
+    closed: Vec<ChannelIndex>,
     awaiting: Awaiting,
-    /// Messages read and decoded but not taken yet. While there are any, the socket is not read, so these are at
-    /// most what one read contained.
-    held: VecDeque<Held>,
-    /// Received bytes that are not a whole frame yet, or that the engine was paused before.
+    /// Received bytes that are not a whole frame yet, or that the engine has not looked at.
     buffer: Option<BytesMut>,
-    /// Whether the engine stopped for want of room for actions: it goes on once they are taken.
-    full: bool,
+    /// What the messages that wait in the engine take of the budget over all applications.
+    waiting: Share,
     /// Encrypted bytes that the socket has not taken.
     out: BytesMut,
     /// Bytes ever put into `out`, and bytes ever taken from it by the socket.
@@ -193,12 +173,10 @@ struct Task<'a> {
     receipts: VecDeque<(u64, Receipt)>,
     /// What the caps allow.
     pacer: Pacer<'a>,
-    /// Until when the socket is not read because of a cap, and whether it was read since the last such pause.
-    unread_until: Option<Instant>,
-    unread_since: Instant,
-    has_read: bool,
     /// Until when messages wait because of a cap.
     unsent_until: Option<Instant>,
+    /// The socket takes nothing any more.
+    unwritable: bool,
     end: Option<End>,
 }
 
@@ -216,72 +194,88 @@ impl Task<'_> {
         let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
         loop {
             let now = clock::now();
-            self.read_again(now);
-            self.act(now).await;
-            while self.full && self.held.is_empty() {
-                self.digest(now);
-                self.act(now).await;
+            self.digest(now).await;
+            if let Some(buffer) = self.buffer.take_if(|buffer| buffer.is_empty()) {
+                shared.pool.give_back(buffer);
+                share.try_resize(0);
             }
             self.fill(now);
+            self.show_hold(now);
             if let Some(end) = self.end.take() {
                 self.flush(stream).await;
                 return end;
             }
-            self.hold_reading(now);
-            let held = self.held.front().map(|held| held.until);
-            let deadlines = [self.engine.poll_timeout(), held, self.unread_until, self.unsent_until];
-            arm(timer.as_mut(), deadlines.into_iter().flatten().min());
-            let waiting = !self.held.is_empty();
+            arm(timer.as_mut(), [self.engine.poll_timeout(), self.unsent_until].into_iter().flatten().min());
+            let held = self.engine.hold().is_some();
             let beyond_chunk = self.buffer.as_ref().map_or(0, BytesMut::capacity).saturating_sub(CHUNK);
             tokio::select! {
-                ready = stream.readable(), if !waiting && !starved && self.engine.wants_bytes() => {
-                    // What comes before the keys costs EC arithmetic, and whoever waits here waits for no socket.
+                ready = stream.readable(), if self.engine.wants_bytes() => {
+                    // What comes before the keys costs EC arithmetic, and a task that waits here waits for no socket.
                     let _turn = if self.engine.is_authenticating() { shared.turns.take().await } else { None };
                     if let Err(error) = ready.and_then(|()| self.read(stream, shared)) {
                         self.lost(&error);
                     }
-                    starved = true;
+                    let beyond_chunk =
+                        self.buffer.as_ref().map_or(0, BytesMut::capacity).saturating_sub(CHUNK);
+                    starved = !share.try_resize(beyond_chunk);
+                    self.engine.set_starved(clock::now(), starved);
                 }
-                () = share.resize(beyond_chunk), if starved => starved = false,
+                () = share.resize(beyond_chunk), if starved => {
+                    starved = false;
+                    self.engine.set_starved(clock::now(), starved);
+                }
                 ready = stream.writable(), if !self.out.is_empty() => {
                     if let Err(error) = ready.and_then(|()| self.write(stream)) {
-                        self.lost(&error);
+                        self.write_failed(&error);
                     }
                 }
                 () = self.outbound.woken() => {}
                 verdict = reply(&mut self.awaiting) => self.obey(verdict),
                 Some(control) = control.recv() => self.control(control),
-                () = space.notified(), if waiting => self.offer_held(clock::now()),
-                () = timer.as_mut() => {
-                    let now = clock::now();
-                    self.offer_held(now);
-                    self.engine.handle_timeout(now);
-                }
+                () = space.notified(), if held => {}
+                () = timer.as_mut() => self.engine.handle_timeout(clock::now()),
             }
         }
     }
 
+    /// Lets the engine look at all that was received, does what it asks for, and delivers what was read.
+    async fn digest(&mut self, now: Now) {
+        self.act().await;
+        self.deliver(now).await;
+        while self.engine.is_behind() {
+            // Called even with nothing in the buffer: the engine goes on only when it is called.
+            let mut nothing = BytesMut::new();
+            self.engine.handle_bytes(now, self.buffer.as_mut().unwrap_or(&mut nothing));
+            self.act().await;
+            self.deliver(now).await;
+        }
+    }
+
+    /// Hands the messages that were read to their applications' queues.
+    async fn deliver(&mut self, now: Now) {
+        let mut sinks = ToSinks { sinks: &self.sinks, traffic: self.traffic, closed: &mut self.closed };
+        self.engine.deliver(now, &mut sinks);
+        self.waiting.hold(self.engine.backlog() as u64);
+        for channel in std::mem::take(&mut self.closed) {
+            let _ = self.events.send(Event::ChannelClosed { connection: self.id, channel }).await;
+        }
+    }
+
+    /// The connection is over: what was read before goes to its queues, or is reported as lost.
+    fn deliver_last(&mut self) {
+        let mut sinks = ToSinks { sinks: &self.sinks, traffic: self.traffic, closed: &mut self.closed };
+        self.engine.deliver_last(clock::now(), &mut sinks);
+    }
+
+    /// Shows people whether the connection is held.
+    fn show_hold(&mut self, now: Now) {
+        self.traffic.show_hold(now, self.engine.hold());
+    }
+
     /// Does what the engine asks for.
-    async fn act(&mut self, now: Now) {
+    async fn act(&mut self) {
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::Message { channel, code, payload, .. } => {
-                    self.traffic.message_received(channel, payload.len());
-                    self.heard().await;
-                    if self.held.is_empty() {
-                        self.offer(now, channel, code, payload, now.mono);
-                    } else {
-                        // Behind a held message of any channel: the order of a channel must not change, and the
-                        // socket is held as a whole.
-                        self.held.push_back(Held {
-                            channel,
-                            code,
-                            payload,
-                            until: now.mono,
-                            since: now.mono,
-                        });
-                    }
-                }
                 Action::Authenticated { remote } => {
                     let (reply, receiver) = oneshot::channel();
                     self.awaiting = Awaiting::Admission(receiver);
@@ -294,9 +288,9 @@ impl Task<'_> {
                     let event = Event::Negotiated { connection: self.id, hello, channels, reply };
                     let _ = self.events.send(event).await;
                 }
-                Action::RoundTrip(time) => {
-                    self.traffic.round_trip(time);
-                    self.heard().await;
+                Action::RoundTrip(time) => self.traffic.round_trip(time),
+                Action::Heard => {
+                    let _ = self.events.send(Event::Heard { connection: self.id }).await;
                 }
                 Action::Written { messages, .. } => {
                     let count = messages.min(self.encoding.len());
@@ -304,78 +298,21 @@ impl Task<'_> {
                     self.receipts.extend(self.encoding.drain(..count).map(|receipt| (end, receipt)));
                 }
                 Action::Closed { by, reason, fault, .. } => {
-                    let timed_out =
-                        matches!(fault, Some(Fault::HandshakeTimeout | Fault::Silence | Fault::FrameTimeout));
+                    let timed_out = matches!(
+                        fault,
+                        Some(
+                            Fault::HandshakeTimeout
+                                | Fault::Silence
+                                | Fault::FrameTimeout
+                                | Fault::WriteTimeout
+                        )
+                    );
                     let detail = fault.map(|fault| fault.to_string()).unwrap_or_default();
                     self.end.get_or_insert(End { by, reason, detail, timed_out });
                 }
             }
         }
         self.settle();
-    }
-
-    /// Reports the first thing heard since a probe.
-    async fn heard(&mut self) {
-        if std::mem::take(&mut self.probing) {
-            let _ = self.events.send(Event::Heard { connection: self.id }).await;
-        }
-    }
-
-    fn offer(&mut self, now: Now, channel: ChannelIndex, code: u64, payload: Bytes, since: Instant) {
-        if self.parked {
-            let until = now.mono + PARKED;
-            self.held.push_front(Held { channel, code, payload, until, since });
-            self.engine.pause();
-            return;
-        }
-        let Some(sink) = self.sinks.get(usize::from(channel.0)) else { return };
-        match sink.offer(now, code, payload) {
-            Offer::Taken => {}
-            Offer::Wait { payload, until } => {
-                self.held.push_front(Held { channel, code, payload, until, since });
-                self.engine.pause();
-            }
-            Offer::Disconnect(reason) => self.engine.disconnect(now, reason),
-        }
-    }
-
-    /// Offers what was held, oldest first, until one has to wait again.
-    fn offer_held(&mut self, now: Now) {
-        while let Some(Held { channel, code, payload, since, .. }) = self.held.pop_front() {
-            let before = self.held.len();
-            self.offer(now, channel, code, payload, since);
-            if self.held.len() > before {
-                return;
-            }
-            if self.held.is_empty() {
-                self.traffic.stalled(now.mono.saturating_duration_since(since));
-                if self.unread_until.is_none() {
-                    self.engine.resume(now);
-                    self.digest(now);
-                }
-            }
-        }
-    }
-
-    /// Stops reading while a cap on what comes is exceeded. Not before the first message, and never inside a pause for
-    /// other reasons. The time does not count against the peer's deadlines, which it does not move either.
-    fn hold_reading(&mut self, now: Now) {
-        if !self.open || !self.has_read || !self.held.is_empty() || self.unread_until.is_some() {
-            return;
-        }
-        self.unread_until = self.pacer.held_until(now.mono, Direction::In);
-        if self.unread_until.is_some() {
-            (self.unread_since, self.has_read) = (now.mono, false);
-            self.engine.pause();
-        }
-    }
-
-    /// Reads again when the time of [`Self::hold_reading`] is over.
-    fn read_again(&mut self, now: Now) {
-        if self.unread_until.take_if(|until| *until <= now.mono).is_some() && self.held.is_empty() {
-            self.engine.resume_after(now, now.mono.saturating_duration_since(self.unread_since));
-            self.digest(now);
-        }
     }
 
     fn read(&mut self, stream: &TcpStream, shared: &Shared) -> io::Result<()> {
@@ -392,11 +329,13 @@ impl Task<'_> {
         if let Ok(count @ 1..) = count {
             let now = clock::now();
             self.traffic.received(count);
-            self.has_read = true;
-            if self.open {
+            self.engine.handle_bytes(now, &mut buffer);
+            if self.engine.is_open() {
                 self.pacer.spend(now.mono, Direction::In, count);
+                if let Some(until) = self.pacer.held_until(now.mono, Direction::In) {
+                    self.engine.pause(now, until);
+                }
             }
-            self.full = self.engine.handle_bytes(now, &mut buffer);
         }
         if buffer.is_empty() {
             shared.pool.give_back(buffer);
@@ -406,21 +345,18 @@ impl Task<'_> {
         count.map(drop)
     }
 
-    /// Gives the engine what it left in the buffer when it stopped at a checkpoint, was paused or had no room. Also
-    /// when that is nothing: an engine that stopped for want of room reads on only when it is called again.
-    fn digest(&mut self, now: Now) {
-        // Called even with nothing in the buffer: the engine reads the socket again only once it has seen that its
-        // actions were taken.
-        let mut nothing = BytesMut::new();
-        self.full = self.engine.handle_bytes(now, self.buffer.as_mut().unwrap_or(&mut nothing));
-    }
-
     /// Encrypts what is queued, ahead of the socket by a bounded amount.
     fn fill(&mut self, now: Now) {
+        if self.unwritable {
+            if let Some(reason) = self.outbound.wants_disconnect(false) {
+                self.engine.disconnect(now, reason);
+            }
+            return;
+        }
         self.transmit(now);
         self.unsent_until = None;
         while self.out.len() < WRITE_AHEAD {
-            // Whoever is told to go takes what was accepted for it at full speed.
+            // A peer that is told to go takes what was accepted for it at full speed.
             if let Some(until) = self.pacer.held_until(now.mono, Direction::Out)
                 && self.outbound.wants_disconnect(false).is_none()
             {
@@ -428,8 +364,9 @@ impl Task<'_> {
                 return;
             }
             // A greeting is queued just before the answer that opens the engine: it waits for that answer.
-            let Some(queued) = self.open.then(|| self.outbound.take()).flatten() else {
-                if let Some(reason) = self.outbound.wants_disconnect(self.open) {
+            let open = self.engine.is_open();
+            let Some(queued) = open.then(|| self.outbound.take()).flatten() else {
+                if let Some(reason) = self.outbound.wants_disconnect(open) {
                     self.engine.disconnect(now, reason);
                     self.transmit(now);
                 }
@@ -461,6 +398,9 @@ impl Task<'_> {
         self.out.advance(count);
         self.written += count as u64;
         self.traffic.sent(count);
+        if count > 0 {
+            self.engine.handle_written(clock::now(), !self.out.is_empty());
+        }
         self.settle();
         if self.out.is_empty() {
             // An idle connection holds no buffer.
@@ -498,42 +438,79 @@ impl Task<'_> {
             Verdict::Admission(Ok(capabilities)) => self.engine.greet(now, &capabilities),
             Verdict::Opening(Ok(Open::Session(sinks))) => {
                 self.sinks = sinks;
-                self.open = true;
                 self.engine.open(now);
             }
-            Verdict::Opening(Ok(Open::Parked)) => {
-                self.parked = true;
-                self.open = true;
-                self.engine.open(now);
-            }
+            Verdict::Opening(Ok(Open::Parked)) => self.engine.park(now),
             Verdict::Admission(Err(reason)) | Verdict::Opening(Err(reason)) => {
                 self.engine.disconnect(now, reason)
             }
         }
-        self.digest(now);
     }
 
     fn control(&mut self, control: Control) {
         let now = clock::now();
         match control {
-            Control::Probe => {
-                self.probing = true;
-                self.engine.ping(now);
-            }
+            Control::Probe => self.engine.probe(now),
             Control::Promote(sinks) => {
                 self.sinks = sinks;
-                self.parked = false;
-                self.offer_held(now);
+                self.engine.promote(now);
             }
         }
     }
 
+    /// The socket takes nothing any more, which senders hear at once. It is read to its end all the same.
+    fn write_failed(&mut self, error: &io::Error) {
+        if std::mem::replace(&mut self.unwritable, true) {
+            return;
+        }
+        self.out = BytesMut::new();
+        self.outbound.close();
+        self.engine.handle_write_error(clock::now());
+        if !self.engine.is_open() {
+            self.lost(error);
+        }
+    }
+
+    /// The socket has nothing more to read.
     fn lost(&mut self, error: &io::Error) {
         let detail = match error.kind() {
             io::ErrorKind::UnexpectedEof => "the remote closed the connection".to_owned(),
             _ => format!("the connection broke: {error}"),
         };
         self.end.get_or_insert(End { by: p2p::Side::Remote, reason: None, detail, timed_out: false });
+    }
+}
+
+/// The way from the engine's intake to the applications' queues.
+struct ToSinks<'a> {
+    sinks: &'a Sinks,
+    traffic: &'a Traffic,
+    closed: &'a mut Vec<ChannelIndex>,
+}
+
+impl p2p::Delivery for ToSinks<'_> {
+    fn offer(&mut self, now: Instant, message: Inbound, held: HeldTime) -> Offer {
+        let (channel, bytes) = (message.channel, message.payload.len());
+        let Some(sink) = self.sinks.get(usize::from(channel.0)) else { return Offer::Taken };
+        let offer = match sink.offer(now, message, held) {
+            Sunk::Offer(offer) => offer,
+            Sunk::ChannelClosed => {
+                self.closed.push(channel);
+                Offer::Taken
+            }
+        };
+        if !matches!(offer, Offer::Hold { .. }) {
+            self.traffic.message_received(channel, bytes);
+        }
+        offer
+    }
+
+    fn offer_last(&mut self, now: Instant, message: Inbound) {
+        let (channel, bytes) = (message.channel, message.payload.len());
+        if let Some(sink) = self.sinks.get(usize::from(channel.0)) {
+            self.traffic.message_received(channel, bytes);
+            sink.offer_last(now, message);
+        }
     }
 }
 

@@ -32,18 +32,26 @@ pub const SEND_WINDOW: u64 = 1024 * 1024;
 pub const MESSAGE_COST: u64 = 64;
 
 /// What all sessions together may have waiting. A broadcast counts once for each peer it waits for, though its
-/// payload is shared. Beyond it everything is refused as if the channel's own window were used up.
+/// payload is shared. Beyond it everything is refused as if the channel's own window were used up. In the last quarter a
+/// session may hold its share of that quarter and no more: peers that do not read cannot take the room of all others.
 pub const OUTBOUND_BUDGET: u64 = 256 * 1024 * 1024;
 
 /// What waits for all peers together, against [`OUTBOUND_BUDGET`].
 #[derive(Debug, Default)]
 pub struct OutboundBudget {
     used: AtomicU64,
+    sessions: AtomicU64,
 }
 
 impl OutboundBudget {
-    fn take(&self, cost: u64) -> bool {
-        let fits = |used: u64| used.checked_add(cost).filter(|sum| *sum <= OUTBOUND_BUDGET);
+    /// Takes `cost` for a session that holds `held` already.
+    fn take(&self, cost: u64, held: u64) -> bool {
+        let last_quarter = OUTBOUND_BUDGET / 4;
+        let share = last_quarter / self.sessions.load(Ordering::Acquire).max(1);
+        let fits = |used: u64| {
+            let sum = used.checked_add(cost).filter(|sum| *sum <= OUTBOUND_BUDGET)?;
+            (sum <= OUTBOUND_BUDGET - last_quarter || held < share).then_some(sum)
+        };
         self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
     }
 
@@ -107,6 +115,13 @@ pub struct ChannelProgress {
 }
 
 impl ChannelProgress {
+    /// Messages taken and not written.
+    #[must_use]
+    pub fn unwritten(&self) -> u64 {
+        let unwritten = |lane: LaneProgress| lane.accepted.saturating_sub(lane.written);
+        unwritten(self.stream).saturating_add(unwritten(self.call))
+    }
+
     fn lane(&mut self, lane: Lane) -> &mut LaneProgress {
         match lane {
             Lane::Stream => &mut self.stream,
@@ -138,6 +153,10 @@ pub type ProgressHook = Arc<dyn Fn() + Send + Sync>;
 struct Inner {
     queue: VecDeque<Queued>,
     channels: Vec<ChannelProgress>,
+    /// Channels that have ended while the session goes on.
+    ended: Vec<bool>,
+    /// What this session has taken of the budget.
+    held: u64,
     hooks: Vec<Option<ProgressHook>>,
     disconnect: Option<DisconnectReason>,
     closed: bool,
@@ -164,11 +183,14 @@ impl Outbound {
     /// An empty queue. Channels are given with [`Outbound::set_channels`] once they are negotiated.
     #[must_use]
     pub fn new(budget: Arc<OutboundBudget>) -> Arc<Self> {
+        budget.sessions.fetch_add(1, Ordering::AcqRel);
         Arc::new(Self {
             budget,
             inner: Mutex::new(Inner {
                 queue: VecDeque::new(),
                 channels: Vec::new(),
+                ended: Vec::new(),
+                held: 0,
                 hooks: Vec::new(),
                 disconnect: None,
                 closed: false,
@@ -187,6 +209,7 @@ impl Outbound {
         let mut inner = self.lock();
         inner.channels.resize(count, ChannelProgress::default());
         inner.hooks.resize(count, None);
+        inner.ended.resize(count, false);
     }
 
     /// Queues a message, or refuses it; never waits. Returns the message's number on its lane, from 1: it is written
@@ -201,19 +224,22 @@ impl Outbound {
         let cost = message.raw_len() as u64 + MESSAGE_COST;
         let number = {
             let mut inner = self.lock();
-            if inner.closed || inner.disconnect.is_some() {
+            let index = usize::from(channel.0);
+            if inner.closed || inner.disconnect.is_some() || inner.ended.get(index) == Some(&true) {
                 return Err(Refused::Closed);
             }
-            let Some(progress) = inner.channels.get_mut(usize::from(channel.0)) else {
+            let held = inner.held;
+            let Some(progress) = inner.channels.get_mut(index) else {
                 return Err(Refused::Closed);
             };
             let progress = progress.lane(lane);
-            if progress.waiting_cost() >= SEND_WINDOW || !self.budget.take(cost) {
+            if progress.waiting_cost() >= SEND_WINDOW || !self.budget.take(cost, held) {
                 return Err(Refused::Full);
             }
             progress.accepted += 1;
             progress.accepted_cost += cost;
             let number = progress.accepted;
+            inner.held = inner.held.saturating_add(cost);
             inner.queue.push_back(Queued {
                 channel,
                 code,
@@ -239,7 +265,7 @@ impl Outbound {
                 if written.is_some_and(|written| number <= written) {
                     return true;
                 }
-                if inner.closed {
+                if inner.closed || inner.ended.get(usize::from(channel.0)) == Some(&true) {
                     return false;
                 }
             }
@@ -259,6 +285,32 @@ impl Outbound {
         self.lock().closed
     }
 
+    /// Ends one channel while the session goes on: takes nothing more for it, drops what waits here, and counts nothing
+    /// of it as written any more. Returns how many accepted messages were not written by then; those whose frames were
+    /// being written may still arrive.
+    pub fn end_channel(&self, channel: ChannelIndex) -> u64 {
+        let (hook, unwritten) = {
+            let mut inner = self.lock();
+            let index = usize::from(channel.0);
+            let Some(ended) = inner.ended.get_mut(index) else { return 0 };
+            *ended = true;
+            let mut gone = 0;
+            inner.queue.retain(|queued| {
+                let stays = queued.channel != channel;
+                gone += if stays { 0 } else { queued.receipt.cost };
+                stays
+            });
+            inner.held = inner.held.saturating_sub(gone);
+            self.budget.give(gone);
+            let progress = inner.channels.get(index).copied().unwrap_or_default();
+            (inner.hooks.get_mut(index).and_then(Option::take), progress.unwritten())
+        };
+        self.moved.notify_waiters();
+        // Without the lock: a hook takes the lock of a stream, and streams take ours.
+        hook.iter().for_each(|hook| hook());
+        unwritten
+    }
+
     /// Sets who is told when a channel's progress moves. One listener a channel: the stream that is attached.
     pub fn on_progress(&self, channel: ChannelIndex, hook: Option<ProgressHook>) {
         if let Some(slot) = self.lock().hooks.get_mut(usize::from(channel.0)) {
@@ -276,8 +328,7 @@ impl Outbound {
     #[must_use]
     pub fn waiting(&self) -> (usize, u64) {
         let inner = self.lock();
-        let cost = |channel: &ChannelProgress| channel.stream.waiting_cost() + channel.call.waiting_cost();
-        (inner.queue.len(), inner.channels.iter().map(cost).sum())
+        (inner.queue.len(), inner.held)
     }
 
     // The connection task's side.
@@ -305,11 +356,16 @@ impl Outbound {
         {
             let mut inner = self.lock();
             for receipt in receipts {
-                if let Some(progress) = inner.channels.get_mut(usize::from(receipt.channel.0)) {
+                let index = usize::from(receipt.channel.0);
+                if !inner.closed {
+                    inner.held = inner.held.saturating_sub(receipt.cost);
+                    self.budget.give(receipt.cost);
+                }
+                let ended = inner.closed || inner.ended.get(index) == Some(&true);
+                if let Some(progress) = inner.channels.get_mut(index).filter(|_| !ended) {
                     let progress = progress.lane(receipt.lane);
                     progress.written += 1;
                     progress.written_cost += receipt.cost;
-                    self.budget.give(receipt.cost);
                 }
                 moved |= 1_u64.checked_shl(u32::from(receipt.channel.0)).unwrap_or(u64::MAX);
             }
@@ -329,9 +385,8 @@ impl Outbound {
         let hooks: Vec<ProgressHook> = {
             let mut inner = self.lock();
             if !std::mem::replace(&mut inner.closed, true) {
-                let waiting =
-                    |channel: &ChannelProgress| channel.stream.waiting_cost() + channel.call.waiting_cost();
-                self.budget.give(inner.channels.iter().map(waiting).sum());
+                self.budget.give(std::mem::take(&mut inner.held));
+                self.budget.sessions.fetch_sub(1, Ordering::AcqRel);
             }
             inner.queue = VecDeque::new();
             inner.hooks.drain(..).flatten().collect()
@@ -386,6 +441,9 @@ mod tests {
             session.send(Lane::Stream, ChannelIndex(0), 0, large.clone()).is_ok()
         });
         assert_eq!(taken.count(), 15, "sixteen would be above 256 MiB with what each costs beside its bytes");
+        // Less than a quarter is left: a session that holds more than its share of that gets nothing, the others do.
+        assert_eq!(sessions[0].send(Lane::Call, ChannelIndex(0), 0, message(1)), Err(Refused::Full));
+        sessions[39].send(Lane::Call, ChannelIndex(0), 0, message(1)).unwrap();
         let first = sessions[0].take().unwrap();
         sessions[0].written([first.receipt].into_iter());
         sessions[20].send(Lane::Stream, ChannelIndex(0), 0, large).unwrap();
@@ -393,6 +451,30 @@ mod tests {
             session.close();
             session.close();
         });
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_channel_that_ends_alone_gives_its_room_back_and_moves_no_more() {
+        let budget = Arc::<OutboundBudget>::default();
+        let outbound = Outbound::new(Arc::clone(&budget));
+        outbound.set_channels(2);
+        let send = |channel| outbound.send(Lane::Stream, ChannelIndex(channel), 0, message(100));
+        for channel in [0, 0, 0, 1] {
+            send(channel).unwrap();
+        }
+        let (written, flying) = (outbound.take().unwrap(), outbound.take().unwrap());
+        outbound.written([written.receipt].into_iter());
+        assert_eq!(outbound.end_channel(ChannelIndex(0)), 2, "one of three was written");
+        assert_eq!(send(0), Err(Refused::Closed));
+        assert_eq!(
+            outbound.take().unwrap().channel,
+            ChannelIndex(1),
+            "what waited for the other channel stays"
+        );
+        outbound.written([flying.receipt].into_iter());
+        assert_eq!(outbound.progress(ChannelIndex(0)).unwritten(), 2, "what was said stands");
+        outbound.close();
         assert_eq!(budget.used(), 0);
     }
 

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use crate::p2p::ChannelIndex;
+use crate::{
+    Now,
+    p2p::{ChannelIndex, intake::Hold},
+};
 
 /// Counters of one session. Bytes are those of the socket, messages those of sub-protocols.
 #[derive(Debug, Default)]
@@ -21,6 +24,11 @@ pub struct Traffic {
     round_trip: AtomicU64,
     /// Microseconds for which a full application queue kept the socket unread.
     stalled: AtomicU64,
+    /// The hold on the connection now: since when in microseconds of wall time (0: it is not held), and what waits.
+    held_since: AtomicU64,
+    held_channel: AtomicU64,
+    held_messages: AtomicU64,
+    held_bytes: AtomicU64,
     /// What came on each channel; what goes is counted where it waits (`outbound`).
     channels: OnceLock<Box<[Received]>>,
 }
@@ -70,6 +78,21 @@ pub struct TrafficSnapshot {
     pub round_trip: Option<Duration>,
     /// How long a full application queue has kept the socket unread, in all.
     pub stalled: Duration,
+    /// The hold on the connection now.
+    pub hold: Option<HoldView>,
+}
+
+/// A connection that is not read because a message waits for room in its application's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldView {
+    /// The channel whose message waits.
+    pub channel: ChannelIndex,
+    /// Wall time at which the hold began.
+    pub since: Duration,
+    /// Messages that were read and wait.
+    pub messages: u64,
+    /// The bytes of their payloads.
+    pub bytes: u64,
 }
 
 impl Traffic {
@@ -113,8 +136,33 @@ impl Traffic {
         self.round_trip.store(micros.saturating_add(1), Ordering::Relaxed);
     }
 
-    pub(super) fn stalled(&self, time: Duration) {
-        self.stalled.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// The connection is held, or is not.
+    pub(super) fn show_hold(&self, now: Now, hold: Option<Hold>) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let before = self.held_since.load(Ordering::Relaxed);
+        match hold {
+            Some(Hold { channel, since, messages, bytes }) => {
+                self.held_channel.store(u64::from(channel.0), Ordering::Relaxed);
+                self.held_messages.store(messages as u64, Ordering::Relaxed);
+                self.held_bytes.store(bytes as u64, Ordering::Relaxed);
+                if before == 0 {
+                    let since = now.unix.saturating_sub(now.mono.saturating_duration_since(since));
+                    self.held_since.store(micros(since).max(1), Ordering::Relaxed);
+                }
+            }
+            None if before > 0 => {
+                self.held_since.store(0, Ordering::Relaxed);
+                self.stalled.fetch_add(micros(now.unix).saturating_sub(before), Ordering::Relaxed);
+            }
+            None => {}
+        }
+    }
+
+    fn hold(&self) -> Option<HoldView> {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let since = Some(load(&self.held_since)).filter(|since| *since > 0).map(Duration::from_micros)?;
+        let channel = ChannelIndex(u16::try_from(load(&self.held_channel)).unwrap_or(u16::MAX));
+        Some(HoldView { channel, since, messages: load(&self.held_messages), bytes: load(&self.held_bytes) })
     }
 
     /// The counters now.
@@ -128,6 +176,7 @@ impl Traffic {
             messages_out: load(&self.messages_out),
             round_trip: load(&self.round_trip).checked_sub(1).map(Duration::from_micros),
             stalled: Duration::from_micros(load(&self.stalled)),
+            hold: self.hold(),
         }
     }
 }

@@ -2,9 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-
-use super::{Channel, ChannelIndex, DisconnectReason, Fault, RemoteHello};
+use super::{Channel, DisconnectReason, Fault, RemoteHello};
 use crate::node::PublicKey;
 
 /// Which side ended a connection.
@@ -16,7 +14,8 @@ pub enum Side {
     Remote,
 }
 
-/// What happened on a connection, in the order it happened.
+/// What happened on a connection, in the order it happened. Messages of the peer come through
+/// [`Connection::deliver`](super::Connection::deliver).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Keys exist: first checkpoint. Answer with `greet` or `disconnect`; nothing more is read before.
@@ -35,19 +34,10 @@ pub enum Action {
         /// What is shared, by index.
         channels: Arc<[Channel]>,
     },
-    /// A message of a shared capability.
-    Message {
-        /// Which of the connection's channels.
-        channel: ChannelIndex,
-        /// The protocol's own code, from 0.
-        code: u64,
-        /// The payload, decompressed. A payload of up to 256 bytes may share an allocation of 2 KiB with others.
-        payload: Bytes,
-        /// How many bytes the frame took on the wire.
-        wire_size: usize,
-    },
     /// The peer answered a ping.
     RoundTrip(Duration),
+    /// Something was read on a connection that was probed.
+    Heard,
     /// The oldest accepted messages left for the caller's buffer.
     Written {
         /// How many, in the order `send` accepted them.

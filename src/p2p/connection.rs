@@ -12,14 +12,18 @@
 //! The shape is the engine contract of the crate root. What a driver must know beyond it:
 //!
 //! - It owns the receive buffer: append what was read, call [`Connection::handle_bytes`], keep what that leaves. While
-//!   [`Connection::wants_bytes`] is false, do not read; TCP then holds the peer back. After `greet`, `open`, `resume`
-//!   and after taking the actions that made `handle_bytes` stop, call it again, with nothing new if need be.
-//! - It owns the send buffer: while that is empty call [`Connection::poll_transmit`], write, and repeat until the
-//!   answer is false. Take the actions afterwards: writing makes some.
+//!   [`Connection::wants_bytes`] is false, do not read; TCP then holds the peer back.
+//! - After each call take the actions, call [`Connection::deliver`], and while [`Connection::is_behind`] call
+//!   [`Connection::handle_bytes`] again, with nothing new if need be. When an application has room again, call
+//!   [`Connection::deliver`].
+//! - It owns the send buffer: while that is empty call [`Connection::poll_transmit`], write, report what the socket took
+//!   by [`Connection::handle_written`], and repeat until nothing is appended. Take the actions afterwards: writing makes
+//!   some.
+//! - When it is over call [`Connection::deliver_last`]: messages may still wait.
 //! - After [`Action::Closed`] only what stands in the send buffer is left to write.
 //!
 //! Memory: what waits to be written is bounded ([`LocalNode::outbound_limit`]), and so is what was read and not taken
-//! ([`MAX_BACKLOG`] and one message). One deadline covers all that comes before `open`.
+//! ([`MAX_BACKLOG`](super::intake::MAX_BACKLOG) and one message). One deadline covers all that comes before `open`.
 
 mod read;
 mod stage;
@@ -36,8 +40,9 @@ use bytes::BytesMut;
 use rand::rngs::StdRng;
 
 use super::{
-    Action, ChannelIndex, DisconnectReason, Fault, LocalCapability, LocalNode, RemoteHello, SendError, Side,
-    code, hello,
+    Action, ChannelIndex, Delivery, DisconnectReason, Fault, Intake, LocalCapability, LocalNode, RemoteHello,
+    SendError, Side, code, hello,
+    intake::Hold,
     keepalive::Keepalive,
     outbox::{Outbox, Queued},
 };
@@ -53,10 +58,8 @@ use stage::{Closing, Greeted, Open, Stage};
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a Disconnect, and what waits before it, may take to be handed over for writing.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Reading stops while this many bytes of payload wait to be taken by `poll_action`.
-pub const MAX_BACKLOG: usize = 1 << 20;
-/// Reading stops while this many actions wait; bounds what tiny messages cost.
-pub const MAX_BACKLOG_ACTIONS: usize = 1024;
+/// Reading stops while this many actions wait to be taken.
+pub const MAX_ACTIONS: usize = 1024;
 
 /// What was counted on one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,18 +88,20 @@ pub struct Connection {
     hello: Option<Arc<RemoteHello>>,
     /// Whether payloads are compressed: from the peer's Hello on, if its version has it.
     snappy: bool,
-    /// The driver wants no more messages.
-    paused: bool,
-    /// Too much waits to be taken.
-    stalled: bool,
+    /// Messages that were read and not delivered, and whether reading goes on.
+    intake: Intake,
+    /// Reading stopped before all that was received had been looked at.
+    behind: bool,
+    /// The next frame is to be reported.
+    probing: bool,
+    /// The socket takes nothing any more.
+    unwritable: bool,
     /// Handshake packets and Hello, encrypted when we had them.
     early: BytesMut,
     outbox: Outbox,
     /// Accepted messages that will never be written.
     dropped: usize,
     actions: VecDeque<Action>,
-    /// Bytes of payload in `actions`.
-    backlog: usize,
     decompressor: Decompressor,
     counters: Counters,
 }
@@ -131,27 +136,25 @@ impl Connection {
             remote: None,
             hello: None,
             snappy: false,
-            paused: false,
-            stalled: false,
+            intake: Intake::new(now.mono),
+            behind: false,
+            probing: false,
+            unwritable: false,
             early: BytesMut::new(),
             outbox,
             dropped: 0,
             actions: VecDeque::new(),
-            backlog: 0,
             decompressor: Decompressor::default(),
             counters: Counters::default(),
         }
     }
 
-    /// Reads what it can from the front of `received` and leaves the rest there. Answers whether it stopped because
-    /// too many actions wait: take them and call again.
-    pub fn handle_bytes(&mut self, now: Now, received: &mut BytesMut) -> bool {
-        if mem::take(&mut self.stalled) {
-            self.reading_again(now);
-        }
-        while !self.paused {
-            if self.backlog >= MAX_BACKLOG || self.actions.len() >= MAX_BACKLOG_ACTIONS {
-                self.stalled = true;
+    /// Reads what it can from the front of `received` and leaves the rest there.
+    pub fn handle_bytes(&mut self, now: Now, received: &mut BytesMut) {
+        self.settle(now);
+        loop {
+            self.behind = !self.may_read();
+            if self.behind {
                 break;
             }
             match self.step(now, received) {
@@ -167,16 +170,59 @@ impl Connection {
             }
         }
         self.decompressor.release();
-        self.stalled
+        self.settle(now);
+    }
+
+    /// Offers the messages that were read to their applications, oldest first, until one has to wait for room.
+    pub fn deliver(&mut self, now: Now, delivery: &mut impl Delivery) {
+        if !matches!(self.stage, Stage::Open(_)) {
+            return;
+        }
+        if let Some(reason) = self.intake.deliver(now.mono, delivery) {
+            self.disconnect(now, reason);
+        }
+        self.settle(now);
+    }
+
+    /// The connection is over: messages that were read and still wait go to their applications as far as they are taken.
+    pub fn deliver_last(&mut self, now: Now, delivery: &mut impl Delivery) {
+        self.intake.deliver_last(now.mono, delivery);
+    }
+
+    /// Whether [`Self::handle_bytes`] has more to do than it did, though nothing new was received.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind && self.may_read()
+    }
+
+    fn may_read(&self) -> bool {
+        self.intake.is_reading() && self.actions.len() < MAX_ACTIONS
+    }
+
+    /// Brings the peer's deadlines in step with whether we read.
+    fn settle(&mut self, now: Now) {
+        let pause = self.intake.settle(now.mono);
+        if let Stage::Open(open) = &mut self.stage {
+            if let Some(pause) = pause {
+                open.keepalive.waited(now.mono, pause);
+            }
+            open.keepalive.set_held(self.intake.hold().is_some());
+        }
     }
 
     /// Acts on deadlines that have passed.
     pub fn handle_timeout(&mut self, now: Now) {
-        let reading = self.is_reading();
+        self.intake.handle_timeout(now.mono);
+        self.settle(now);
+        let reading = self.may_read();
         match &mut self.stage {
             Stage::Open(open) => {
                 self.outbox.ping |= open.keepalive.ping_due(now.mono);
-                if let Some(fault) = open.keepalive.fault(now.mono).filter(|_| reading) {
+                if self.intake.wants_ping(now.mono, open.keepalive.unanswered()) {
+                    open.keepalive.ping_early(now.mono);
+                    self.outbox.ping = true;
+                }
+                if let Some(fault) = open.keepalive.fault(now.mono, reading) {
                     self.fail(now, fault);
                 }
             }
@@ -195,11 +241,14 @@ impl Connection {
         }
     }
 
-    /// When to call [`Self::handle_timeout`]; `None` once closed.
+    /// When to call [`Self::handle_timeout`], and [`Self::deliver`] after it; `None` once closed.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Open(open) => Some(open.keepalive.deadline(self.is_reading())),
+            Stage::Open(open) => {
+                let deadline = open.keepalive.deadline(self.may_read());
+                Some(self.intake.poll_timeout().map_or(deadline, |timeout| timeout.min(deadline)))
+            }
             Stage::Closing(closing) => Some(closing.deadline),
             Stage::Closed => None,
             _ => Some(self.handshake_deadline),
@@ -209,9 +258,6 @@ impl Connection {
     /// The next thing that happened.
     pub fn poll_action(&mut self) -> Option<Action> {
         let action = self.actions.pop_front();
-        if let Some(Action::Message { payload, .. }) = &action {
-            self.backlog = self.backlog.saturating_sub(payload.len());
-        }
         if self.actions.is_empty() && self.actions.capacity() > 64 {
             // After a burst, an idle connection holds no large queue.
             self.actions = VecDeque::new();
@@ -229,6 +275,7 @@ impl Connection {
                 let _ = session.writer.write(code::HELLO, &hello, &mut self.early);
                 let greeted = Greeted { session: *session, capabilities: capabilities.to_vec() };
                 self.stage = Stage::AwaitHello(Box::new(greeted));
+                self.behind = true;
             }
             other => self.stage = other,
         }
@@ -240,9 +287,29 @@ impl Connection {
             Stage::Negotiated(shared) => {
                 let open = Open { shared: *shared, keepalive: Keepalive::new(now.mono) };
                 self.stage = Stage::Open(Box::new(open));
+                self.behind = true;
             }
             other => self.stage = other,
         }
+    }
+
+    /// Opens a connection to a node that is a peer over another one: it stays and answers pings, and from the first
+    /// message on it is not read.
+    pub fn park(&mut self, now: Now) {
+        self.intake.park();
+        self.open(now);
+    }
+
+    /// A parked connection becomes its node's session.
+    pub fn promote(&mut self, now: Now) {
+        self.intake.promote();
+        self.settle(now);
+    }
+
+    /// Whether messages flow.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
     }
 
     /// Accepts a message for the peer, or says why not. Never waits; [`Action::Written`] tells when it left.
@@ -258,31 +325,54 @@ impl Connection {
         self.outbox.push(Queued { code, message: message.clone() })
     }
 
-    /// Pings now, whatever the keepalive's schedule says: to learn whether the other side holds on to this connection.
-    pub fn ping(&mut self, now: Now) {
+    /// Pings now, whatever the keepalive's schedule says, and reports the next frame ([`Action::Heard`]): to learn whether
+    /// the other side holds on to this connection.
+    pub fn probe(&mut self, now: Now) {
         if let Stage::Open(open) = &mut self.stage {
             open.keepalive.ping_early(now.mono);
             self.outbox.ping = true;
+            self.probing = true;
         }
     }
 
-    /// Stops reading: what was received stays in the caller's buffer, and the peer's silence does not count.
-    pub fn pause(&mut self) {
-        self.paused = true;
+    /// Stops reading until then, because a cap is exceeded: what was received stays in the caller's buffer. The deadlines
+    /// of the peer leave the time out.
+    pub fn pause(&mut self, now: Now, until: Instant) {
+        if self.is_open() {
+            self.intake.pause(now.mono, until);
+            self.settle(now);
+        }
     }
 
-    /// Reads again.
-    pub fn resume(&mut self, now: Now) {
-        self.paused = false;
-        self.reading_again(now);
+    /// Whether the receive buffer needs memory that the process does not have: no reading until it has.
+    pub fn set_starved(&mut self, now: Now, starved: bool) {
+        self.intake.set_starved(now.mono, starved);
     }
 
-    /// Reads again after a pause of this length, which the deadlines of the peer leave out.
-    pub fn resume_after(&mut self, now: Now, pause: Duration) {
-        self.paused = false;
+    /// The socket took bytes; `left`: more wait in the send buffer.
+    pub fn handle_written(&mut self, now: Now, left: bool) {
         if let Stage::Open(open) = &mut self.stage {
-            open.keepalive.waited(now.mono, pause);
+            open.keepalive.written(now.mono, left);
         }
+    }
+
+    /// The socket takes nothing any more. What the peer wrote before is still read.
+    pub fn handle_write_error(&mut self, now: Now) {
+        self.unwritable = true;
+        self.drop_outbox();
+        self.handle_written(now, false);
+    }
+
+    /// The hold on this connection, if a message waits for room in its application's queue.
+    #[must_use]
+    pub fn hold(&self) -> Option<Hold> {
+        self.intake.hold()
+    }
+
+    /// Bytes of payload that were read and wait to be delivered.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.intake.bytes()
     }
 
     /// Leaves the peer: what was accepted is written first, then the reason, all within [`CLOSE_TIMEOUT`]. Before
@@ -318,6 +408,9 @@ impl Connection {
                 return;
             }
         };
+        if self.unwritable {
+            return self.finish(Side::Local, None, fault);
+        }
         let deadline = now.mono + CLOSE_TIMEOUT;
         self.stage = Stage::Closing(Box::new(Closing { session, reason, fault, deadline }));
     }
@@ -334,21 +427,11 @@ impl Connection {
         self.outbox.clear();
     }
 
-    fn reading_again(&mut self, now: Now) {
-        if let Stage::Open(open) = &mut self.stage {
-            open.keepalive.resumed(now.mono);
-        }
-    }
-
-    fn is_reading(&self) -> bool {
-        !self.paused && !self.stalled
-    }
-
     /// Whether bytes of the peer would be looked at now. While they would not, do not read from the socket.
     #[must_use]
     pub fn wants_bytes(&self) -> bool {
         let waits = matches!(self.stage, Stage::Authenticated(_) | Stage::Negotiated(_) | Stage::Closed);
-        self.is_reading() && !waits
+        self.may_read() && self.intake.wants_bytes() && !waits
     }
 
     /// Whether the peer's handshake packet is awaited: reading it costs elliptic-curve arithmetic.

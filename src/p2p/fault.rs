@@ -62,6 +62,9 @@ pub enum Fault {
     /// A frame began and did not end in time.
     #[error("a frame began and did not end in time")]
     FrameTimeout,
+    /// Something waited to be written and the socket took none of it for too long.
+    #[error("the peer took no byte for 20 seconds while something waited to be written")]
+    WriteTimeout,
 }
 
 impl Fault {
@@ -79,7 +82,9 @@ impl Fault {
             Self::InvalidIdentity => DisconnectReason::InvalidIdentity,
             Self::UnexpectedIdentity => DisconnectReason::UnexpectedIdentity,
             Self::NoSharedCapability => DisconnectReason::UselessPeer,
-            Self::HandshakeTimeout | Self::Silence | Self::FrameTimeout => DisconnectReason::ReadTimeout,
+            Self::HandshakeTimeout | Self::Silence | Self::FrameTimeout | Self::WriteTimeout => {
+                DisconnectReason::ReadTimeout
+            }
         }
     }
 }

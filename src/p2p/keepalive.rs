@@ -3,7 +3,11 @@
 //! A ping goes out every 15 s whatever else does. Any complete frame is a sign of life; without one for 30 s the peer
 //! is gone. A frame that has begun gets 30 s of its own, which trickling bytes do not extend.
 //!
-//! While we do not read ourselves (back-pressure), silence proves nothing: only pings go on.
+//! While we do not read ourselves (back-pressure), silence proves nothing: only pings go on, and a little faster, because
+//! a peer that is held reads nothing else from us (Besu leaves after 15 s without a byte).
+//!
+//! The other direction has one deadline: a socket that takes no byte for 20 s while something waits belongs to a peer
+//! that does not read ([`WRITE_TIMEOUT`]).
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +15,52 @@ use super::Fault;
 
 /// How often we ping. Others expect a sign of life within 30 s at the latest; geth pings as often.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How often we ping a peer that is held.
+pub const HELD_PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the socket may take no byte while something waits, as in go-ethereum.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a peer may be silent, and how long one frame may take.
 pub const MAX_SILENCE: Duration = Duration::from_secs(30);
 
 /// The timers of one connection.
 #[derive(Debug)]
 pub struct Keepalive {
-    next_ping: Instant,
-    /// When the ping whose pong is awaited was written.
+    last_ping: Instant,
+    /// Whether the peer is held.
+    held: bool,
+    /// Pings whose pongs have not come.
+    unanswered: u32,
+    /// When the oldest of them was written, while that is known.
     pinged: Option<Instant>,
     /// Since when we wait for the next frame to begin or, if one has begun, to end.
     waiting_since: Instant,
     inside_frame: bool,
+    /// Since when the socket has taken nothing of what waits.
+    writing_since: Option<Instant>,
+}
+
+/// What a pong was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pong {
+    /// No ping was unanswered.
+    Unasked,
+    /// The answer to a ping, and the time since then unless another ping was written before its pong came.
+    Answer(Option<Duration>),
 }
 
 impl Keepalive {
     /// Timers of a connection whose Hello came `now`.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { next_ping: now + PING_INTERVAL, pinged: None, waiting_since: now, inside_frame: false }
+        Self {
+            last_ping: now,
+            held: false,
+            unanswered: 0,
+            pinged: None,
+            waiting_since: now,
+            inside_frame: false,
+            writing_since: None,
+        }
     }
 
     /// A whole frame was read.
@@ -46,51 +77,79 @@ impl Keepalive {
         self.inside_frame = inside_frame;
     }
 
-    /// Reading goes on after a time in which we did not read.
-    pub fn resumed(&mut self, now: Instant) {
-        self.waiting_since = now;
-    }
-
     /// Reading goes on after a pause of this length: what was there of 30 s before it is there again, and no more, so
-    /// that pauses in a row do not spare a peer that dribbles.
+    /// that pauses and holds in a row do not spare a peer that dribbles.
     pub fn waited(&mut self, now: Instant, pause: Duration) {
         self.waiting_since = (self.waiting_since + pause).min(now);
     }
 
     /// A ping was written.
     pub fn ping_written(&mut self, now: Instant) {
-        self.pinged.get_or_insert(now);
+        self.pinged = (self.unanswered == 0).then_some(now).or(self.pinged);
+        self.unanswered = self.unanswered.saturating_add(1);
     }
 
-    /// A pong was read: the time since its ping, if one was awaited.
-    pub fn pong_read(&mut self, now: Instant) -> Option<Duration> {
-        self.pinged.take().map(|pinged| now.saturating_duration_since(pinged))
+    /// Pings whose pongs have not come.
+    #[must_use]
+    pub fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
+    /// A pong was read.
+    pub fn pong_read(&mut self, now: Instant) -> Pong {
+        let Some(left) = self.unanswered.checked_sub(1) else { return Pong::Unasked };
+        self.unanswered = left;
+        Pong::Answer(self.pinged.take().map(|pinged| now.saturating_duration_since(pinged)))
+    }
+
+    /// Whether the peer is held.
+    pub fn set_held(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Something waits to be written.
+    pub fn writing(&mut self, now: Instant) {
+        self.writing_since.get_or_insert(now);
+    }
+
+    /// The socket took something; `left`: more of it waits.
+    pub fn written(&mut self, now: Instant, left: bool) {
+        self.writing_since = left.then_some(now);
+    }
+
+    fn next_ping(&self) -> Instant {
+        self.last_ping + if self.held { HELD_PING_INTERVAL } else { PING_INTERVAL }
     }
 
     /// The next moment at which [`Self::ping_due`] or [`Self::fault`] changes.
     #[must_use]
     pub fn deadline(&self, reading: bool) -> Instant {
-        if reading { self.next_ping.min(self.waiting_since + MAX_SILENCE) } else { self.next_ping }
+        let silence = reading.then(|| self.waiting_since + MAX_SILENCE);
+        let writing = self.writing_since.map(|since| since + WRITE_TIMEOUT);
+        [silence, writing].into_iter().flatten().fold(self.next_ping(), Instant::min)
     }
 
     /// A ping goes out now for another reason: the next one is due an interval later.
     pub fn ping_early(&mut self, now: Instant) {
-        self.next_ping = now + PING_INTERVAL;
+        self.last_ping = now;
     }
 
     /// Whether a ping is due; if so the next one is scheduled.
     pub fn ping_due(&mut self, now: Instant) -> bool {
-        let due = now >= self.next_ping;
+        let due = now >= self.next_ping();
         if due {
-            self.next_ping = now + PING_INTERVAL;
+            self.last_ping = now;
         }
         due
     }
 
-    /// What the peer failed to do in time.
+    /// What the peer failed to do in time. `reading`: we would have heard it.
     #[must_use]
-    pub fn fault(&self, now: Instant) -> Option<Fault> {
-        let late = now >= self.waiting_since + MAX_SILENCE;
+    pub fn fault(&self, now: Instant, reading: bool) -> Option<Fault> {
+        if self.writing_since.is_some_and(|since| now >= since + WRITE_TIMEOUT) {
+            return Some(Fault::WriteTimeout);
+        }
+        let late = reading && now >= self.waiting_since + MAX_SILENCE;
         late.then_some(if self.inside_frame { Fault::FrameTimeout } else { Fault::Silence })
     }
 }
@@ -116,27 +175,34 @@ mod tests {
         assert!(!keepalive.ping_due(start + seconds(14)));
         assert!(keepalive.ping_due(start + seconds(15)));
         assert!(!keepalive.ping_due(start + seconds(15)));
-        assert_eq!(keepalive.pong_read(start + seconds(16)), None, "not pinged yet");
+        assert_eq!(keepalive.pong_read(start + seconds(16)), Pong::Unasked);
         keepalive.ping_written(start + seconds(16));
         keepalive.ping_written(start + seconds(31));
-        assert_eq!(keepalive.pong_read(start + seconds(32)), Some(seconds(16)), "the first ping counts");
-        assert_eq!(keepalive.pong_read(start + seconds(33)), None);
+        assert_eq!(keepalive.unanswered(), 2);
+        let first = keepalive.pong_read(start + seconds(32));
+        assert_eq!(first, Pong::Answer(Some(seconds(16))), "it answers the older ping");
+        assert_eq!(
+            keepalive.pong_read(start + seconds(33)),
+            Pong::Answer(None),
+            "nobody noted when it was written"
+        );
+        assert_eq!(keepalive.pong_read(start + seconds(34)), Pong::Unasked);
     }
 
     #[test]
     fn frames_begun_have_their_own_time() {
         let start = start();
         let mut keepalive = Keepalive::new(start);
-        assert_eq!(keepalive.fault(start + seconds(29)), None);
-        assert_eq!(keepalive.fault(start + seconds(30)), Some(Fault::Silence));
+        assert_eq!(keepalive.fault(start + seconds(29), true), None);
+        assert_eq!(keepalive.fault(start + seconds(30), true), Some(Fault::Silence));
         // A frame begins after 29 s and trickles on: it must end 30 s after it began.
         for at in 29..59 {
             keepalive.received(start + seconds(at), true);
-            assert_eq!(keepalive.fault(start + seconds(at)), None);
+            assert_eq!(keepalive.fault(start + seconds(at), true), None);
         }
-        assert_eq!(keepalive.fault(start + seconds(59)), Some(Fault::FrameTimeout));
+        assert_eq!(keepalive.fault(start + seconds(59), true), Some(Fault::FrameTimeout));
         keepalive.frame_read(start + seconds(59));
-        assert_eq!(keepalive.fault(start + seconds(88)), None);
+        assert_eq!(keepalive.fault(start + seconds(88), true), None);
     }
 
     #[test]
@@ -149,10 +215,10 @@ mod tests {
             let now = start + seconds(10 * round);
             keepalive.waited(now, seconds(9));
             keepalive.received(now, true);
-            assert_eq!(keepalive.fault(now), None, "round {round}");
+            assert_eq!(keepalive.fault(now, true), None, "round {round}");
         }
         keepalive.waited(start + seconds(300), seconds(9));
-        assert_eq!(keepalive.fault(start + seconds(300)), Some(Fault::FrameTimeout));
+        assert_eq!(keepalive.fault(start + seconds(300), true), Some(Fault::FrameTimeout));
     }
 
     #[test]
@@ -164,7 +230,41 @@ mod tests {
         assert_eq!(keepalive.deadline(false), start + seconds(30), "the next ping");
         assert!(keepalive.ping_due(start + seconds(30)));
         assert_eq!(keepalive.deadline(false), start + seconds(45));
-        keepalive.resumed(start + seconds(100));
-        assert_eq!(keepalive.fault(start + seconds(129)), None);
+        keepalive.waited(start + seconds(100), seconds(80));
+        assert_eq!(keepalive.fault(start + seconds(109), true), None);
+        assert_eq!(
+            keepalive.fault(start + seconds(110), true),
+            Some(Fault::Silence),
+            "20 of 30 s were before it"
+        );
+    }
+
+    #[test]
+    fn a_held_peer_is_pinged_every_ten_seconds() {
+        let start = start();
+        let mut keepalive = Keepalive::new(start);
+        keepalive.set_held(true);
+        for round in 1..100 {
+            assert_eq!(keepalive.deadline(false), start + seconds(10 * round));
+            assert!(keepalive.ping_due(start + seconds(10 * round)));
+        }
+        keepalive.set_held(false);
+        assert_eq!(keepalive.deadline(false), start + seconds(990 + 15));
+    }
+
+    #[test]
+    fn a_socket_that_takes_nothing_for_twenty_seconds_ends_the_connection() {
+        let start = start();
+        let mut keepalive = Keepalive::new(start);
+        keepalive.writing(start);
+        keepalive.writing(start + seconds(5));
+        assert_eq!(keepalive.fault(start + seconds(19), false), None);
+        assert_eq!(keepalive.fault(start + seconds(20), false), Some(Fault::WriteTimeout));
+        assert_eq!(keepalive.deadline(false), start + seconds(15), "the ping comes first");
+        keepalive.written(start + seconds(19), true);
+        assert_eq!(keepalive.fault(start + seconds(38), false), None);
+        assert_eq!(keepalive.fault(start + seconds(39), false), Some(Fault::WriteTimeout));
+        keepalive.written(start + seconds(38), false);
+        assert_eq!(keepalive.fault(start + seconds(100), false), None, "nothing waits");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! After the RLPx handshake each side says [`hello`] unprompted. What both have is laid out by [`capability`] into one
 //! space of message codes. From then on [`keepalive`] watches that the other side lives, and whoever leaves says why
-//! ([`disconnect`]). [`Connection`] is the engine that runs all of it for one connection; [`outbox`] holds what waits
-//! to be written, and [`fault`] says what a peer can do wrong and what it is told for it.
+//! ([`disconnect`]). [`Connection`] is the engine that runs all of it for one connection; [`intake`] holds what was read
+//! and decides whether reading goes on, [`outbox`] holds what waits to be written, and [`fault`] says what a peer can do wrong and what it is told for it.
 //!
 //! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum differs, we read what it writes.
 //!
@@ -15,6 +15,7 @@ pub mod connection;
 pub mod disconnect;
 pub mod fault;
 pub mod hello;
+pub mod intake;
 pub mod keepalive;
 mod local;
 pub mod outbox;
@@ -25,6 +26,7 @@ pub use connection::{Connection, Counters};
 pub use disconnect::DisconnectReason;
 pub use fault::Fault;
 pub use hello::RemoteHello;
+pub use intake::{Delivery, HeldTime, Inbound, Intake, Offer};
 pub use local::LocalNode;
 pub use outbox::SendError;
 

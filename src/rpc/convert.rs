@@ -213,6 +213,12 @@ pub(super) fn traffic(session: &Session) -> proto::PeerTraffic {
         bytes_waiting: cost,
         round_trip: traffic.round_trip.and_then(duration),
         stalled: duration(traffic.stalled),
+        hold: traffic.hold.map(|hold| proto::ConnectionHold {
+            capability: session.channels.get(usize::from(hold.channel.0)).map(capability),
+            start_time: Some(timestamp(hold.since)),
+            messages: hold.messages,
+            bytes: hold.bytes,
+        }),
         capabilities: session
             .channels
             .iter()

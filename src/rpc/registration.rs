@@ -10,7 +10,7 @@ use super::{
     proto::{self, ErrorReason},
     status::Refusal,
 };
-use crate::delivery::{OverflowPolicy, stall::Action};
+use crate::delivery::{Action, OverflowPolicy};
 use crate::{
     policy::dial::{AddError, RemoveError},
     switch::{
@@ -139,6 +139,7 @@ pub(super) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<Registration
             proto::overflow_policy::Action::Unspecified => defaults.action,
             proto::overflow_policy::Action::DropAndReport => Action::DropAndReport,
             proto::overflow_policy::Action::DisconnectPeer => Action::DisconnectPeer,
+            proto::overflow_policy::Action::Wait => Action::Wait,
         },
     };
     Ok(RegistrationSpec {
@@ -247,6 +248,7 @@ fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {
             action: match spec.overflow.action {
                 Action::DropAndReport => proto::overflow_policy::Action::DropAndReport,
                 Action::DisconnectPeer => proto::overflow_policy::Action::DisconnectPeer,
+                Action::Wait => proto::overflow_policy::Action::Wait,
             }
             .into(),
             channel_queue_bytes: spec.channel_queue_bytes,
@@ -270,6 +272,11 @@ pub(super) fn view(view: &RegistrationView) -> proto::Registration {
         generation: view.generation,
         expire_time: view.expire_time.map(convert::timestamp),
         open_channels: u32::try_from(view.open_channels).unwrap_or(u32::MAX),
+        waiting_bytes: view.waiting_bytes,
+        holding_channels: u32::try_from(view.holding_channels).unwrap_or(u32::MAX),
+        holding_since: view.holding_since.map(convert::timestamp),
+        lost_messages: view.lost.messages,
+        lost_bytes: view.lost.bytes,
     }
 }
 

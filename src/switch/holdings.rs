@@ -58,6 +58,7 @@ impl State {
         {
             kept.fence();
             kept.holding.inbox.lock().detach(stream);
+            kept.holding.losses.note(now.mono, &kept.holding.inbox, None);
         }
         Ok(Registered {
             registration: self.view(now, claimed.id)?,
@@ -118,6 +119,7 @@ impl State {
                 kept.last_send_id = last_send_id;
             }
             kept.holding.inbox.lock().detach(stream);
+            kept.holding.losses.note(now.mono, &kept.holding.inbox, None);
             self.leases.detach(now, id, lease);
             self.touched.insert(id);
         }
@@ -278,6 +280,7 @@ impl State {
                 id,
                 |channel| channel.index == index,
                 Some(connection),
+                DisconnectReason::Requested,
                 "the application left",
             );
         }
@@ -369,7 +372,8 @@ impl State {
                     capability.name == channel.name && capability.version == channel.version
                 })
             };
-            self.release_channels(id, gone, None, "the protocol is not registered any more");
+            let detail = "the protocol is not registered any more";
+            self.release_channels(id, gone, None, DisconnectReason::Requested, detail);
         }
         if let Some(kept) = self.kept.get(&id) {
             let filter = spec.dial_filter(self.network.as_ref());
@@ -392,7 +396,7 @@ impl State {
             self.policy.unregister(now, kept.policy_id);
             self.effects.push_back(Effect::ReleaseEntries(EntryOwner::Registration(kept.policy_id.0)));
         }
-        self.release_channels(id, |_| true, None, "the registration ended");
+        self.release_channels(id, |_| true, None, DisconnectReason::Requested, "the registration ended");
         if let Some(mut kept) = self.kept.remove(&id) {
             self.past.lose(kept.holding.inbox.lock().counters().lost());
             kept.holding.end();

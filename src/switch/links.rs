@@ -20,12 +20,13 @@ use super::{
     boards::{PeerEnd, PeerState, WhyNot},
     capability::Capability,
     cause,
+    losses::{Losses, Origin},
     registrations::{About, RegistrationId},
     session::{Session, SessionChannel},
-    sink::{InboxSink, Mute, SessionStalls},
+    sink::{InboxSink, Mute, Sharers},
     state::{Effect, State},
 };
-use crate::delivery::{ChannelKey, Close, ClosedBy, Sharing};
+use crate::delivery::{ChannelKey, Close, ClosedBy};
 use crate::{
     Now,
     net::{
@@ -34,7 +35,7 @@ use crate::{
         traffic::Traffic,
     },
     node::{Enode, NodeId, PublicKey},
-    p2p::{Channel, DisconnectReason, LocalCapability, RemoteHello, Side},
+    p2p::{Channel, ChannelIndex, DisconnectReason, LocalCapability, RemoteHello, Side},
     policy::{
         self, Cause, CloseReason, Refusal,
         admission::Verdict,
@@ -80,7 +81,12 @@ pub(super) enum Stage {
     /// Both Hellos are there; the node is a peer over another connection.
     Parked(Ready),
     /// A session.
-    Open { session: Arc<Session>, inboxes: Vec<(RegistrationId, ChannelKey, SessionChannel)> },
+    Open {
+        session: Arc<Session>,
+        inboxes: Vec<(RegistrationId, ChannelKey, SessionChannel)>,
+        /// How many applications `inboxes` names.
+        sharers: Arc<Sharers>,
+    },
 }
 
 /// A capability of our Hello, and whose it was.
@@ -150,6 +156,7 @@ impl State {
                 let _ = reply.send(self.negotiated(now, connection, hello, &channels));
             }
             Event::Heard { connection } => self.policy.conn_heard(now, connection.policy()),
+            Event::ChannelClosed { connection, channel } => self.channel_too_slow(connection, channel),
             Event::Closed { connection, end } => self.closed(now, connection, end),
         }
     }
@@ -265,11 +272,7 @@ impl State {
             channels.iter().filter(|channel| alive(channel)).map(|channel| channel.owner).collect();
         owners.sort_unstable();
         owners.dedup();
-        let sharing = match owners.len() {
-            0 | 1 => Sharing::Alone,
-            _ => Sharing::Shared(self.max_shared_stall),
-        };
-        let stalls = SessionStalls::default();
+        let sharers = Sharers::new(owners.len(), self.max_shared_stall);
         let mut compressor = Compressor::default();
         let mut sinks: Sinks = Vec::with_capacity(channels.len());
         let mut inboxes = Vec::with_capacity(channels.len());
@@ -302,13 +305,17 @@ impl State {
             let sink: Box<dyn MessageSink> = match opened {
                 Some(key) => {
                     holding.on_space(key, Arc::clone(&link.space));
+                    let protocol = Arc::clone(&channel.name);
                     inboxes.push((channel.owner, key, channel));
                     Box::new(InboxSink {
                         inbox: holding.inbox.clone(),
                         key,
                         max_message,
-                        sharing,
-                        stalls: Arc::clone(&stalls),
+                        sharers: Arc::clone(&sharers),
+                        losses: Losses {
+                            log: Arc::clone(&holding.losses),
+                            origin: Origin { session: Arc::clone(&session), protocol },
+                        },
                     })
                 }
                 None => Box::new(Mute),
@@ -322,7 +329,7 @@ impl State {
             client = %session.hello.client.escape_debug(),
             "peer connected"
         );
-        link.stage = Stage::Open { session: Arc::clone(&session), inboxes };
+        link.stage = Stage::Open { session: Arc::clone(&session), inboxes, sharers };
         self.touched.extend(owners);
         let view = self.peer_view(&session);
         self.sessions.insert(node_id, session);
@@ -409,6 +416,22 @@ impl State {
         wire_reason(refusal)
     }
 
+    /// The queue of a channel wants to be rid of the peer, which another application uses as well.
+    fn channel_too_slow(&mut self, id: ConnectionId, channel: ChannelIndex) {
+        let Some(Stage::Open { inboxes, .. }) = self.links.get(&id).map(|link| &link.stage) else { return };
+        let Some(owner) = inboxes.iter().find(|(.., of)| of.index == channel).map(|(owner, ..)| *owner)
+        else {
+            return;
+        };
+        self.release_channels(
+            owner,
+            |of| of.index == channel,
+            Some(id),
+            DisconnectReason::SubprotocolError,
+            "the application takes messages too slowly",
+        );
+    }
+
     /// A connection's last event.
     fn closed(&mut self, now: Now, id: ConnectionId, end: End) {
         let Some(link) = self.links.get(&id) else { return };
@@ -460,21 +483,20 @@ impl State {
         detail: &str,
     ) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let Stage::Open { session, inboxes } = &mut link.stage else { return };
+        let Stage::Open { session, inboxes, .. } = &mut link.stage else { return };
         let session = Arc::clone(session);
         for (owner, key, channel) in std::mem::take(inboxes) {
             self.touched.insert(owner);
             let Some(kept) = self.kept.get(&owner) else { continue };
-            let progress = session.outbound.progress(channel.index);
-            let unsent =
-                |lane: crate::net::outbound::LaneProgress| lane.accepted.saturating_sub(lane.written);
             let close = Close {
                 reason: reason.code(),
                 by: by.clone(),
                 detail: detail.into(),
-                unsent_messages: unsent(progress.stream) + unsent(progress.call),
+                // Final from here on: no later write counts.
+                unsent_messages: session.outbound.end_channel(channel.index),
             };
             kept.holding.inbox.lock().close(key, close);
+            kept.holding.losses.note(now.mono, &kept.holding.inbox, None);
             kept.holding.forget_space(key);
         }
         if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
@@ -494,6 +516,7 @@ impl State {
         owner: RegistrationId,
         released: impl Fn(&SessionChannel) -> bool,
         only: Option<ConnectionId>,
+        reason: DisconnectReason,
         detail: &str,
     ) {
         let mut useless = Vec::new();
@@ -501,15 +524,17 @@ impl State {
             if only.is_some_and(|only| only != *id) {
                 continue;
             }
-            let Stage::Open { inboxes, .. } = &mut link.stage else { continue };
+            let Stage::Open { inboxes, sharers, session } = &mut link.stage else { continue };
             let before = inboxes.len();
-            for (_, key, _) in inboxes.extract_if(.., |(of, _, channel)| *of == owner && released(channel)) {
+            for (_, key, channel) in
+                inboxes.extract_if(.., |(of, _, channel)| *of == owner && released(channel))
+            {
                 if let Some(kept) = self.kept.get(&owner) {
                     let close = Close {
-                        reason: DisconnectReason::Requested.code(),
+                        reason: reason.code(),
                         by: ClosedBy::Sidecar,
                         detail: detail.into(),
-                        unsent_messages: 0,
+                        unsent_messages: session.outbound.end_channel(channel.index),
                     };
                     kept.holding.inbox.lock().close(key, close);
                     kept.holding.forget_space(key);
@@ -517,6 +542,11 @@ impl State {
             }
             if before > inboxes.len() {
                 self.touched.insert(owner);
+                let mut owners: Vec<_> = inboxes.iter().map(|(owner, ..)| *owner).collect();
+                owners.sort_unstable();
+                owners.dedup();
+                // An application that is left alone on a connection has its whole limit again.
+                sharers.set(owners.len());
             }
             if before > 0 && inboxes.is_empty() {
                 useless.push(*id);

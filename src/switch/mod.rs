@@ -21,6 +21,7 @@ pub mod handle;
 pub mod holdings;
 pub mod lease;
 mod links;
+mod losses;
 pub mod peers;
 pub mod reason;
 pub mod registrations;

@@ -15,10 +15,11 @@ use super::{
     lease::{
         self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who,
     },
+    losses::LossLog,
     peers::ListError,
 };
 use crate::delivery::Budget;
-use crate::delivery::{AttachParams, ChannelKey, Hooks, SharedInbox};
+use crate::delivery::{AttachParams, ChannelKey, Hooks, Lost, SharedInbox};
 use crate::{Now, node::NodeId};
 
 pub use super::lease::RegistrationId;
@@ -132,6 +133,14 @@ pub struct RegistrationView {
     pub expire_time: Option<Duration>,
     /// Open channels.
     pub open_channels: usize,
+    /// What waits for the application: bytes, and a cost for each message.
+    pub waiting_bytes: u64,
+    /// Channels that hold their connection.
+    pub holding_channels: usize,
+    /// Wall time at which the longest of these holds began.
+    pub holding_since: Option<Duration>,
+    /// What the application lost so far.
+    pub lost: Lost,
 }
 
 /// The answer to a registration by call.
@@ -187,6 +196,8 @@ pub struct Holding {
     pub inbox: Inbox,
     /// Wakes the stream of the moment.
     pub waker: Arc<StreamWaker>,
+    /// What its application lost, for the log.
+    pub(super) losses: Arc<LossLog>,
     spaces: Arc<Mutex<HashMap<ChannelKey, Arc<Notify>>>>,
     deleted: OnceLock<()>,
 }
@@ -214,7 +225,8 @@ impl Holding {
             }
         };
         let inbox = SharedInbox::new(crate::delivery::Inbox::new(inbox_config(spec), budget), hooks);
-        Arc::new(Self { id, inbox, waker, spaces, deleted: OnceLock::new() })
+        let losses = LossLog::new(Arc::clone(&spec.client_id));
+        Arc::new(Self { id, inbox, waker, losses, spaces, deleted: OnceLock::new() })
     }
 
     /// Names who is to be told of room on a channel: the connection that stalls for it.
@@ -275,13 +287,22 @@ impl Kept {
 }
 
 pub(super) fn view(now: Now, registration: &Registration, kept: Option<&Kept>) -> RegistrationView {
+    let (open_channels, waiting_bytes, holding, lost) = kept.map_or((0, 0, None, Lost::default()), |kept| {
+        let inbox = kept.holding.inbox.lock();
+        (inbox.open_channels(), inbox.waiting(), inbox.holding(), inbox.counters().lost())
+    });
     RegistrationView {
         id: registration.id(),
         spec: registration.spec().clone(),
         state: registration.state_name(),
         generation: registration.generation(),
         expire_time: registration.expire_time(now),
-        open_channels: kept.map_or(0, |kept| kept.holding.inbox.lock().open_channels()),
+        open_channels,
+        waiting_bytes,
+        holding_channels: holding.map_or(0, |(channels, _)| channels),
+        holding_since: holding
+            .map(|(_, since)| now.unix.saturating_sub(now.mono.saturating_duration_since(since))),
+        lost,
     }
 }
 

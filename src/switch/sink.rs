@@ -1,45 +1,94 @@
-//! From a connection task to the inbox that owns the channel: the last step of a message before its application.
+//! From a connection task to the queue that owns the channel: the last step of a message before its application.
 //!
-//! The inbox decides; this only translates, and keeps what one session's stalls have used up, which all its channels
-//! share.
+//! The queue decides (`delivery`). This translates, says what was lost in the log, and knows how many applications share
+//! the connection, which the owner of registrations changes while it runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use bytes::Bytes;
-
-use super::attachment::Inbox;
-use crate::delivery::{ChannelKey, Push, Sharing, Stalls};
-use crate::{
-    Now,
-    net::connection::{MessageSink, Offer},
-    p2p::DisconnectReason,
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-/// One session's stalls, whichever of its channels they are for.
-pub(super) type SessionStalls = Arc<Mutex<Stalls>>;
+use super::{attachment::Inbox, losses::Losses};
+use crate::{
+    delivery::{Arrival, ChannelKey, Held, Push, Sharing},
+    net::connection::{MessageSink, Sunk},
+    p2p::{DisconnectReason, HeldTime, Inbound, Offer},
+};
 
-/// The way into the inbox of the registration that owns a channel.
+/// How many applications have a channel on one connection.
+#[derive(Debug)]
+pub(super) struct Sharers {
+    applications: AtomicUsize,
+    /// For how long the connection may be held while there are several.
+    max_shared_stall: Duration,
+}
+
+impl Sharers {
+    pub(super) fn new(applications: usize, max_shared_stall: Duration) -> Arc<Self> {
+        Arc::new(Self { applications: AtomicUsize::new(applications), max_shared_stall })
+    }
+
+    pub(super) fn set(&self, applications: usize) {
+        self.applications.store(applications, Ordering::Relaxed);
+    }
+
+    fn sharing(&self) -> Sharing {
+        match self.applications.load(Ordering::Relaxed) {
+            0 | 1 => Sharing::Alone,
+            _ => Sharing::Shared(self.max_shared_stall),
+        }
+    }
+}
+
+/// The way into the queues of the registration that owns a channel.
 pub(super) struct InboxSink {
     pub(super) inbox: Inbox,
     pub(super) key: ChannelKey,
     /// The largest payload that the owner takes, in bytes.
     pub(super) max_message: usize,
-    pub(super) sharing: Sharing,
-    pub(super) stalls: SessionStalls,
+    pub(super) sharers: Arc<Sharers>,
+    pub(super) losses: Losses,
+}
+
+impl InboxSink {
+    fn arrival(message: Inbound) -> Arrival {
+        let Inbound { code, payload, wire_bytes, .. } = message;
+        // The engine has checked the code against the message count, which has 32 bits.
+        Arrival { code: u32::try_from(code).unwrap_or(u32::MAX), payload, wire_bytes }
+    }
 }
 
 impl MessageSink for InboxSink {
-    fn offer(&self, now: Now, code: u64, payload: Bytes) -> Offer {
-        // The engine has checked the code against the message count, which has 32 bits.
-        let code = u32::try_from(code).unwrap_or(u32::MAX);
-        if payload.len() > self.max_message {
-            return Offer::Disconnect(DisconnectReason::SubprotocolError);
+    fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> Sunk {
+        let bytes = message.payload.len();
+        if bytes > self.max_message {
+            return Sunk::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError));
         }
-        let mut stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.inbox.lock().push(now.mono, self.sharing, &mut stalls, self.key, code, payload) {
-            Push::Queued | Push::Dropped | Push::Closed => Offer::Taken,
-            Push::Stall { until, payload } => Offer::Wait { payload, until },
-            Push::Disconnect => Offer::Disconnect(DisconnectReason::SubprotocolError),
+        let HeldTime { channel, total } = held;
+        let (sharing, held, arrival) =
+            (self.sharers.sharing(), Held { channel, total }, Self::arrival(message));
+        let push = self.inbox.lock().push(now, self.key, sharing, held, arrival);
+        if matches!(push, Push::Dropped | Push::ClosedChannel | Push::Disconnect) {
+            self.losses.log.note(now, &self.inbox, Some(&self.losses.origin));
+        }
+        match push {
+            Push::Queued | Push::Dropped | Push::Closed => Sunk::Offer(Offer::Taken),
+            Push::Hold { until, charged, payload } => Sunk::Offer(Offer::Hold { payload, until, charged }),
+            Push::Disconnect => Sunk::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError)),
+            Push::ClosedChannel => Sunk::ChannelClosed,
+        }
+    }
+
+    fn offer_last(&self, now: Instant, message: Inbound) {
+        if message.payload.len() > self.max_message {
+            return;
+        }
+        let push = self.inbox.lock().push_last(self.key, Self::arrival(message));
+        if matches!(push, Push::Dropped) {
+            self.losses.log.note(now, &self.inbox, Some(&self.losses.origin));
         }
     }
 }
@@ -48,7 +97,9 @@ impl MessageSink for InboxSink {
 pub(super) struct Mute;
 
 impl MessageSink for Mute {
-    fn offer(&self, _: Now, _: u64, _: Bytes) -> Offer {
-        Offer::Taken
+    fn offer(&self, _: Instant, _: Inbound, _: HeldTime) -> Sunk {
+        Sunk::Offer(Offer::Taken)
     }
+
+    fn offer_last(&self, _: Instant, _: Inbound) {}
 }

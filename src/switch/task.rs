@@ -19,6 +19,7 @@ use super::{
     state::{Config, Effect, State},
 };
 use crate::{
+    delivery::Budget,
     kademlia::Contact,
     net::{
         bandwidth::Bandwidth,
@@ -97,6 +98,7 @@ impl Switch {
             budget: ReceiveBudget::new(RECEIVE_BUDGET),
             turns: Turns::among(tokio::runtime::Handle::current().metrics().num_workers()),
             bandwidth: Bandwidth::new(clock::now().mono, config.bandwidth),
+            inbound: Budget::new(config.inbox_budget),
         });
         let state = State::new(clock::now(), config, events, shared, handle.clone());
         let switch =

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use devp2pd::Now;
 use devp2pd::node::NodeKey;
-use devp2pd::p2p::connection::{MAX_BACKLOG, MAX_BACKLOG_ACTIONS};
+use devp2pd::p2p::connection::MAX_ACTIONS;
+use devp2pd::p2p::intake::{MAX_BACKLOG, MAX_BACKLOG_MESSAGES};
 use devp2pd::p2p::{
-    Action, ChannelIndex, Connection, DisconnectReason, LocalCapability, LocalNode, RemoteHello, SendError,
-    hello,
+    Action, ChannelIndex, Connection, Delivery, DisconnectReason, HeldTime, Inbound, LocalCapability,
+    LocalNode, Offer, RemoteHello, SendError, hello,
 };
 use devp2pd::rlpx::frame::MAX_FRAME;
 use devp2pd::rlpx::handshake::take_packet;
@@ -82,6 +83,33 @@ fn capabilities(choice: u8) -> Vec<LocalCapability> {
         .collect()
 }
 
+/// Queues that have room for so many messages.
+struct Queues<'a> {
+    room: usize,
+    channels: &'a [u64],
+    bytes: usize,
+}
+
+impl Delivery for Queues<'_> {
+    fn offer(&mut self, now: Instant, message: Inbound, held: HeldTime) -> Offer {
+        assert!(held.channel <= held.total);
+        if self.room == 0 {
+            let until = now + Duration::from_millis(500);
+            return Offer::Hold { payload: message.payload, until, charged: message.code % 2 == 0 };
+        }
+        self.room -= 1;
+        self.offer_last(now, message);
+        Offer::Taken
+    }
+
+    fn offer_last(&mut self, _: Instant, message: Inbound) {
+        let Inbound { channel, code, payload, wire_bytes } = message;
+        assert!(code < self.channels[usize::from(channel.0)]);
+        assert!(wire_bytes >= 64 && payload.len() <= wire_bytes * 22);
+        self.bytes += payload.len();
+    }
+}
+
 /// An engine and a peer that shook hands with it, and what must hold between them.
 struct World {
     now: Now,
@@ -119,9 +147,10 @@ impl World {
 
     fn handle_bytes(&mut self) {
         let before = self.received.clone();
-        let full = self.engine.handle_bytes(self.now, &mut self.received);
+        self.engine.handle_bytes(self.now, &mut self.received);
         assert!(before.ends_with(&self.received), "something else was left than the rest");
-        assert!(!full || !self.engine.wants_bytes());
+        assert!(!self.engine.is_behind() || self.engine.hold().is_none());
+        assert!(self.engine.backlog() <= MAX_BACKLOG + MAX_FRAME);
     }
 
     /// All that the engine has to say, and all of it must be frames that the peer can read.
@@ -138,8 +167,16 @@ impl World {
         }
     }
 
+    fn deliver(&mut self, room: usize) {
+        let mut queues = Queues { room, channels: &self.channels, bytes: 0 };
+        self.engine.deliver(self.now, &mut queues);
+        assert!(queues.bytes <= MAX_BACKLOG + MAX_FRAME && room - queues.room <= MAX_BACKLOG_MESSAGES);
+        assert!(self.engine.hold().is_none() || queues.room == 0);
+        assert!(self.engine.hold().is_none() || !self.engine.wants_bytes(), "a held connection is not read");
+    }
+
     fn actions(&mut self, most: usize) {
-        let (mut taken, mut bytes) = (0, 0);
+        let mut taken = 0;
         while taken < most {
             let Some(action) = self.engine.poll_action() else { break };
             assert!(!self.closed, "{action:?} came after Closed");
@@ -150,12 +187,7 @@ impl World {
                     assert!(self.channels.is_empty() && !channels.is_empty());
                     self.channels = channels.iter().map(|channel| channel.message_count).collect();
                 }
-                Action::Message { channel, code, payload, wire_size } => {
-                    assert!(code < self.channels[usize::from(channel.0)]);
-                    assert!(wire_size >= 64 && payload.len() <= wire_size * 22);
-                    bytes += payload.len();
-                }
-                Action::RoundTrip(_) => assert!(!self.channels.is_empty()),
+                Action::RoundTrip(_) | Action::Heard => assert!(!self.channels.is_empty()),
                 Action::Written { messages, wire_bytes } => {
                     assert!(messages > 0 && wire_bytes >= 64 * messages);
                     self.written += messages;
@@ -167,7 +199,7 @@ impl World {
                 }
             }
         }
-        assert!(taken <= MAX_BACKLOG_ACTIONS + 8 && bytes <= MAX_BACKLOG + MAX_FRAME);
+        assert!(taken <= MAX_ACTIONS + 8);
     }
 
     fn say(&mut self, code: u64, payload: &[u8]) {
@@ -222,6 +254,7 @@ pub fn p2p_connection(data: &[u8]) {
             7 => {
                 world.now = world.now.after(Duration::from_millis(u64::from(script.byte()) * 100));
                 world.engine.handle_timeout(world.now);
+                world.deliver(0);
                 let next = world.engine.poll_timeout();
                 assert!(next.is_none_or(|next| next > world.now.mono), "a deadline that has passed stays");
             }
@@ -233,13 +266,18 @@ pub fn p2p_connection(data: &[u8]) {
             10 => world.actions(usize::from(script.byte())),
             11 => world.engine.greet(world.now, &capabilities(script.byte())),
             12 => world.engine.open(world.now),
-            13 => {
-                if script.byte() % 2 == 0 {
-                    world.engine.pause()
-                } else {
-                    world.engine.resume(world.now)
-                }
-            }
+            13 => match script.byte() {
+                0 => world.engine.pause(world.now, world.now.mono + Duration::from_secs(5)),
+                1 => world.engine.set_starved(world.now, true),
+                2 => world.engine.set_starved(world.now, false),
+                3 => world.engine.park(world.now),
+                4 => world.engine.promote(world.now),
+                5 => world.engine.probe(world.now),
+                6 => world.engine.handle_written(world.now, true),
+                7 => world.engine.handle_written(world.now, false),
+                8 => world.engine.handle_write_error(world.now),
+                room => world.deliver(usize::from(room - 9)),
+            },
             14 => {
                 // More pings than pongs can be owed.
                 for _ in 0..20 {

@@ -3,20 +3,19 @@
 //! Connections here run without a switch, so that the budget they share is at hand; a script gives the switch's answers.
 //! That bytes which trickle in do not extend a frame's 30 seconds is tested in virtual time, with the engine.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use devp2pd::{
-    Now,
+    delivery::{Budget, INBOUND_BUDGET},
     net::{
         bandwidth::Bandwidth,
         buffers::{BufferPool, CHUNK, ReceiveBudget},
-        connection::{Connection, ConnectionId, Event, MessageSink, Offer, Open, Role, Shared},
+        connection::{Connection, ConnectionId, Event, MessageSink, Open, Role, Shared, Sunk},
         outbound::Outbound,
         turns::Turns,
     },
     node::{NodeKey, PublicKey},
-    p2p::{LocalCapability, LocalNode},
+    p2p::{HeldTime, Inbound, LocalCapability, LocalNode, Offer},
 };
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
@@ -45,9 +44,13 @@ struct Place {
 struct Lengths(mpsc::Sender<usize>);
 
 impl MessageSink for Lengths {
-    fn offer(&self, _: Now, _: u64, payload: Bytes) -> Offer {
-        self.0.try_send(payload.len()).expect("the test reads as much as is sent");
-        Offer::Taken
+    fn offer(&self, now: Instant, message: Inbound, _: HeldTime) -> Sunk {
+        self.offer_last(now, message);
+        Sunk::Offer(Offer::Taken)
+    }
+
+    fn offer_last(&self, _: Instant, message: Inbound) {
+        self.0.try_send(message.payload.len()).expect("the test reads as much as is sent");
     }
 }
 
@@ -66,7 +69,7 @@ impl Place {
                     Event::Negotiated { reply, .. } => {
                         let _ = reply.send(Ok(Open::Session(vec![Box::new(Lengths(lengths.clone()))])));
                     }
-                    Event::Heard { .. } | Event::Closed { .. } => {}
+                    Event::Heard { .. } | Event::ChannelClosed { .. } | Event::Closed { .. } => {}
                 }
             }
         });
@@ -79,6 +82,7 @@ impl Place {
                 budget: ReceiveBudget::new(budget),
                 turns: Turns::among(1),
                 bandwidth: Bandwidth::default(),
+                inbound: Budget::new(INBOUND_BUDGET),
             }),
             connections,
             events,

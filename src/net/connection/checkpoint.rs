@@ -3,39 +3,35 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
-    Now,
     node::PublicKey,
-    p2p::{self, Channel, DisconnectReason, LocalCapability, RemoteHello},
+    p2p::{
+        self, Channel, ChannelIndex, DisconnectReason, HeldTime, Inbound, LocalCapability, Offer, RemoteHello,
+    },
 };
 
 /// Numbers the connections of this process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// What becomes of a message handed to an application's queue.
+/// What became of a message handed to an application's queue.
 #[derive(Debug)]
-pub enum Offer {
-    /// Queued, or reported as lost: either way it is accounted for.
-    Taken,
-    /// The queue is full. Offer the payload again when there is space, or at `until`, whichever comes first.
-    Wait {
-        /// The message, handed back.
-        payload: Bytes,
-        /// When to stop waiting.
-        until: Instant,
-    },
-    /// The registration's policy is to let go of this peer.
-    Disconnect(DisconnectReason),
+pub enum Sunk {
+    /// What the connection has to do.
+    Offer(Offer),
+    /// The message is accounted for, and its channel was closed: the application is late, and its policy is to let go of
+    /// the peer, which another application uses as well.
+    ChannelClosed,
 }
 
 /// Where the messages of one channel go.
 pub trait MessageSink: Send + Sync {
-    /// Takes a message of the channel, or says why not now. `code` is relative to the capability.
-    fn offer(&self, now: Now, code: u64, payload: Bytes) -> Offer;
+    /// Takes a message of the channel, or says why not now. Codes are relative to the capability.
+    fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> Sunk;
+    /// Takes a message that was read before the connection ended.
+    fn offer_last(&self, now: Instant, message: Inbound);
 }
 
 /// The answer to [`Event::Authenticated`]: the capabilities to offer in our Hello, or why not to.
@@ -99,6 +95,13 @@ pub enum Event {
     Heard {
         /// Which connection.
         connection: ConnectionId,
+    },
+    /// A channel was closed because its application is late ([`Sunk::ChannelClosed`]).
+    ChannelClosed {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Which of its channels.
+        channel: ChannelIndex,
     },
     /// The connection is over. Always the last event, and always sent.
     Closed {

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     Now,
     p2p::{
-        Action, BASE_CODES, DisconnectReason, Fault, MAX_BASE_MESSAGE, RemoteHello, Side,
-        capability::negotiate, code, hello,
+        Action, BASE_CODES, DisconnectReason, Fault, Inbound, MAX_BASE_MESSAGE, RemoteHello, Side,
+        capability::negotiate, code, hello, keepalive::Pong,
     },
     rlpx::{
         Recipient,
@@ -60,6 +60,10 @@ impl Connection {
                     return Ok(Step::Wait);
                 };
                 open.keepalive.frame_read(now.mono);
+                self.intake.frame_read(frame.wire_len);
+                if mem::take(&mut self.probing) {
+                    self.actions.push_back(Action::Heard);
+                }
                 self.counters.wire_bytes_in =
                     self.counters.wire_bytes_in.saturating_add(frame.wire_len as u64);
                 if frame.code < BASE_CODES { self.base_message(now, &frame)? } else { self.message(&frame)? }
@@ -105,9 +109,7 @@ impl Connection {
             self.decompressor.copy(&frame.payload)
         };
         self.counters.messages_in += 1;
-        self.backlog = self.backlog.saturating_add(payload.len());
-        let wire_size = frame.wire_len;
-        self.actions.push_back(Action::Message { channel, code: relative, payload, wire_size });
+        self.intake.push(Inbound { channel, code: relative, payload, wire_bytes: frame.wire_len });
         Ok(())
     }
 
@@ -125,8 +127,11 @@ impl Connection {
                 }
             }
             code::PONG => match open.keepalive.pong_read(now.mono) {
-                Some(round_trip) => self.actions.push_back(Action::RoundTrip(round_trip)),
-                None => self.counters.base_ignored += 1,
+                Pong::Answer(round_trip) => {
+                    self.intake.pong_read();
+                    self.actions.extend(round_trip.map(Action::RoundTrip));
+                }
+                Pong::Unasked => self.counters.base_ignored += 1,
             },
             // A second Hello, and codes that nobody has given a meaning.
             _ => self.counters.base_ignored += 1,

@@ -25,6 +25,9 @@ impl Connection {
     /// Appends what is to be written to `out`, until `out` holds 64 KiB or nothing is left. Answers whether anything
     /// was appended. A message is never cut, so one large message goes beyond the bound.
     pub fn poll_transmit(&mut self, now: Now, out: &mut BytesMut) -> bool {
+        if self.unwritable {
+            return false;
+        }
         let before = out.len();
         out.extend_from_slice(&mem::take(&mut self.early));
         match &self.stage {
@@ -42,6 +45,11 @@ impl Connection {
         }
         let written = out.len().saturating_sub(before);
         self.counters.wire_bytes_out = self.counters.wire_bytes_out.saturating_add(written as u64);
+        if let Stage::Open(open) = &mut self.stage
+            && !out.is_empty()
+        {
+            open.keepalive.writing(now.mono);
+        }
         written > 0
     }
 
@@ -52,6 +60,7 @@ impl Connection {
         let writer = &mut open.shared.session.writer;
         if mem::take(&mut self.outbox.ping) && writer.write(code::PING, payload, out).is_ok() {
             open.keepalive.ping_written(now.mono);
+            self.intake.ping_written(now.mono, open.keepalive.unanswered());
         }
         while out.len() < TRANSMIT && self.outbox.pop_pong() {
             // Cannot fail: a pong fits a frame.

@@ -10,7 +10,7 @@ use rlp::RlpStream;
 use super::super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count};
 use super::error::{LeaseError, shown};
 use super::wanted::Wanted;
-use crate::delivery::stall::MAX_STALL_LIMIT;
+use crate::delivery::overflow::MAX_STALL_LIMIT;
 use crate::delivery::{MAX_KEEP_FIRST, OverflowPolicy};
 
 /// The linger of a registration that names none.

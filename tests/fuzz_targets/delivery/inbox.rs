@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use devp2pd::Now;
-use devp2pd::delivery::Budget;
-use devp2pd::delivery::stall::{self, OverflowPolicy, Sharing, Stalls};
+use devp2pd::delivery::overflow::MAX_STALL_LIMIT;
 use devp2pd::delivery::{
-    About, AttachParams, ChannelKey, Close, ClosedBy, Config, Event, Inbox, MESSAGE_COST, Pull, Push,
-    StreamId,
+    About, Action, Arrival, AttachParams, Budget, ChannelKey, Close, ClosedBy, Config, Event, Held, Inbox,
+    MESSAGE_COST, OverflowPolicy, Pull, Push, Sharing, StreamId,
 };
 
 use super::{Script, origin};
@@ -24,6 +23,8 @@ struct Known {
     key: ChannelKey,
     session: u64,
     open: bool,
+    /// Its owner was told to close it.
+    muted: bool,
     /// Messages the inbox took or reported as dropped.
     arrived: u64,
     /// How far the inbox says it came: handed over and gaps.
@@ -52,8 +53,7 @@ struct World {
     stream: Option<(StreamId, bool)>,
     window: i64,
     channel_window: i64,
-    stalls: Stalls,
-    stalled: Vec<(Instant, Instant)>,
+    overflow: OverflowPolicy,
     folded_messages: u64,
     now: Now,
 }
@@ -73,6 +73,7 @@ impl World {
             key,
             session,
             open: true,
+            muted: false,
             arrived: 0,
             position: 0,
             handed: 0,
@@ -92,34 +93,62 @@ impl World {
         // The payload says which message of which channel it is.
         let mut payload = vec![index as u8; len.max(8)];
         payload[..8].copy_from_slice(&known.arrived.to_be_bytes());
-        let began = self.now.mono;
         let code = (known.arrived % 300) as u32;
         let attached = self.stream.is_some();
-        match self.inbox.push(began, sharing, &mut self.stalls, known.key, code, Bytes::from(payload)) {
-            Push::Queued | Push::Dropped | Push::Disconnect => {
-                assert!(known.open);
-                known.arrived += 1;
-            }
-            Push::Stall { until, payload } => {
-                assert!(attached && known.open && sharing == Sharing::Alone);
-                assert_eq!(payload.len(), len.max(8), "the payload comes back");
-                assert!(until > began && until <= began + OverflowPolicy::default().stall_limit);
-                // The reader is of no help: it takes until the end of the stall, then the message is decided.
-                let end = until;
-                self.now = self.now.after(end - began);
-                self.stalled.push((began, end));
-                match self.inbox.push(end, sharing, &mut self.stalls, known.key, code, payload) {
-                    Push::Queued | Push::Dropped | Push::Disconnect => known.arrived += 1,
-                    Push::Stall { .. } => {
-                        // Older stalls have left the window meanwhile; the connection gives up here.
-                        self.stalls.end(end);
-                    }
-                    Push::Closed => panic!("it is open"),
+        let mut payload = Bytes::from(payload);
+        let mut held = Held::default();
+        // No proof of progress comes: the message is decided before the limits are used up.
+        loop {
+            let now = self.now.mono;
+            let arrival = Arrival { code, payload, wire_bytes: len };
+            match self.inbox.push(now, known.key, sharing, held, arrival) {
+                Push::Queued | Push::Dropped | Push::Disconnect => {
+                    assert!(known.open && !known.muted);
+                    known.arrived += 1;
+                    return;
                 }
-                assert!(!self.stalls.is_stalled());
+                Push::ClosedChannel => {
+                    assert!(known.open && !known.muted && matches!(sharing, Sharing::Shared(_)));
+                    known.arrived += 1;
+                    known.muted = true;
+                    return;
+                }
+                Push::Closed => {
+                    assert!(!known.open || known.muted);
+                    return;
+                }
+                Push::Hold { until, charged, payload: back } => {
+                    assert!(attached && known.open && sharing == Sharing::Alone);
+                    assert_eq!(back.len(), len.max(8), "the payload comes back");
+                    assert!(until > now && until - now <= Duration::from_secs(1));
+                    if self.overflow.action == Action::Wait {
+                        // The connection gives up here.
+                        return;
+                    }
+                    let time = until - now;
+                    if charged {
+                        held = Held { channel: held.channel + time, total: held.total + time };
+                    }
+                    assert!(held.channel <= self.overflow.stall_limit && held.total <= MAX_STALL_LIMIT);
+                    self.now = self.now.after(time);
+                    payload = back;
+                }
             }
-            Push::Closed => assert!(!known.open),
         }
+    }
+
+    fn push_last(&mut self, index: usize, len: usize) {
+        let Some(known) = self.known.get_mut(index) else { return };
+        let mut payload = vec![index as u8; len.max(8)];
+        payload[..8].copy_from_slice(&known.arrived.to_be_bytes());
+        let code = (known.arrived % 300) as u32;
+        let arrival = Arrival { code, payload: Bytes::from(payload), wire_bytes: len };
+        match self.inbox.push_last(known.key, arrival) {
+            Push::Queued | Push::Dropped => known.arrived += 1,
+            other => assert!(matches!(other, Push::Closed) && (!known.open || known.muted)),
+        }
+        // It was read before the connection ended.
+        self.close(index);
     }
 
     fn attach(&mut self, auto_credit: bool, windows: u64) {
@@ -283,17 +312,17 @@ impl World {
             AWAY_BYTES + crossing + gaps
         };
         assert!(self.inbox.waiting() <= bound, "{} waits, at most {bound} may", self.inbox.waiting());
-        let limit = OverflowPolicy::default().stall_limit;
-        for (_, end) in &self.stalled {
-            let from = *end - stall::WINDOW;
-            let sum: Duration = self
-                .stalled
-                .iter()
-                .filter(|(_, e)| e <= end && *e > from)
-                .map(|(s, e)| *e - (*s).max(from))
-                .sum();
-            assert!(sum <= limit, "stalled for {sum:?} in {:?}", stall::WINDOW);
-        }
+    }
+
+    fn configure(&mut self, choice: usize) {
+        let actions = [Action::DropAndReport, Action::DisconnectPeer, Action::Wait];
+        let stall_limit = Duration::from_secs((choice / 3 % 10) as u64);
+        self.overflow = OverflowPolicy { stall_limit, action: actions[choice % 3] };
+        self.inbox.configure(Config {
+            channel_bytes: CHANNEL_BYTES,
+            away_bytes: AWAY_BYTES,
+            overflow: self.overflow,
+        });
     }
 }
 
@@ -311,8 +340,7 @@ pub(super) fn run(data: &[u8]) {
         stream: None,
         window: 0,
         channel_window: 0,
-        stalls: Stalls::default(),
-        stalled: Vec::new(),
+        overflow: OverflowPolicy::default(),
         folded_messages: 0,
         now: origin(),
     };
@@ -340,7 +368,11 @@ pub(super) fn run(data: &[u8]) {
                     world.leave();
                 }
             }
-            14 => world.now = world.now.after(Duration::from_millis(argument as u64 * 20)),
+            13 => world.push_last(index, argument * 5),
+            14 if argument.is_multiple_of(2) => {
+                world.now = world.now.after(Duration::from_millis(argument as u64 * 20));
+            }
+            14 => world.configure(argument / 2),
             15 => {
                 // A whole burst.
                 for _ in 0..argument {

@@ -1,6 +1,7 @@
 //! The open connection: messages, pings, back-pressure, silence and leaving.
 
 use super::*;
+use crate::p2p::intake::MAX_BACKLOG_MESSAGES;
 
 const ETH: &[(&str, u32, u64)] = &[("eth", 69, 18)];
 
@@ -14,8 +15,8 @@ fn messages_keep_their_order_and_their_channel() {
     for at in 0..20_u8 {
         lab.say(if at % 2 == 0 { 0x10 } else { 0x22 } + u64::from(at % 3), &[at; 300]);
     }
-    for (at, action) in (0..20_u8).zip(lab.actions()) {
-        let Action::Message { channel, code, payload, .. } = action else { panic!("{action:?}") };
+    for (at, message) in (0..20_u8).zip(lab.messages()) {
+        let Inbound { channel, code, payload, .. } = message;
         assert_eq!((channel.0, code), (u16::from(at % 2), u64::from(at % 3)));
         assert_eq!(payload, [at; 300][..]);
     }
@@ -155,8 +156,9 @@ fn a_peer_that_talks_is_not_left() {
         lab.wait(seconds(29));
         lab.engine.handle_timeout(lab.now);
         lab.say(0x10, b"still here");
-        assert!(matches!(lab.actions()[..], [Action::Message { .. }]));
+        assert_eq!(lab.messages().len(), 1);
         lab.engine.poll_transmit(lab.now, &mut BytesMut::new());
+        lab.engine.handle_written(lab.now, false);
     }
 }
 
@@ -181,50 +183,117 @@ fn a_trickling_frame() {
     assert_eq!(lab.actions(), [last]);
 }
 
+/// A connection that is held for an application is not read, is pinged, and goes on where it stopped.
 #[test]
 fn back_pressure_stops_reading_not_pinging() {
     let mut lab = Lab::open(ETH);
-    lab.engine.pause();
-    assert!(!lab.engine.wants_bytes());
+    lab.say(0x10, b"does not fit");
+    let mut full = Queue::default();
+    lab.engine.deliver(lab.now, &mut full);
+    assert!(!lab.engine.wants_bytes() && lab.engine.hold().is_some());
     lab.say(0x10, b"waits");
-    assert_eq!(lab.actions(), []);
     let waiting = lab.received.len();
-    for _ in 0..10 {
-        assert_eq!(lab.run_to_deadline(), seconds(15), "only pings are due");
-        assert_eq!(lab.hear(), Some((code::PING, vec![0xc0])));
+    let mut pings = Vec::new();
+    for second in 1..=100 {
+        lab.wait(seconds(1));
+        lab.engine.handle_timeout(lab.now);
+        lab.engine.deliver(lab.now, &mut full);
+        assert_eq!(lab.actions(), []);
+        while let Some(heard) = lab.hear() {
+            assert_eq!(heard, (code::PING, vec![0xc0]));
+            pings.push(second);
+        }
     }
+    let expected: Vec<_> = (0..10).map(|round| 1 + 10 * round).collect();
+    assert_eq!(pings, expected, "once to ask for a Pong, which does not come, then to keep the peer");
     assert_eq!(lab.received.len(), waiting);
-    lab.engine.resume(lab.now);
+    assert_eq!(lab.messages().len(), 1);
+    assert!(lab.engine.is_behind());
     lab.engine.handle_bytes(lab.now, &mut lab.received);
-    assert!(matches!(lab.actions()[..], [Action::Message { .. }]));
+    assert_eq!(lab.messages().len(), 1);
+    // The peer's silence while it was held is not counted, what was there before is.
+    assert_eq!(lab.run_to_deadline(), seconds(6), "the next ping");
+    lab.hear();
+    assert_eq!(lab.run_to_deadline(), seconds(15));
+    lab.hear();
+    assert_eq!(lab.run_to_deadline(), seconds(9));
+    lab.expect_fault(Fault::Silence);
 }
 
 /// What was read and not taken is bounded in bytes and in number.
 #[test]
 fn an_idle_driver_stops_the_reading() {
-    for (len, most) in [(100_000, 11), (1, MAX_BACKLOG_ACTIONS)] {
+    for (len, most) in [(100_000, 11), (1, MAX_BACKLOG_MESSAGES)] {
         let mut lab = Lab::open(ETH);
         let message = compressed(&vec![1; len]);
         for _ in 0..2000 {
             lab.peer.writer.write(0x10, message.as_bytes(), &mut lab.received).unwrap();
         }
-        assert!(lab.engine.handle_bytes(lab.now, &mut lab.received));
-        assert!(!lab.engine.wants_bytes());
+        lab.engine.handle_bytes(lab.now, &mut lab.received);
+        assert!(!lab.engine.wants_bytes() && !lab.engine.is_behind());
         let before = lab.received.len();
-        assert!(lab.engine.handle_bytes(lab.now, &mut lab.received));
+        lab.engine.handle_bytes(lab.now, &mut lab.received);
         assert_eq!(lab.received.len(), before);
         // Silence does not count meanwhile.
         lab.wait(seconds(100));
         lab.engine.handle_timeout(lab.now);
-        let mut messages = lab.actions().len();
+        assert_eq!(lab.actions(), []);
+        let mut messages = lab.messages().len();
         assert_eq!(messages, most);
-        while !lab.received.is_empty() {
+        while lab.engine.is_behind() {
             lab.engine.handle_bytes(lab.now, &mut lab.received);
-            messages += lab.actions().len();
+            messages += lab.messages().len();
         }
         assert_eq!(messages, 2000);
         assert!(lab.engine.wants_bytes());
     }
+}
+
+/// A socket that takes nothing while something waits, and one that is gone for writing only.
+#[test]
+fn a_peer_that_reads_nothing() {
+    let mut lab = Lab::open(ETH);
+    lab.engine.send(ChannelIndex(0), 0, &compressed(b"waits")).unwrap();
+    lab.engine.poll_transmit(lab.now, &mut lab.heard);
+    lab.wait(seconds(15));
+    lab.engine.handle_written(lab.now, true);
+    for _ in 0..19 {
+        lab.wait(seconds(1));
+        lab.say(0x10, b"writes, though");
+        lab.messages();
+        lab.engine.handle_timeout(lab.now);
+        lab.engine.poll_transmit(lab.now, &mut lab.heard);
+    }
+    assert!(lab.engine.is_open());
+    lab.wait(seconds(1));
+    lab.engine.handle_timeout(lab.now);
+    lab.engine.poll_transmit(lab.now, &mut lab.heard);
+    let last = closed(Side::Local, DisconnectReason::ReadTimeout, Some(Fault::WriteTimeout));
+    assert_eq!(lab.actions().last(), Some(&last));
+
+    let mut lab = Lab::open(ETH);
+    lab.engine.handle_write_error(lab.now);
+    lab.say(0x10, b"was under way");
+    assert!(lab.engine.wants_bytes(), "it is read to its end");
+    assert_eq!(lab.messages().len(), 1);
+    lab.engine.send(ChannelIndex(0), 0, &compressed(b"too late")).unwrap();
+    assert!(!lab.engine.poll_transmit(lab.now, &mut lab.heard));
+    lab.engine.disconnect(lab.now, DisconnectReason::Requested);
+    assert_eq!(lab.actions(), [Action::Closed { by: Side::Local, reason: None, fault: None, unsent: 1 }]);
+}
+
+/// A message that waits for room when the connection ends is delivered all the same.
+#[test]
+fn what_was_read_before_the_end_is_delivered() {
+    let mut lab = Lab::open(ETH);
+    lab.say(0x10, b"does not fit");
+    let mut queue = Queue::default();
+    lab.engine.deliver(lab.now, &mut queue);
+    lab.engine.disconnect(lab.now, DisconnectReason::Quitting);
+    lab.engine.deliver(lab.now, &mut queue);
+    assert!(queue.taken.is_empty());
+    lab.engine.deliver_last(lab.now, &mut queue);
+    assert_eq!(queue.taken.len(), 1);
 }
 
 #[test]

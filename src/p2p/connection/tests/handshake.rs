@@ -30,15 +30,17 @@ fn two_engines_meet() {
                         engine.open(now);
                         engine.send(ChannelIndex(1), 7, &compressed(b"from a channel")).unwrap();
                     }
-                    Action::Message { channel, code, payload, wire_size } => {
-                        assert_eq!(wire_size, 32 + 32 + 16, "code and 16 compressed bytes are padded to 32");
-                        delivered.push((channel, code, payload));
-                    }
                     Action::Written { messages: 1, .. } => {}
                     other => panic!("{other:?}"),
                 }
             }
             engine.poll_transmit(now, out);
+            let mut queue = Queue { room: true, ..Queue::default() };
+            engine.deliver(now, &mut queue);
+            for Inbound { channel, code, payload, wire_bytes } in queue.taken {
+                assert_eq!(wire_bytes, 32 + 32 + 16, "code and 16 compressed bytes are padded to 32");
+                delivered.push((channel, code, payload));
+            }
         }
         // One byte at a time: every state is left in the middle of a packet.
         for (engine, wire) in [(&mut listener, &mut to_listener), (&mut dialer, &mut to_dialer)] {
@@ -71,7 +73,7 @@ fn nothing_is_read_before_a_checkpoint_is_answered() {
     lab.engine.open(lab.now);
     lab.engine.handle_bytes(lab.now, &mut lab.received);
     assert!(lab.received.is_empty());
-    assert!(matches!(lab.actions()[..], [Action::Message { code: 0, .. }]));
+    assert!(matches!(lab.messages()[..], [Inbound { code: 0, .. }]));
 }
 
 /// The first checkpoint refuses: the reason goes out before any Hello, uncompressed.
@@ -133,8 +135,8 @@ fn a_peer_before_version_5_is_not_sent_snappy() {
     lab.say_raw(code::HELLO, &stream.out());
     lab.engine.open(lab.now);
     lab.say(0x11, b"plain");
-    let message = lab.actions().pop();
-    assert!(matches!(message, Some(Action::Message { code: 1, payload, .. }) if payload == b"plain"[..]));
+    let message = lab.messages().pop();
+    assert!(matches!(message, Some(Inbound { code: 1, payload, .. }) if payload == b"plain"[..]));
     lab.engine.send(ChannelIndex(0), 2, &compressed(&[9; 1000])).unwrap();
     assert_eq!(lab.hear(), Some((0x12, vec![9; 1000])));
     lab.say(code::PING, &[0xc0]);

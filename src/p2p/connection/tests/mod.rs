@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use super::*;
 use crate::{
     node::NodeKey,
-    p2p::MAX_BASE_MESSAGE,
+    p2p::{HeldTime, Inbound, MAX_BASE_MESSAGE, Offer},
     rlpx::{Compressor, Session, frame::MAX_FRAME, handshake::take_packet, snappy::MAX_PAYLOAD},
 };
 
@@ -41,6 +41,28 @@ pub(super) fn compressed(payload: &[u8]) -> Compressed {
 
 pub(super) fn closed(by: Side, reason: DisconnectReason, fault: Option<Fault>) -> Action {
     Action::Closed { by, reason: Some(reason), fault, unsent: 0 }
+}
+
+/// An application's queue that has room or has none.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) room: bool,
+    pub(super) taken: Vec<Inbound>,
+}
+
+impl Delivery for Queue {
+    fn offer(&mut self, now: Instant, message: Inbound, _: HeldTime) -> Offer {
+        if !self.room {
+            let until = now + Duration::from_secs(1);
+            return Offer::Hold { payload: message.payload, until, charged: true };
+        }
+        self.taken.push(message);
+        Offer::Taken
+    }
+
+    fn offer_last(&mut self, _: Instant, message: Inbound) {
+        self.taken.push(message);
+    }
 }
 
 /// An accepting engine (key 1), and a peer (key 2) that writes what it likes.
@@ -128,6 +150,7 @@ impl Lab {
     /// The next message that the engine writes, decompressed.
     pub(super) fn hear(&mut self) -> Option<(u64, Vec<u8>)> {
         self.engine.poll_transmit(self.now, &mut self.heard);
+        self.engine.handle_written(self.now, false);
         let frame = self.peer.reader.read(&mut self.heard, MAX_FRAME).unwrap()?;
         let payload = if self.snappy {
             Decompressor::default().decompress(&frame.payload, MAX_PAYLOAD).unwrap().to_vec()
@@ -151,6 +174,13 @@ impl Lab {
 
     pub(super) fn actions(&mut self) -> Vec<Action> {
         std::iter::from_fn(|| self.engine.poll_action()).collect()
+    }
+
+    /// Takes all messages that were read.
+    pub(super) fn messages(&mut self) -> Vec<Inbound> {
+        let mut all = Queue { room: true, ..Queue::default() };
+        self.engine.deliver(self.now, &mut all);
+        all.taken
     }
 
     pub(super) fn wait(&mut self, by: Duration) {
