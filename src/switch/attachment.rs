@@ -278,13 +278,13 @@ impl Attachment {
         if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
             return Poll::Ready(Read::Ended);
         }
-        self.note(events);
+        self.note(events, replies);
         if replies.is_empty() && events.is_empty() { Poll::Pending } else { Poll::Ready(Read::Some) }
     }
 
     /// Learns the numbers of channels from the events on their way to the application, and tells it how much it may
-    /// send.
-    fn note(&self, events: &mut [Event<PeerChannel>]) {
+    /// send. Results of a channel that ends go into `replies`, which stand before the events.
+    fn note(&self, events: &mut [Event<PeerChannel>], replies: &mut Vec<Reply>) {
         for event in events {
             match event {
                 Event::Opened(opened) => {
@@ -330,7 +330,9 @@ impl Attachment {
                 Event::Closed { channel, .. } => {
                     let mut sending = lock(&self.sending);
                     if let Some(mut target) = sending.targets.remove(channel) {
-                        target.settle(*channel, &mut sending.replies, true);
+                        let mut results = VecDeque::new();
+                        target.settle(*channel, &mut results, true);
+                        replies.extend(results);
                     }
                 }
                 Event::Message { .. } | Event::Gap { .. } => {}

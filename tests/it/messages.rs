@@ -4,8 +4,9 @@
 use devp2pd::{
     node::{Enode, NodeRef},
     rpc::proto::{
-        Barrier, DisconnectChannel, DisconnectReason, ErrorReason, GetPeerRequest, InboundMessage,
-        OutboundMessage, PeerMessage, ReceiveMessagesRequest, SendFailure, SendMessageRequest, SendResult,
+        Barrier, DisconnectChannel, DisconnectReason, ErrorReason, InboundMessage, OutboundMessage,
+        OverflowPolicy, PeerMessage, ReceiveMessagesRequest, RegistrationSpec, SendFailure,
+        SendMessageRequest, SendResult,
         message_service_client::{self, MessageServiceClient},
         receive_messages_request::Target,
         receive_messages_response::Event as Received,
@@ -14,7 +15,8 @@ use devp2pd::{
 use tonic::{Code, transport::Endpoint};
 
 use crate::harness::{
-    Application, Event, Sidecar, Wish, attach, eventually, linked, message, protocol, refused, soon, spec,
+    Application, Event, Liar, Sidecar, Wish, attach, eventually, linked, message, protocol, refused, soon,
+    spec,
 };
 
 const MIB: usize = 1 << 20;
@@ -393,7 +395,10 @@ async fn an_application_that_stops_reading_loses_alone() {
         let client = MessageServiceClient::new(channel.connect().await.unwrap());
         let mut paused =
             Application::attach(client, attach(spec("paused", &[("alpha", 1, 3)]))).await.unwrap();
-        let mut other = a.application(spec("other", &[("beta", 1, 5)])).await;
+        // Its queue has room for everything: it loses nothing however slow this machine is today.
+        let roomy = OverflowPolicy { channel_queue_bytes: 16 << 20, ..OverflowPolicy::default() };
+        let roomy = RegistrationSpec { overflow_policy: Some(roomy), ..spec("other", &[("beta", 1, 5)]) };
+        let mut other = a.application(roomy).await;
         let mut sender = b.application(spec("sender", &[("alpha", 1, 3), ("beta", 1, 5)])).await;
         b.add_static(&a.enode()).await;
         let (paused_channel, _) = (paused.opened().await, other.opened().await);
@@ -438,11 +443,77 @@ async fn an_application_that_stops_reading_loses_alone() {
         }
         assert_eq!(got + lost, count, "{size} bytes: every loss is told, once");
         assert!(lost > 0, "{size} bytes: {got} fit into what waits for it");
-        let request = GetPeerRequest { node: b.id().to_string() };
-        let traffic = a.peers().get_peer(request).await.unwrap().into_inner().traffic.unwrap();
-        assert_eq!(traffic.stalled, Some(prost_types::Duration::default()), "{size} bytes");
         // Its stream is the same, and goes on.
         paused.barrier(1).await;
         drop(sender);
     }
+}
+
+/// A peer that stops reading and then goes: of what the application sent, each message is refused, written or unsent, once;
+/// the results stand before the end of the channel, which counts what was not written.
+#[tokio::test]
+async fn each_message_is_written_refused_or_unsent() {
+    let sidecar = Sidecar::start().await;
+    let mut app = sidecar.echo().await;
+    let peer = Liar::established(&sidecar, 1).await;
+    let channel = app.opened().await.channel_id;
+    let payload = noise(100_000);
+    let mut sent = 0;
+    let (mut refused, mut written, mut unsent) = (Vec::new(), Vec::new(), Vec::new());
+    let mut note = |event, after_the_end: bool| match event {
+        Event::SendFailure(SendFailure { send_id, .. }) => refused.push(send_id),
+        Event::SendResult(SendResult { send_id, written: true, .. }) if !after_the_end => {
+            written.push(send_id)
+        }
+        Event::SendResult(SendResult { send_id, .. }) if !after_the_end => unsent.push(send_id),
+        other => panic!("{other:?}"),
+    };
+    // The kernel takes some MiB; then the window fills, and messages are refused.
+    let mut barrier = 0;
+    loop {
+        for _ in 0..20 {
+            sent += 1;
+            let wanted =
+                OutboundMessage { send_id: sent, want_result: true, ..message(channel, 0, payload.clone()) };
+            app.tell(Wish::Message(wanted)).await;
+        }
+        barrier += 1;
+        app.tell(Wish::Barrier(Barrier { nonce: barrier })).await;
+        let mut full = false;
+        loop {
+            match app.event().await {
+                Event::BarrierReply(reply) => break assert_eq!(reply.nonce, barrier),
+                event => {
+                    full |= matches!(event, Event::SendFailure(_));
+                    note(event, false);
+                }
+            }
+        }
+        if full {
+            break;
+        }
+    }
+    drop(peer);
+    let closed = loop {
+        match app.event().await {
+            Event::ChannelClosed(closed) => break closed,
+            event => note(event, false),
+        }
+    };
+    // What was sent before the application knew of the end is refused after it, and nothing else comes.
+    sent += 1;
+    let late = OutboundMessage { send_id: sent, want_result: true, ..message(channel, 0, payload) };
+    app.tell(Wish::Message(late)).await;
+    app.tell(Wish::Barrier(Barrier { nonce: 0 })).await;
+    loop {
+        match app.event().await {
+            Event::BarrierReply(_) => break,
+            event => note(event, true),
+        }
+    }
+    assert_eq!(closed.unsent_messages, unsent.len() as u64);
+    assert!(!unsent.is_empty() && !written.is_empty() && refused.len() > 1);
+    let mut all: Vec<u64> = [refused, written, unsent].concat();
+    all.sort_unstable();
+    assert_eq!(all, (1..=sent).collect::<Vec<_>>(), "each once");
 }
