@@ -8,6 +8,7 @@
 //
 //	{"cmd":"send","count":10,"size":100,"content":"random","seed":1}   numbered requests; ends in answered or difference
 //	{"cmd":"flood","rate":1000,"count":10,"size":100,"content":"random","protocol":"echo"}   numbered, unanswered; ends in flooded
+//	{"cmd":"pour","size":100,"seconds":10}                            random bytes, as fast as they go; ends in poured
 //	{"cmd":"stall"}, {"cmd":"unstall"}                                stop reading messages of all peers, and go on
 //	{"cmd":"report"}                                                  counts and hashes per peer
 //	{"cmd":"disconnect","reason":8}                                   leave that peer with a devp2p reason
@@ -28,6 +29,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/ethereum/go-ethereum/log"
@@ -169,6 +171,7 @@ type command struct {
 	// Of which protocol the connection is meant; empty is any.
 	Protocol string `json:"protocol"`
 	Rate     int    `json:"rate"`
+	Seconds  int    `json:"seconds"`
 	run
 }
 
@@ -208,6 +211,13 @@ func (c command) perform(server *p2p.Server, peers *peerSet) (map[string]any, er
 			return nil, errors.Join(err, errors.New("a flood needs a rate above zero"))
 		}
 		p.flood(c.run, c.Rate)
+		return answer, nil
+	case "pour":
+		p, err := peers.get(c.NodeID, c.Protocol)
+		if err != nil {
+			return nil, err
+		}
+		p.pour(c.Size, time.Duration(c.Seconds)*time.Second)
 		return answer, nil
 	case "stall", "unstall":
 		peers.reading.set(c.Cmd == "stall")

@@ -37,6 +37,8 @@ type peer struct {
 	out      *lines
 	flooded  atomic.Uint64 // messages of a flood that were sent
 	took     atomic.Uint64 // messages of a flood that came in
+	slowest  longest       // write of a message that is poured or asked for
+	answer   []byte        // what the last ask was answered with
 
 	mu       sync.Mutex
 	room     *sync.Cond // of mu: an answer came, or the connection ended
@@ -85,6 +87,10 @@ func (p *peer) serve(corruptAt uint64, reading *gate) error {
 			p.answered(payload)
 		case codeFlood:
 			p.took.Add(1)
+		case codeAsk:
+			if err := p.asked(payload); err != nil {
+				return err
+			}
 		default:
 			p.emit("unexpected", map[string]any{"code": msg.Code, "bytes": len(payload)})
 		}
@@ -177,7 +183,7 @@ func (p *peer) entry() map[string]any {
 	defer p.mu.Unlock()
 	return map[string]any{
 		"node_id": p.geth.ID().String(), "name": p.geth.Fullname(), "inbound": p.geth.Inbound(),
-		"protocol": p.protocol, "flooded": p.flooded.Load(), "took": p.took.Load(), "trusted": p.geth.Trusted(), "requests": p.requests.entry(), "answers": p.answers.entry(),
+		"protocol": p.protocol, "flooded": p.flooded.Load(), "took": p.took.Load(), "longest_write_ms": p.slowest.milliseconds(), "trusted": p.geth.Trusted(), "requests": p.requests.entry(), "answers": p.answers.entry(),
 	}
 }
 
