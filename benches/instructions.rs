@@ -7,7 +7,13 @@
 //! `instructions WORKLOAD SIZE MESSAGES` runs one workload; without arguments it lists them all, one a line.
 
 #![allow(clippy::disallowed_methods, reason = "an origin for virtual time")]
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "not part of the product")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "not part of the product"
+)]
 
 use std::{
     hint::black_box,
@@ -26,7 +32,9 @@ use devp2pd::{
 use rand::{SeedableRng as _, rngs::StdRng};
 use sha3::{Digest as _, Keccak256};
 
-const WORKLOADS: [(&str, fn(usize, usize)); 3] =
+type Workload = fn(usize, usize);
+
+const WORKLOADS: [(&str, Workload); 3] =
     [("codec", codec), ("connection", connection), ("delivery", delivery)];
 const SIZES: [usize; 3] = [100, 1024, 16 * 1024];
 const KEY: [u8; 32] = [7; 32];

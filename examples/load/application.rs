@@ -152,7 +152,7 @@ impl Application {
 
     /// Sends messages of this size as fast as the windows allow, until `until`. Returns how many were accepted.
     pub(crate) async fn pour(&mut self, channel: u32, code: u32, payload: &Bytes, until: Until) -> u64 {
-        let mut sent = 0;
+        let (mut sent, refused) = (0, self.refused);
         while until.goes_on(sent) {
             let (mut events, mut bytes) = (Vec::new(), 0);
             while self.windows[&channel] > 0 && bytes < FRAME && until.goes_on(sent) {
@@ -177,7 +177,7 @@ impl Application {
             }
             while self.hear(Duration::ZERO).await {}
         }
-        sent - self.refused
+        sent - (self.refused - refused)
     }
 
     /// Takes one piece of news, if it comes in time.

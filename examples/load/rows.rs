@@ -334,39 +334,33 @@ impl Shared {
     }
 }
 
-/// The fast reader's rate alone on the connection, then beside a reader of one message a second, then alone again: what
-/// stands beside is compared with the mean of both.
+/// The peer floods both channels all the time. The fast reader's rate beside one that reads as fast, then beside one that
+/// takes a message a second, then beside a fast one again: what stands in the middle is compared with the mean of both.
 async fn beside(plan: &Plan) -> Vec<Outcome> {
     let mut shared = Shared::start().await;
     let payload = noise(16 * KIB);
-    let [slow, fast] = &shared.readers;
-    let [(to_slow, slow_channel), (to_fast, fast_channel)] = &mut shared.senders;
-    slow.seen.pace.store(16 * KIB as u64, Ordering::Relaxed);
+    let [other, fast] = &shared.readers;
+    let [(to_other, other_channel), (to_fast, fast_channel)] = &mut shared.senders;
     let (mut rates, mut sent) = ([0.0; 3], 0);
-    for (rate, also_slow) in rates.iter_mut().zip([false, true, false]) {
+    for (rate, pace) in rates.iter_mut().zip([0, 16 * KIB as u64, 0]) {
+        other.seen.pace.store(pace, Ordering::Relaxed);
         let started = Instant::now();
         let until = Until::Time(started + plan.span());
         let before = fast.seen.messages();
-        if also_slow {
-            let (to_fast, _) = tokio::join!(
-                to_fast.pour(*fast_channel, FLOOD, &payload, until),
-                to_slow.pour(*slow_channel, FLOOD, &payload, until)
-            );
-            sent = to_fast;
-        } else {
-            sent = to_fast.pour(*fast_channel, FLOOD, &payload, until).await + sent;
-        }
+        let (more, _) = tokio::join!(
+            to_fast.pour(*fast_channel, FLOOD, &payload, until),
+            to_other.pour(*other_channel, FLOOD, &payload, until)
+        );
+        sent += more;
         *rate = (fast.seen.messages() - before) as f64 / started.elapsed().as_secs_f64();
-        sent = fast.seen.accounted().max(sent);
-        // What is under way belongs to this phase.
-        tokio::time::sleep(Duration::from_millis(500)).await;
     }
+    let all = fast.seen.reaches(sent).await;
     let share = rates[1] * 2.0 / (rates[0] + rates[2]);
-    let what = "a fast reader beside one message a second".to_owned();
-    let note = format!("{:.0} % of its rate alone", share * 100.0);
-    let (delivered, lost) = (fast.seen.messages(), fast.seen.lost());
-    let holds = lost == 0 && share >= 0.8 && slow.seen.closed.load(Ordering::Relaxed) == 0;
-    vec![Outcome { what, sent: fast.seen.accounted(), delivered, lost, note, holds }]
+    let note = format!("{:.0} % of its rate beside a fast one", share * 100.0);
+    let mut outcome =
+        lossless("a fast reader beside one message a second".to_owned(), sent, &fast.seen, all, note);
+    outcome.holds &= share >= 0.8 && other.seen.closed.load(Ordering::Relaxed) == 0;
+    vec![outcome]
 }
 
 async fn two_fast(plan: &Plan) -> Vec<Outcome> {

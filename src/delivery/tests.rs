@@ -276,7 +276,8 @@ fn a_held_connection_is_woken_when_there_is_room_or_the_rule_changes() {
     assert!(matches!(push(&mut inbox), Push::Queued));
     push(&mut inbox);
     // Another policy, another stream and no stream: the message is offered again at once.
-    let changes: [(&str, fn(&mut TestInbox, StreamId)); 2] = [
+    type Change = fn(&mut TestInbox, StreamId);
+    let changes: [(&str, Change); 2] = [
         ("configure", |inbox, _| inbox.configure(Config { channel_bytes: 200, ..Config::default() })),
         ("detach", |inbox, stream| inbox.detach(stream)),
     ];

@@ -14,7 +14,11 @@ use prometheus_client::{
 
 use crate::{
     net::discovery::{Counters, Discovery},
-    switch::{Handle, figures::Figures, lease::StateName},
+    switch::{
+        Handle,
+        figures::{Application, Figures},
+        lease::StateName,
+    },
 };
 
 /// The media type of the page.
@@ -141,7 +145,7 @@ impl Numbers {
     }
 
     fn messages(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Figures { traffic, inbound_queued, outbound_queued, .. } = &self.figures;
+        let Figures { traffic, applications, inbound_queued, outbound_queued, .. } = &self.figures;
         let rows = by("direction", [("in", traffic.bytes_in), ("out", traffic.bytes_out)]);
         counter(out, "wire_bytes", "Bytes over connections with peers", &rows)?;
         let versions: Vec<String> =
@@ -158,6 +162,18 @@ impl Numbers {
         let lost = "Messages that applications lost because they did not keep up";
         counter(out, "lost_messages", lost, &one(traffic.lost.messages))?;
         counter(out, "lost_message_bytes", "Bytes of their payloads", &one(traffic.lost.bytes))?;
+        let each = |value: fn(&Application) -> u64| {
+            by("client", applications.iter().map(|(client, application)| (&**client, value(application))))
+        };
+        let name = "application_lost_messages";
+        counter(out, name, "Messages that each registered application lost", &each(|of| of.lost.messages))?;
+        let name = "application_lost_message_bytes";
+        counter(out, name, "Bytes of their payloads", &each(|of| of.lost.bytes))?;
+        let name = "application_waiting_bytes";
+        gauge(out, name, "Bytes that wait for each application", &each(|of| of.waiting_bytes))?;
+        let name = "application_holding_channels";
+        let help = "Channels that hold their peer, because the application takes messages too slowly";
+        gauge(out, name, help, &each(|of| of.holding_channels as u64))?;
         let rows = by("for", [("applications", *inbound_queued), ("peers", *outbound_queued)]);
         gauge(out, "queued_bytes", "Bytes that wait", &rows)
     }

@@ -68,12 +68,25 @@ pub struct Figures {
     pub inbound_queued: u64,
     /// Bytes that wait for peers.
     pub outbound_queued: u64,
+    /// What applications lost and hold now, by client id.
+    pub applications: BTreeMap<Arc<str>, Application>,
     /// Registrations by state.
     pub registrations: [(StateName, usize); 3],
     /// Bans that stand.
     pub bans: usize,
     /// The last round trips of peers that have had one, shortest first.
     pub round_trips: Vec<Duration>,
+}
+
+/// The part of the registrations with one client id.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Application {
+    /// Messages that it lost, and the bytes of their payloads.
+    pub lost: Lost,
+    /// Bytes that wait for it.
+    pub waiting_bytes: u64,
+    /// Its channels that hold their connection.
+    pub holding_channels: usize,
 }
 
 impl Figures {
@@ -99,7 +112,19 @@ impl State {
             let count = self.leases.iter().filter(|registration| registration.state_name() == state).count();
             (state, count)
         };
+        let mut applications = BTreeMap::<Arc<str>, Application>::new();
+        for (id, kept) in &self.kept {
+            let Some(registration) = self.leases.get(*id) else { continue };
+            let application = applications.entry(Arc::clone(&registration.spec().client_id)).or_default();
+            let inbox = kept.holding.inbox.lock();
+            let lost = inbox.counters().lost();
+            application.lost.messages += lost.messages;
+            application.lost.bytes += lost.bytes;
+            application.waiting_bytes += inbox.waiting();
+            application.holding_channels += inbox.holding().map_or(0, |(channels, _)| channels);
+        }
         Figures {
+            applications,
             inbound,
             dialed: self.sessions.len() - inbound,
             slots,

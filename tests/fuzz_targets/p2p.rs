@@ -95,7 +95,7 @@ impl Delivery for Queues<'_> {
         assert!(held.channel <= held.total);
         if self.room == 0 {
             let until = now + Duration::from_millis(500);
-            return Offer::Hold { payload: message.payload, until, charged: message.code % 2 == 0 };
+            return Offer::Hold { payload: message.payload, until, charged: message.code.is_multiple_of(2) };
         }
         self.room -= 1;
         self.offer_last(now, message);
