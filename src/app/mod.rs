@@ -298,6 +298,7 @@ impl App {
             },
             settings: settings(&config, &record),
             boards,
+                message_counts: config.grpc.message_counts.clone(),
             inbox_budget: INBOUND_BUDGET,
             max_shared_stall: config.grpc.max_shared_stall,
             end_shared_sessions: config.grpc.end_shared_sessions,

@@ -34,7 +34,8 @@ use ipnet::IpNet;
 
 use crate::{
     net::{bandwidth::Rates, nat::NatMethod},
-    node::{Enode, NodeRef, Record},
+    node::NodeRef,
+    switch::capability::Capability,
 };
 pub use layers::Origin;
 pub use values::{LogFormat, Network, Rehello};
@@ -155,6 +156,8 @@ pub struct Grpc {
     pub any_message_count: bool,
 }
 
+    /// Capabilities and their message counts, beside those that everybody knows.
+    pub message_counts: Vec<Capability>,
 /// The files of TLS, PEM all of them. They are read when serving starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {

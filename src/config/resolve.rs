@@ -15,7 +15,14 @@ use super::{
     settings::Settings,
     values::{ListenAddr, SocketPath},
 };
-use crate::{net::bandwidth::Rates, node::NodeRef, switch::inbox::stall::MAX_STALL_LIMIT};
+use crate::{
+    net::bandwidth::Rates,
+    node::NodeRef,
+    switch::{
+        capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count},
+        inbox::stall::MAX_STALL_LIMIT,
+    },
+};
 
 /// Characters of the operator's part of our name: with the rest of it the Hello stays small, and peers show it whole.
 const MAX_IDENTITY: usize = 32;
@@ -139,6 +146,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
     let at = |addr: &ListenAddr| match *addr {
         ListenAddr::Any => vec![
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.port)),
+        message_counts: message_counts(&settings.message_counts, layers)?,
             SocketAddr::from((Ipv6Addr::UNSPECIFIED, settings.port)),
         ],
         ListenAddr::At(ip, port) => vec![SocketAddr::new(ip, port.unwrap_or(settings.port))],
@@ -241,3 +249,58 @@ fn is_a_key(path: &Path) -> bool {
     let digits = text.trim().trim_start_matches("0x");
     digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
+/// The operator's table of message counts.
+fn message_counts(values: &[String], layers: &Layers) -> Result<Vec<Capability>, ConfigError> {
+    let mut all: Vec<Capability> = Vec::new();
+    for (index, value) in values.iter().enumerate() {
+        let wrong =
+            |problem: String| Err(layers.wrong("message-counts", format!("entry {}: {problem}", index + 1)));
+        let parts = value.split_once('=').and_then(|(name, count)| Some((name.split_once('/')?, count)));
+        let parsed = parts.and_then(|((name, version), count)| {
+            let (version, count) = (version.parse().ok()?, count.parse().ok()?);
+            (check_name(name) && (1..=MAX_MESSAGE_COUNT).contains(&count))
+                .then(|| Capability::new(name, version, count))
+        });
+        let Some(capability) = parsed else {
+            return wrong(format!("{value:?} is not NAME/VERSION=COUNT, such as wit/2=6"));
+        };
+        let known = known_message_count(&capability.name, capability.version);
+        if let Some(right) = known.filter(|right| *right != capability.message_count) {
+            return wrong(format!(
+                "{capability} has {right} messages, not {}; --any-message-count lets applications say otherwise",
+                capability.message_count
+            ));
+        }
+        if all.iter().any(|other| other.name == capability.name && other.version == capability.version) {
+            return wrong(format!("{capability} stands twice in the list"));
+        }
+        all.push(capability);
+    }
+    Ok(all)
+}
+
+/// Nodes to start discovery at: URLs and records, which name an address. Ids and bare keys name none.
+fn bootnodes(values: &[String], key: &str, layers: &Layers) -> Result<Vec<NodeRef>, ConfigError> {
+    let all: Vec<NodeRef> = nodes(values, key, layers)?;
+    for (index, node) in all.iter().enumerate() {
+        let wrong = |problem: &str| Err(layers.wrong(key, format!("entry {}: {problem}", index + 1)));
+        match node {
+            NodeRef::Enode(_) => {}
+            NodeRef::Record(record) if record.udp_addr().is_some() => {}
+            NodeRef::Record(_) => {
+                return wrong(
+                    "the record names no address with a UDP port, so discovery cannot ask this node; use a newer \
+                     record of it, or enode://KEY@IP:PORT",
+                );
+            }
+            NodeRef::Id(_) | NodeRef::Key(_) => {
+                return wrong(
+                    "an id or a key alone does not say where to ask; use enode://KEY@IP:PORT or the node's record \
+                     (enr:…)",
+                );
+            }
+        }
+    }
+    Ok(all)
+}
+

@@ -226,6 +226,9 @@ pub(super) struct Settings {
     /// Serve the probes /livez and /readyz on this TCP address; `none` serves none.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9303", help_heading = "Operation")]
     pub(super) http_addr: OrNone<SocketAddr>,
+    /// Refuse to register these protocols with other message counts (NAME/VERSION=COUNT); common ones are known.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', help_heading = "gRPC")]
+    pub(super) message_counts: Vec<String>,
     /// Log these events: a level (error, warn, info, debug, trace), or levels by room: info,devp2pd::net=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = "Operation")]
     pub(super) log: String,
