@@ -121,10 +121,10 @@ pub struct Discovery {
     pub v5: bool,
     /// Trees to read from DNS (`enrtree://…`). `None`: the network's.
     pub dns_trees: Option<Vec<String>>,
-    /// Where discv4 starts. `None`: the network's.
-    pub bootnodes_v4: Option<Vec<Enode>>,
-    /// Where discv5 starts. `None`: the network's.
-    pub bootnodes_v5: Option<Vec<Record>>,
+    /// Where discv4 starts: nodes with an address or a host name. `None`: the network's.
+    pub bootnodes_v4: Option<Vec<NodeRef>>,
+    /// Where discv5 starts: the same. `None`: the network's.
+    pub bootnodes_v5: Option<Vec<NodeRef>>,
     /// Where UDP is bound. `None`: on the peers' addresses and port.
     pub addr: Option<SocketAddr>,
     /// Packets that discovery may send per second. `None`: as many as it likes.

@@ -217,9 +217,12 @@ fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigEr
     if let Some(url) = dns_trees.iter().flatten().find(|url| !url.starts_with("enrtree://")) {
         return Err(layers.wrong("dns-tree", format!("{url:?} does not start with enrtree://")));
     }
-    let v4 = given(&settings.bootnodes).map(|values| nodes(&values, "bootnodes", layers)).transpose()?;
-    let v5 =
-        given(&settings.bootnodes_v5).map(|values| nodes(&values, "bootnodes-v5", layers)).transpose()?;
+    let v4 = given(&settings.bootnodes).map(|values| bootnodes(&values, "bootnodes", layers)).transpose()?;
+    let v5 = given(&settings.bootnodes_v5)
+        .map(|values| bootnodes(&values, "bootnodes-v5", layers))
+        .transpose()?
+        // As in go-ethereum: one list is enough for both protocols.
+        .or_else(|| v4.clone());
     Ok(Discovery {
         v4: on && settings.discv4,
         v5: on && settings.discv5,
@@ -304,3 +307,9 @@ fn bootnodes(values: &[String], key: &str, layers: &Layers) -> Result<Vec<NodeRe
     Ok(all)
 }
 
+/// Whether the path is a node key: 64 hex digits, with or without `0x`.
+fn is_a_key(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    let digits = text.trim().trim_start_matches("0x");
+    digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

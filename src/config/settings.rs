@@ -170,10 +170,10 @@ pub(super) struct Settings {
     /// Turn discv4, discv5 and DNS off.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Discovery")]
     pub(super) nodiscover: bool,
-    /// Start discv4 at these nodes (enode://) instead of the network's; `none` starts at none.
+    /// Start discovery at these nodes (enode:// or enr:) instead of the network's; `none` starts at none.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
     pub(super) bootnodes: Vec<String>,
-    /// Start discv5 at these nodes (enr:) instead of the network's; `none` starts at none.
+    /// Start discv5 at these nodes (enode:// or enr:) instead of those of --bootnodes; `none` starts at none.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
     pub(super) bootnodes_v5: Vec<String>,
 

@@ -287,7 +287,7 @@ impl NodeService for Node {
         let contact = contact_of(&node).ok_or_else(|| {
             Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
         })?;
-        self.discovery.add_bootnode(contact).await.map_err(super::discovery::refuse)?;
+        self.discovery.add_bootnode(contact, None).await.map_err(super::discovery::refuse)?;
         Ok(Response::new(proto::AddBootnodeResponse {}))
     }
 }

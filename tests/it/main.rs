@@ -15,6 +15,7 @@
 )]
 
 mod access;
+mod bootnodes;
 mod calls;
 mod dialing;
 mod discovery;

@@ -267,9 +267,9 @@ impl Discovery {
         self.call(move |state, _| state.release_entries(owner)).await
     }
 
-    /// Adds a node that is asked at every refresh.
-    pub async fn add_bootnode(&self, node: Contact) -> Result<(), DiscoveryError> {
-        self.call(move |state, now| state.add_bootnode(now, node)).await?
+    /// Adds a node that is asked at every refresh, to one protocol or to both.
+    pub async fn add_bootnode(&self, node: Contact, over: Option<Source>) -> Result<(), DiscoveryError> {
+        self.call(move |state, now| state.add_bootnode(now, &node, over)).await?
     }
 
     /// Asks an application at another node.

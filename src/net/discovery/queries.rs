@@ -225,18 +225,28 @@ impl State {
         self.publish(changed);
     }
 
-    pub(super) fn add_bootnode(&mut self, now: Now, node: Contact) -> Result<(), DiscoveryError> {
-        if self.v4.is_none() && self.v5.is_none() {
-            return Err(DiscoveryError::Off("discovery"));
-        }
-        if let Some(engine) = &mut self.v4 {
+    /// Both protocols can begin with a key and an address; the record follows.
+    pub(super) fn add_bootnode(
+        &mut self,
+        now: Now,
+        node: &Contact,
+        over: Option<Source>,
+    ) -> Result<(), DiscoveryError> {
+        let wants = |source| over.is_none_or(|over| over == source);
+        let mut added = false;
+        if let Some(engine) = self.v4.as_mut().filter(|_| wants(Source::V4)) {
             engine.add_bootnode(now, node.clone());
         }
-        // discv5 cannot begin without a record.
-        if let (Some(engine), true) = (&mut self.v5, node.record.is_some()) {
-            engine.add_bootnode(now, node);
+        if let Some(engine) = self.v5.as_mut().filter(|_| wants(Source::V5)) {
+            engine.add_bootnode(now, node.clone());
+            added = true;
         }
-        Ok(())
+        let off = match over {
+            Some(Source::V4) => "discv4",
+            Some(Source::V5) => "discv5",
+            _ => "discovery",
+        };
+        if added { Ok(()) } else { Err(DiscoveryError::Off(off)) }
     }
 
     pub(super) fn talk(
