@@ -36,7 +36,7 @@ use crate::{
         listener::Accepted,
         outbound::OutboundBudget,
     },
-    node::{AddressClass, Enode, ForkSchedule, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
+    node::{AddressClass, Enode, ForkSchedule, Head, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
     p2p::LocalNode,
     policy::{
         Action, Policy, Settings,
@@ -93,6 +93,8 @@ pub(super) enum Effect {
     Resolve(NodeId, Option<PublicKey>),
     /// A registration's entries leave our record.
     ReleaseEntries(EntryOwner),
+    /// Our record announces the chain of a registration from now on, or does not any more.
+    Announce(EntryOwner, Option<(Arc<ForkSchedule>, Head)>),
     /// So many candidates are wanted.
     Demand(usize),
     /// Keep the lists.

@@ -20,6 +20,7 @@ mod calls;
 mod dialing;
 mod discovery;
 mod dribblers;
+mod forks;
 mod harness;
 mod http2;
 mod leases;

@@ -29,7 +29,7 @@ use crate::{
     discv5::TalkToken,
     kademlia::{Contact, Entry, Removal},
     node::{
-        NodeId, NodeKey, PublicKey, Record,
+        ForkSchedule, Head, NodeId, NodeKey, PublicKey, Record,
         local::{EntryError, EntryOwner, LocalRecord, Mapped},
     },
     policy::dial::{Candidate, Source},
@@ -260,6 +260,15 @@ impl Discovery {
     /// Deletes an entry of our record.
     pub async fn delete_entry(&self, owner: EntryOwner, key: String) -> Result<Record, DiscoveryError> {
         self.call(move |state, _| state.delete_entry(owner, &key)).await?
+    }
+
+    /// Keeps an `eth` entry in our record that says where the chain of a schedule is at present, or ends that.
+    pub async fn announce(
+        &self,
+        owner: EntryOwner,
+        chain: Option<(Arc<ForkSchedule>, Head)>,
+    ) -> Result<(), DiscoveryError> {
+        self.call(move |state, now| state.announce(now, owner, chain)).await?
     }
 
     /// Deletes all entries of an owner whose lease ended.

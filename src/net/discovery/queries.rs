@@ -18,7 +18,7 @@ use crate::{
     kademlia::{Contact, Event, Table},
     net::node_db::{NodeDb, Update},
     node::{
-        Endpoint, NodeId, NodeKey, PublicKey, Record,
+        Endpoint, ForkSchedule, Head, NodeId, NodeKey, PublicKey, Record,
         local::{EntryOwner, LocalRecord},
     },
     policy::dial::{Candidate, Source},
@@ -220,6 +220,20 @@ impl State {
         Ok(self.local.record().clone())
     }
 
+    pub(super) fn announce(
+        &mut self,
+        now: Now,
+        owner: EntryOwner,
+        chain: Option<(Arc<ForkSchedule>, Head)>,
+    ) -> Result<(), DiscoveryError> {
+        let changed = match chain {
+            Some((schedule, head)) => self.local.announce(now, owner, schedule, head)?,
+            None => self.local.withdraw(owner),
+        };
+        self.publish(changed);
+        Ok(())
+    }
+
     pub(super) fn release_entries(&mut self, owner: EntryOwner) {
         let changed = self.local.release(owner);
         self.publish(changed);
@@ -236,6 +250,7 @@ impl State {
         let mut added = false;
         if let Some(engine) = self.v4.as_mut().filter(|_| wants(Source::V4)) {
             engine.add_bootnode(now, node.clone());
+            added = true;
         }
         if let Some(engine) = self.v5.as_mut().filter(|_| wants(Source::V5)) {
             engine.add_bootnode(now, node.clone());
