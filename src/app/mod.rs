@@ -546,6 +546,7 @@ fn settings(config: &Config, record: &Record) -> Settings {
 /// Our name in Hello: `devp2pd/[identity/]v<version>/<os>-<arch>`.
 fn client_name(identity: Option<&str>) -> String {
     let identity = identity.map(|identity| format!("{identity}/")).unwrap_or_default();
+        follow_forks: peers.follow_forks,
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     format!("devp2pd/{identity}v{}/{os}-{arch}", env!("CARGO_PKG_VERSION"))
 }

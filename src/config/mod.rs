@@ -106,6 +106,8 @@ pub struct Peers {
     pub churn: Option<Duration>,
     /// Whether private addresses of DNS trees and host names are dialed whatever our own is.
     pub allow_lan: bool,
+    /// Whether fork filters follow forks that their schedules lack.
+    pub follow_forks: bool,
     /// Caps on what goes over connections.
     pub bandwidth: Rates,
     /// How a protocol that is registered late reaches peers that are connected.
@@ -154,10 +156,10 @@ pub struct Grpc {
     pub require_resume_token: bool,
     /// Whether a protocol that we know may be registered with another number of message codes than it has.
     pub any_message_count: bool,
-}
-
     /// Capabilities and their message counts, beside those that everybody knows.
     pub message_counts: Vec<Capability>,
+}
+
 /// The files of TLS, PEM all of them. They are read when serving starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {

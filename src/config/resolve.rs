@@ -56,6 +56,13 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
     if settings.nodial && settings.nolisten {
         warnings.push("neither dialing nor listening: this node can have no peers".to_owned());
     }
+    if !settings.nodiscover && !settings.discv5 {
+        warnings.push(
+            "discv5 is off (--discv5): nodes that run discv5 alone, as on the newest test networks, are not found and \
+             do not find this node"
+                .to_owned(),
+        );
+    }
     let grpc = grpc(settings, layers, &data_dir, &mut warnings)?;
     Ok(Config {
         network: settings.network,
@@ -139,6 +146,7 @@ fn grpc(
         end_shared_sessions: settings.end_shared_sessions,
         require_resume_token: settings.require_resume_token,
         any_message_count: settings.any_message_count,
+        message_counts: message_counts(&settings.message_counts, layers)?,
     })
 }
 
@@ -146,7 +154,6 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
     let at = |addr: &ListenAddr| match *addr {
         ListenAddr::Any => vec![
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, settings.port)),
-        message_counts: message_counts(&settings.message_counts, layers)?,
             SocketAddr::from((Ipv6Addr::UNSPECIFIED, settings.port)),
         ],
         ListenAddr::At(ip, port) => vec![SocketAddr::new(ip, port.unwrap_or(settings.port))],
@@ -196,6 +203,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
         inbound_throttle: settings.inbound_throttle.0,
         churn: settings.churn.0.map(|span| span.0),
         allow_lan: settings.allow_lan,
+        follow_forks: settings.follow_forks,
         bandwidth: Rates {
             peer_in: settings.peer_receive_rate.0.map(|rate| rate.0),
             peer_out: settings.peer_send_rate.0.map(|rate| rate.0),
@@ -246,12 +254,6 @@ fn nodes<T: std::str::FromStr<Err: std::fmt::Display>>(
     values.iter().enumerate().map(node).collect()
 }
 
-/// Whether the path is a node key: 64 hex digits, with or without `0x`.
-fn is_a_key(path: &Path) -> bool {
-    let text = path.to_string_lossy();
-    let digits = text.trim().trim_start_matches("0x");
-    digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
 /// The operator's table of message counts.
 fn message_counts(values: &[String], layers: &Layers) -> Result<Vec<Capability>, ConfigError> {
     let mut all: Vec<Capability> = Vec::new();

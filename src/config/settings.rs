@@ -177,6 +177,10 @@ pub(super) struct Settings {
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
     pub(super) bootnodes_v5: Vec<String>,
 
+    /// Dial nodes that have passed a fork which the fork schedule lacks, when nodes of several networks announce it.
+    #[arg(long, value_name = "true|false", default_value = "true", action = ArgAction::Set, help_heading = "Discovery")]
+    pub(super) follow_forks: bool,
+
     /// Bind discovery's UDP here instead of on the peers' addresses and port.
     #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
     pub(super) discovery_addr: OrNone<SocketAddr>,
@@ -222,13 +226,13 @@ pub(super) struct Settings {
     /// Let protocols that we know (eth, snap) be registered with another message count than they have.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) any_message_count: bool,
+    /// Refuse to register these protocols with other message counts (NAME/VERSION=COUNT); common ones are known.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', help_heading = "gRPC")]
+    pub(super) message_counts: Vec<String>,
 
     /// Serve the probes /livez and /readyz on this TCP address; `none` serves none.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9303", help_heading = "Operation")]
     pub(super) http_addr: OrNone<SocketAddr>,
-    /// Refuse to register these protocols with other message counts (NAME/VERSION=COUNT); common ones are known.
-    #[arg(long, value_name = "COUNTS", value_delimiter = ',', help_heading = "gRPC")]
-    pub(super) message_counts: Vec<String>,
     /// Log these events: a level (error, warn, info, debug, trace), or levels by room: info,devp2pd::net=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = "Operation")]
     pub(super) log: String,

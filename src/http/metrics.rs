@@ -14,6 +14,7 @@ use prometheus_client::{
 
 use crate::{
     net::discovery::{Counters, Discovery},
+    policy::Warning,
     switch::{Handle, figures::Figures, lease::StateName},
 };
 
@@ -128,6 +129,11 @@ impl Numbers {
         let rows = if self.figures.round_trips.is_empty() { Vec::new() } else { rows };
         gauge(out, "peer_round_trip_microseconds", "Last round trips of pings, over all peers", &rows)?;
         gauge(out, "bans", "Bans that stand", &one(*bans as u64))?;
+        let holds = |name| u64::from(self.figures.warnings.iter().any(|warning| warning.name() == name));
+        let rows = by("name", Warning::NAMES.map(|name| (name, holds(name))));
+        gauge(out, "warnings", "Whether a warning holds that finding peers fails", &rows)?;
+        let help = "Forks that are followed although the fork schedule lacks them";
+        gauge(out, "followed_forks", help, &one(self.figures.followed_forks as u64))?;
         let state = |(state, count): &(StateName, usize)| {
             let name = match state {
                 StateName::Detached => "detached",
