@@ -34,7 +34,11 @@ use finding::{Finding, FindingTasks};
 use sockets::Sockets;
 
 use crate::{
-    config::{Config, Grpc, Rehello, Tls, networks::Preset},
+    Now,
+    config::{
+        Config, Grpc, Network, Rehello, Tls,
+        networks::{Knowledge, Preset},
+    },
     http::{self, Probes, Stage},
     net::{
         clock,
@@ -56,7 +60,7 @@ use crate::{
             gate::Gate,
         },
         descriptors::Health,
-        node::{Controls, NodeFacts, enode_of},
+        node::{Controls, NetworkFacts, NodeFacts, enode_of},
         server::{
             incoming::Listener,
             tls::TlsFiles,
@@ -171,6 +175,8 @@ pub struct Started {
     pub http_addr: Option<SocketAddr>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// The network that we were started for, and what this version knows of its forks: one line.
+    pub network: String,
     /// What is allowed and yet most likely not meant.
     pub warnings: Vec<String>,
 }
@@ -292,13 +298,13 @@ impl App {
             instance_id: Arc::clone(&instance_id),
             leases: switch::lease::Config {
                 any_message_count: config.grpc.any_message_count,
+                message_counts: config.grpc.message_counts.clone(),
                 require_resume_token: config.grpc.require_resume_token,
                 client_name_len: client_name.len(),
                 ..switch::lease::Config::default()
             },
             settings: settings(&config, &record),
             boards,
-                message_counts: config.grpc.message_counts.clone(),
             inbox_budget: INBOUND_BUDGET,
             max_shared_stall: config.grpc.max_shared_stall,
             end_shared_sessions: config.grpc.end_shared_sessions,
@@ -344,6 +350,7 @@ impl App {
             client_name,
             start_time: now.unix,
             warnings: config.warnings.clone(),
+            network: preset_facts(config.network),
         };
         let mut routes = RoutesBuilder::default();
         let stop_asked = Arc::new(Notify::new());
@@ -392,6 +399,7 @@ impl App {
             grpc_socket: socket.as_ref().map(|place| place.path().to_owned()),
             http_addr,
             data_dir: data_dir.path().to_owned(),
+            network: network_line(config.network, now),
             warnings: config.warnings,
         };
         Ok(Self {
@@ -538,15 +546,32 @@ fn settings(config: &Config, record: &Record) -> Settings {
         net_restrict: peers.netrestrict.clone(),
         inbound_throttle: peers.inbound_throttle,
         allow_lan: peers.allow_lan,
+        follow_forks: peers.follow_forks,
         churn: peers.churn.map(|every| ChurnSettings { every, ..ChurnSettings::default() }),
         ..Settings::default()
     }
 }
 
+fn preset_facts(network: Network) -> Option<NetworkFacts> {
+    let preset = Preset::of(network)?;
+    let Knowledge { release, released, forks } = preset.knowledge();
+    Some(NetworkFacts { name: preset.name.to_owned(), release, released, forks })
+}
+
+/// The network and what is known of its forks, for people.
+fn network_line(network: Network, now: Now) -> String {
+    let Some(preset) = Preset::of(network) else {
+        return "none: bootnodes and forks come from settings and applications".to_owned();
+    };
+    let (name, knowledge) = (preset.name, preset.knowledge());
+    let forks: Vec<&str> = knowledge.forks.iter().map(|(name, _)| *name).collect();
+    let days = knowledge.age_days(now.unix);
+    format!("{name}, forks {}; from {}, {days} days old", forks.join(", "), knowledge.release)
+}
+
 /// Our name in Hello: `devp2pd/[identity/]v<version>/<os>-<arch>`.
 fn client_name(identity: Option<&str>) -> String {
     let identity = identity.map(|identity| format!("{identity}/")).unwrap_or_default();
-        follow_forks: peers.follow_forks,
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     format!("devp2pd/{identity}v{}/{os}-{arch}", env!("CARGO_PKG_VERSION"))
 }
