@@ -303,9 +303,10 @@ mod tests {
     const HOODI: &str = "hoodi";
     const NETWORKS_OF_TODAY: [&str; 3] = [MAINNET, SEPOLIA, HOODI];
 
-    /// A public network, from the facts that the presets are compared with.
+    /// A public network, from the vectors of fork ids.
     struct Preset {
         genesis_hash: [u8; 32],
+        genesis_time: u64,
         fork_heights: Vec<u64>,
         fork_times: Vec<u64>,
         first_epoch: u64,
@@ -313,15 +314,19 @@ mod tests {
 
     impl Preset {
         fn of(name: &str) -> Self {
-            let all: serde_json::Value =
-                serde_json::from_str(include_str!("../../tests/vectors/networks.json")).unwrap();
-            let network = &all[name];
-            let numbers = |key: &str| serde_json::from_value(network[key].clone()).unwrap();
-            let genesis = network["genesis_hash"].as_str().unwrap();
+            let rows = include_str!("../../tests/vectors/fork_id.txt").lines();
+            let row: Vec<&str> = rows
+                .map(|row| row.split_whitespace().collect::<Vec<_>>())
+                .find(|row| row.starts_with(&["chain", name]))
+                .unwrap();
+            let numbers =
+                |list: &str| -> Vec<u64> { list.split(',').map(|text| text.parse().unwrap()).collect() };
+            let genesis_time = row[3].parse().unwrap();
             Self {
-                genesis_hash: HEXLOWER.decode(genesis.as_bytes()).unwrap().try_into().unwrap(),
-                fork_heights: numbers("fork_heights"),
-                fork_times: numbers("fork_times"),
+                genesis_hash: HEXLOWER.decode(row[2].as_bytes()).unwrap().try_into().unwrap(),
+                genesis_time,
+                fork_heights: numbers(row[4]),
+                fork_times: numbers(row[5]).into_iter().filter(|time| *time > genesis_time).collect(),
                 first_epoch: match name {
                     MAINNET => 1_606_824_023,
                     SEPOLIA => 1_655_733_600,
@@ -332,9 +337,8 @@ mod tests {
 
         /// The schedule with only the first `known` forks by time.
         fn cut(&self, known: usize) -> Arc<ForkSchedule> {
-            // Of the genesis times only the order matters here: all forks by time come after them.
             let times = &self.fork_times[..known];
-            let schedule = ForkSchedule::new(self.genesis_hash, 0, &self.fork_heights, times);
+            let schedule = ForkSchedule::new(self.genesis_hash, self.genesis_time, &self.fork_heights, times);
             Arc::new(schedule.with_epochs(self.first_epoch))
         }
 
