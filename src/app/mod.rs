@@ -343,6 +343,9 @@ impl App {
             Some((listener, place)) => (Some(Listener::Unix(listener)), Some(place)),
             None => (None, None),
         };
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         let facts = NodeFacts {
             public_key,
             listen_addrs: listen_addrs.clone(),
@@ -380,7 +383,9 @@ impl App {
         if let Some(addr) = config.http_addr {
             let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
             http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
-            let (probes, metrics) = (probes.clone(), http::Metrics::new(handle.clone(), discovery.clone()));
+            let discv5_off = config.discovery.wanted && !config.discovery.v5;
+            let metrics = http::Metrics::new(handle.clone(), discovery.clone(), discv5_off);
+            let probes = probes.clone();
             serving.spawn(async move { match http::serve(listener, probes, Some(metrics)).await {} });
         }
         reached(Step::Http)?;

@@ -117,6 +117,8 @@ pub struct Peers {
 /// Finding nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovery {
+    /// Whether discovery is wanted at all (`--nodiscover` clears it).
+    pub wanted: bool,
     /// Whether discv4 runs.
     pub v4: bool,
     /// Whether discv5 runs.

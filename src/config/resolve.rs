@@ -232,6 +232,7 @@ fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigEr
         // As in go-ethereum: one list is enough for both protocols.
         .or_else(|| v4.clone());
     Ok(Discovery {
+        wanted: on,
         v4: on && settings.discv4,
         v5: on && settings.discv5,
         dns_trees,

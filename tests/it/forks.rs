@@ -10,7 +10,7 @@ use devp2pd::{
     },
 };
 
-use crate::harness::{Sidecar, eventually, spec};
+use crate::harness::{Sidecar, eventually, probe, spec};
 
 async fn info(sidecar: &Sidecar) -> GetNodeInfoResponse {
     sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap().into_inner()
@@ -85,12 +85,19 @@ async fn a_node_says_which_forks_it_knows_and_how_old_that_is() {
     assert_eq!(info(&Sidecar::start().await).await.network, None);
 }
 
+/// In `GetNodeInfo` and in the metrics, where the other warnings stand too.
 #[tokio::test]
 async fn discv5_off_is_a_warning() {
     let warned = async |flags: &[&str]| {
-        let warnings = info(&Sidecar::start_with(flags).await).await.warnings;
-        warnings.iter().any(|warning| warning.starts_with("discv5 is off"))
+        let sidecar = Sidecar::start_with(flags).await;
+        let said = info(&sidecar).await.warnings.iter().any(|warning| warning.starts_with("discv5 is off"));
+        let (_, page) = probe(sidecar.started().http_addr.unwrap(), "/metrics").await.unwrap();
+        let shown = |name, value| page.contains(&format!("devp2pd_warnings{{name=\"{name}\"}} {value}"));
+        assert!(shown("unknown_fork", 0) && shown("no_candidates", 0), "{page}");
+        assert!(shown("discv5_off", u8::from(said)) && page.contains("devp2pd_followed_forks 0"), "{page}");
+        said
     };
     assert!(warned(&["--nodiscover=false", "--discv5", "false"]).await);
     assert!(!warned(&["--nodiscover=false"]).await);
+    assert!(!warned(&["--discv5", "false"]).await, "nothing of discovery is wanted");
 }
