@@ -77,6 +77,7 @@ fn announce(started: &Started) {
     let socket = started.grpc_socket.as_ref().map(|path| format!(", unix:{}", path.display()));
     let _ = writeln!(out, "  gRPC      {}{}", started.grpc_addr, socket.unwrap_or_default());
     let _ = writeln!(out, "  probes    {http}");
+    let _ = writeln!(out, "  network   {}", started.network);
     let _ = writeln!(out, "  data      {}", started.data_dir.display());
     for warning in &started.warnings {
         let _ = writeln!(out, "  warning   {warning}");

@@ -2,7 +2,7 @@
 //!
 //! Everything here is optional by configuration, and all of it may fail to find anybody without holding up the start.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -13,15 +13,15 @@ use crate::{
     dnsdisc::{self, Link},
     kademlia::Contact,
     net::{
-        clock,
-        discovery::{self, Discovery},
+        clock, dialer,
+        discovery::{self, Discovery, contact_of},
         dns_discovery::{self, DnsNode},
         nat::{self, NatMethod},
         node_db::{self, NodeDb},
         resolver::Resolver,
     },
     node::{
-        Enode, NodeKey, Record,
+        Enode, Host, NodeKey, NodeRef,
         local::{LocalRecord, Mapped},
     },
     policy::dial::{Candidate, Source},
@@ -33,6 +33,10 @@ const CANDIDATES: usize = 64;
 
 /// Nodes of DNS trees that are fetched ahead: one dialer's worth.
 const DNS_NODES: usize = 8;
+
+/// How soon the host name of a bootnode is asked for again, and how seldom at the end. A resolver is somebody else's.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// What runs to find nodes, and the ways into it.
 pub(super) struct Finding {
@@ -49,6 +53,7 @@ pub(super) struct FindingTasks {
     gateway: Option<Owned<()>>,
     stop_gateway: watch::Sender<bool>,
     _dns: Option<Owned<()>>,
+    _names: Option<Owned<()>>,
     db: Option<NodeDb>,
 }
 
@@ -121,19 +126,19 @@ pub(super) fn start(
             None
         }
     };
-    let enodes = config.discovery.bootnodes_v4.clone();
-    let enodes = enodes.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes)));
-    let records = config.discovery.bootnodes_v5.clone();
-    let records: Vec<Record> =
-        records.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes_v5)));
+    let given = config.discovery.bootnodes_v4.clone();
+    let nodes_v4 = given.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes)));
+    let given = config.discovery.bootnodes_v5.clone();
+    let nodes_v5 = given.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes_v5)));
+    let named = named(&nodes_v4, Source::V4).chain(named(&nodes_v5, Source::V5)).collect::<Vec<_>>();
     let setup = discovery::Setup {
         port: udp,
         v4: config.discovery.v4,
         v5: config.discovery.v5,
         key: key.clone(),
         local,
-        bootnodes_v4: enodes.iter().filter_map(bootnode).collect(),
-        bootnodes_v5: records.into_iter().filter_map(Contact::from_record).collect(),
+        bootnodes_v4: nodes_v4.iter().filter_map(contact_of).collect(),
+        bootnodes_v5: nodes_v5.iter().filter_map(contact_of).collect(),
         restrict: config.peers.netrestrict.clone(),
         rate: config.discovery.rate,
         db: db.clone(),
@@ -146,7 +151,9 @@ pub(super) fn start(
     let (task, discovery) = discovery::prepare(clock::now(), setup);
     let (stop_driver, stopped) = oneshot::channel();
     let driver = Owned(tokio::spawn(discovery::run(task, stopped)));
-    let tasks = FindingTasks { driver, stop_driver, gateway, stop_gateway, _dns: dns, db };
+    let names =
+        (discovers && !named.is_empty()).then(|| Owned(tokio::spawn(add_named(named, discovery.clone()))));
+    let tasks = FindingTasks { driver, stop_driver, gateway, stop_gateway, _dns: dns, _names: names, db };
     Ok(Finding { discovery, demand, candidates, tasks })
 }
 
@@ -161,12 +168,47 @@ fn open_db(data_dir: &Path, rng: StdRng) -> Option<NodeDb> {
     }
 }
 
-fn bootnode(enode: &Enode) -> Option<Contact> {
-    let contact = Contact::from_enode(enode);
-    if contact.is_none() {
-        tracing::warn!(%enode, "a bootnode with a host name is not used; give its address");
+/// The bootnodes of a list whose address is a host name, for one protocol.
+fn named(nodes: &[NodeRef], protocol: Source) -> impl Iterator<Item = (Enode, Source)> {
+    nodes.iter().filter_map(move |node| match node {
+        NodeRef::Enode(enode) if enode.endpoint().is_none() => Some((enode.clone(), protocol)),
+        _ => None,
+    })
+}
+
+/// Looks up the host names of bootnodes and adds what it finds. A name that has no address yet is asked for again: in
+/// a cluster it may appear minutes after us.
+async fn add_named(mut named: Vec<(Enode, Source)>, discovery: Discovery) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let mut left = Vec::new();
+        for (enode, protocol) in named {
+            let Host::Name(name) = &enode.host else { continue };
+            let found = dialer::lookup(name).await;
+            // One address a node; IPv4 of two, as with records.
+            let chosen = |all: &[IpAddr]| all.iter().find(|ip| ip.is_ipv4()).or(all.first()).copied();
+            match found.as_deref().map(chosen) {
+                Ok(Some(ip)) => {
+                    let found = Enode { host: Host::Ip(ip), ..enode };
+                    if let Some(contact) = Contact::from_enode(&found)
+                        && let Err(error) = discovery.add_bootnode(contact, Some(protocol)).await
+                    {
+                        tracing::warn!(%error, enode = %found, "a bootnode is not used");
+                    }
+                    continue;
+                }
+                Ok(None) => tracing::warn!(%enode, "the host name of a bootnode has no address"),
+                Err(error) => tracing::warn!(%enode, %error, "the host name of a bootnode has no address"),
+            }
+            left.push((enode, protocol));
+        }
+        if left.is_empty() {
+            return;
+        }
+        named = left;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    contact
 }
 
 /// Presets are checked by a test of theirs.
@@ -209,7 +251,7 @@ async fn feed_from_dns(
                 addr,
                 record: Some(record),
                 source: Source::Dns,
-                served: std::time::Duration::ZERO,
+                served: Duration::ZERO,
             };
             if candidates.send(candidate).await.is_err() {
                 return;

@@ -34,7 +34,11 @@ use finding::{Finding, FindingTasks};
 use sockets::Sockets;
 
 use crate::{
-    config::{Config, Grpc, Rehello, Tls, networks::Preset},
+    Now,
+    config::{
+        Config, Grpc, Network, Rehello, Tls,
+        networks::{Knowledge, Preset},
+    },
     delivery::INBOUND_BUDGET,
     http::{self, Probes, Stage},
     net::{
@@ -57,7 +61,7 @@ use crate::{
             gate::Gate,
         },
         descriptors::Health,
-        node::{Controls, NodeFacts, enode_of},
+        node::{Controls, NetworkFacts, NodeFacts, enode_of},
         server::{
             incoming::Listener,
             tls::TlsFiles,
@@ -172,6 +176,8 @@ pub struct Started {
     pub http_addr: Option<SocketAddr>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// The network that we were started for, and what this version knows of its forks: one line.
+    pub network: String,
     /// What is allowed and yet most likely not meant.
     pub warnings: Vec<String>,
 }
@@ -293,6 +299,7 @@ impl App {
             instance_id: Arc::clone(&instance_id),
             leases: switch::lease::Config {
                 any_message_count: config.grpc.any_message_count,
+                message_counts: config.grpc.message_counts.clone(),
                 require_resume_token: config.grpc.require_resume_token,
                 client_name_len: client_name.len(),
                 ..switch::lease::Config::default()
@@ -337,6 +344,9 @@ impl App {
             Some((listener, place)) => (Some(Listener::Unix(listener)), Some(place)),
             None => (None, None),
         };
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         let facts = NodeFacts {
             public_key,
             listen_addrs: listen_addrs.clone(),
@@ -344,6 +354,7 @@ impl App {
             client_name,
             start_time: now.unix,
             warnings: config.warnings.clone(),
+            network: preset_facts(config.network),
         };
         let mut routes = RoutesBuilder::default();
         let stop_asked = Arc::new(Notify::new());
@@ -373,7 +384,9 @@ impl App {
         if let Some(addr) = config.http_addr {
             let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
             http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
-            let (probes, metrics) = (probes.clone(), http::Metrics::new(handle.clone(), discovery.clone()));
+            let discv5_off = config.discovery.wanted && !config.discovery.v5;
+            let metrics = http::Metrics::new(handle.clone(), discovery.clone(), discv5_off);
+            let probes = probes.clone();
             serving.spawn(async move { match http::serve(listener, probes, Some(metrics)).await {} });
         }
         reached(Step::Http)?;
@@ -392,6 +405,7 @@ impl App {
             grpc_socket: socket.as_ref().map(|place| place.path().to_owned()),
             http_addr,
             data_dir: data_dir.path().to_owned(),
+            network: network_line(config.network, now),
             warnings: config.warnings,
         };
         Ok(Self {
@@ -538,9 +552,27 @@ fn settings(config: &Config, record: &Record) -> Settings {
         net_restrict: peers.netrestrict.clone(),
         inbound_throttle: peers.inbound_throttle,
         allow_lan: peers.allow_lan,
+        follow_forks: peers.follow_forks,
         churn: peers.churn.map(|every| ChurnSettings { every, ..ChurnSettings::default() }),
         ..Settings::default()
     }
+}
+
+fn preset_facts(network: Network) -> Option<NetworkFacts> {
+    let preset = Preset::of(network)?;
+    let Knowledge { release, released, forks } = preset.knowledge();
+    Some(NetworkFacts { name: preset.name.to_owned(), release, released, forks })
+}
+
+/// The network and what is known of its forks, for people.
+fn network_line(network: Network, now: Now) -> String {
+    let Some(preset) = Preset::of(network) else {
+        return "none: bootnodes and forks come from settings and applications".to_owned();
+    };
+    let (name, knowledge) = (preset.name, preset.knowledge());
+    let forks: Vec<&str> = knowledge.forks.iter().map(|(name, _)| *name).collect();
+    let days = knowledge.age_days(now.unix);
+    format!("{name}, forks {}; from {}, {days} days old", forks.join(", "), knowledge.release)
 }
 
 /// Our name in Hello: `devp2pd/[identity/]v<version>/<os>-<arch>`.

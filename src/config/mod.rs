@@ -34,7 +34,8 @@ use ipnet::IpNet;
 
 use crate::{
     net::{bandwidth::Rates, nat::NatMethod},
-    node::{Enode, NodeRef, Record},
+    node::NodeRef,
+    switch::capability::Capability,
 };
 pub use layers::Origin;
 pub use values::{LogFormat, Network, Rehello};
@@ -105,6 +106,8 @@ pub struct Peers {
     pub churn: Option<Duration>,
     /// Whether private addresses of DNS trees and host names are dialed whatever our own is.
     pub allow_lan: bool,
+    /// Whether fork filters follow forks that their schedules lack.
+    pub follow_forks: bool,
     /// Caps on what goes over connections.
     pub bandwidth: Rates,
     /// How a protocol that is registered late reaches peers that are connected.
@@ -114,16 +117,18 @@ pub struct Peers {
 /// Finding nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovery {
+    /// Whether discovery is wanted at all (`--nodiscover` clears it).
+    pub wanted: bool,
     /// Whether discv4 runs.
     pub v4: bool,
     /// Whether discv5 runs.
     pub v5: bool,
     /// Trees to read from DNS (`enrtree://…`). `None`: the network's.
     pub dns_trees: Option<Vec<String>>,
-    /// Where discv4 starts. `None`: the network's.
-    pub bootnodes_v4: Option<Vec<Enode>>,
-    /// Where discv5 starts. `None`: the network's.
-    pub bootnodes_v5: Option<Vec<Record>>,
+    /// Where discv4 starts: nodes with an address or a host name. `None`: the network's.
+    pub bootnodes_v4: Option<Vec<NodeRef>>,
+    /// Where discv5 starts: the same. `None`: the network's.
+    pub bootnodes_v5: Option<Vec<NodeRef>>,
     /// Where UDP is bound. `None`: on the peers' addresses and port.
     pub addr: Option<SocketAddr>,
     /// Packets that discovery may send per second. `None`: as many as it likes.
@@ -153,6 +158,8 @@ pub struct Grpc {
     pub require_resume_token: bool,
     /// Whether a protocol that we know may be registered with another number of message codes than it has.
     pub any_message_count: bool,
+    /// Capabilities and their message counts, beside those that everybody knows.
+    pub message_counts: Vec<Capability>,
 }
 
 /// The files of TLS, PEM all of them. They are read when serving starts.

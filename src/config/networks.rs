@@ -1,19 +1,30 @@
 //! What is known about the public networks: where to begin looking for their nodes, and their fork schedules.
 //!
-//! The facts are those of go-ethereum v1.17.5 (params/bootnodes.go, params/config.go, core/genesis.go). They age:
-//! bootnodes move, forks are added. `--bootnodes`, `--bootnodes-v5` and `--dns-tree` replace them; an application's
-//! dial filter brings its own fork schedule.
+//! The facts are those of one go-ethereum release ([`RELEASE`]: params/bootnodes.go, params/chainspecs,
+//! core/genesis.go). They age: bootnodes move, forks are added. `.ci/fresh` compares them with the newest release;
+//! [`Knowledge`] says which forks they hold and how old they are. `--bootnodes`, `--bootnodes-v5` and `--dns-tree`
+//! replace them; an application's dial filter brings its own fork schedule.
 //!
 //! The discv5 bootnodes are those of the consensus layer on mainnet. Both layers and all networks share one discv5
 //! table, so the same list serves everywhere.
 
+use std::time::Duration;
+
 use super::Network;
 use crate::node::ForkSchedule;
+
+/// The go-ethereum release whose facts stand here.
+pub const RELEASE: &str = "go-ethereum v1.17.10";
+
+/// When that release was published, as Unix time: 2026-10-23, 12:06:18 UTC, as the Go module proxy says.
+pub const RELEASED: Duration = Duration::from_secs(1_792_757_178);
 
 /// One public network.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
-    /// Where discv4 begins: enode URLs.
+    /// The network's name.
+    pub name: &'static str,
+    /// Where discv4 begins: enode URLs and records.
     pub bootnodes: &'static [&'static str],
     /// Where discv5 begins: records.
     pub bootnodes_v5: &'static [&'static str],
@@ -27,6 +38,29 @@ pub struct Preset {
     pub fork_heights: &'static [u64],
     /// Forks by Unix time (EIP-6122).
     pub fork_times: &'static [u64],
+    /// What the forks by time are called on the execution layer, one name each.
+    pub fork_names: &'static [&'static str],
+    /// When the first epoch of the beacon chain began, Unix seconds. Forks by time begin with an epoch.
+    pub first_epoch: u64,
+}
+
+/// What a preset knows of its network's forks at a time, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knowledge {
+    /// The release that the preset was made from.
+    pub release: &'static str,
+    /// When that was published, as Unix time.
+    pub released: Duration,
+    /// The forks by time: name and Unix seconds.
+    pub forks: Vec<(&'static str, u64)>,
+}
+
+impl Knowledge {
+    /// Whole days between the release and `unix`, a Unix time; 0 for a clock that stands before the release.
+    #[must_use]
+    pub fn age_days(&self, unix: Duration) -> u64 {
+        unix.saturating_sub(self.released).as_secs() / 86_400
+    }
 }
 
 impl Preset {
@@ -45,11 +79,25 @@ impl Preset {
     #[must_use]
     pub fn fork_schedule(&self) -> ForkSchedule {
         ForkSchedule::new(self.genesis_hash, self.genesis_time, self.fork_heights, self.fork_times)
+            .with_epochs(self.first_epoch)
+    }
+
+    /// Which forks the preset holds, and since when that is known.
+    #[must_use]
+    pub fn knowledge(&self) -> Knowledge {
+        let forks = self.fork_names.iter().copied().zip(self.fork_times.iter().copied()).collect();
+        Knowledge { release: RELEASE, released: RELEASED, forks }
     }
 }
 
 const MAINNET: Preset = Preset {
+    name: "mainnet",
     bootnodes: &[
+        "enr:-KG4QCF1Mj32xpKHjinNb6ocCtMZG6IR_tyF5dkio5Hkek7zVbT6MM5eJwhjJFdiksQl51T33IRgryE0XLXiy1QOqsUBgmlkgnY0gmlwhNRj2kKDaXA2kCoAHKALAA0CAAAAAAAAAF6Jc2VjcDI1NmsxoQLKlnQYuhZRBTA8-7cz37kr_KuA1lAJ1eXxWMjp5fLJB4N1ZHCCTreEdWRwNoJOtw",
+        "enr:-KG4QMHihBfLI_tpXLWmfTi28HItJa4wDADDAaVjkfSELAb0BajqVWXM2GEMds5J63SCkpDRlqct5E8ftfQi4U93pigBgmlkgnY0gmlwhIHUpj2DaXA2kCYEqIAABAHQAAAAA2GdUACJc2VjcDI1NmsxoQLeQmW8OMuoUIoUImNW-r9IC4jaiAwZ2knfV4BqWyQvKoN1ZHCCdl-EdWRwNoJ2Xw",
+        "enr:-KG4QKsHcKQvIX8UPbJgw2cIEP_9EislF1srNGdYom4dcSsobt-92iEDNkHTt9dcdKXHaDMVbCM8QQ4V1RP8HcExLDsBgmlkgnY0gmlwhJB-_BiDaXA2kCQAYYABAADQAAAAAYEgYAGJc2VjcDI1NmsxoQILdc6UClD5s_N8-hYhIGQtFqRYR3Qxf9qgLQ7sj4qvEYN1ZHCCdl-EdWRwNoJ2Xw",
+        "enr:-KG4QFplptv1jVEhFeNNxRN7qe5p9rAGGlMeNnmGvUJV23W4Kr8hmiSzdWjZZHFqwi7nOuQrM32VO6uHBORXOdLG98gBgmlkgnY0gmlwhLKc14yDaXA2kCoBBP8A9DxKAAAAAAAAAAGJc2VjcDI1NmsxoQMBRycp4yiHbGzOqZPPMmuKGslp1NpOrFf_predLYM4-oN1ZHCCdl-EdWRwNoJ2Xw",
+        "enr:-KG4QGY74qTrst5NbQDAMIF8B7jEC8CMBSo6C5Ljea5I4PxYV1VSYdsGUqqIBlOYRBfwhl6YpEyvvvZOqNCa4dvmSXgBgmlkgnY0gmlwhAXfXlGDaXA2kCoBBP8C8BytAAAAAAAAAAGJc2VjcDI1NmsxoQIMlJp7yNcblauYicEeSBpHQzFAk9Wg3lhx3ie9gpTohIN1ZHCCdl-EdWRwNoJ2Xw",
         "enode://d860a01f9722d78051619d1e2351aba3f43f943f6f00718d1b9baa4101932a1f5011f16bb2b1bb35db20d6fe28fa0bf09636d26a87d31de9ec6203eeedb1f666@18.138.108.67:30303",
         "enode://22a8232c3abc76a16ae9d6c3b164f98775fe226f0917b0ca871128a74a8e9630b458460865bab457221f1d448dd9791d24c4e5d88786180ac185df813a68d4de@3.209.45.79:30303",
         "enode://2b252ab6a1d0f971d9722cb839a42cb81db019ba44c08754628ab4a823487071b5695317c8ccd085219c3a03af063495b2f1da8d18218da2d6a82981b45e6ffc@65.108.70.101:30303",
@@ -68,12 +116,19 @@ const MAINNET: Preset = Preset {
         1_150_000, 1_920_000, 2_463_000, 2_675_000, 4_370_000, 7_280_000, 9_069_000, 9_200_000, 12_244_000,
         12_965_000, 13_773_000, 15_050_000,
     ],
-    // Shanghai, Cancun, Prague, Osaka, BPO1, BPO2.
     fork_times: &[1_681_338_455, 1_710_338_135, 1_746_612_311, 1_764_798_551, 1_765_290_071, 1_767_747_671],
+    fork_names: &["Shanghai", "Cancun", "Prague", "Osaka", "BPO1", "BPO2"],
+    first_epoch: 1_606_824_023,
 };
 
 const SEPOLIA: Preset = Preset {
+    name: "sepolia",
     bootnodes: &[
+        "enr:-KG4QHn1Os72NN5Z44Ehf9CHPmN490GBphTFirfk33pFuWnkY9UNrQMfHkuCw6a-ykeRhGKrPL5ppMXiZQchgPrCDJQBgmlkgnY0gmlwhNRj2kKDaXA2kCoAHKALAA0CAAAAAAAAAF6Jc2VjcDI1NmsxoQJK_ye9jx9mela-ME_Kt5e017Ywv3hYH_5rwNhIUrtzNoN1ZHCCTriEdWRwNoJOuA",
+        "enr:-KG4QCpiRltiyX7LgozCkQ8XBrcDzejBXbE7YRUQFmIEgv46SC8B4CJLcOO3O2bH-_u-B242GTzO_hQPhv3rpyvAHXMBgmlkgnY0gmlwhIHUpj2DaXA2kCYEqIAABAHQAAAAA2GdUACJc2VjcDI1NmsxoQNmVWXve5c0uvsn_agjTKQ8pR6gl9DynZyTQNruBDfJ4YN1ZHCCdsOEdWRwNoJ2ww",
+        "enr:-KG4QJUWvc8qvCUr7x-qCFWee6HPLgmRUfVn-M_yqXD-sjSoAalKCV3NgUhmlqozjTJIj_nPr7J_uT8WJwbWiIx3Cv4BgmlkgnY0gmlwhJB-_BiDaXA2kCQAYYABAADQAAAAAYEgYAGJc2VjcDI1NmsxoQKOQetrA-97TELUzuGegVD1_cHKKNnjOmJ9CYdeSTor7YN1ZHCCdsOEdWRwNoJ2ww",
+        "enr:-KG4QIBsIiST0JBBvgSNxvHQOeH5PkRgWeufahVXYQQWj7GLYPFDsviuQ6qU-3Xx4qnARaZiI-qqVRyw_2qqmOKRY1UBgmlkgnY0gmlwhLKc14yDaXA2kCoBBP8A9DxKAAAAAAAAAAGJc2VjcDI1NmsxoQKx4n3wy0KtwnuZCHmlxMmc4b0VvfC4Ka_f3sUPvjUq1oN1ZHCCdsOEdWRwNoJ2ww",
+        "enr:-KG4QPM5C6wuTxu5yk4jkI9Mm64iSUKMPNt8y8kmoFzOlYrnYV4SBeZK7UiS4YWrkX4y2FD9_eH7xiPGvLQ-nXoXIcYBgmlkgnY0gmlwhAXfXlGDaXA2kCoBBP8C8BytAAAAAAAAAAGJc2VjcDI1NmsxoQIC3FMD8Si9DIBVofsSbJkpvXTUAfyi8q66XXQgjRhUsIN1ZHCCdsOEdWRwNoJ2ww",
         "enode://4e5e92199ee224a01932a377160aa432f31d0b351f84ab413a8e0a42f4f36476f8fb1cbe914af0d9aef0d51665c214cf653c651c4bbd9d5550a934f241f1682b@138.197.51.181:30303",
         "enode://143e11fb766781d22d92a2e33f8f104cddae4411a122295ed1fdb6638de96a6ce65f5b7c964ba3763bba27961738fef7d3ecc739268f3e5e771fb4c87b6234ba@146.190.1.103:30303",
         "enode://8b61dc2d06c3f96fddcbebb0efb29d60d3598650275dc469c22229d3e5620369b0d3dedafd929835fe7f489618f19f456fe7c0df572bf2d914a9f4e006f783a9@170.64.250.88:30303",
@@ -89,12 +144,27 @@ const SEPOLIA: Preset = Preset {
     genesis_time: 1_633_267_481,
     // The network split after the merge.
     fork_heights: &[1_735_371],
-    // Shanghai, Cancun, Prague, Osaka, BPO1, BPO2.
-    fork_times: &[1_677_557_088, 1_706_655_072, 1_741_159_776, 1_760_427_360, 1_761_017_184, 1_761_607_008],
+    fork_times: &[
+        1_677_557_088,
+        1_706_655_072,
+        1_741_159_776,
+        1_760_427_360,
+        1_761_017_184,
+        1_761_607_008,
+        1_791_294_816,
+    ],
+    fork_names: &["Shanghai", "Cancun", "Prague", "Osaka", "BPO1", "BPO2", "Amsterdam"],
+    first_epoch: 1_655_733_600,
 };
 
 const HOODI: Preset = Preset {
+    name: "hoodi",
     bootnodes: &[
+        "enr:-KG4QHqPRT-PQyT1l2-DzAJ4WiSGWDbLvzqV8umrSRmBVvzfaYAIjswgIY3S4iZFBtOGGdFeUXh5uaFXI4FdN4ib-S0BgmlkgnY0gmlwhNRj2kKDaXA2kCoAHKALAA0CAAAAAAAAAF6Jc2VjcDI1NmsxoQNwurkRdfm7zrv78VVkT0bAPtRO9JJ9gW42Abpf0y96JIN1ZHCCTrmEdWRwNoJOuQ",
+        "enr:-KG4QO3rOpovULG1tqfd5prt30FBF_0_dbh6z13W1CS94yZvObO3BDatF6v_5p0Fol4ayvf32rtLy9IoeIrllRNO6mEBgmlkgnY0gmlwhIHUpj2DaXA2kCYEqIAABAHQAAAAA2GdUACJc2VjcDI1NmsxoQKv1QQH20VixQSfOvSJdDoktzLLpq8hleYiBb5ZrmRaoIN1ZHCCdyeEdWRwNoJ3Jw",
+        "enr:-KG4QK3lmOaDQ5f-OLtwBQDwZZwORygbjDKbSWR79YFuQBQMbdStUfUKBucPPB8BW2mIZPcAHmsKan6HK9_CLv1ntfsBgmlkgnY0gmlwhJB-_BiDaXA2kCQAYYABAADQAAAAAYEgYAGJc2VjcDI1NmsxoQL3h68BwVT7D-gnmNXHLKgePyp4l5ikdqbJPaesuz9YAIN1ZHCCdyeEdWRwNoJ3Jw",
+        "enr:-KG4QC1VbcxVmJVOBrQFyaTshr7kGgI8_IgGhkXMlPGQN6ijWpc72mLFR9qx6islo-bcG5gcfJDBA85Pjjk3zXdhsckBgmlkgnY0gmlwhLKc14yDaXA2kCoBBP8A9DxKAAAAAAAAAAGJc2VjcDI1NmsxoQJxxADpm6ox6R2Op72lhQ7xQ7nalLB0E9vUwchMS1_EdIN1ZHCCdyeEdWRwNoJ3Jw",
+        "enr:-KG4QACXfYMzVZrG5YGEM6JoAyALZrmSG_0rtTtRQK3Z7q3TUYgb1gqEbyXfA07HpqJq9i4ZaG1EmRwgZbwNFIa9M8gBgmlkgnY0gmlwhAXfXlGDaXA2kCoBBP8C8BytAAAAAAAAAAGJc2VjcDI1NmsxoQOBqr1yI_NF5xO381XMdmgLqOw6ewmPEAZVpGfkBJETWIN1ZHCCdyeEdWRwNoJ3Jw",
         "enode://2112dd3839dd752813d4df7f40936f06829fc54c0e051a93967c26e5f5d27d99d886b57b4ffcc3c475e930ec9e79c56ef1dbb7d86ca5ee83a9d2ccf36e5c240c@134.209.138.84:30303",
         "enode://60203fcb3524e07c5df60a14ae1c9c5b24023ea5d47463dfae051d2c9f3219f309657537576090ca0ae641f73d419f53d8e8000d7a464319d4784acd7d2abc41@209.38.124.160:30303",
         "enode://8ae4a48101b2299597341263da0deb47cc38aa4d3ef4b7430b897d49bfa10eb1ccfe1655679b1ed46928ef177fbf21b86837bd724400196c508427a6f41602cd@134.199.184.23:30303",
@@ -107,8 +177,9 @@ const HOODI: Preset = Preset {
     ],
     genesis_time: 1_742_212_800,
     fork_heights: &[],
-    // Prague, Osaka, BPO1, BPO2.
     fork_times: &[1_742_999_832, 1_761_677_592, 1_762_365_720, 1_762_955_544],
+    fork_names: &["Prague", "Osaka", "BPO1", "BPO2"],
+    first_epoch: 1_742_213_400,
 };
 
 const BOOTNODES_V5: &[&str] = &[
@@ -121,6 +192,11 @@ const BOOTNODES_V5: &[&str] = &[
     "enr:-Le4QLHZDSvkLfqgEo8IWGG96h6mxwe_PsggC20CL3neLBjfXLGAQFOPSltZ7oP6ol54OvaNqO02Rnvb8YmDR274uq8ChGV0aDKQtTA_KgEAAAAAIgEAAAAAAIJpZIJ2NIJpcISLosQxg2lwNpAqAX4AAAAAAPA8kv_-ax65iXNlY3AyNTZrMaEDBJj7_dLFACaxBfaI8KZTh_SSJUjhyAyfshimvSqo22WDdWRwgiMohHVkcDaCI4I",
     "enr:-Le4QH6LQrusDbAHPjU_HcKOuMeXfdEB5NJyXgHWFadfHgiySqeDyusQMvfphdYWOzuSZO9Uq2AMRJR5O4ip7OvVma8BhGV0aDKQtTA_KgEAAAAAIgEAAAAAAIJpZIJ2NIJpcISLY9ncg2lwNpAkAh8AgQIBAAAAAAAAAAmXiXNlY3AyNTZrMaECDYCZTZEksF-kmgPholqgVt8IXr-8L7Nu7YrZ7HUpgxmDdWRwgiMohHVkcDaCI4I",
     "enr:-Le4QIqLuWybHNONr933Lk0dcMmAB5WgvGKRyDihy1wHDIVlNuuztX62W51voT4I8qD34GcTEOTmag1bcdZ_8aaT4NUBhGV0aDKQtTA_KgEAAAAAIgEAAAAAAIJpZIJ2NIJpcISLY04ng2lwNpAkAh8AgAIBAAAAAAAAAA-fiXNlY3AyNTZrMaEDscnRV6n1m-D9ID5UsURk0jsoKNXt1TIrj8uKOGW6iluDdWRwgiMohHVkcDaCI4I",
+    "enr:-KG4QCF1Mj32xpKHjinNb6ocCtMZG6IR_tyF5dkio5Hkek7zVbT6MM5eJwhjJFdiksQl51T33IRgryE0XLXiy1QOqsUBgmlkgnY0gmlwhNRj2kKDaXA2kCoAHKALAA0CAAAAAAAAAF6Jc2VjcDI1NmsxoQLKlnQYuhZRBTA8-7cz37kr_KuA1lAJ1eXxWMjp5fLJB4N1ZHCCTreEdWRwNoJOtw",
+    "enr:-KG4QMHihBfLI_tpXLWmfTi28HItJa4wDADDAaVjkfSELAb0BajqVWXM2GEMds5J63SCkpDRlqct5E8ftfQi4U93pigBgmlkgnY0gmlwhIHUpj2DaXA2kCYEqIAABAHQAAAAA2GdUACJc2VjcDI1NmsxoQLeQmW8OMuoUIoUImNW-r9IC4jaiAwZ2knfV4BqWyQvKoN1ZHCCdl-EdWRwNoJ2Xw",
+    "enr:-KG4QKsHcKQvIX8UPbJgw2cIEP_9EislF1srNGdYom4dcSsobt-92iEDNkHTt9dcdKXHaDMVbCM8QQ4V1RP8HcExLDsBgmlkgnY0gmlwhJB-_BiDaXA2kCQAYYABAADQAAAAAYEgYAGJc2VjcDI1NmsxoQILdc6UClD5s_N8-hYhIGQtFqRYR3Qxf9qgLQ7sj4qvEYN1ZHCCdl-EdWRwNoJ2Xw",
+    "enr:-KG4QFplptv1jVEhFeNNxRN7qe5p9rAGGlMeNnmGvUJV23W4Kr8hmiSzdWjZZHFqwi7nOuQrM32VO6uHBORXOdLG98gBgmlkgnY0gmlwhLKc14yDaXA2kCoBBP8A9DxKAAAAAAAAAAGJc2VjcDI1NmsxoQMBRycp4yiHbGzOqZPPMmuKGslp1NpOrFf_predLYM4-oN1ZHCCdl-EdWRwNoJ2Xw",
+    "enr:-KG4QGY74qTrst5NbQDAMIF8B7jEC8CMBSo6C5Ljea5I4PxYV1VSYdsGUqqIBlOYRBfwhl6YpEyvvvZOqNCa4dvmSXgBgmlkgnY0gmlwhAXfXlGDaXA2kCoBBP8C8BytAAAAAAAAAAGJc2VjcDI1NmsxoQIMlJp7yNcblauYicEeSBpHQzFAk9Wg3lhx3ie9gpTohIN1ZHCCdl-EdWRwNoJ2Xw",
     "enr:-Ku4QHqVeJ8PPICcWk1vSn_XcSkjOkNiTg6Fmii5j6vUQgvzMc9L1goFnLKgXqBJspJjIsB91LTOleFmyWWrFVATGngBh2F0dG5ldHOIAAAAAAAAAACEZXRoMpC1MD8qAAAAAP__________gmlkgnY0gmlwhAMRHkWJc2VjcDI1NmsxoQKLVXFOhp2uX6jeT0DvvDpPcU8FWMjQdR4wMuORMhpX24N1ZHCCIyg",
     "enr:-Ku4QG-2_Md3sZIAUebGYT6g0SMskIml77l6yR-M_JXc-UdNHCmHQeOiMLbylPejyJsdAPsTHJyjJB2sYGDLe0dn8uYBh2F0dG5ldHOIAAAAAAAAAACEZXRoMpC1MD8qAAAAAP__________gmlkgnY0gmlwhBLY-NyJc2VjcDI1NmsxoQORcM6e19T1T9gi7jxEZjk_sjVLGFscUNqAY9obgZaxbIN1ZHCCIyg",
     "enr:-Ku4QPn5eVhcoF1opaFEvg1b6JNFD2rqVkHQ8HApOKK61OIcIXD127bKWgAtbwI7pnxx6cDyk_nI88TrZKQaGMZj0q0Bh2F0dG5ldHOIAAAAAAAAAACEZXRoMpC1MD8qAAAAAP__________gmlkgnY0gmlwhDayLMaJc2VjcDI1NmsxoQK2sBOLGcUb4AwuYzFuAVCaNHA-dy24UuEKkeFNgCVCsIN1ZHCCIyg",
@@ -134,7 +210,8 @@ mod tests {
     use super::*;
     use crate::{
         dnsdisc::Link,
-        node::{Enode, Head, Record},
+        net::discovery::contact_of,
+        node::{EPOCH_SECONDS, Head, NodeRef},
     };
 
     fn presets() -> impl Iterator<Item = &'static Preset> {
@@ -145,12 +222,28 @@ mod tests {
     fn everything_parses() {
         for preset in presets() {
             assert!(preset.bootnodes.len() >= 3);
-            assert!(preset.bootnodes.iter().all(|url| url.parse::<Enode>().unwrap().endpoint().is_some()));
-            let records = preset.bootnodes_v5.iter().map(|text| text.parse::<Record>().unwrap());
-            assert!(records.into_iter().all(|record| record.udp_addr().is_some()));
+            for text in preset.bootnodes.iter().chain(preset.bootnodes_v5) {
+                let contact = contact_of(&text.parse::<NodeRef>().unwrap());
+                assert!(contact.and_then(|contact| contact.udp_addr()).is_some(), "{text}");
+            }
             preset.dns_tree.parse::<Link>().unwrap();
         }
-        assert_eq!((presets().count(), BOOTNODES_V5.len()), (3, 15));
+        assert_eq!((presets().count(), BOOTNODES_V5.len()), (3, 20));
+    }
+
+    /// Every fork by time has a name and begins with an epoch, which the following of unknown forks relies on.
+    #[test]
+    fn forks_have_names_and_begin_with_an_epoch() {
+        for preset in presets() {
+            assert_eq!(preset.fork_names.len(), preset.fork_times.len());
+            for time in preset.fork_times {
+                assert_eq!((time - preset.first_epoch) % EPOCH_SECONDS, 0, "{time}");
+            }
+        }
+        let knowledge = Preset::of(Network::Sepolia).unwrap().knowledge();
+        assert_eq!(knowledge.forks.last(), Some(&("Amsterdam", 1_791_294_816)));
+        let day = |days: u64| RELEASED + Duration::from_secs(days * 86_400);
+        assert_eq!([day(0), day(40), Duration::ZERO].map(|unix| knowledge.age_days(unix)), [0, 40, 0]);
     }
 
     /// The file is what go-ethereum says, which the interoperability tests check.
@@ -179,7 +272,7 @@ mod tests {
     fn fork_schedules_give_the_known_ids() {
         let table = [
             (Network::Mainnet, "fc64ec04", 1_150_000, "07c9462e"),
-            (Network::Sepolia, "fe3366e7", 1_735_371, "268956b6"),
+            (Network::Sepolia, "fe3366e7", 1_735_371, "6c1d9423"),
             (Network::Hoodi, "bef71d30", 1_742_999_832, "23aa1351"),
         ];
         for (network, first, next, last) in table {

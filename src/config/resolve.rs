@@ -15,7 +15,12 @@ use super::{
     settings::Settings,
     values::{ListenAddr, SocketPath},
 };
-use crate::{delivery::overflow::MAX_STALL_LIMIT, net::bandwidth::Rates, node::NodeRef};
+use crate::{
+    delivery::overflow::MAX_STALL_LIMIT,
+    net::bandwidth::Rates,
+    node::NodeRef,
+    switch::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count},
+};
 
 /// Characters of the operator's part of our name: with the rest of it the Hello stays small, and peers show it whole.
 const MAX_IDENTITY: usize = 32;
@@ -48,6 +53,13 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
     let mut warnings = Vec::new();
     if settings.nodial && settings.nolisten {
         warnings.push("neither dialing nor listening: this node can have no peers".to_owned());
+    }
+    if !settings.nodiscover && !settings.discv5 {
+        warnings.push(
+            "discv5 is off (--discv5): nodes that run discv5 alone, as on the newest test networks, are not found and \
+             do not find this node"
+                .to_owned(),
+        );
     }
     let grpc = grpc(settings, layers, &data_dir, &mut warnings)?;
     Ok(Config {
@@ -132,6 +144,7 @@ fn grpc(
         end_shared_sessions: settings.end_shared_sessions,
         require_resume_token: settings.require_resume_token,
         any_message_count: settings.any_message_count,
+        message_counts: message_counts(&settings.message_counts, layers)?,
     })
 }
 
@@ -188,6 +201,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
         inbound_throttle: settings.inbound_throttle.0,
         churn: settings.churn.0.map(|span| span.0),
         allow_lan: settings.allow_lan,
+        follow_forks: settings.follow_forks,
         bandwidth: Rates {
             peer_in: settings.peer_receive_rate.0.map(|rate| rate.0),
             peer_out: settings.peer_send_rate.0.map(|rate| rate.0),
@@ -209,10 +223,14 @@ fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigEr
     if let Some(url) = dns_trees.iter().flatten().find(|url| !url.starts_with("enrtree://")) {
         return Err(layers.wrong("dns-tree", format!("{url:?} does not start with enrtree://")));
     }
-    let v4 = given(&settings.bootnodes).map(|values| nodes(&values, "bootnodes", layers)).transpose()?;
-    let v5 =
-        given(&settings.bootnodes_v5).map(|values| nodes(&values, "bootnodes-v5", layers)).transpose()?;
+    let v4 = given(&settings.bootnodes).map(|values| bootnodes(&values, "bootnodes", layers)).transpose()?;
+    let v5 = given(&settings.bootnodes_v5)
+        .map(|values| bootnodes(&values, "bootnodes-v5", layers))
+        .transpose()?
+        // As in go-ethereum: one list is enough for both protocols.
+        .or_else(|| v4.clone());
     Ok(Discovery {
+        wanted: on,
         v4: on && settings.discv4,
         v5: on && settings.discv5,
         dns_trees,
@@ -233,6 +251,61 @@ fn nodes<T: std::str::FromStr<Err: std::fmt::Display>>(
         value.parse().map_err(|error: T::Err| layers.wrong(key, format!("entry {}: {error}", index + 1)))
     };
     values.iter().enumerate().map(node).collect()
+}
+
+/// The operator's table of message counts.
+fn message_counts(values: &[String], layers: &Layers) -> Result<Vec<Capability>, ConfigError> {
+    let mut all: Vec<Capability> = Vec::new();
+    for (index, value) in values.iter().enumerate() {
+        let wrong =
+            |problem: String| Err(layers.wrong("message-counts", format!("entry {}: {problem}", index + 1)));
+        let parts = value.split_once('=').and_then(|(name, count)| Some((name.split_once('/')?, count)));
+        let parsed = parts.and_then(|((name, version), count)| {
+            let (version, count) = (version.parse().ok()?, count.parse().ok()?);
+            (check_name(name) && (1..=MAX_MESSAGE_COUNT).contains(&count))
+                .then(|| Capability::new(name, version, count))
+        });
+        let Some(capability) = parsed else {
+            return wrong(format!("{value:?} is not NAME/VERSION=COUNT, such as wit/2=6"));
+        };
+        let known = known_message_count(&capability.name, capability.version);
+        if let Some(right) = known.filter(|right| *right != capability.message_count) {
+            return wrong(format!(
+                "{capability} has {right} messages, not {}; --any-message-count lets applications say otherwise",
+                capability.message_count
+            ));
+        }
+        if all.iter().any(|other| other.name == capability.name && other.version == capability.version) {
+            return wrong(format!("{capability} stands twice in the list"));
+        }
+        all.push(capability);
+    }
+    Ok(all)
+}
+
+/// Nodes to start discovery at: URLs and records, which name an address. Ids and bare keys name none.
+fn bootnodes(values: &[String], key: &str, layers: &Layers) -> Result<Vec<NodeRef>, ConfigError> {
+    let all: Vec<NodeRef> = nodes(values, key, layers)?;
+    for (index, node) in all.iter().enumerate() {
+        let wrong = |problem: &str| Err(layers.wrong(key, format!("entry {}: {problem}", index + 1)));
+        match node {
+            NodeRef::Enode(_) => {}
+            NodeRef::Record(record) if record.udp_addr().is_some() => {}
+            NodeRef::Record(_) => {
+                return wrong(
+                    "the record names no address with a UDP port, so discovery cannot ask this node; use a newer \
+                     record of it, or enode://KEY@IP:PORT",
+                );
+            }
+            NodeRef::Id(_) | NodeRef::Key(_) => {
+                return wrong(
+                    "an id or a key alone does not say where to ask; use enode://KEY@IP:PORT or the node's record \
+                     (enr:…)",
+                );
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Whether the path is a node key: 64 hex digits, with or without `0x`.

@@ -170,12 +170,16 @@ pub(super) struct Settings {
     /// Turn discv4, discv5 and DNS off.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Discovery")]
     pub(super) nodiscover: bool,
-    /// Start discv4 at these nodes (enode://) instead of the network's; `none` starts at none.
+    /// Start discovery at these nodes (enode:// or enr:) instead of the network's; `none` starts at none.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
     pub(super) bootnodes: Vec<String>,
-    /// Start discv5 at these nodes (enr:) instead of the network's; `none` starts at none.
+    /// Start discv5 at these nodes (enode:// or enr:) instead of those of --bootnodes; `none` starts at none.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
     pub(super) bootnodes_v5: Vec<String>,
+
+    /// Dial nodes that have passed a fork which the fork schedule lacks, when nodes of several networks announce it.
+    #[arg(long, value_name = "true|false", default_value = "true", action = ArgAction::Set, help_heading = "Discovery")]
+    pub(super) follow_forks: bool,
 
     /// Bind discovery's UDP here instead of on the peers' addresses and port.
     #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
@@ -222,6 +226,9 @@ pub(super) struct Settings {
     /// Let protocols that we know (eth, snap) be registered with another message count than they have.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) any_message_count: bool,
+    /// Refuse to register these protocols with other message counts (NAME/VERSION=COUNT); common ones are known.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', help_heading = "gRPC")]
+    pub(super) message_counts: Vec<String>,
 
     /// Serve the probes /livez and /readyz on this TCP address; `none` serves none.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9303", help_heading = "Operation")]

@@ -109,9 +109,31 @@ fn what_is_set_arrives() {
             c.network == Network::None && c.nat_is_off() && !c.discovery.v4 && !c.discovery.v5
         }),
         (&["--bootnodes", "none", "--dns-tree", "none"], |c| c.discovery.dns_trees == Some(Vec::new())),
+        (&["--bootnodes", "none"], |c| c.discovery.bootnodes_v5 == Some(Vec::new())),
+        (&["--discv5", "false"], |c| c.warnings.iter().any(|warning| warning.starts_with("discv5 is off"))),
+        (&["--discv5", "false", "--nodiscover"], |c| c.warnings.is_empty()),
+        (&["--message-counts", "xyz/2=5,wit/1=4"], |c| c.grpc.message_counts.len() == 2),
+        (&["--follow-forks", "false"], |c| !c.peers.follow_forks),
     ] {
         assert!(check(&config(args, &[HOME])), "{args:?}");
     }
+}
+
+/// Both lists take URLs, with names too, and records; discv5 takes the first list where it has none of its own.
+#[test]
+fn bootnodes_have_any_form_that_says_where_to_ask() {
+    let record = networks::Preset::of(Network::Sepolia).unwrap().bootnodes[0];
+    assert!(record.starts_with("enr:"), "the newest bootnodes are records");
+    let named = enode(30303).replace("192.0.2.7", "boot.example.org");
+    let list = [enode(30303), named, record.to_owned()].join(",");
+    let both = config(&["--bootnodes", &list], &[HOME]).discovery;
+    let nodes = both.bootnodes_v4.as_ref().unwrap();
+    assert_eq!(nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(","), list);
+    assert_eq!(both.bootnodes_v5.as_ref(), Some(nodes));
+    let apart = config(&["--bootnodes-v5", &list], &[HOME]).discovery;
+    assert_eq!((apart.bootnodes_v4, apart.bootnodes_v5.as_ref()), (None, Some(nodes)));
+    let own = config(&["--bootnodes", record, "--bootnodes-v5", "none"], &[HOME]).discovery;
+    assert_eq!((own.bootnodes_v4.map(|nodes| nodes.len()), own.bootnodes_v5), (Some(1), Some(Vec::new())));
 }
 
 impl Config {
@@ -143,6 +165,11 @@ fn errors_name_the_place_and_what_would_be_right() {
         (&["--max-shared-stall", "11s"], &[], &["--max-shared-stall: may be at most 9 s"]),
         (&["--nat", "extip:x"], &[], &["--nat", "extip:IP"]),
         (&["--trusted-peers", "x"], &[], &["--trusted-peers: entry 1: "]),
+        (&["--message-counts", "wit/2"], &[], &["--message-counts: entry 1: ", "NAME/VERSION=COUNT"]),
+        (&["--message-counts", "a/1=2,eth/69=17"], &[], &["entry 2: eth/69 has 18 messages, not 17"]),
+        (&["--message-counts", "a/1=2,a/1=3"], &[], &["entry 2: a/1 stands twice"]),
+        (&["--bootnodes", key], &[], &["--bootnodes: entry 1: ", "enode://KEY@IP:PORT", "enr:"]),
+        (&["--bootnodes-v5", "enr:-x"], &[], &["--bootnodes-v5: entry 1: "]),
         (&["--static-peers", "enode://xyz"], &[], &["--static-peers: entry 1: "]),
         (
             &["--static-peers", key, "--nodiscover"],

@@ -14,6 +14,7 @@ use prometheus_client::{
 
 use crate::{
     net::discovery::{Counters, Discovery},
+    policy::Warning,
     switch::{
         Handle,
         figures::{Application, Figures},
@@ -29,13 +30,14 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub struct Metrics {
     handle: Handle,
     discovery: Discovery,
+    discv5_off: bool,
 }
 
 impl Metrics {
-    /// The numbers of a switch and of discovery.
+    /// The numbers of a switch and of discovery. `discv5_off` is a warning: discovery is wanted without discv5.
     #[must_use]
-    pub fn new(handle: Handle, discovery: Discovery) -> Self {
-        Self { handle, discovery }
+    pub fn new(handle: Handle, discovery: Discovery, discv5_off: bool) -> Self {
+        Self { handle, discovery, discv5_off }
     }
 
     /// The page; `None` when the process is ending and has no numbers any more.
@@ -43,7 +45,7 @@ impl Metrics {
         let figures = self.handle.figures().await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
         let mut registry = Registry::with_prefix("devp2pd");
-        registry.register_collector(Box::new(Numbers { figures, discovery }));
+        registry.register_collector(Box::new(Numbers { figures, discovery, discv5_off: self.discv5_off }));
         let mut page = String::new();
         // Writing to a string does not fail.
         text::encode(&mut page, &registry).ok()?;
@@ -55,6 +57,7 @@ impl Metrics {
 struct Numbers {
     figures: Figures,
     discovery: Counters,
+    discv5_off: bool,
 }
 
 /// One value with its labels.
@@ -132,6 +135,12 @@ impl Numbers {
         let rows = if self.figures.round_trips.is_empty() { Vec::new() } else { rows };
         gauge(out, "peer_round_trip_microseconds", "Last round trips of pings, over all peers", &rows)?;
         gauge(out, "bans", "Bans that stand", &one(*bans as u64))?;
+        let holds = |name| u64::from(self.figures.warnings.iter().any(|warning| warning.name() == name));
+        let standing = Warning::NAMES.map(|name| (name, holds(name)));
+        let rows = by("name", standing.into_iter().chain([("discv5_off", u64::from(self.discv5_off))]));
+        gauge(out, "warnings", "Whether a warning holds that finding peers fails", &rows)?;
+        let help = "Forks that are followed although the fork schedule lacks them";
+        gauge(out, "followed_forks", help, &one(self.figures.followed_forks as u64))?;
         let state = |(state, count): &(StateName, usize)| {
             let name = match state {
                 StateName::Detached => "detached",

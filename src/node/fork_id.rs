@@ -13,6 +13,9 @@ use crate::rlp::{self, Reader};
 /// Fork numbers up to here are block heights, above it Unix times: the genesis time of mainnet (EIP-6122).
 const TIME_THRESHOLD: u64 = 1_438_269_973;
 
+/// Seconds of an epoch of Ethereum's beacon chain: 32 slots of 12 seconds. Forks by time begin with an epoch.
+pub const EPOCH_SECONDS: u64 = 384;
+
 /// What a node says about its chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ForkId {
@@ -76,6 +79,8 @@ pub struct ForkSchedule {
     sums: Vec<[u8; 4]>,
     /// How many of the forks are heights.
     heights: usize,
+    /// When some epoch of the chain begins, if that is known.
+    epoch: Option<u64>,
 }
 
 impl ForkSchedule {
@@ -93,7 +98,58 @@ impl ForkSchedule {
             crc = crc32(crc, &fork.to_be_bytes());
             sums.push(crc.to_be_bytes());
         }
-        Self { forks, sums, heights }
+        // Where there is a fork by time, an epoch begins.
+        let epoch = forks.get(heights..).and_then(<[u64]>::last).copied();
+        Self { forks, sums, heights, epoch }
+    }
+
+    /// The same schedule of a chain whose epochs are counted from `first_epoch`, a Unix time. Without this, epochs are
+    /// counted from the last fork by time.
+    #[must_use]
+    pub fn with_epochs(mut self, first_epoch: u64) -> Self {
+        self.epoch = Some(first_epoch);
+        self
+    }
+
+    /// The checksum after the last fork of the schedule, and that fork: a Unix time, or 0 if it is a height or there is
+    /// none.
+    #[must_use]
+    pub fn end(&self) -> ([u8; 4], u64) {
+        let time = self.forks.get(self.heights..).and_then(<[u64]>::last).copied().unwrap_or(0);
+        (self.sums.last().copied().unwrap_or_default(), time)
+    }
+
+    /// Whether `hash` is the checksum of some state of this chain.
+    #[must_use]
+    pub fn contains(&self, hash: [u8; 4]) -> bool {
+        self.sums.contains(&hash)
+    }
+
+    /// The Unix time before which no epoch of the chain is known to begin; 0 if none is known.
+    #[must_use]
+    pub fn first_epoch(&self) -> u64 {
+        self.epoch.unwrap_or(0)
+    }
+
+    /// Whether an epoch of the chain begins at `time`, a Unix time. False while no epoch of the chain is known.
+    #[must_use]
+    pub fn begins_epoch(&self, time: u64) -> bool {
+        self.epoch.is_some_and(|epoch| time.abs_diff(epoch) % EPOCH_SECONDS == 0)
+    }
+
+    /// The first fork by time after `time`, a Unix time.
+    #[must_use]
+    pub fn next_time(&self, time: u64) -> Option<u64> {
+        self.forks.get(self.heights..)?.iter().copied().find(|fork| *fork > time)
+    }
+
+    /// The head of a node that has followed the chain up to `time`, a Unix time: behind every fork by height if some
+    /// fork by time has passed, else at height 0.
+    #[must_use]
+    pub fn synced_head(&self, time: u64) -> Head {
+        let passed = self.forks.get(self.heights).is_some_and(|first| *first <= time);
+        let last = self.heights.checked_sub(1).and_then(|last| self.forks.get(last)).copied().unwrap_or(0);
+        Head { height: if passed { last } else { 0 }, time }
     }
 
     /// What a node on this chain announces at `head`.
@@ -138,12 +194,41 @@ impl ForkSchedule {
     }
 }
 
+/// The checksum of a chain that passes a fork at `time` after the state `before`.
+#[must_use]
+pub fn hash_after(before: [u8; 4], time: u64) -> [u8; 4] {
+    crc32(u32::from_be_bytes(before), &time.to_be_bytes()).to_be_bytes()
+}
+
+/// The one Unix time below 2^32 at which a fork leads from the checksum `before` to the checksum `after`.
+///
+/// A fork's eight bytes begin with four zeros until the year 2106. CRC-32 maps the four bytes after them one to one to
+/// checksums, so every pair of checksums has exactly one such time; whether it makes sense is for the caller to judge.
+#[must_use]
+pub fn fork_between(before: [u8; 4], after: [u8; 4]) -> u64 {
+    let zeros = !crc32(u32::from_be_bytes(before), &[0; 4]);
+    let mut state = !u32::from_be_bytes(after);
+    // Each step of the division backwards: the polynomial's top bit says whether it was subtracted.
+    for _ in 0..u32::BITS {
+        let carry = state >> 31 == 1;
+        if carry {
+            state ^= POLYNOMIAL;
+        }
+        state = (state << 1) | u32::from(carry);
+    }
+    // The register takes bytes lowest first, the fork writes them highest first.
+    u64::from((state ^ zeros).swap_bytes())
+}
+
 fn ascending(forks: &[u64], genesis: u64) -> Vec<u64> {
     let mut forks: Vec<u64> = forks.iter().copied().filter(|fork| *fork > genesis).collect();
     forks.sort_unstable();
     forks.dedup();
     forks
 }
+
+/// The polynomial of CRC-32 (IEEE 802.3), reflected.
+const POLYNOMIAL: u32 = 0xedb8_8320;
 
 /// CRC-32 (IEEE 802.3, reflected) of `bytes`, continued from `crc`. A schedule hashes a few hundred bytes once, so
 /// bit by bit is fast enough and needs no table.
@@ -155,7 +240,7 @@ fn crc32(crc: u32, bytes: &[u8]) -> u32 {
             let carry = crc & 1 == 1;
             crc >>= 1;
             if carry {
-                crc ^= 0xedb8_8320;
+                crc ^= POLYNOMIAL;
             }
         }
     }
@@ -167,7 +252,7 @@ mod tests {
     use std::collections::HashMap;
 
     use data_encoding::HEXLOWER;
-    use rand::{SeedableRng, rngs::StdRng};
+    use rand::{Rng as _, SeedableRng, rngs::StdRng};
 
     use super::*;
     use crate::node::{NodeKey, RecordBuilder};
@@ -207,7 +292,7 @@ mod tests {
             let (head, id) = head_and_id(&row);
             assert_eq!(chains[row[1]].id(head), id, "{row:?}");
         }
-        assert_eq!(rows("id").count(), 81);
+        assert_eq!(rows("id").count(), 83);
     }
 
     #[test]
@@ -223,6 +308,22 @@ mod tests {
             assert_eq!(verdict, row[6], "{row:?}");
         }
         assert_eq!(rows("check").count(), 45);
+    }
+
+    #[test]
+    fn a_checksum_and_the_next_give_the_fork_between() {
+        // Sepolia's Amsterdam, from the checksums that its nodes announce.
+        assert_eq!(fork_between(hash("268956b6"), hash("6c1d9423")), 1_791_294_816);
+        let mut rng = StdRng::seed_from_u64(3);
+        for _ in 0..10_000 {
+            let (before, time) = (rng.random::<[u8; 4]>(), u64::from(rng.random::<u32>()));
+            assert_eq!(fork_between(before, hash_after(before, time)), time);
+        }
+        for chain in chains().values() {
+            for (index, fork) in chain.forks.iter().enumerate() {
+                assert_eq!(fork_between(chain.sums[index], chain.sums[index + 1]), *fork);
+            }
+        }
     }
 
     #[test]

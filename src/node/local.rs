@@ -13,10 +13,12 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use super::{
-    AddressClass, NodeKey, Record, RecordBuilder,
+    AddressClass, ForkId, ForkSchedule, Head, NodeKey, Record, RecordBuilder,
     endpoint::canonical,
     record::{MAX_RECORD_BYTES, RecordError},
     votes::EndpointVotes,
@@ -44,7 +46,7 @@ pub struct Mapped {
 }
 
 /// Whose an entry is. Only the owner and the operator may change or delete it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryOwner {
     /// The operator, by call or configuration. Goes before every registration.
     Operator,
@@ -55,8 +57,11 @@ pub enum EntryOwner {
 /// Why an entry cannot be set or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// Identity and endpoint are the sidecar's.
-    #[error("the record entry {0:?} is the sidecar's own: id, secp256k1, ip*, tcp* and udp* cannot be set")]
+    /// Identity, endpoint and what discovery says of itself are the sidecar's.
+    #[error(
+        "the record entry {0:?} cannot be set: id, secp256k1 and keys that begin with ip, tcp, udp or quic say who and \
+         where this node is; qh and topic-discovery are reserved for discovery"
+    )]
     Reserved(String),
     /// No name.
     #[error("a record entry needs a key of at least one byte")]
@@ -83,6 +88,44 @@ pub enum EntryError {
     TooLarge(usize),
 }
 
+/// The key of the entry that says which chain a node is on (EIP-2124).
+const ETH: &str = "eth";
+
+/// How often the time is compared with the next fork at least: the wall clock may jump.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
+
+/// Keys that nobody may set, beside those that begin with one of [`RESERVED_PREFIXES`]: the identity scheme (EIP-778),
+/// and what discv5 and QUIC drafts let nodes say of themselves.
+const RESERVED: [&str; 4] = ["id", "secp256k1", "qh", "topic-discovery"];
+
+/// How reserved keys begin: `ip`, `ip6`, `tcp`, `tcp6`, `udp`, `udp6` (EIP-778), `quic`, `quic6`.
+const RESERVED_PREFIXES: [&str; 4] = ["ip", "tcp", "udp", "quic"];
+
+/// A chain whose state at the present time stands in the `eth` entry.
+#[derive(Clone, Debug)]
+struct Announced {
+    schedule: Arc<ForkSchedule>,
+    head: Head,
+    /// What stands in the entry.
+    id: ForkId,
+    /// When it changes, Unix seconds.
+    next: Option<u64>,
+}
+
+impl Announced {
+    /// What a node announces at `unix` that has followed the chain until then. `head` says how far it has come in
+    /// height, if it says anything.
+    fn at(schedule: Arc<ForkSchedule>, head: Head, unix: Duration) -> Self {
+        let time = unix.as_secs();
+        let present = if head == Head::default() {
+            schedule.synced_head(time)
+        } else {
+            Head { height: head.height, time: head.time.max(time) }
+        };
+        Self { id: schedule.id(present), next: schedule.next_time(present.time), schedule, head }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
     owner: EntryOwner,
@@ -100,6 +143,8 @@ pub struct LocalRecord {
     votes4: EndpointVotes,
     votes6: EndpointVotes,
     entries: BTreeMap<String, Entry>,
+    /// Chains to announce. The first one stands in the record, unless there is an entry `eth`.
+    announced: BTreeMap<EntryOwner, Announced>,
     record: Record,
 }
 
@@ -127,6 +172,7 @@ impl LocalRecord {
             votes4: EndpointVotes::default(),
             votes6: EndpointVotes::default(),
             entries: BTreeMap::new(),
+            announced: BTreeMap::new(),
         })
     }
 
@@ -176,19 +222,79 @@ impl LocalRecord {
         self.check_owner(owner, key)?;
         rlp::validate(value)?;
         let before = self.entries.insert(key.to_owned(), Entry { owner, value: value.to_vec() });
-        // Checked with the longest endpoint there can be, so that learning our address can never fail for size.
-        let mut largest = RecordBuilder::new(u64::MAX);
-        self.write_entries(&mut largest);
-        let ports = |port| Ports { tcp: port, udp: port };
-        write_endpoints(&mut largest, Some((UNKNOWN, ports(u16::MAX))), Some((LONGEST, ports(u16::MAX - 1))));
-        if let Err(RecordError::TooLarge(bytes)) = largest.sign(&self.key) {
+        if let Err(error) = self.check_size() {
             match before {
                 Some(entry) => self.entries.insert(key.to_owned(), entry),
                 None => self.entries.remove(key),
             };
-            return Err(EntryError::TooLarge(bytes));
+            return Err(error);
         }
         Ok(self.renew())
+    }
+
+    /// Keeps an `eth` entry that says what a node announces which has followed the chain of `schedule` to the present
+    /// time (EIP-2124), and moves it at each fork. `head` is how far the owner has come; [`Head::default`] if it does not
+    /// say. An `eth` entry that was set goes before it for as long as it stands; of several chains the first owner's is
+    /// announced.
+    pub fn announce(
+        &mut self,
+        now: Now,
+        owner: EntryOwner,
+        schedule: Arc<ForkSchedule>,
+        head: Head,
+    ) -> Result<Option<Record>, EntryError> {
+        let before = self.announced.insert(owner, Announced::at(schedule, head, now.unix));
+        if let Err(error) = self.check_size() {
+            match before {
+                Some(announced) => self.announced.insert(owner, announced),
+                None => self.announced.remove(&owner),
+            };
+            return Err(error);
+        }
+        Ok(self.renew())
+    }
+
+    /// Ends what [`Self::announce`] began.
+    #[must_use = "a new record is to be published and its sequence number persisted"]
+    pub fn withdraw(&mut self, owner: EntryOwner) -> Option<Record> {
+        self.announced.remove(&owner)?;
+        self.renew()
+    }
+
+    /// Moves announced chains past the forks that have come.
+    #[must_use = "a new record is to be published and its sequence number persisted"]
+    pub fn handle_timeout(&mut self, now: Now) -> Option<Record> {
+        let time = now.unix.as_secs();
+        for announced in self.announced.values_mut() {
+            if announced.next.is_some_and(|next| next <= time) {
+                *announced = Announced::at(Arc::clone(&announced.schedule), announced.head, now.unix);
+            }
+        }
+        self.renew()
+    }
+
+    /// When [`Self::handle_timeout`] is to be called.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Now) -> Option<Instant> {
+        let next = self.announced.values().filter_map(|announced| announced.next).min()?;
+        Some(now.mono + Duration::from_secs(next).saturating_sub(now.unix).min(LOOK_AGAIN))
+    }
+
+    /// Whether the record fits in with the longest endpoint and fork id there can be, so that learning our address or
+    /// passing a fork can never fail for size.
+    fn check_size(&self) -> Result<(), EntryError> {
+        let mut largest = RecordBuilder::new(u64::MAX);
+        if !self.announced.is_empty() {
+            let longest = ForkId { hash: [0xff; 4], next: u64::from(u32::MAX) };
+            largest.set_raw(ETH.as_bytes(), &longest.encode_entry());
+        }
+        self.write_set_entries(&mut largest);
+        let ports = |port| Ports { tcp: port, udp: port };
+        write_endpoints(&mut largest, Some((UNKNOWN, ports(u16::MAX))), Some((LONGEST, ports(u16::MAX - 1))));
+        match largest.sign(&self.key) {
+            Err(RecordError::TooLarge(bytes)) => Err(EntryError::TooLarge(bytes)),
+            _ => Ok(()),
+        }
     }
 
     /// Deletes an entry. One that is not there is already deleted.
@@ -202,6 +308,7 @@ impl LocalRecord {
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn release(&mut self, owner: EntryOwner) -> Option<Record> {
         self.entries.retain(|_, entry| entry.owner != owner);
+        self.announced.remove(&owner);
         self.renew()
     }
 
@@ -211,13 +318,15 @@ impl LocalRecord {
     }
 
     fn check_owner(&self, owner: EntryOwner, key: &str) -> Result<(), EntryError> {
-        let reserved = ["ip", "tcp", "udp"].iter().any(|prefix| key.starts_with(prefix));
-        if reserved || key == "id" || key == "secp256k1" {
+        let reserved = RESERVED_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
+        if reserved || RESERVED.contains(&key) {
             return Err(EntryError::Reserved(key.to_owned()));
         }
-        match self.entries.get(key) {
-            Some(entry) if entry.owner != owner && owner != EntryOwner::Operator => {
-                Err(EntryError::Owned { key: key.to_owned(), owner: entry.owner })
+        let announcer = self.announced.keys().next().filter(|_| key == ETH);
+        let holder = self.entries.get(key).map(|entry| &entry.owner).or(announcer);
+        match holder {
+            Some(holder) if *holder != owner && owner != EntryOwner::Operator => {
+                Err(EntryError::Owned { key: key.to_owned(), owner: *holder })
             }
             _ => Ok(()),
         }
@@ -242,6 +351,13 @@ impl LocalRecord {
     }
 
     fn write_entries(&self, builder: &mut RecordBuilder) {
+        if let Some(announced) = self.announced.values().next() {
+            builder.set_raw(ETH.as_bytes(), &announced.id.encode_entry());
+        }
+        self.write_set_entries(builder);
+    }
+
+    fn write_set_entries(&self, builder: &mut RecordBuilder) {
         for (key, entry) in &self.entries {
             builder.set_raw(key.as_bytes(), &entry.value);
         }

@@ -18,7 +18,7 @@ pub mod votes;
 
 pub use endpoint::{AddressClass, Endpoint};
 pub use enode::{Enode, Host};
-pub use fork_id::{ForkId, ForkMismatch, ForkSchedule, Head};
+pub use fork_id::{EPOCH_SECONDS, ForkId, ForkMismatch, ForkSchedule, Head};
 pub use id::NodeId;
 pub use key::{NodeKey, PublicKey};
 pub use local::LocalRecord;

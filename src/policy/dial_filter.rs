@@ -5,12 +5,18 @@
 //! round robin to the registrations that are below their number of desired peers, so that a small protocol is not
 //! starved by a large one on the same sidecar.
 //!
+//! A fork filter has a follower, which knows what to think of fork ids that its schedule does not contain.
+//!
 //! Left out: computing fork ids (`node::fork_id`), reading a schedule out of a registration (`rpc`), and fetching records of nodes that came
 //! without one (`net`): a node without a record passes only where no entry is asked for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use crate::node::{ForkId, ForkSchedule, Head, Record};
+use super::fork_following::{Followed, Follower, News, Opinion};
+use crate::{
+    Now,
+    node::{ForkId, ForkSchedule, Head, Record},
+};
 
 /// A registration's name in this room: the switch's number for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +47,15 @@ pub enum DialFilter {
 }
 
 impl DialFilter {
+    /// The forks of the chain that it asks for, if it asks for one.
+    #[must_use]
+    pub fn schedule(&self) -> Option<&Arc<ForkSchedule>> {
+        match self {
+            Self::Fork { schedule, .. } => Some(schedule),
+            _ => None,
+        }
+    }
+
     /// Whether a node with this record is wanted.
     #[must_use]
     pub fn accepts(&self, record: Option<&Record>) -> bool {
@@ -69,9 +84,21 @@ pub(super) enum Set {
     Same,
 }
 
+/// Who wants a node, and by which fork id that is not in a schedule.
+#[derive(Debug, Default)]
+pub(super) struct Wanting {
+    pub(super) by: Vec<RegistrationId>,
+    /// The checksum that the node announces, if somebody wants it only for a fork that its schedule lacks.
+    pub(super) fork: Option<[u8; 4]>,
+    /// The checksum that the node announces, if nobody wants it because no schedule contains that.
+    pub(super) unknown: Option<[u8; 4]>,
+}
+
 #[derive(Debug)]
 struct Registration {
     filter: DialFilter,
+    /// Follows the chain of a fork filter.
+    follower: Option<Follower>,
     /// Peers it wants; `None` is as many as there are slots.
     desired: Option<usize>,
     connected: usize,
@@ -108,11 +135,17 @@ impl Registrations {
             Some(known) => {
                 known.desired = desired;
                 let set = if known.filter == filter { Set::Same } else { Set::OtherFilter };
+                // An application that says another schedule knows better than what was followed until now.
+                let same_chain = |follower: &Follower| filter.schedule() == Some(follower.schedule());
+                if !known.follower.as_ref().is_some_and(same_chain) {
+                    known.follower = filter.schedule().cloned().map(Follower::new);
+                }
                 known.filter = filter;
                 set
             }
             None => {
-                self.by_id.insert(id, Registration { filter, desired, connected: 0, dialing: 0 });
+                let follower = filter.schedule().cloned().map(Follower::new);
+                self.by_id.insert(id, Registration { filter, follower, desired, connected: 0, dialing: 0 });
                 Set::New
             }
         }
@@ -122,9 +155,65 @@ impl Registrations {
         self.by_id.remove(&id);
     }
 
-    /// Everyone who wants a node with this record, satisfied or not.
-    pub(super) fn wanting(&self, record: Option<&Record>) -> Vec<RegistrationId> {
-        self.by_id.iter().filter(|(_, reg)| reg.filter.accepts(record)).map(|(id, _)| *id).collect()
+    /// Everyone who wants a node with this record at `ip`, satisfied or not. `follow` says whether forks that a
+    /// schedule lacks are followed.
+    pub(super) fn wanting(&mut self, now: Now, record: Option<&Record>, ip: IpAddr, follow: bool) -> Wanting {
+        let remote = record.and_then(ForkId::of_record);
+        let mut wanting = Wanting::default();
+        for (id, reg) in &mut self.by_id {
+            let (opinion, known) = match (&reg.filter, remote, &mut reg.follower) {
+                (DialFilter::Fork { schedule, head }, Some(remote), Some(follower)) if follow => {
+                    (follower.opinion(now, *head, remote, ip), schedule.contains(remote.hash))
+                }
+                (filter, remote, _) => {
+                    let opinion = if filter.accepts(record) { Opinion::Known } else { Opinion::Foreign };
+                    let known = remote.zip(filter.schedule());
+                    (opinion, known.is_none_or(|(remote, schedule)| schedule.contains(remote.hash)))
+                }
+            };
+            match opinion {
+                Opinion::Foreign if !known => {
+                    wanting.unknown = wanting.unknown.or(remote.map(|remote| remote.hash));
+                }
+                Opinion::Foreign => {}
+                Opinion::Known => wanting.by.push(*id),
+                Opinion::Ask | Opinion::Followed => {
+                    wanting.by.push(*id);
+                    wanting.fork = remote.map(|remote| remote.hash);
+                }
+            }
+        }
+        if !wanting.by.is_empty() {
+            wanting.unknown = None;
+        }
+        wanting
+    }
+
+    /// A node at `ip` that is wanted for `hash` proved who it is.
+    pub(super) fn proved(&mut self, now: Now, hash: [u8; 4], ip: IpAddr) -> Vec<News> {
+        self.followers().filter_map(|follower| follower.proved(now, hash, ip)).collect()
+    }
+
+    /// A peer at `ip` that was wanted for `hash` was sent away at once; `kept` says that others of it have stayed.
+    pub(super) fn rejected(&mut self, hash: [u8; 4], ip: IpAddr, kept: bool) -> Vec<News> {
+        self.followers().flat_map(|follower| follower.rejected(hash, ip, kept)).collect()
+    }
+
+    /// The forks that are followed for any registration, each once.
+    pub(super) fn followed(&self) -> Vec<Followed> {
+        let mut all: Vec<Followed> = Vec::new();
+        for followed in
+            self.by_id.values().filter_map(|reg| reg.follower.as_ref()).flat_map(Follower::followed)
+        {
+            if !all.iter().any(|known| known.hash == followed.hash) {
+                all.push(*followed);
+            }
+        }
+        all
+    }
+
+    fn followers(&mut self) -> impl Iterator<Item = &mut Follower> {
+        self.by_id.values_mut().filter_map(|reg| reg.follower.as_mut())
     }
 
     /// The registrations that want more dials, beginning after the one that was served last.

@@ -12,10 +12,12 @@
 //! | [`bans`], [`lists`] | who is banned; the lists as a value that survives restarts |
 //! | [`dial`] | static, trusted, dynamic and one-off dials |
 //! | [`dial_filter`] | which nodes registrations want |
+//! | [`fork_following`] | forks that a schedule lacks, from what nodes announce |
 //! | [`admission`] | checkpoints, throttle, limits, duplicate connections |
 //! | [`churn`] | rotation of peers when full, off by default |
 //! | [`token_bucket`] | bytes per second |
 //! | [`recent`] | what became of candidates and connections in the last minutes |
+//! | [`warnings`] | signs that no peers are found, and why |
 //!
 //! Left out: sockets, timers and files (`net`), peers' messages (`switch`), and how reasons are written on the wire
 //! (`p2p`).
@@ -28,12 +30,14 @@ pub mod dial;
 pub mod dial_filter;
 pub mod engine;
 mod expiring;
+pub mod fork_following;
 pub mod lists;
 pub mod recent;
 pub mod refusal;
 pub mod rules;
 pub mod settings;
 pub mod token_bucket;
+pub mod warnings;
 
 pub use admission::{ConnId, Verdict};
 pub use bans::{Ban, BanError, BanTarget, Bans};
@@ -45,6 +49,7 @@ pub use lists::{Lists, ListsError};
 pub use refusal::Refusal;
 pub use rules::Rules;
 pub use settings::{Settings, Slots};
+pub use warnings::Warning;
 
 /// An origin of virtual time.
 #[cfg(test)]

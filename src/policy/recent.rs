@@ -20,6 +20,9 @@ pub struct Counts {
     pub seen: u64,
     /// Candidates and dials that were not pursued, by reason.
     pub not_dialed: BTreeMap<Refusal, u64>,
+    /// Candidates that were not dialed because no fork schedule contains the checksum that they announce, by checksum;
+    /// at most [`MAX_HASHES`] of them.
+    pub unknown_forks: BTreeMap<[u8; 4], u64>,
     /// Dials begun.
     pub dialed: u64,
     /// Dials that failed, by cause.
@@ -32,12 +35,23 @@ pub struct Counts {
     pub let_in: u64,
 }
 
+/// Checksums that are counted apart. A chain's nodes announce one; what strangers make up must not fill memory.
+const MAX_HASHES: usize = 64;
+
 impl Counts {
+    /// Counts candidates that announce a checksum that no schedule contains.
+    pub(super) fn unknown_fork(&mut self, hash: [u8; 4], count: u64) {
+        if self.unknown_forks.len() < MAX_HASHES || self.unknown_forks.contains_key(&hash) {
+            *self.unknown_forks.entry(hash).or_default() += count;
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.seen += other.seen;
         self.dialed += other.dialed;
         self.connected += other.connected;
         self.let_in += other.let_in;
+        other.unknown_forks.iter().for_each(|(hash, n)| self.unknown_fork(*hash, *n));
         other.not_dialed.iter().for_each(|(reason, n)| *self.not_dialed.entry(*reason).or_default() += n);
         other.failed.iter().for_each(|(cause, n)| *self.failed.entry(*cause).or_default() += n);
         other.not_let_in.iter().for_each(|(reason, n)| *self.not_let_in.entry(*reason).or_default() += n);

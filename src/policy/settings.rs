@@ -53,6 +53,8 @@ pub struct Settings {
     /// The class of our own announced address. Private networks are exempt from limits per address only while it is
     /// private too: behind a cluster's address translation every stranger looks like LAN.
     pub announced: AddressClass,
+    /// Whether fork filters follow forks that their schedules lack (`--follow-forks`).
+    pub follow_forks: bool,
     /// If not empty, no other networks are dialed or let in (`--netrestrict`).
     pub net_restrict: Vec<IpNet>,
     /// When a peer makes room although nothing is wrong with it. `None`: never.
@@ -79,6 +81,7 @@ impl Default for Settings {
             allowlist_only: false,
             allow_lan: false,
             announced: AddressClass::Loopback,
+            follow_forks: true,
             net_restrict: Vec::new(),
             churn: None,
         }

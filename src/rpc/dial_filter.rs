@@ -31,6 +31,7 @@ pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusa
                 fork_heights: fork.fork_heights,
                 fork_times: fork.fork_times,
                 head: Head { height: fork.head_height, time: fork.head_time },
+                announce: fork.announce,
             })))
         }
     }
@@ -52,6 +53,7 @@ pub(super) fn view(wanted: &Wanted) -> Option<proto::DialFilter> {
             fork_times: chain.fork_times.clone(),
             head_height: chain.head.height,
             head_time: chain.head.time,
+            announce: chain.announce,
         }),
     };
     Some(proto::DialFilter { filter: Some(filter) })

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use data_encoding::HEXLOWER;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
@@ -18,6 +19,7 @@ use crate::{
         Enode, PublicKey, Record,
         local::{EntryError, EntryOwner},
     },
+    policy::fork_following::Followed,
     switch::{Handle, peers::PeersSummary, registrations::Acting},
 };
 
@@ -43,7 +45,45 @@ const FEATURES: &[&str] = &[
     "tls",
     "drain",
     "log-filter",
+    "follow-forks",
+    "announce-fork",
 ];
+
+/// What this version knows of the network that it was started for.
+#[derive(Clone, Debug)]
+pub struct NetworkFacts {
+    /// The network's name.
+    pub name: String,
+    /// The release that the facts were taken from.
+    pub release: &'static str,
+    /// When that was published, as Unix time.
+    pub released: Duration,
+    /// The forks by time: name and Unix seconds.
+    pub forks: Vec<(&'static str, u64)>,
+}
+
+impl NetworkFacts {
+    fn view(&self, unix: Duration) -> proto::NetworkPreset {
+        let days = unix.saturating_sub(self.released).as_secs() / 86_400;
+        let fork = |(name, time): &(&str, u64)| proto::NetworkFork { name: (*name).to_owned(), time: *time };
+        proto::NetworkPreset {
+            name: self.name.clone(),
+            release: self.release.to_owned(),
+            release_time: Some(convert::timestamp(self.released)),
+            age_days: u32::try_from(days).unwrap_or(u32::MAX),
+            forks: self.forks.iter().map(fork).collect(),
+        }
+    }
+}
+
+fn followed(fork: &Followed) -> proto::FollowedFork {
+    proto::FollowedFork {
+        hash: HEXLOWER.encode(&fork.hash),
+        previous_hash: HEXLOWER.encode(&fork.before),
+        time: fork.time,
+        followed_since: Some(convert::timestamp(fork.since)),
+    }
+}
 
 /// What is fixed for this run of the sidecar.
 #[derive(Clone, Debug)]
@@ -60,6 +100,8 @@ pub struct NodeFacts {
     pub start_time: Duration,
     /// What is allowed and yet most likely not meant.
     pub warnings: Vec<String>,
+    /// The network that we were started for, if it is a public one.
+    pub network: Option<NetworkFacts>,
 }
 
 /// Changes the log filter, and answers the one before, or what is wrong with the new one.
@@ -201,10 +243,17 @@ impl NodeService for Node {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             client_name: facts.client_name.clone(),
             start_time: Some(convert::timestamp(facts.start_time)),
-            warnings: facts.warnings.clone(),
+            warnings: facts
+                .warnings
+                .iter()
+                .cloned()
+                .chain(peers.warnings.iter().map(ToString::to_string))
+                .collect(),
             features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             peers: Some(summary(&peers)),
             discovery: Some(discovery_summary(counters)),
+            network: facts.network.as_ref().map(|network| network.view(clock::now().unix)),
+            followed_forks: peers.followed_forks.iter().map(followed).collect(),
         }))
     }
 
@@ -287,7 +336,7 @@ impl NodeService for Node {
         let contact = contact_of(&node).ok_or_else(|| {
             Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
         })?;
-        self.discovery.add_bootnode(contact).await.map_err(super::discovery::refuse)?;
+        self.discovery.add_bootnode(contact, None).await.map_err(super::discovery::refuse)?;
         Ok(Response::new(proto::AddBootnodeResponse {}))
     }
 }

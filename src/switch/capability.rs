@@ -49,7 +49,8 @@ pub fn check_name(name: &str) -> bool {
 }
 
 /// The message count of a capability that is the same wherever it is spoken (the specifications in `devp2p/caps`,
-/// EIPs 7642, 7975, 8159 and 8070 for eth/69 to eth/72, EIP-8189 for snap/2), or `None` for one we do not know.
+/// EIPs 7642, 7975, 8159 and 8070 for eth/69 to eth/72, EIP-8189 for snap/2; `bsc` as BNB Smart Chain speaks it, `wit`
+/// as Polygon's Bor does), or `None` for one we do not know.
 #[must_use]
 pub fn known_message_count(name: &str, version: u32) -> Option<u64> {
     match (name, version) {
@@ -59,6 +60,21 @@ pub fn known_message_count(name: &str, version: u32) -> Option<u64> {
         ("eth", 72) => Some(22),
         ("snap", 1) => Some(8),
         ("snap", 2) => Some(10),
+        ("bsc", 1) => Some(2),
+        ("bsc", 2 | 3) => Some(4),
+        ("wit", 1) => Some(4),
+        ("wit", 2) => Some(6),
+        ("wit", 3) => Some(7),
+        _ => None,
+    }
+}
+
+/// Whose capability it is, where the name alone may be taken for another one.
+#[must_use]
+pub fn network_of(name: &str) -> Option<&'static str> {
+    match name {
+        "bsc" => Some("BNB Smart Chain"),
+        "wit" => Some("Polygon's Bor"),
         _ => None,
     }
 }
@@ -87,6 +103,13 @@ mod tests {
             ("eth", 72, Some(22)),
             ("snap", 1, Some(8)),
             ("snap", 2, Some(10)),
+            ("bsc", 1, Some(2)),
+            ("bsc", 2, Some(4)),
+            ("bsc", 3, Some(4)),
+            ("wit", 1, Some(4)),
+            ("wit", 2, Some(6)),
+            ("wit", 3, Some(7)),
+            ("wit", 0, None),
             ("eth", 67, None),
             ("les", 4, None),
         ];

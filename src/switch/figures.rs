@@ -9,7 +9,7 @@ use super::{lease::StateName, registrations::SwitchError, session::Session, stat
 use crate::delivery::Lost;
 use crate::{
     net::traffic::ChannelTraffic,
-    policy::{Slots, recent::Counts},
+    policy::{Slots, Warning, recent::Counts},
 };
 
 /// Protocols that are counted apart.
@@ -74,6 +74,10 @@ pub struct Figures {
     pub registrations: [(StateName, usize); 3],
     /// Bans that stand.
     pub bans: usize,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+    /// How many forks are followed although schedules lack them.
+    pub followed_forks: usize,
     /// The last round trips of peers that have had one, shortest first.
     pub round_trips: Vec<Duration>,
 }
@@ -99,7 +103,7 @@ impl Figures {
 }
 
 impl State {
-    pub(super) fn figures(&self, now: crate::Now) -> Figures {
+    pub(super) fn figures(&mut self, now: crate::Now) -> Figures {
         let mut traffic = self.past.clone();
         self.sessions.values().for_each(|session| traffic.add(session));
         self.kept.values().for_each(|kept| traffic.lose(kept.holding.inbox.lock().counters().lost()));
@@ -136,6 +140,8 @@ impl State {
             outbound_queued: self.outbound_budget.used(),
             registrations: [StateName::Detached, StateName::Attached, StateName::Lingering].map(in_state),
             bans: self.policy.bans(now).count(),
+            warnings: self.policy.warnings(now),
+            followed_forks: self.policy.followed_forks().len(),
             round_trips,
         }
     }

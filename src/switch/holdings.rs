@@ -363,7 +363,9 @@ impl State {
             self.registrations_made += 1;
             let policy_id = policy::RegistrationId(self.registrations_made);
             let holding = Holding::new(id, &spec, Arc::clone(&self.budget));
-            self.kept.insert(id, Kept { holding, policy_id, stream: None, fence: None, last_send_id: 0 });
+            let kept =
+                Kept { holding, policy_id, stream: None, fence: None, last_send_id: 0, announces: false };
+            self.kept.insert(id, kept);
             tracing::info!(client = %spec.client_id, protocols = %names(&spec.protocols), "protocols registered");
         }
         if !removed.is_empty() {
@@ -375,7 +377,13 @@ impl State {
             let detail = "the protocol is not registered any more";
             self.release_channels(id, gone, None, DisconnectReason::Requested, detail);
         }
-        if let Some(kept) = self.kept.get(&id) {
+        if let Some(kept) = self.kept.get_mut(&id) {
+            let announced = spec.announced();
+            if announced.is_some() || kept.announces {
+                kept.announces = announced.is_some();
+                let owner = EntryOwner::Registration(kept.policy_id.0);
+                self.effects.push_back(Effect::Announce(owner, announced));
+            }
             let filter = spec.dial_filter(self.network.as_ref());
             let desired = (spec.desired_peers > 0).then_some(spec.desired_peers);
             self.policy.register(now, kept.policy_id, filter, desired);

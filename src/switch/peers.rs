@@ -16,8 +16,9 @@ use crate::{
     node::{NodeId, NodeRef},
     p2p::DisconnectReason,
     policy::{
-        Ban, BanError, BanTarget, Settings, Slots,
+        Ban, BanError, BanTarget, Settings, Slots, Warning,
         dial::{AddError, ConnectOutcome, ListEntry, ListSource, QueryId, RemoveError},
+        fork_following::Followed,
         lists::Parsed,
         recent::Counts,
     },
@@ -73,6 +74,10 @@ pub struct PeersSummary {
     pub recent: Counts,
     /// Whether anybody on the Internet has ever dialed us.
     pub reached_from_outside: bool,
+    /// What the operator should know.
+    pub warnings: Vec<Warning>,
+    /// The forks that are followed although schedules lack them.
+    pub followed_forks: Vec<Followed>,
 }
 
 /// What may be set about peers while the process runs.
@@ -128,6 +133,8 @@ impl State {
             dialed,
             recent: self.policy.recent(now),
             reached_from_outside: self.policy.reached_from_outside(),
+            warnings: self.policy.warnings(now),
+            followed_forks: self.policy.followed_forks(),
         }
     }
 

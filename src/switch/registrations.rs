@@ -275,6 +275,8 @@ pub(super) struct Kept {
     pub(super) fence: Option<Fence>,
     /// Of the latest stream that sent anything.
     pub(super) last_send_id: u64,
+    /// Whether our record announces its chain.
+    pub(super) announces: bool,
 }
 
 impl Kept {

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use data_encoding::HEXLOWER;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,11 +37,12 @@ use crate::{
         listener::Accepted,
         outbound::OutboundBudget,
     },
-    node::{AddressClass, Enode, ForkSchedule, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
+    node::{AddressClass, Enode, ForkSchedule, Head, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
     p2p::LocalNode,
     policy::{
         Action, Policy, Settings,
         dial::{self, Candidate, Dial, QueryId, TaskId},
+        fork_following::News,
         lists::Lists,
     },
 };
@@ -91,6 +93,8 @@ pub(super) enum Effect {
     AbortConnection(ConnectionId),
     /// Ask discovery where a node is, and report.
     Resolve(NodeId, Option<PublicKey>),
+    /// Our record announces the chain of a registration from now on, or does not any more.
+    Announce(EntryOwner, Option<(Arc<ForkSchedule>, Head)>),
     /// A registration's entries leave our record.
     ReleaseEntries(EntryOwner),
     /// So many candidates are wanted.
@@ -306,6 +310,9 @@ impl State {
                 Action::Dial(dial::Action::ConnectDone { query, id, outcome }) => {
                     self.connect_done(query, id, outcome);
                 }
+                Action::Dial(dial::Action::Fork(news)) => log_fork(news),
+                Action::Warn(warning) => tracing::warn!(name = warning.name(), "{warning}"),
+                Action::WarningOver(name) => tracing::info!(name, "this warning does not hold any more"),
                 Action::Dial(dial::Action::Demand(count)) => self.effects.push_back(Effect::Demand(count)),
                 Action::Close(conn, reason) => self.close(now, ConnectionId(conn.0), reason),
                 Action::Probe(conn) => self.probe(ConnectionId(conn.0)),
@@ -369,5 +376,23 @@ impl State {
 
     pub(super) fn fork_rng(&mut self) -> StdRng {
         StdRng::seed_from_u64(self.rng.next_u64())
+    }
+}
+
+fn log_fork(news: News) {
+    let hex = |hash: [u8; 4]| HEXLOWER.encode(&hash);
+    match news {
+        News::Followed(fork) => tracing::warn!(
+            hash = hex(fork.hash),
+            before = hex(fork.before),
+            time = fork.time,
+            "the chain has passed a fork that our schedule lacks; nodes of several networks announce it, and it is \
+             followed until the next start (--follow-forks false switches this off)"
+        ),
+        News::Dropped(fork) => tracing::warn!(
+            hash = hex(fork.hash),
+            time = fork.time,
+            "a fork that was followed is not our chain's: applications rejected its peers; it is dropped"
+        ),
     }
 }

@@ -31,7 +31,7 @@ use crate::{
         listener::Accepted,
         turns::Turns,
     },
-    node::{AddressClass, NodeId, NodeRef},
+    node::{AddressClass, ForkSchedule, Head, NodeId, NodeRef, local::EntryOwner},
     policy::{
         dial::{Candidate, Dial, TaskId},
         lists::{Lists, Parsed},
@@ -43,6 +43,28 @@ const COMMANDS: usize = 1024;
 
 /// Events of connections that may wait; connections beyond wait, and with them their sockets.
 const EVENTS: usize = 1024;
+
+/// Changes of our record that may wait for discovery, which never waits for the switch; then the switch waits.
+const RECORD_CHANGES: usize = 64;
+
+/// What registrations make of our record. One task carries it out in order, so that an end comes after its beginning.
+enum RecordChange {
+    Announce(EntryOwner, Option<(Arc<ForkSchedule>, Head)>),
+    Release(EntryOwner),
+}
+
+async fn change_record(record: Discovery, mut changes: mpsc::Receiver<RecordChange>) {
+    while let Some(change) = changes.recv().await {
+        match change {
+            RecordChange::Announce(owner, chain) => {
+                if let Err(error) = record.announce(owner, chain).await {
+                    tracing::warn!(%error, "our record does not announce the chain of a registration");
+                }
+            }
+            RecordChange::Release(owner) => drop(record.release_entries(owner).await),
+        }
+    }
+}
 
 /// What a dial or lookup came to.
 enum Outcome {
@@ -125,6 +147,8 @@ impl Switch {
         let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
         let mut accepting = true;
         let mut record = self.sources.record.record();
+        let (record_changes, changes) = mpsc::channel(RECORD_CHANGES);
+        work.spawn(change_record(self.sources.record.clone(), changes));
         loop {
             let now = clock::now();
             self.state.settle(now);
@@ -171,10 +195,12 @@ impl Switch {
                             let _ = report.send(Outcome::Located(id, found)).await;
                         });
                     }
+                    // They fail only when the process is ending, and the record with it.
+                    Effect::Announce(owner, chain) => {
+                        let _ = record_changes.send(RecordChange::Announce(owner, chain)).await;
+                    }
                     Effect::ReleaseEntries(owner) => {
-                        let record = self.sources.record.clone();
-                        // It fails only when the process is ending, and the record with it.
-                        work.spawn(async move { drop(record.release_entries(owner).await) });
+                        let _ = record_changes.send(RecordChange::Release(owner)).await;
                     }
                     Effect::Demand(count) => drop(self.sources.demand.send_replace(count)),
                     Effect::Persist(lists) => {

@@ -220,6 +220,7 @@ impl Driver {
             dial::Action::ConnectDone { query, .. } => {
                 assert!(self.asked.remove(&query) || query.0 + 1 == self.queries, "answered twice");
             }
+            dial::Action::Fork(_) => {}
             dial::Action::Demand(n) => assert!(n <= rules.settings.max_pending_dials),
             dial::Action::ResolveNode { .. }
             | dial::Action::EntryChanged(_)
@@ -335,7 +336,11 @@ pub fn admission(data: &[u8]) {
                 }
                 Action::Dial(dial::Action::Dial(dial)) => dials.push(dial),
                 Action::Dial(dial::Action::Abort(task)) => dials.retain(|dial| dial.task != task),
-                Action::Dial(_) | Action::Probe(_) | Action::ListsChanged => {}
+                Action::Dial(_)
+                | Action::Probe(_)
+                | Action::ListsChanged
+                | Action::Warn(_)
+                | Action::WarningOver(_) => {}
             }
         }
         check(now, &policy, &open);

@@ -437,10 +437,10 @@ def discv4_suite(case):
 
 
 def discv5_suite(case):
-    """go-ethereum's discv5 conformance suite: 7 of 7."""
+    """go-ethereum's discv5 conformance suite: 10 of 10."""
     sidecar = Sidecar(case, flags=["--discv4", "false", "--discv5", "true"])
     suite_count(case.run(case.tools.devp2p, "discv5", "test", "--listen1", "127.0.0.1", "--listen2", "127.0.0.2",
-                         sidecar.enr, seconds=300), 7)
+                         sidecar.enr, seconds=300), 10)
 
 
 def both_suites_at_once(case):
@@ -449,7 +449,7 @@ def both_suites_at_once(case):
     suite_count(case.run(case.tools.devp2p, "discv4", "test", "--remote", sidecar.enode, "--listen1", "127.0.0.1",
                          "--listen2", "127.0.0.2", seconds=300), 15)
     suite_count(case.run(case.tools.devp2p, "discv5", "test", "--listen1", "127.0.0.1", "--listen2", "127.0.0.2",
-                         sidecar.enr, seconds=300), 7)
+                         sidecar.enr, seconds=300), 10)
 
 
 # In the order they run.

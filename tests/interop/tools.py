@@ -16,7 +16,7 @@ CACHE = pathlib.Path(os.environ.get("CI_CACHE") or
 EXAMPLES = ROOT / "examples"
 
 # go-ethereum's own command: conformance suites and rlpx ping. The same version as tests/interop/geth-peer/go.mod.
-DEVP2P = ("github.com/ethereum/go-ethereum/cmd/devp2p", "v1.17.5")
+DEVP2P = ("github.com/ethereum/go-ethereum/cmd/devp2p", "v1.17.10")
 # A current grpcurl speaks reflection v1.
 GRPCURL = ("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.3")
 # For certificates of a test.

@@ -15,10 +15,12 @@
 )]
 
 mod access;
+mod bootnodes;
 mod calls;
 mod dialing;
 mod discovery;
 mod dribblers;
+mod forks;
 mod harness;
 mod http2;
 mod leases;

@@ -29,7 +29,7 @@ use crate::{
     discv5::TalkToken,
     kademlia::{Contact, Entry, Removal},
     node::{
-        NodeId, NodeKey, PublicKey, Record,
+        ForkSchedule, Head, NodeId, NodeKey, PublicKey, Record,
         local::{EntryError, EntryOwner, LocalRecord, Mapped},
     },
     policy::dial::{Candidate, Source},
@@ -262,14 +262,23 @@ impl Discovery {
         self.call(move |state, _| state.delete_entry(owner, &key)).await?
     }
 
+    /// Keeps an `eth` entry in our record that says where the chain of a schedule is at present, or ends that.
+    pub async fn announce(
+        &self,
+        owner: EntryOwner,
+        chain: Option<(Arc<ForkSchedule>, Head)>,
+    ) -> Result<(), DiscoveryError> {
+        self.call(move |state, now| state.announce(now, owner, chain)).await?
+    }
+
     /// Deletes all entries of an owner whose lease ended.
     pub async fn release_entries(&self, owner: EntryOwner) -> Result<(), DiscoveryError> {
         self.call(move |state, _| state.release_entries(owner)).await
     }
 
-    /// Adds a node that is asked at every refresh.
-    pub async fn add_bootnode(&self, node: Contact) -> Result<(), DiscoveryError> {
-        self.call(move |state, now| state.add_bootnode(now, node)).await?
+    /// Adds a node that is asked at every refresh, to one protocol or to both.
+    pub async fn add_bootnode(&self, node: Contact, over: Option<Source>) -> Result<(), DiscoveryError> {
+        self.call(move |state, now| state.add_bootnode(now, &node, over)).await?
     }
 
     /// Asks an application at another node.

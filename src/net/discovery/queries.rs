@@ -18,7 +18,7 @@ use crate::{
     kademlia::{Contact, Event, Table},
     net::node_db::{NodeDb, Update},
     node::{
-        Endpoint, NodeId, NodeKey, PublicKey, Record,
+        Endpoint, ForkSchedule, Head, NodeId, NodeKey, PublicKey, Record,
         local::{EntryOwner, LocalRecord},
     },
     policy::dial::{Candidate, Source},
@@ -220,23 +220,48 @@ impl State {
         Ok(self.local.record().clone())
     }
 
+    pub(super) fn announce(
+        &mut self,
+        now: Now,
+        owner: EntryOwner,
+        chain: Option<(Arc<ForkSchedule>, Head)>,
+    ) -> Result<(), DiscoveryError> {
+        let changed = match chain {
+            Some((schedule, head)) => self.local.announce(now, owner, schedule, head)?,
+            None => self.local.withdraw(owner),
+        };
+        self.publish(changed);
+        Ok(())
+    }
+
     pub(super) fn release_entries(&mut self, owner: EntryOwner) {
         let changed = self.local.release(owner);
         self.publish(changed);
     }
 
-    pub(super) fn add_bootnode(&mut self, now: Now, node: Contact) -> Result<(), DiscoveryError> {
-        if self.v4.is_none() && self.v5.is_none() {
-            return Err(DiscoveryError::Off("discovery"));
-        }
-        if let Some(engine) = &mut self.v4 {
+    /// Both protocols can begin with a key and an address; the record follows.
+    pub(super) fn add_bootnode(
+        &mut self,
+        now: Now,
+        node: &Contact,
+        over: Option<Source>,
+    ) -> Result<(), DiscoveryError> {
+        let wants = |source| over.is_none_or(|over| over == source);
+        let mut added = false;
+        if let Some(engine) = self.v4.as_mut().filter(|_| wants(Source::V4)) {
             engine.add_bootnode(now, node.clone());
+            added = true;
         }
-        // discv5 cannot begin without a record.
-        if let (Some(engine), true) = (&mut self.v5, node.record.is_some()) {
-            engine.add_bootnode(now, node);
+        if let Some(engine) = self.v5.as_mut().filter(|_| wants(Source::V5)) {
+            engine.add_bootnode(now, node.clone());
+            added = true;
         }
-        Ok(())
+        let off = match over {
+            Some(Source::V4) => "discv4",
+            Some(Source::V5) => "discv5",
+            _ => "discovery",
+        };
+        if added { Ok(()) } else { Err(DiscoveryError::Off(off)) }
     }
 
     pub(super) fn talk(

@@ -113,7 +113,7 @@ pub async fn run(task: Task, mut stop: oneshot::Receiver<()>) {
         {
             fetch_seeds(db, seeds.clone());
         }
-        let timeout = poll_timeout(&state);
+        let timeout = poll_timeout(&state, now);
         if let Some(at) = timeout {
             timer.as_mut().reset(at.into());
         }
@@ -214,6 +214,8 @@ fn v4_rates(rate: Option<NonZeroU32>) -> Rates {
 }
 
 fn handle_timeout(state: &mut State, now: Now) {
+    let moved = state.local.handle_timeout(now);
+    state.publish(moved);
     if let Some(engine) = &mut state.v4 {
         engine.handle_timeout(now);
     }
@@ -222,10 +224,10 @@ fn handle_timeout(state: &mut State, now: Now) {
     }
 }
 
-fn poll_timeout(state: &State) -> Option<Instant> {
+fn poll_timeout(state: &State, now: Now) -> Option<Instant> {
     let v4 = state.v4.as_ref().and_then(discv4::Engine::poll_timeout);
     let v5 = state.v5.as_ref().and_then(discv5::Engine::poll_timeout);
-    [v4, v5].into_iter().flatten().min()
+    [v4, v5, state.local.poll_timeout(now)].into_iter().flatten().min()
 }
 
 fn set_demand(state: &mut State, now: Now, wanted: usize) {

@@ -144,7 +144,21 @@ fn bad_entries_are_refused() {
     let mut local = local(PORTS);
     let before = local.record().clone();
     let mut set = |key: &str, value: &[u8]| local.set_entry(EntryOwner::Operator, key, value).unwrap_err();
-    for key in ["id", "secp256k1", "ip", "ip6", "tcp", "tcp6", "udp", "udp6", "udp7"] {
+    for key in [
+        "id",
+        "secp256k1",
+        "ip",
+        "ip6",
+        "tcp",
+        "tcp6",
+        "udp",
+        "udp6",
+        "udp7",
+        "quic",
+        "quic6",
+        "qh",
+        "topic-discovery",
+    ] {
         assert_eq!(set(key, &[0x80]), EntryError::Reserved(key.into()));
     }
     assert_eq!(set("", &[0x80]), EntryError::EmptyKey);
@@ -167,4 +181,80 @@ fn entries_leave_room_for_the_endpoint() {
     assert!(local.set_static_ip(ip("1.2.3.4")).is_some());
     let record = local.set_mapped(Mapped { tcp: Some(65535), udp: Some(65534), ip: None }).unwrap();
     assert_eq!(record.encoded().len(), MAX_RECORD_BYTES - 2, "two bytes less for a sequence number of today");
+}
+
+#[test]
+fn an_announced_chain_stands_in_the_record_and_moves_at_its_fork() {
+    let mut local = local(PORTS);
+    let now = start();
+    let fork = now.unix.as_secs() + 100;
+    let schedule = Arc::new(ForkSchedule::new([1; 32], 0, &[10, 20], &[1_600_000_000, fork]));
+    let id = |record: &Record| ForkId::of_record(record);
+    let (one, two) = (EntryOwner::Registration(1), EntryOwner::Registration(2));
+    assert_eq!(local.poll_timeout(now), None);
+    let record = local.announce(now, one, Arc::clone(&schedule), Head::default()).unwrap().unwrap();
+    // Behind both heights and the first time, waiting for the second.
+    assert_eq!(id(&record), Some(schedule.id(Head { height: 20, time: fork - 1 })));
+    assert_eq!(id(&record).unwrap().next, fork);
+    assert_eq!(
+        local.poll_timeout(now),
+        Some(now.mono + Duration::from_secs(100) - Duration::from_millis(123))
+    );
+    assert_eq!(local.handle_timeout(now.after(Duration::from_secs(99))), None);
+    let later = now.after(Duration::from_secs(100));
+    let moved = local.handle_timeout(later).unwrap();
+    assert_eq!(id(&moved), Some(ForkId { hash: schedule.end().0, next: 0 }));
+    assert_eq!((moved.seq(), local.poll_timeout(later)), (record.seq() + 1, None));
+    // A second chain waits for the first; what the operator sets goes before both.
+    let other = Arc::new(ForkSchedule::new([2; 32], 0, &[], &[]));
+    assert_eq!(local.announce(later, two, Arc::clone(&other), Head::default()), Ok(None));
+    assert!(
+        matches!(local.set_entry(two, "eth", &[0x80]), Err(EntryError::Owned { owner, .. }) if owner == one)
+    );
+    assert_eq!(id(&local.set_entry(EntryOwner::Operator, "eth", &[0x80]).unwrap().unwrap()), None);
+    assert!(id(&local.delete_entry(EntryOwner::Operator, "eth").unwrap().unwrap()).is_some());
+    // With the first registration its chain goes.
+    assert_eq!(id(&local.release(one).unwrap()), Some(other.id(Head::default())));
+    assert_eq!(id(&local.withdraw(two).unwrap()), None);
+    assert_eq!(local.withdraw(two), None);
+}
+
+/// An application that is behind in height says so; without a fork by time nothing says that heights have passed.
+#[test]
+fn an_announced_chain_is_as_high_as_its_owner_says() {
+    let schedule = Arc::new(ForkSchedule::new([1; 32], 0, &[10, 20], &[1_600_000_000]));
+    let by_height = Arc::new(ForkSchedule::new([1; 32], 0, &[10, 20], &[]));
+    let low = Head { height: 15, time: 0 };
+    let table = [
+        (&schedule, Head::default(), schedule.end().0),
+        (&schedule, low, schedule.id(low).hash),
+        (&by_height, Head::default(), by_height.id(Head::default()).hash),
+        (&by_height, low, by_height.id(low).hash),
+    ];
+    for (chain, head, hash) in table {
+        let mut local = local(PORTS);
+        let record = local.announce(start(), EntryOwner::Operator, Arc::clone(chain), head).unwrap().unwrap();
+        assert_eq!(ForkId::of_record(&record).unwrap().hash, hash, "{head:?}");
+    }
+}
+
+#[test]
+fn an_announced_chain_must_leave_room_and_keeps_its_own() {
+    let mut local = local(PORTS);
+    let schedule = Arc::new(ForkSchedule::new([1; 32], 0, &[10], &[]));
+    let (one, two) = (EntryOwner::Registration(1), EntryOwner::Registration(2));
+    let fill = |local: &mut LocalRecord, bytes: usize| {
+        local.set_entry(two, "fill", &::rlp::encode(&vec![0xaa_u8; bytes])).map(drop)
+    };
+    let most = (1..300).take_while(|bytes| fill(&mut self::local(PORTS), *bytes).is_ok()).last().unwrap();
+    fill(&mut local, most).unwrap();
+    assert!(matches!(
+        local.announce(start(), one, schedule.clone(), Head::default()),
+        Err(EntryError::TooLarge(_))
+    ));
+    assert_eq!(ForkId::of_record(local.record()), None);
+    fill(&mut local, most - 20).unwrap();
+    assert!(local.announce(start(), one, schedule, Head::default()).unwrap().is_some());
+    // The longest id counts, not the one that stands there: passing a fork never fails.
+    assert!(matches!(fill(&mut local, most - 15), Err(EntryError::TooLarge(_))));
 }

@@ -58,6 +58,8 @@ pub(super) struct Waiting {
     pub(super) source: Source,
     pub(super) served: Duration,
     pub(super) wanted_by: Vec<RegistrationId>,
+    /// The checksum that it announces, if it is wanted only for a fork that a schedule lacks.
+    pub(super) fork: Option<[u8; 4]>,
 }
 
 /// All lines.

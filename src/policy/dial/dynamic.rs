@@ -2,7 +2,11 @@
 
 use std::time::Instant;
 
-use super::super::{dial_filter::RegistrationId, refusal::Refusal, rules::Rules};
+use super::super::{
+    dial_filter::{RegistrationId, Wanting},
+    refusal::Refusal,
+    rules::Rules,
+};
 use super::{
     candidates::{Candidate, Source, Waiting},
     scheduler::{Action, Kind, Scheduler, Task, check_addr},
@@ -23,6 +27,8 @@ impl Scheduler {
         subnet_full: bool,
     ) -> Result<(), Refusal> {
         self.recent.count(now.mono, |counts| counts.seen += 1);
+        // Somebody came: waiting begins anew.
+        self.starved_since = self.starved_since.map(|_| now.mono);
         let full = if subnet_full { Err(Refusal::SubnetFull) } else { Ok(()) };
         let result = self.consider(now, rules, candidate, full);
         if let Err(refusal) = result {
@@ -64,11 +70,16 @@ impl Scheduler {
         }
         self.may_dial(rules)?;
         lan_rule(rules, addr.ip(), source)?;
-        let wanted_by = self.registrations.wanting(record.as_ref());
+        let follow = rules.settings.follow_forks;
+        let Wanting { by: wanted_by, fork, unknown } =
+            self.registrations.wanting(now, record.as_ref(), addr.ip(), follow);
         if wanted_by.is_empty() {
+            if let Some(hash) = unknown {
+                self.recent.count(now.mono, |counts| counts.unknown_fork(hash, 1));
+            }
             return Err(Refusal::Filtered);
         }
-        let waiting = Waiting { id, public_key, addr, source, served, wanted_by };
+        let waiting = Waiting { id, public_key, addr, source, served, wanted_by, fork };
         self.check_waiting(now, rules, &waiting)?;
         full?;
         if self.candidates.push(waiting) { Ok(()) } else { Err(Refusal::QueueFull) }
@@ -118,11 +129,11 @@ impl Scheduler {
                 self.refused(now, refusal);
                 continue;
             }
-            let Waiting { id, public_key, addr, source, .. } = waiting;
+            let Waiting { id, public_key, addr, source, fork, .. } = waiting;
             let kind = Kind::Dynamic(source);
             let (port, timeout) = (addr.port(), rules.settings.dial_timeout);
             let turn_of = Some(turn_of);
-            let task = Task { id, public_key, kind, since: now, port, addr: None, timeout, turn_of };
+            let task = Task { id, public_key, kind, since: now, port, addr: None, timeout, turn_of, fork };
             self.start(now, rules, task, &Host::Ip(addr.ip()));
         }
     }
@@ -160,6 +171,7 @@ impl Scheduler {
             0
         };
         self.spoke.asked(now, wanted);
+        self.starved_since = (wanted > 0).then(|| self.starved_since.unwrap_or(now));
         if wanted != self.demand {
             self.demand = wanted;
             // Only the last word counts.

@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::super::{cause::Cause, dial_filter::RegistrationId, refusal::Refusal, rules::Rules};
+use super::super::{
+    cause::Cause, dial_filter::RegistrationId, fork_following::SETTLED, refusal::Refusal, rules::Rules,
+};
 use super::{
     backoff::{FORGIVEN_AFTER, wait},
     entry::Standing,
@@ -59,6 +61,16 @@ impl Scheduler {
     /// A dial ended without a peer.
     pub fn dial_failed(&mut self, now: Now, rules: &Rules, name: TaskId, cause: Cause, detail: &str) {
         let Some(task) = self.end(name) else { return };
+        // These come after the handshake, in which it proved its identity.
+        if let (Some(hash), Some(addr)) = (task.fork, task.addr)
+            && matches!(
+                cause,
+                Cause::TooManyPeers | Cause::AlreadyConnected | Cause::UselessPeer | Cause::Requested
+            )
+        {
+            let news = self.registrations.proved(now, hash, addr.ip());
+            self.actions.extend(news.into_iter().map(Action::Fork));
+        }
         self.recent.count(now.mono, |counts| *counts.failed.entry(cause).or_default() += 1);
         let (id, addr, kind) = (task.id, task.addr, task.kind);
         self.actions.push_back(Action::Failed { id, addr, kind, cause, detail: detail.to_owned() });
@@ -90,6 +102,11 @@ impl Scheduler {
             Some(Task { kind: Kind::Dynamic(source), .. }) => Some(source),
             _ => None,
         };
+        let fork = task.as_ref().and_then(|task| Some((task.fork?, task.addr?.ip())));
+        if let Some((hash, ip)) = fork {
+            let news = self.registrations.proved(now, hash, ip);
+            self.actions.extend(news.into_iter().map(Action::Fork));
+        }
         self.recent
             .count(now.mono, |counts| if inbound { counts.let_in += 1 } else { counts.connected += 1 });
         if !inbound {
@@ -116,8 +133,10 @@ impl Scheduler {
             }
         }
         self.registrations.connected(served);
-        self.peers
-            .insert(id, Peer { standing, source, vouchers: Vouchers::of(source), served: served.to_vec() });
+        self.peers.insert(
+            id,
+            Peer { standing, source, vouchers: Vouchers::of(source), fork, served: served.to_vec() },
+        );
         self.candidates.retain(|waiting| waiting.id != id);
         self.finish_one_offs(&id, &ConnectOutcome::Connected);
         self.run(now, rules);
@@ -127,6 +146,9 @@ impl Scheduler {
     pub fn peer_disconnected(&mut self, now: Now, rules: &Rules, id: &NodeId, cause: Cause, detail: &str) {
         let Some(peer) = self.forget_peer(id) else { return };
         let since = peer.standing.since;
+        if let Some((hash, ip)) = peer.fork {
+            self.fork_peer_ended(now, hash, ip, since, cause);
+        }
         if now.mono.saturating_duration_since(since.mono) >= FORGIVEN_AFTER {
             self.backoffs.forgive(id);
             if let Some(entry) = self.entries.get_mut(id) {
@@ -135,6 +157,21 @@ impl Scheduler {
         }
         self.ended(now, rules, id, since, cause, detail);
         self.run(now, rules);
+    }
+
+    /// A peer that was dialed for a fork that a schedule lacks is gone. If an application, or the peer, ended it at once,
+    /// that speaks against the fork, unless another peer of it has stayed.
+    fn fork_peer_ended(&mut self, now: Now, hash: [u8; 4], ip: IpAddr, since: Now, cause: Cause) {
+        let settled = |since: Now| now.mono.saturating_duration_since(since.mono) >= SETTLED;
+        let for_its_chain =
+            matches!(cause, Cause::Operator | Cause::UselessPeer | Cause::Breach | Cause::Requested);
+        if settled(since) || !for_its_chain {
+            return;
+        }
+        let same = |peer: &&Peer| peer.fork.is_some_and(|(other, _)| other == hash);
+        let kept = self.peers.values().filter(same).any(|peer| settled(peer.standing.since));
+        let news = self.registrations.rejected(hash, ip, kept);
+        self.actions.extend(news.into_iter().map(Action::Fork));
     }
 
     /// An inbound connection of this node is in handshake: we do not dial it meanwhile.

@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use super::super::{
     cause::Cause,
     dial_filter::{DialFilter, RegistrationId, Registrations, Set},
+    fork_following::{Followed, News},
     recent::Recent,
     refusal::Refusal,
     rules::Rules,
@@ -112,6 +113,8 @@ pub enum Action {
         /// In more words.
         detail: String,
     },
+    /// What changed about forks that schedules lack.
+    Fork(News),
     /// So many more candidates are wanted from all sources together. 0: stop looking.
     Demand(usize),
 }
@@ -130,6 +133,8 @@ pub(super) struct Task {
     pub(super) timeout: Duration,
     /// The registration whose turn it was.
     pub(super) turn_of: Option<RegistrationId>,
+    /// The checksum that the node announces, if it is wanted only for a fork that a schedule lacks.
+    pub(super) fork: Option<[u8; 4]>,
 }
 
 /// A peer, as far as dialing goes.
@@ -140,6 +145,8 @@ pub(super) struct Peer {
     pub(super) source: Option<Source>,
     /// All who named it since.
     pub(super) vouchers: Vouchers,
+    /// The checksum that it announces and its address, if it was dialed only for a fork that a schedule lacks.
+    pub(super) fork: Option<([u8; 4], IpAddr)>,
     pub(super) served: Vec<RegistrationId>,
 }
 
@@ -177,6 +184,8 @@ pub struct Scheduler {
     /// After a fault of ours, such as running out of file descriptors, nothing is dialed for a moment.
     pub(super) paused_until: Option<Instant>,
     pub(super) local_faults: u32,
+    /// Since when candidates are wanted and none has come.
+    pub(super) starved_since: Option<Instant>,
     /// What became of candidates and dials.
     pub recent: Recent,
 }
@@ -211,6 +220,7 @@ impl Scheduler {
             patience_over: false,
             paused_until: None,
             local_faults: 0,
+            starved_since: None,
             recent: Recent::new(now.mono),
         }
     }
@@ -258,6 +268,18 @@ impl Scheduler {
             self.touch_all();
         }
         self.run(now, rules);
+    }
+
+    /// The forks that are followed although schedules lack them.
+    #[must_use]
+    pub fn followed_forks(&self) -> Vec<Followed> {
+        self.registrations.followed()
+    }
+
+    /// Since when candidates are wanted and none has come.
+    #[must_use]
+    pub fn starved_since(&self) -> Option<Instant> {
+        self.starved_since
     }
 
     /// Whether anything is registered.

@@ -33,10 +33,12 @@ use super::{
     churn::{Choice, Churn},
     dial::{self, Candidate, Kind, Scheduler, TaskId},
     dial_filter::{DialFilter, RegistrationId},
+    fork_following::Followed,
     recent::Counts,
     refusal::Refusal,
     rules::Rules,
     settings::{Settings, Slots},
+    warnings::{REVIEW, Warning},
 };
 use crate::{
     Now,
@@ -74,6 +76,10 @@ pub enum Action {
         /// Whose.
         id: NodeId,
     },
+    /// Something is wrong that was not before: tell the operator.
+    Warn(Warning),
+    /// The warning of this name does not hold any more.
+    WarningOver(&'static str),
     /// What is kept over restarts changed: write [`Policy::lists`].
     ListsChanged,
 }
@@ -93,6 +99,9 @@ pub struct Policy {
     actions: VecDeque<Action>,
     lists_changed: bool,
     reached_from_outside: bool,
+    /// The warnings that were told and still hold, by name.
+    warned: BTreeSet<&'static str>,
+    next_review: Instant,
 }
 
 impl Policy {
@@ -113,6 +122,8 @@ impl Policy {
             actions: VecDeque::new(),
             lists_changed: false,
             reached_from_outside: false,
+            warned: BTreeSet::new(),
+            next_review: now.mono + REVIEW,
         }
     }
 
@@ -246,13 +257,50 @@ impl Policy {
             }
         }
         self.dial.handle_timeout(now, &self.rules);
+        self.review(now);
+    }
+
+    /// Tells which warnings have come and gone.
+    fn review(&mut self, now: Now) {
+        if self.next_review > now.mono {
+            return;
+        }
+        self.next_review = now.mono + REVIEW;
+        let standing = self.warnings(now);
+        let before = std::mem::take(&mut self.warned);
+        for warning in standing {
+            if !before.contains(warning.name()) {
+                self.actions.push_back(Action::Warn(warning));
+            }
+            self.warned.insert(warning.name());
+        }
+        let over = before.difference(&self.warned).map(|name| Action::WarningOver(name));
+        self.actions.extend(over);
+    }
+
+    /// What the operator should know at this moment.
+    pub fn warnings(&mut self, now: Now) -> Vec<Warning> {
+        let starved = self.dial.starved_since().map(|since| now.mono.saturating_duration_since(since));
+        Warning::of(&self.dial.recent.sum(now.mono), starved)
+    }
+
+    /// The forks that are followed although schedules lack them.
+    #[must_use]
+    pub fn followed_forks(&self) -> Vec<Followed> {
+        self.dial.followed_forks()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts =
-            [self.dial.poll_timeout(&self.rules), self.admission.poll_timeout(), self.churn.poll_timeout()];
+        // Warnings are about peers that are wanted and do not come.
+        let reviews = self.dial.starved_since().is_some() || !self.warned.is_empty();
+        let timeouts = [
+            self.dial.poll_timeout(&self.rules),
+            self.admission.poll_timeout(),
+            self.churn.poll_timeout(),
+            reviews.then_some(self.next_review),
+        ];
         timeouts.into_iter().flatten().min()
     }
 

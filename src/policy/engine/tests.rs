@@ -114,6 +114,44 @@ impl Bench {
     }
 }
 
+/// No candidate for ten minutes is told once, and its end too; the timer comes for it by itself.
+#[test]
+fn a_warning_is_told_when_it_begins_and_when_it_ends() {
+    let mut bench = Bench::new(Settings::default());
+    let told = |bench: &mut Bench| -> Vec<String> {
+        let about = |action: Action| match action {
+            Action::Warn(warning) => Some(warning.name().to_owned()),
+            Action::WarningOver(name) => Some(format!("no {name}")),
+            _ => None,
+        };
+        std::mem::take(&mut bench.other).into_iter().filter_map(about).collect()
+    };
+    let began = bench.now.mono;
+    let run = |bench: &mut Bench, until: u64| {
+        let end = began + Duration::from_secs(until);
+        while let Some(at) = bench.policy.poll_timeout().filter(|at| *at <= end) {
+            bench.now = bench.now.after(at.saturating_duration_since(bench.now.mono));
+            bench.policy.handle_timeout(bench.now);
+            bench.drain();
+        }
+    };
+    run(&mut bench, 599);
+    assert_eq!(told(&mut bench), [""; 0]);
+    run(&mut bench, 1800);
+    assert_eq!(told(&mut bench), ["no_candidates"]);
+    let candidate = Candidate {
+        public_key: key(1),
+        addr: SocketAddr::new(ip(1), 30303),
+        record: None,
+        source: Source::V5,
+        served: Duration::ZERO,
+    };
+    bench.policy.candidate(bench.now, candidate).unwrap();
+    run(&mut bench, 1900);
+    assert_eq!(told(&mut bench), ["no no_candidates"]);
+    assert!(bench.policy.warnings(bench.now).is_empty());
+}
+
 #[test]
 fn a_thousand_connections_from_one_address_are_one_every_thirty_seconds() {
     let mut bench = Bench::new(Settings { peers_per_subnet: 1000, ..Settings::default() });

@@ -64,6 +64,8 @@ pub struct Config {
     pub max_per_principal: usize,
     /// Whether message counts other than those everybody knows are accepted.
     pub any_message_count: bool,
+    /// Capabilities whose message counts the operator knows, beside those that everybody knows.
+    pub message_counts: Vec<Capability>,
     /// Whether only a resume token may act for a registration, not its client id or a protocol's name.
     pub require_resume_token: bool,
     /// The length of our client name in the Hello, in bytes.
@@ -77,6 +79,7 @@ impl Default for Config {
             max_registrations: 32,
             max_per_principal: 32,
             any_message_count: false,
+            message_counts: Vec::new(),
             require_resume_token: false,
             client_name_len: 128,
         }
@@ -219,9 +222,28 @@ impl Registry {
         self.actions.pop_front()
     }
 
+    /// Whether a spec has the message counts of the operator's table.
+    fn check_message_counts(&self, spec: &RegistrationSpec) -> Result<(), LeaseError> {
+        for (index, protocol) in spec.protocols.iter().enumerate() {
+            let Capability { name, version, message_count } = &protocol.capability;
+            let table = &self.config.message_counts;
+            let right = table.iter().find(|known| known.name == *name && known.version == *version);
+            if let Some(right) = right.map(|known| known.message_count).filter(|right| right != message_count)
+            {
+                let problem = format!(
+                    "{name}/{version} has {right} messages on this node (--message-counts), not {message_count}; a wrong \
+                     count shifts the codes of other capabilities"
+                );
+                return Err(LeaseError::field(format!("spec.protocols[{index}].message_count"), problem));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a spec can be registered beside what the others registered.
     fn check(&self, now: Now, id: Option<RegistrationId>, spec: &RegistrationSpec) -> Result<(), LeaseError> {
         spec.check(self.config.any_message_count)?;
+        self.check_message_counts(spec)?;
         if let Some(registration) = id.and_then(|id| self.get(id))
             && registration.spec.client_id != spec.client_id
         {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rlp::RlpStream;
 
-use super::super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count};
+use super::super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count, network_of};
 use super::error::{LeaseError, shown};
 use super::wanted::Wanted;
 use crate::delivery::overflow::MAX_STALL_LIMIT;
@@ -147,8 +147,10 @@ impl ProtocolSpec {
         }
         match known_message_count(name, *version) {
             Some(right) if right != *message_count && !any_message_count => {
+                let of = network_of(name).map(|network| format!(" of {network}")).unwrap_or_default();
                 let problem = format!(
-                    "{} has {right} messages, not {message_count}; a wrong count shifts the codes of other capabilities",
+                    "{}{of} has {right} messages, not {message_count}; a wrong count shifts the codes of other \
+                     capabilities",
                     self.capability
                 );
                 return Err(LeaseError::field(field("message_count"), problem));

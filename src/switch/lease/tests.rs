@@ -391,6 +391,19 @@ fn what_cannot_be_right_is_refused_by_field() {
 }
 
 #[test]
+fn the_operators_table_of_message_counts_holds() {
+    let message_counts = vec![Capability::new("xyz", 2, 5)];
+    let mut world = World::new(Config { message_counts, ..Config::default() });
+    let refused = world.register(spec("a", &[("b", 1, 1), ("xyz", 2, 6)])).unwrap_err().to_string();
+    for part in ["spec.protocols[1].message_count", "xyz/2 has 5 messages", "--message-counts", "not 6"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    world.register(spec("a", &[("xyz", 2, 5), ("xyz", 3, 6)])).unwrap();
+    let known = world.register(spec("b", &[("wit", 2, 5)])).unwrap_err().to_string();
+    assert!(known.contains("wit/2 of Polygon's Bor has 6 messages"), "{known}");
+}
+
+#[test]
 fn limits_hold() {
     let mut world = World::new(Config { max_registrations: 3, max_per_principal: 2, ..Config::default() });
     world.register(spec("a", &[("a", 1, 1)])).unwrap();

@@ -56,6 +56,16 @@ pub struct Chain {
     pub fork_times: Vec<u64>,
     /// How far the application has followed it.
     pub head: Head,
+    /// Whether our record says that we are on it.
+    pub announce: bool,
+}
+
+impl Chain {
+    /// The forks, with their checksums.
+    #[must_use]
+    pub fn schedule(&self) -> ForkSchedule {
+        ForkSchedule::new(self.genesis_hash, self.genesis_time, &self.fork_heights, &self.fork_times)
+    }
 }
 
 impl Wanted {
@@ -113,10 +123,17 @@ impl RegistrationSpec {
                 DialFilter::Values { key: key.as_bytes().to_vec(), accepted: accepted.clone() }
             }
             (Wanted::Fork(chain), _) => {
-                let Chain { genesis_hash, genesis_time, fork_heights, fork_times, head } = &**chain;
-                let schedule = ForkSchedule::new(*genesis_hash, *genesis_time, fork_heights, fork_times);
-                DialFilter::Fork { schedule: Arc::new(schedule), head: *head }
+                DialFilter::Fork { schedule: Arc::new(chain.schedule()), head: chain.head }
             }
+        }
+    }
+
+    /// The chain that our record is to announce for the registration, if it asks for that.
+    #[must_use]
+    pub fn announced(&self) -> Option<(Arc<ForkSchedule>, Head)> {
+        match &self.wanted {
+            Wanted::Fork(chain) if chain.announce => Some((Arc::new(chain.schedule()), chain.head)),
+            _ => None,
         }
     }
 }

@@ -50,6 +50,7 @@ func main() {
 	verbosity := flag.Int("verbosity", 4, "geth's log on stderr: 1 errors … 5 everything")
 	protocols := flag.String("protocols", "echo", "names of the protocols that echo, separated by commas")
 	withEth := flag.Bool("eth", false, "speak eth/69 too")
+	chain := flag.String("chain", "", "be a node of this network's present (mainnet, sepolia, hoodi): announce its fork id, dial what discv5 finds of it")
 	servers := flag.Int("servers", 1, "how many nodes to be; commands are for all of them")
 	presets := flag.Bool("networks", false, "print what go-ethereum knows of the public networks, and exit")
 	flag.Parse()
@@ -59,7 +60,7 @@ func main() {
 		out.begin(networks())
 		return
 	}
-	options := options{*listen, *keyHex, *static, *trusted, *bootnodes, *protocols, *discv4, *discv5, *withEth, *corrupt, *verbosity, *servers}
+	options := options{*listen, *keyHex, *static, *trusted, *bootnodes, *protocols, *discv4, *discv5, *withEth, *corrupt, *verbosity, *servers, *chain}
 	if err := serve(out, options); err != nil {
 		fmt.Fprintln(os.Stderr, "geth-peer:", err)
 		os.Exit(1)
@@ -71,6 +72,7 @@ type options struct {
 	discv4, discv5, eth                                bool
 	corrupt                                            uint64
 	verbosity, servers                                 int
+	chain                                              string
 }
 
 func serve(out *lines, o options) error {
@@ -136,6 +138,17 @@ func start(out *lines, o options, peers *peerSet, logger log.Logger) (*p2p.Serve
 			},
 		})
 	}
+	found := newLaterIterator()
+	if o.chain != "" {
+		chain, err := newSyncedChain(o.chain)
+		if err != nil {
+			return nil, err
+		}
+		if !o.discv5 {
+			return nil, errors.New("-chain finds nodes by discv5: it needs -discv5")
+		}
+		chain.join(&config.Protocols[0], found, out)
+	}
 	if o.eth {
 		config.Protocols = append(config.Protocols, ethProtocol(newGenesisChain(), out))
 	}
@@ -159,7 +172,16 @@ func start(out *lines, o options, peers *peerSet, logger log.Logger) (*p2p.Serve
 			}
 		}
 	}()
-	return server, server.Start()
+	if err := server.Start(); err != nil {
+		return nil, err
+	}
+	if o.chain != "" {
+		if err := claimListenAddress(server); err != nil {
+			return nil, err
+		}
+		found.begin(server.DiscoveryV5().RandomNodes())
+	}
+	return server, nil
 }
 
 type command struct {

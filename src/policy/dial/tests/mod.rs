@@ -1,6 +1,7 @@
 //! Scripts of rounds in virtual time: each step says what happens and which nodes must be dialed because of it.
 
 mod dynamic;
+mod forks;
 mod listed;
 mod one_off;
 
