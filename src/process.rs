@@ -27,7 +27,7 @@ impl StopSignals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next of them, and answers its name.
+    /// Waits for the next of them, and returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -35,16 +35,20 @@ impl StopSignals {
         }
     }
 
-    /// Answers the first signal, and ends the process at once at the second: whoever asks twice does not want to
-    /// wait for peers to be told.
+    /// Returns the first signal, and ends the process at the second, after calling `before_exit`: an operator who asks
+    /// twice does not want to wait until peers are told.
     #[must_use]
-    pub fn stop_then_exit(mut self) -> oneshot::Receiver<&'static str> {
+    pub fn stop_then_exit(
+        mut self,
+        before_exit: impl FnOnce() + Send + 'static,
+    ) -> oneshot::Receiver<&'static str> {
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
             // If nobody waits any more, the process is ending by itself.
             let _ = tell.send(self.next().await);
             let name = self.next().await;
             tracing::warn!("{name} again: exiting at once");
+            before_exit();
             std::process::exit(1);
         });
         told

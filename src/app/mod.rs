@@ -64,7 +64,7 @@ use crate::{
         },
     },
     switch::{self, Boards, Handle, Switch, budget::INBOUND_BUDGET, peers::ListError},
-    telemetry::LogFilter,
+    telemetry::Logging,
 };
 
 /// Accepted connections on their way to the switch; more wait in the kernel.
@@ -227,15 +227,15 @@ impl App {
         Self::start_logging(config, None).await
     }
 
-    /// The same, for a process whose log filter calls may change.
-    pub async fn start_logging(config: Config, log: Option<LogFilter>) -> Result<Self, StartError> {
+    /// The same, for a process whose log is ours: calls may change its filter, and dropped lines are shown.
+    pub async fn start_logging(config: Config, log: Option<Logging>) -> Result<Self, StartError> {
         Self::start_until(config, log, |_| Ok(())).await
     }
 
     /// [`App::start`], asking `reached` after each step whether to go on.
     async fn start_until(
         config: Config,
-        log: Option<LogFilter>,
+        log: Option<Logging>,
         reached: impl Fn(Step) -> Result<(), StartError>,
     ) -> Result<Self, StartError> {
         let now = clock::now();
@@ -344,13 +344,14 @@ impl App {
             start_time: now.unix,
             warnings: config.warnings.clone(),
         };
+        let dropped_lines = log.as_ref().map(Logging::dropped_lines).unwrap_or_default();
         let mut routes = RoutesBuilder::default();
         let stop_asked = Arc::new(Notify::new());
         let controls = Controls {
             stop: Arc::clone(&stop_asked),
             grace: config.shutdown_grace,
             log_filter: Box::new(move |filter| match &log {
-                Some(log) => log.set(filter).map_err(|error| error.to_string()),
+                Some(log) => log.filter().set(filter).map_err(|error| error.to_string()),
                 None => Err("the log of this process is not ours".to_owned()),
             }),
         };
@@ -372,7 +373,8 @@ impl App {
         if let Some(addr) = config.http_addr {
             let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
             http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
-            let (probes, metrics) = (probes.clone(), http::Metrics::new(handle.clone(), discovery.clone()));
+            let metrics = http::Metrics::new(handle.clone(), discovery.clone(), dropped_lines);
+            let probes = probes.clone();
             serving.spawn(async move { match http::serve(listener, probes, Some(metrics)).await {} });
         }
         reached(Step::Http)?;
@@ -437,8 +439,8 @@ impl App {
         async move { asked.notified().await }
     }
 
-    /// Ends everything in order, within the grace period.
-    pub async fn stop(mut self) {
+    /// Ends everything in order, within the grace period. Returns what is left of it.
+    pub async fn stop(mut self) -> Duration {
         let now = clock::now();
         let deadline = now.mono + self.grace;
         self.probes.set(Stage::Draining);
@@ -467,6 +469,7 @@ impl App {
         // Mappings at the gateway and the database take moments; neither may outlive the grace period.
         let _ = timeout_at(deadline.into(), self.finding.stop()).await;
         self.serving.abort_all();
+        deadline.saturating_duration_since(clock::now().mono)
     }
 
     async fn wait_until(&self, deadline: Instant, done: impl AsyncFn(&Handle) -> bool) {

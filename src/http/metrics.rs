@@ -3,7 +3,13 @@
 //! Everything is read when it is asked for; nothing is counted here. No peer is named: what a peer is like is a question
 //! for `GetPeer`. The labels have few values: reasons, protocols that applications registered, directions.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -20,18 +26,19 @@ use crate::{
 /// The media type of the page.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whom to ask for numbers.
+/// The sources of the numbers.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     handle: Handle,
     discovery: Discovery,
+    dropped_lines: Arc<AtomicU64>,
 }
 
 impl Metrics {
-    /// The numbers of a switch and of discovery.
+    /// The numbers of a switch, of discovery, and of the log: the lines that it dropped.
     #[must_use]
-    pub fn new(handle: Handle, discovery: Discovery) -> Self {
-        Self { handle, discovery }
+    pub fn new(handle: Handle, discovery: Discovery, dropped_lines: Arc<AtomicU64>) -> Self {
+        Self { handle, discovery, dropped_lines }
     }
 
     /// The page; `None` when the process is ending and has no numbers any more.
@@ -39,7 +46,8 @@ impl Metrics {
         let figures = self.handle.figures().await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
         let mut registry = Registry::with_prefix("devp2pd");
-        registry.register_collector(Box::new(Numbers { figures, discovery }));
+        let dropped_lines = self.dropped_lines.load(Ordering::Relaxed);
+        registry.register_collector(Box::new(Numbers { figures, discovery, dropped_lines }));
         let mut page = String::new();
         // Writing to a string does not fail.
         text::encode(&mut page, &registry).ok()?;
@@ -51,6 +59,7 @@ impl Metrics {
 struct Numbers {
     figures: Figures,
     discovery: Counters,
+    dropped_lines: u64,
 }
 
 /// One value with its labels.
@@ -91,6 +100,8 @@ impl Collector for Numbers {
             "Always 1; the label says the version",
             &by("version", [(env!("CARGO_PKG_VERSION"), 1)]),
         )?;
+        let help = "Lines of the log that were dropped because standard error was not read";
+        counter(out, "log_lines_dropped", help, &one(self.dropped_lines))?;
         self.peers(out)?;
         self.messages(out)?;
         self.discovery(out)
