@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, time::Duration};
 use ipnet::IpNet;
 
 use super::{proto, registration, status::Refusal};
-use crate::{policy::ChurnSettings, switch::peers::PeerSettings};
+use crate::{node::network, policy::ChurnSettings, switch::peers::PeerSettings};
 
 /// The most peers that may be asked for: beyond it files, not settings, are the limit.
 const MAX_PEERS: u32 = 65_536;
@@ -92,8 +92,7 @@ fn networks(list: &[String]) -> Result<Vec<IpNet>, Refusal> {
         return Err(Refusal::field(field, format!("names {}; {MAX_NETWORKS} are allowed", list.len())));
     }
     let network = |(at, text): (usize, &String)| {
-        text.parse()
-            .map_err(|_| Refusal::field(format!("{field}[{at}]"), "is not a network, as 203.0.113.0/24"))
+        network::parse(text).map_err(|error| Refusal::field(format!("{field}[{at}]"), error))
     };
     list.iter().enumerate().map(network).collect()
 }
