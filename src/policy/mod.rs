@@ -15,6 +15,7 @@
 //! | [`admission`] | checkpoints, throttle, limits, duplicate connections |
 //! | [`churn`] | rotation of peers when full, off by default |
 //! | [`token_bucket`] | bytes per second |
+//! | [`one_source`] | whether most refusals are for one private address |
 //! | [`recent`] | what became of candidates and connections in the last minutes |
 //!
 //! Left out: sockets, timers and files (`net`), peers' messages (`switch`), and how reasons are written on the wire
@@ -29,6 +30,7 @@ pub mod dial_filter;
 pub mod engine;
 mod expiring;
 pub mod lists;
+pub mod one_source;
 pub mod recent;
 pub mod refusal;
 pub mod rules;

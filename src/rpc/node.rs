@@ -201,7 +201,12 @@ impl NodeService for Node {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             client_name: facts.client_name.clone(),
             start_time: Some(convert::timestamp(facts.start_time)),
-            warnings: facts.warnings.clone(),
+            warnings: facts
+                .warnings
+                .iter()
+                .cloned()
+                .chain(peers.one_source.map(|it| it.to_string()))
+                .collect(),
             features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             peers: Some(summary(&peers)),
             discovery: Some(discovery_summary(counters)),

@@ -1,6 +1,6 @@
 //! What operators ask about peers, and the lists they keep.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
@@ -19,6 +19,7 @@ use crate::{
         Ban, BanError, BanTarget, Settings, Slots,
         dial::{AddError, ConnectOutcome, ListEntry, ListSource, QueryId, RemoveError},
         lists::Parsed,
+        one_source::OneSource,
         recent::Counts,
     },
 };
@@ -73,6 +74,8 @@ pub struct PeersSummary {
     pub recent: Counts,
     /// Whether anybody on the Internet has ever dialed us.
     pub reached_from_outside: bool,
+    /// The private address from which most refused connections came lately, if there is one.
+    pub one_source: Option<OneSource>,
 }
 
 /// What may be set about peers while the process runs.
@@ -82,6 +85,26 @@ pub struct PeerSettings {
     pub policy: Settings,
     /// How much may go over connections.
     pub bandwidth: Rates,
+}
+
+/// A list of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// The static one.
+    Static,
+    /// The trusted one.
+    Trusted,
+}
+
+impl Listed {
+    /// Its setting in the configuration.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Static => "static-peers",
+            Self::Trusted => "trusted-peers",
+        }
+    }
 }
 
 /// What a one-off dial came to: the peer, or why not.
@@ -128,6 +151,7 @@ impl State {
             dialed,
             recent: self.policy.recent(now),
             reached_from_outside: self.policy.reached_from_outside(),
+            one_source: self.policy.one_source(now),
         }
     }
 
@@ -244,6 +268,34 @@ impl State {
         self.settle(now);
         self.effects.retain(|effect| !matches!(effect, Effect::Persist(_)));
         Ok(())
+    }
+
+    /// Takes over a list of the configuration that was read again. Returns the nodes that cannot be listed, and why.
+    pub(super) fn relist(
+        &mut self,
+        now: Now,
+        list: Listed,
+        added: Vec<NodeRef>,
+        removed: &BTreeSet<NodeId>,
+    ) -> Vec<(NodeRef, AddError)> {
+        for id in removed {
+            // A node that a call has taken off already needs nothing.
+            let _ = match list {
+                Listed::Static => self.policy.unconfigure_static(now, id),
+                Listed::Trusted => self.policy.unconfigure_trusted(now, id),
+            };
+        }
+        let mut refused = Vec::new();
+        for node in added {
+            let listed = match list {
+                Listed::Static => self.policy.add_static(now, &node, ListSource::Config),
+                Listed::Trusted => self.policy.add_trusted(now, &node, ListSource::Config),
+            };
+            if let Err(error) = listed {
+                refused.push((node, error));
+            }
+        }
+        refused
     }
 
     /// No more dials or accepts; peers are told that we quit once what was accepted for them is written.

@@ -335,7 +335,7 @@ pub fn admission(data: &[u8]) {
                 }
                 Action::Dial(dial::Action::Dial(dial)) => dials.push(dial),
                 Action::Dial(dial::Action::Abort(task)) => dials.retain(|dial| dial.task != task),
-                Action::Dial(_) | Action::Probe(_) | Action::ListsChanged => {}
+                Action::Dial(_) | Action::Probe(_) | Action::ListsChanged | Action::OneSource(_) => {}
             }
         }
         check(now, &policy, &open);

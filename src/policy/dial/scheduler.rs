@@ -148,7 +148,6 @@ pub(super) struct Peer {
 pub struct Scheduler {
     pub(super) rng: StdRng,
     pub(super) entries: BTreeMap<NodeId, Entry>,
-    pub(super) static_count: usize,
     /// Entries in the order in which they are due.
     pub(super) due: BTreeSet<(Instant, NodeId)>,
     pub(super) tasks: BTreeMap<TaskId, Task>,
@@ -188,7 +187,6 @@ impl Scheduler {
         Self {
             rng,
             entries: BTreeMap::new(),
-            static_count: 0,
             due: BTreeSet::new(),
             tasks: BTreeMap::new(),
             task_of: BTreeMap::new(),
@@ -340,7 +338,7 @@ impl Scheduler {
     /// The slots for peers on no list.
     #[must_use]
     pub fn slots(&self, rules: &Rules) -> Slots {
-        rules.settings.slots(self.static_count)
+        rules.settings.slots()
     }
 
     /// Starts what can be started.

@@ -233,7 +233,7 @@ impl World {
                     self.sides[side].sessions.insert(conn);
                 }
                 Action::Dial(dial::Action::Dial(dial)) => panic!("dialed again: {dial:?}"),
-                Action::Dial(_) | Action::ListsChanged => {}
+                Action::Dial(_) | Action::ListsChanged | Action::OneSource(_) => {}
             }
         }
     }
