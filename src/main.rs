@@ -1,11 +1,11 @@
 //! The process: arguments, configuration, log, [`App`], run until a signal, exit code.
 
-use std::{fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io::Write as _, pin::pin, process::ExitCode, time::Duration};
 
 use devp2pd::{
     app::{App, Started},
     config::{self, Config, Request},
-    process::{FileLimit, StopSignals, raise_file_limit},
+    process::{FileLimit, Hangup, Signals, raise_file_limit},
     telemetry::{self, Logging, lines::Lines},
 };
 
@@ -49,9 +49,12 @@ fn run_logging(config: Config, log: &Logging) -> ExitCode {
 
 /// Runs until a signal or a call ends it. Returns what is left of the grace period.
 fn run(config: Config, log: &Logging) -> Result<Duration, String> {
-    if let FileLimit::TooLow { wanted, allowed } = raise_file_limit(config.peers.max_peers) {
+    let listed = config.peers.static_peers.len() + config.peers.trusted_peers.len();
+    let peers = config.peers.max_peers.saturating_add(listed);
+    if let FileLimit::TooLow { wanted, allowed } = raise_file_limit(peers) {
         tracing::warn!(
-            "{wanted} open files are wanted and the system allows {allowed}; some peers may be refused"
+            "peers and calls need up to {wanted} open files and the system allows {allowed}: some peers may be refused; \
+             raise the limit (ulimit -n, LimitNOFILE=) or lower --maxpeers"
         );
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -61,22 +64,34 @@ fn run(config: Config, log: &Logging) -> Result<Duration, String> {
     let runtime =
         runtime.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let outcome = runtime.block_on(async {
-        let signals = StopSignals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
+        let signals = Signals::listen(Hangup::of_this_process())
+            .map_err(|error| format!("cannot listen for signals: {error}"))?;
         let mut app =
             App::start_logging(config, Some(log.clone())).await.map_err(|error| error.to_string())?;
         // Standard output may be a pipe that is not read, as the log may.
         let out = Lines::to(std::io::stdout(), "stdout", |_| ())
             .map_err(|error| format!("cannot write to standard output: {error}"))?;
         out.push(banner(app.started()).as_bytes());
-        let stop_asked = app.stop_asked();
+        let mut stop_asked = pin!(app.stop_asked());
         let last_log = log.clone();
-        tokio::select! {
-            signal = signals.stop_then_exit(move || last_log.flush(LAST_LINES / 10)) => {
-                tracing::info!("{}: stopping; a second signal exits at once", signal.unwrap_or("end of the signal task"));
-                Ok(app.stop().await)
+        let mut orders = signals.stop_then_exit(move || last_log.flush(LAST_LINES / 10));
+        loop {
+            tokio::select! {
+                signal = &mut orders.stop => {
+                    tracing::info!(
+                        "{}: stopping; a second signal exits at once",
+                        signal.unwrap_or("end of the signal task")
+                    );
+                    return Ok(app.stop().await);
+                }
+                Some(()) = orders.reload.recv() => {
+                    app.reload(|| config::load(std::env::args_os(), std::env::vars_os())).await;
+                }
+                () = &mut stop_asked => return Ok(app.stop().await),
+                part = app.broken() => {
+                    return Err(format!("{part} has ended by a fault of devp2pd; please report it with the log"));
+                }
             }
-            () = stop_asked => Ok(app.stop().await),
-            part = app.broken() => Err(format!("{part} has ended by a fault of devp2pd; please report it with the log")),
         }
     });
     // A look-up in the system's resolver cannot be interrupted and must not hold the exit.

@@ -33,7 +33,7 @@ use lines::Lines;
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter does not parse.
-    #[error("{filter:?} is no filter: {problem}")]
+    #[error("{filter:?} is not a log filter: {problem}")]
     Filter {
         /// What was given.
         filter: String,

@@ -10,6 +10,7 @@
 //! clients do: what is not done by then is cut.
 
 mod finding;
+mod reload;
 mod sockets;
 
 use std::{
@@ -43,7 +44,7 @@ use crate::{
         listener::{self, BindError},
         state_file::{StateError, StateFile},
     },
-    node::{AddressClass, Enode, Record, local::LocalRecord},
+    node::{AddressClass, Enode, NodeId, NodeRef, Record, local::LocalRecord},
     p2p::LocalNode,
     policy::{
         ChurnSettings, Settings,
@@ -106,10 +107,12 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The same for gRPC and the probes.
-    #[error("cannot serve {what} on {addr}: {source}")]
+    #[error("cannot serve {what} on {addr}: {}", listener::bind_problem(*addr, flag, source))]
     Serve {
         /// What was to be served.
         what: &'static str,
+        /// The flag that chooses the address.
+        flag: &'static str,
         /// Where.
         addr: SocketAddr,
         /// What the system said.
@@ -200,6 +203,7 @@ pub struct App {
     _recorder: Owned<()>,
     finding: FindingTasks,
     stop_asked: Arc<Notify>,
+    current: reload::Current,
     _watching: Owned<()>,
     _socket: Option<Place>,
     // Last: the lock outlives everything that writes below it.
@@ -314,7 +318,9 @@ impl App {
             candidates,
         };
         let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests, sources);
-        switch.restore(&config.peers.static_peers, &config.peers.trusted_peers, &lists)?;
+        let current = reload::Current::new(&config, public_key.id(), log.clone());
+        let (static_peers, trusted_peers) = current.lists();
+        switch.restore(static_peers, trusted_peers, &lists)?;
         let (stop_switch, stopped) = oneshot::channel();
         let switch = Owned(tokio::spawn(switch.run(stopped)));
         let keeper = Owned(tokio::spawn(keep(request_queue, lists_file)));
@@ -328,10 +334,10 @@ impl App {
         let (credentials, watching) =
             credentials::load(config.grpc.access.clone(), config.grpc.tls.clone().map(tls_files))?;
         let watching = Owned(tokio::spawn(watching.run()));
-        let serve_error = |what, addr| move |source| StartError::Serve { what, addr, source };
-        let grpc_listener =
-            TcpListener::bind(config.grpc.addr).await.map_err(serve_error("gRPC", config.grpc.addr))?;
-        let grpc_addr = grpc_listener.local_addr().map_err(serve_error("gRPC", config.grpc.addr))?;
+        let serve_error = |what, flag, addr| move |source| StartError::Serve { what, flag, addr, source };
+        let failed = serve_error("gRPC", "--grpc-addr", config.grpc.addr);
+        let grpc_listener = TcpListener::bind(config.grpc.addr).await.map_err(failed)?;
+        let grpc_addr = grpc_listener.local_addr().map_err(failed)?;
         let (unix, socket) = match unix_listener(&config.grpc)? {
             Some((listener, place)) => (Some(Listener::Unix(listener)), Some(place)),
             None => (None, None),
@@ -371,8 +377,9 @@ impl App {
         let mut serving = JoinSet::new();
         let mut http_addr = None;
         if let Some(addr) = config.http_addr {
-            let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
-            http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
+            let failed = serve_error("the probes", "--http-addr", addr);
+            let listener = TcpListener::bind(addr).await.map_err(failed)?;
+            http_addr = Some(listener.local_addr().map_err(failed)?);
             let metrics = http::Metrics::new(handle.clone(), discovery.clone(), dropped_lines);
             let probes = probes.clone();
             serving.spawn(async move { match http::serve(listener, probes, Some(metrics)).await {} });
@@ -411,6 +418,7 @@ impl App {
             _recorder: recorder,
             finding,
             stop_asked,
+            current,
             _watching: watching,
             _socket: socket,
             _data_dir: data_dir,
@@ -520,6 +528,16 @@ fn unix_listener(grpc: &Grpc) -> Result<Option<(UnixListener, Place)>, StartErro
     }
 }
 
+/// The lists of the configuration without this node: operators give one list of peers to all nodes, and the entry that
+/// names the node itself is of no use and does no harm.
+fn without_ourselves(lists: [&[NodeRef]; 2], us: NodeId) -> [Vec<NodeRef>; 2] {
+    let others = lists.map(|list| list.iter().filter(|node| node.id() != us).cloned().collect::<Vec<_>>());
+    if others.iter().zip(lists).any(|(others, list)| others.len() < list.len()) {
+        tracing::info!(node_id = %us, "static-peers or trusted-peers name this node itself; the entry is skipped");
+    }
+    others
+}
+
 fn tls_files(files: Tls) -> TlsFiles {
     let Tls { cert, key, client_ca } = files;
     TlsFiles { cert, key, client_ca }
@@ -539,6 +557,8 @@ fn settings(config: &Config, record: &Record) -> Settings {
         announced: AddressClass::announced(record),
         net_restrict: peers.netrestrict.clone(),
         inbound_throttle: peers.inbound_throttle,
+        peers_per_subnet: peers.max_peers_per_subnet,
+        pending_per_subnet: peers.max_pending_per_subnet,
         allow_lan: peers.allow_lan,
         churn: peers.churn.map(|every| ChurnSettings { every, ..ChurnSettings::default() }),
         ..Settings::default()

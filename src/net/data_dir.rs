@@ -116,7 +116,14 @@ impl DataDir {
             .mode(0o600)
             .custom_flags(no_links())
             .open(path.join(LOCK))
-            .map_err(failed("open its lock file"))?;
+            .map_err(|error| {
+                let denied = error.kind() == io::ErrorKind::PermissionDenied;
+                failed(if denied {
+                    "open its lock file (if another user ran devp2pd here, change the owner: chown -R)"
+                } else {
+                    "open its lock file"
+                })(error)
+            })?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -1,13 +1,16 @@
 //! The program as a process of its own: its standard streams, its signals, its exit code.
 
 use std::{
-    io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, PipeReader, Write as _},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use devp2pd::rpc::proto::{GetNodeInfoRequest, SetLogFilterRequest, node_service_client::NodeServiceClient};
+use devp2pd::rpc::proto::{
+    GetNodeInfoRequest, ListStaticPeersRequest, ListTrustedPeersRequest, SetLogFilterRequest,
+    node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
+};
 use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
     process::{Pid, Signal, kill_process},
@@ -80,7 +83,7 @@ fn value(page: &str, line: &str) -> Option<u64> {
 #[tokio::test]
 async fn a_log_that_is_not_read_holds_up_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut reader, stderr) = full_pipe();
+    let (reader, stderr) = full_pipe();
     let mut child =
         command(dir.path(), &["--log-format=json"]).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
     let mut banner = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -105,29 +108,27 @@ async fn a_log_that_is_not_read_holds_up_nothing() {
     .await;
 
     // A reader that comes back is told how much it missed, and finds whole lines.
+    let (told, mut tells) = tokio::sync::mpsc::channel(1);
     let reading = std::thread::spawn(move || {
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        text
+        let mut lines = Vec::new();
+        for line in BufReader::new(reader).lines().map(Result::unwrap).filter(|line| !line.is_empty()) {
+            if line.contains("log lines were dropped") {
+                // The first notice is enough.
+                let _ = told.try_send(line.clone());
+            }
+            lines.push(line);
+        }
+        lines
     });
-    let page = eventually("the log goes on", async || {
-        let (_, page) = probe(http, "/metrics").await?;
-        let before = value(&page, "devp2pd_log_lines_dropped_total")?;
-        let (_, page) = probe(http, "/metrics").await?;
-        (value(&page, "devp2pd_log_lines_dropped_total")? == before).then_some(page)
-    })
-    .await;
-    let dropped = value(&page, "devp2pd_log_lines_dropped_total").unwrap();
+    let notice = soon("the notice", tells.recv()).await.unwrap();
+    let notice: serde_json::Value = serde_json::from_str(&notice).unwrap();
+    assert!(notice["dropped"].as_u64().unwrap() > 0, "{notice}");
+    assert_eq!(notice["level"], "WARN");
     process.signal(Signal::TERM);
     assert!(process.ended().await.success());
-    let log = reading.join().unwrap();
-    let lines: Vec<&str> = log.lines().filter(|line| !line.is_empty()).collect();
+    let lines = reading.join().unwrap();
     let broken = lines.iter().find(|line| serde_json::from_str::<serde_json::Value>(line).is_err());
     assert_eq!(broken, None);
-    let notice = lines.iter().find(|line| line.contains("log lines were dropped")).expect("it is said");
-    let notice: serde_json::Value = serde_json::from_str(notice).unwrap();
-    assert!(notice["dropped"].as_u64().unwrap() <= dropped, "{notice} of {dropped}");
-    assert_eq!((notice["level"].as_str(), lines.last().is_some()), (Some("WARN"), true));
 }
 
 /// Both streams, and the two ways to end: a process that cannot say anything still obeys.
@@ -168,4 +169,72 @@ async fn a_start_that_fails_ends_although_nobody_reads_why() {
     let output = command.stderr(Stdio::piped()).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains(&grpc[12..]), "{text}");
+}
+
+/// What a daemon does on SIGHUP: it goes on, with what the file says now.
+#[tokio::test]
+async fn a_hangup_without_a_terminal_reads_the_configuration_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("devp2pd.toml");
+    let key = |n: u8| devp2pd::node::NodeKey::from_bytes(&[n; 32]).unwrap().public();
+    let enode = |n: u8| format!("enode://{}@127.0.0.1:{n}", key(n));
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write(&format!("static-peers = ['{}', '{}']\ntrusted-peers = ['{}']\n", enode(1), enode(2), enode(3)));
+    let flags = ["--log-format=json", "--config", file.to_str().unwrap()];
+    let mut child = command(&dir.path().join("data"), &flags)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut banner = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut process = Process(child);
+    let grpc = told(&mut banner, "gRPC").split(',').next().unwrap().parse().unwrap();
+    let (lines, mut logged) = tokio::sync::mpsc::channel(10_000);
+    std::thread::spawn(move || {
+        for line in log.lines().map(Result::unwrap) {
+            lines.blocking_send(line).unwrap();
+        }
+    });
+    let mut heard = async |what: &str| {
+        soon(what, async {
+            loop {
+                let line = logged.recv().await.unwrap();
+                if line.contains(what) {
+                    return line;
+                }
+            }
+        })
+        .await
+    };
+    let mut peers = PeerServiceClient::new(connect(grpc).await);
+    let mut lists = async || {
+        let statics = peers.list_static_peers(ListStaticPeersRequest {}).await.unwrap().into_inner();
+        let trusted = peers.list_trusted_peers(ListTrustedPeersRequest {}).await.unwrap().into_inner();
+        let mut statics: Vec<_> = statics.static_peers.into_iter().map(|peer| peer.enode).collect();
+        statics.sort();
+        (statics, trusted.trusted_peers.len())
+    };
+    let sorted = |mut list: Vec<String>| {
+        list.sort();
+        list
+    };
+    assert_eq!(lists().await, (sorted(vec![enode(1), enode(2)]), 1));
+
+    write("prot = 1");
+    process.signal(Signal::HUP);
+    assert!(heard("is wrong; nothing has changed").await.contains("prot"));
+    assert_eq!(lists().await, (sorted(vec![enode(1), enode(2)]), 1));
+
+    write(&format!("static-peers = ['{}', '{}']\nlog = 'debug'\nmaxpeers = 9\n", enode(2), enode(4)));
+    process.signal(Signal::HUP);
+    heard("the log filter has changed").await;
+    let later = heard("hold after a restart").await;
+    assert!(later.contains("\"maxpeers\""), "{later}");
+    assert_eq!(lists().await, (sorted(vec![enode(2), enode(4)]), 0));
+
+    process.signal(Signal::HUP);
+    heard("read again; nothing has changed").await;
+    process.signal(Signal::TERM);
+    assert!(process.ended().await.success());
 }
