@@ -138,7 +138,10 @@ pub fn start(log: &Log) -> Result<Logging, TelemetryError> {
 
 /// Logs a panic, with the backtrace where `RUST_BACKTRACE` asks for one.
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
-    let message = panic.payload_as_str().unwrap_or("a value that is no text");
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("a value that is no text");
     let place = panic.location().map(ToString::to_string);
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());

@@ -185,13 +185,21 @@ fn make_private(path: &Path) -> Result<(), DataDirError> {
     }
     let used = path.join(LOCK).symlink_metadata().is_ok_and(|lock| lock.is_file());
     if used || is_empty(path).map_err(failed("be read"))? {
-        if mode & 0o007 == 0 {
-            tracing::warn!(
+        match fs::set_permissions(path, Permissions::from_mode(0o700)) {
+            Ok(()) if mode & 0o007 == 0 => tracing::warn!(
                 path = %path.display(),
                 "the data directory was open to its group (mode {mode:04o}) and is private again"
-            );
+            ),
+            Ok(()) => {}
+            // Some file systems have one fixed mode.
+            Err(error) if mode & 0o007 == 0 && group.ours => tracing::warn!(
+                path = %path.display(),
+                %error,
+                "the data directory is open to our group (mode {mode:04o}) and cannot be made private"
+            ),
+            Err(error) => return Err(failed("be made private")(error)),
         }
-        return fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed("be made private"));
+        return Ok(());
     }
     if mode & 0o007 == 0 && group.ours {
         return Ok(());

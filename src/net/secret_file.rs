@@ -102,13 +102,19 @@ pub fn read(path: &Path, maker: Maker, limit: u64) -> Result<Zeroizing<String>, 
     }
     let (owner, mode) = (found.uid(), found.mode() & 0o7777);
     if allowed(owner, Group::of(&found), mode, maker, process::geteuid().as_raw())? == Verdict::Narrow {
-        let private = file.set_permissions(Permissions::from_mode(mode & !0o070));
-        private.map_err(io("made private again"))?;
-        tracing::warn!(
-            path = %path.display(),
-            "this file was open to our group (mode {mode:04o}) and is private again; Kubernetes opens the files of a \
-             volume at each mount if the pod has an fsGroup"
-        );
+        match file.set_permissions(Permissions::from_mode(mode & !0o070)) {
+            Ok(()) => tracing::warn!(
+                path = %path.display(),
+                "this file was open to our group (mode {mode:04o}) and is private again; Kubernetes opens the files of \
+                 a volume at each mount if the pod has an fsGroup"
+            ),
+            // Some file systems have one fixed mode; the group is ours, so the file is used.
+            Err(error) => tracing::warn!(
+                path = %path.display(),
+                %error,
+                "this file is open to our group (mode {mode:04o}) and cannot be made private"
+            ),
+        }
     }
     // Room for all of it at once: a text that grows leaves copies behind.
     let room = usize::try_from(found.len().min(limit)).unwrap_or_default();
