@@ -1,34 +1,60 @@
 //! The process: arguments, configuration, log, [`App`], run until a signal, exit code.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{fmt::Write as _, io::Write as _, pin::pin, process::ExitCode, time::Duration};
 
 use devp2pd::{
     app::{App, Started},
     config::{self, Config, Request},
-    process::{FileLimit, StopSignals, raise_file_limit},
-    telemetry,
+    process::{FileLimit, Hangup, Signals, raise_file_limit},
+    telemetry::{self, Logging, lines::Lines},
 };
+
+/// How long the last lines of the log may take at the end: a reader that reads takes them in microseconds.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let outcome = match config::load(std::env::args_os(), std::env::vars_os()) {
         Ok(Request::Print(text)) => write!(std::io::stdout(), "{text}").map_err(|error| error.to_string()),
-        Ok(Request::Run(config)) => run(*config),
+        Ok(Request::Run(config)) => match telemetry::start(&config.log) {
+            Ok(log) => {
+                log.log_panics();
+                return run_logging(*config, &log);
+            }
+            Err(error) => Err(error.to_string()),
+        },
         Err(error) => Err(error.to_string()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // There is no runtime yet, and signals still end the process: a plain write may wait here.
             eprintln!("devp2pd: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(config: Config) -> Result<(), String> {
-    let log = telemetry::start(&config.log).map_err(|error| error.to_string())?;
-    if let FileLimit::TooLow { wanted, allowed } = raise_file_limit(config.peers.max_peers) {
+/// Runs, and waits for the last lines of the log as long as the grace period and [`LAST_LINES`] allow.
+fn run_logging(config: Config, log: &Logging) -> ExitCode {
+    let (code, left) = match run(config, log) {
+        Ok(left) => (ExitCode::SUCCESS, left),
+        Err(error) => {
+            log.say(&format!("devp2pd: {error}"));
+            (ExitCode::FAILURE, LAST_LINES)
+        }
+    };
+    log.flush(left.min(LAST_LINES));
+    code
+}
+
+/// Runs until a signal or a call ends it. Returns what is left of the grace period.
+fn run(config: Config, log: &Logging) -> Result<Duration, String> {
+    let listed = config.peers.static_peers.len() + config.peers.trusted_peers.len();
+    let peers = config.peers.max_peers.saturating_add(listed);
+    if let FileLimit::TooLow { wanted, allowed } = raise_file_limit(peers) {
         tracing::warn!(
-            "{wanted} open files are wanted and the system allows {allowed}; some peers may be refused"
+            "peers and calls need up to {wanted} open files and the system allows {allowed}: some peers may be refused; \
+             raise the limit (ulimit -n, LimitNOFILE=) or lower --maxpeers"
         );
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -38,21 +64,34 @@ fn run(config: Config) -> Result<(), String> {
     let runtime =
         runtime.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let outcome = runtime.block_on(async {
-        let signals = StopSignals::listen().map_err(|error| format!("cannot listen for signals: {error}"))?;
-        let mut app = App::start_logging(config, Some(log)).await.map_err(|error| error.to_string())?;
-        announce(app.started());
-        let stop_asked = app.stop_asked();
-        tokio::select! {
-            signal = signals.stop_then_exit() => {
-                tracing::info!("{}: stopping; a second signal exits at once", signal.unwrap_or("end of the signal task"));
-                app.stop().await;
-                Ok(())
+        let signals = Signals::listen(Hangup::of_this_process())
+            .map_err(|error| format!("cannot listen for signals: {error}"))?;
+        let mut app =
+            App::start_logging(config, Some(log.clone())).await.map_err(|error| error.to_string())?;
+        // Standard output may be a pipe that is not read, as the log may.
+        let out = Lines::to(std::io::stdout(), "stdout", |_| ())
+            .map_err(|error| format!("cannot write to standard output: {error}"))?;
+        out.push(banner(app.started()).as_bytes());
+        let mut stop_asked = pin!(app.stop_asked());
+        let last_log = log.clone();
+        let mut orders = signals.stop_then_exit(move || last_log.flush(LAST_LINES / 10));
+        loop {
+            tokio::select! {
+                signal = &mut orders.stop => {
+                    tracing::info!(
+                        "{}: stopping; a second signal exits at once",
+                        signal.unwrap_or("end of the signal task")
+                    );
+                    return Ok(app.stop().await);
+                }
+                Some(()) = orders.reload.recv() => {
+                    app.reload(|| config::load(std::env::args_os(), std::env::vars_os())).await;
+                }
+                () = &mut stop_asked => return Ok(app.stop().await),
+                part = app.broken() => {
+                    return Err(format!("{part} has ended by a fault of devp2pd; please report it with the log"));
+                }
             }
-            () = stop_asked => {
-                app.stop().await;
-                Ok(())
-            }
-            part = app.broken() => Err(format!("{part} has ended by a fault of devp2pd; please report it with the log")),
         }
     });
     // A look-up in the system's resolver cannot be interrupted and must not hold the exit.
@@ -60,27 +99,36 @@ fn run(config: Config) -> Result<(), String> {
     outcome
 }
 
-/// The block that a person copies from. Standard output that is closed is nobody's loss.
-fn announce(started: &Started) {
+/// The lines that a person copies from.
+fn banner(started: &Started) -> String {
     let list = |addrs: &[std::net::SocketAddr]| {
         let texts: Vec<String> = addrs.iter().map(ToString::to_string).collect();
-        if texts.is_empty() { "nowhere".to_owned() } else { texts.join(", ") }
+        if texts.is_empty() {
+            "none (--nolisten): peers cannot dial this node".to_owned()
+        } else {
+            texts.join(", ")
+        }
     };
-    let mut out = std::io::stdout().lock();
     let enode =
         started.enode.as_ref().map_or_else(|| "none: peers cannot dial us".to_owned(), ToString::to_string);
-    let http = started.http_addr.map_or_else(|| "nowhere".to_owned(), |addr| format!("http://{addr}/readyz"));
-    let _ = writeln!(out, "devp2pd {}", env!("CARGO_PKG_VERSION"));
-    let _ = writeln!(out, "  enode     {enode}");
-    let _ = writeln!(out, "  enr       {}", started.record);
-    let _ = writeln!(out, "  peers     {}", list(&started.listen_addrs));
+    let http = started
+        .http_addr
+        .map_or_else(|| "none (--http-addr none)".to_owned(), |addr| format!("http://{addr}/readyz"));
     let socket = started.grpc_socket.as_ref().map(|path| format!(", unix:{}", path.display()));
-    let _ = writeln!(out, "  gRPC      {}{}", started.grpc_addr, socket.unwrap_or_default());
-    let _ = writeln!(out, "  probes    {http}");
-    let _ = writeln!(out, "  network   {}", started.network);
-    let _ = writeln!(out, "  data      {}", started.data_dir.display());
+    let mut out = format!("devp2pd {}\n", env!("CARGO_PKG_VERSION"));
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "  {name:<9} {value}");
+    };
+    line("enode", &enode);
+    line("enr", &started.record.to_string());
+    line("peers", &list(&started.listen_addrs));
+    line("gRPC", &format!("{}{}", started.grpc_addr, socket.unwrap_or_default()));
+    line("probes", &http);
+    line("network", &started.network.to_string());
+    line("data", &started.data_dir.display().to_string());
     for warning in &started.warnings {
-        let _ = writeln!(out, "  warning   {warning}");
+        line("warning", warning);
     }
-    let _ = out.flush();
+    out
 }

@@ -1,53 +1,115 @@
-//! What the process asks of the system: to be told when to stop, and to hold as many files as it needs.
+//! What the process asks of the system: its signals, and as many open files as it needs.
 //!
 //! Left out: the runtime and the exit code (`main`), and what stopping means (`app`).
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
 };
 
 /// Files beside the peers: sockets of ours, gRPC (256) and HTTP connections, database, logs, and room to accept those
 /// whom we then refuse.
 const OTHER_FILES: u64 = 1_024;
 
-/// The signals that ask us to stop: SIGTERM from supervisors, SIGINT from Ctrl-C.
-#[derive(Debug)]
-pub struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop; the name of the signal.
+    Stop(&'static str),
+    /// To read the configuration again.
+    Reload,
 }
 
-impl StopSignals {
+/// The meaning of SIGHUP, which the system sends when a terminal closes and operators send to daemons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hangup {
+    /// The process has a terminal, and it is gone: stop.
+    Stop,
+    /// The process has none, so an operator asks to read the configuration again.
+    Reload,
+}
+
+impl Hangup {
+    /// The meaning for this process, by its standard streams.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let terminal = io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal();
+        if terminal { Self::Stop } else { Self::Reload }
+    }
+}
+
+/// The signals that we obey: SIGTERM from supervisors, SIGINT from Ctrl-C, and SIGHUP.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    on_hangup: Hangup,
+}
+
+/// What is asked of a process, in order of arrival.
+#[derive(Debug)]
+pub struct Orders {
+    /// The name of the first signal to stop.
+    pub stop: oneshot::Receiver<&'static str>,
+    /// The configuration is to be read again. Signals that come while that is being done count as one.
+    pub reload: mpsc::Receiver<()>,
+}
+
+impl Signals {
     /// Takes the signals over from the system, which would end the process. In a runtime only.
-    pub fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    pub fn listen(on_hangup: Hangup) -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            on_hangup,
+        })
     }
 
-    /// Waits for the next of them, and answers its name.
-    pub async fn next(&mut self) -> &'static str {
+    /// Waits for the next of them, and returns what it asks for.
+    pub async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.hangup.recv() => match self.on_hangup {
+                Hangup::Stop => Asked::Stop("SIGHUP"),
+                Hangup::Reload => Asked::Reload,
+            },
         }
     }
 
-    /// Answers the first signal, and ends the process at once at the second: whoever asks twice does not want to
-    /// wait for peers to be told.
+    /// Passes signals on, and ends the process at the second one to stop, after calling `before_exit`: an operator who
+    /// asks twice does not want to wait until peers are told.
     #[must_use]
-    pub fn stop_then_exit(mut self) -> oneshot::Receiver<&'static str> {
-        let (tell, told) = oneshot::channel();
+    pub fn stop_then_exit(mut self, before_exit: impl FnOnce() + Send + 'static) -> Orders {
+        let (tell, stop) = oneshot::channel();
+        let (ask, reload) = mpsc::channel(1);
         tokio::spawn(async move {
-            // If nobody waits any more, the process is ending by itself.
-            let _ = tell.send(self.next().await);
-            let name = self.next().await;
-            tracing::warn!("{name} again: exiting at once");
-            std::process::exit(1);
+            let mut tell = Some(tell);
+            loop {
+                match (self.next().await, tell.take()) {
+                    (Asked::Stop(name), Some(tell)) => {
+                        // Without a receiver the process is ending already.
+                        let _ = tell.send(name);
+                    }
+                    (Asked::Stop(name), None) => {
+                        tracing::warn!("{name} again: exiting at once");
+                        before_exit();
+                        std::process::exit(1);
+                    }
+                    (Asked::Reload, waiting) => {
+                        tell = waiting;
+                        // A full queue has a request that is not served yet.
+                        let _ = ask.try_send(());
+                    }
+                }
+            }
         });
-        told
+        Orders { stop, reload }
     }
 }
 
@@ -130,13 +192,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_signals_ask_to_stop() {
-        let mut signals = StopSignals::listen().unwrap();
-        for (sent, name) in
-            [(rustix::process::Signal::TERM, "SIGTERM"), (rustix::process::Signal::INT, "SIGINT")]
-        {
-            rustix::process::kill_process(rustix::process::getpid(), sent).unwrap();
-            assert_eq!(signals.next().await, name);
+    async fn each_signal_has_its_meaning() {
+        use rustix::process::{Signal, getpid, kill_process};
+        for (on_hangup, sent, asked) in [
+            (Hangup::Reload, Signal::TERM, Asked::Stop("SIGTERM")),
+            (Hangup::Reload, Signal::INT, Asked::Stop("SIGINT")),
+            (Hangup::Reload, Signal::HUP, Asked::Reload),
+            (Hangup::Stop, Signal::HUP, Asked::Stop("SIGHUP")),
+        ] {
+            let mut signals = Signals::listen(on_hangup).unwrap();
+            kill_process(getpid(), sent).unwrap();
+            assert_eq!(signals.next().await, asked);
         }
     }
 }

@@ -1,27 +1,39 @@
 //! Log events: how they are written, and which.
 //!
 //! Text for a person at a terminal, one JSON object per line for everything else, always to standard error, because
-//! standard output belongs to what a command answers. Which events are written can be changed while the process runs
-//! ([`LogFilter`]).
+//! standard output belongs to the result of a command. Which events are written can be changed while the process runs
+//! ([`LogFilter`]). Writing never waits for the reader of standard error ([`lines`]): what it does not take is dropped
+//! and counted.
+//!
+//! A panic is an event too: the default hook would write it to standard error itself, and block there.
 //!
 //! Levels are policy: `error` ends something, `warn` would wake somebody, `info` is for the operator, `debug` follows
 //! one peer or one call, `trace` follows one message.
 //!
 //! Left out: metrics, and what is logged (the rooms; strangers' text is escaped there).
 
-use std::io::{self, IsTerminal as _};
+pub mod lines;
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal as _},
+    panic,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tracing_subscriber::{
     EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
 use crate::config::{Log, LogFormat};
+use lines::Lines;
 
 /// Why events cannot be written, or not as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter does not parse.
-    #[error("{filter:?} is no filter: {problem}")]
+    #[error("{filter:?} is not a log filter: {problem}")]
     Filter {
         /// What was given.
         filter: String,
@@ -31,9 +43,49 @@ pub enum TelemetryError {
     /// The process writes its events already.
     #[error("log events have a subscriber already")]
     Started,
-    /// Nobody writes events any more: the process ends.
+    /// The thread that writes lines cannot be started.
+    #[error("cannot write to standard error: {0}")]
+    Output(io::Error),
+    /// Events are not written any more: the process ends.
     #[error("log events have no subscriber any more")]
     Ended,
+}
+
+/// The log of this process.
+#[derive(Clone, Debug)]
+pub struct Logging {
+    filter: LogFilter,
+    lines: Lines,
+}
+
+impl Logging {
+    /// Which events are written.
+    #[must_use]
+    pub fn filter(&self) -> &LogFilter {
+        &self.filter
+    }
+
+    /// The number of lines that were dropped because standard error was not read; it goes on counting.
+    #[must_use]
+    pub fn dropped_lines(&self) -> Arc<AtomicU64> {
+        self.lines.dropped()
+    }
+
+    /// Logs panics from now on, in place of the default hook, which would write to standard error itself.
+    pub fn log_panics(&self) {
+        panic::set_hook(Box::new(log_panic));
+    }
+
+    /// Writes `text` as it is, whatever the filter.
+    pub fn say(&self, text: &str) {
+        self.lines.push(format!("{text}\n").as_bytes());
+    }
+
+    /// Waits until everything is written, at most for `limit`.
+    pub fn flush(&self, limit: Duration) {
+        // Lines that are still there are lost with the process: there is no place left to count them.
+        self.lines.flush(limit);
+    }
 }
 
 /// Changes which events are written, while the process runs.
@@ -41,7 +93,7 @@ pub enum TelemetryError {
 pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
 
 impl LogFilter {
-    /// Writes the events that `filter` asks for from now on, and answers what was asked for before.
+    /// Writes the events that `filter` asks for from now on, and returns the filter that was set before.
     pub fn set(&self, filter: &str) -> Result<String, TelemetryError> {
         let new = parse(filter)?;
         let mut before = String::new();
@@ -54,7 +106,7 @@ impl LogFilter {
 }
 
 /// Starts to write events. Once per process.
-pub fn start(log: &Log) -> Result<LogFilter, TelemetryError> {
+pub fn start(log: &Log) -> Result<Logging, TelemetryError> {
     let (filter, handle) = reload::Layer::new(parse(&log.filter)?);
     let terminal = io::stderr().is_terminal();
     let json = match log.format {
@@ -62,15 +114,38 @@ pub fn start(log: &Log) -> Result<LogFilter, TelemetryError> {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
+    let lines = Lines::to(io::stderr(), "log", |dropped| {
+        tracing::warn!(
+            dropped,
+            "log lines were dropped since the start because standard error was not read fast enough"
+        );
+    });
+    let lines = lines.map_err(TelemetryError::Output)?;
+    let writer = {
+        let lines = lines.clone();
+        move || lines.clone()
+    };
     let registry = tracing_subscriber::registry().with(filter);
     let started = if json {
         // One flat object: collectors index fields, not nesting.
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
+        registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)).try_init()
     } else {
-        registry.with(fmt::layer().with_ansi(terminal).with_writer(io::stderr)).try_init()
+        registry.with(fmt::layer().with_ansi(terminal).with_writer(writer)).try_init()
     };
     started.map_err(|_| TelemetryError::Started)?;
-    Ok(LogFilter(handle))
+    Ok(Logging { filter: LogFilter(handle), lines })
+}
+
+/// Logs a panic, with the backtrace where `RUST_BACKTRACE` asks for one.
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("a value that is no text");
+    let place = panic.location().map(ToString::to_string);
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(place, backtrace, "panic: {message}; this is a fault of devp2pd, please report it");
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
@@ -87,7 +162,8 @@ mod tests {
         // The one test that starts a subscriber: it is the process's, and there can be only one.
         let log = |filter: &str| Log { filter: filter.to_owned(), format: LogFormat::Json };
         assert!(matches!(start(&log("devp2pd=loud")), Err(TelemetryError::Filter { .. })));
-        let filter = start(&log("off")).unwrap();
+        let logging = start(&log("off")).unwrap();
+        let filter = logging.filter();
         assert!(!tracing::enabled!(tracing::Level::ERROR));
         assert_eq!(filter.set("warn,devp2pd=debug").unwrap(), "off");
         assert!(tracing::enabled!(tracing::Level::DEBUG));

@@ -98,9 +98,11 @@ pub(super) fn start(
         Some(server) => Resolver::with_server(server),
         None => Resolver::system(),
     };
-    if let NatMethod::ExtIp(ip) = &config.peers.nat {
-        // The new record is published by the driver, which starts with it.
-        let _ = local.set_static_ip(*ip);
+    if let NatMethod::ExtIp(ips) = &config.peers.nat {
+        for ip in ips {
+            // The new record is published by the driver, which starts with it.
+            let _ = local.set_static_ip(*ip);
+        }
     }
     let (mapped_sender, mapped) = watch::channel(Mapped::default());
     let (stop_gateway, stopped) = watch::channel(false);

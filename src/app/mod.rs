@@ -10,6 +10,7 @@
 //! clients do: what is not done by then is cut.
 
 mod finding;
+mod reload;
 mod sockets;
 
 use std::{
@@ -48,7 +49,7 @@ use crate::{
         listener::{self, BindError},
         state_file::{StateError, StateFile},
     },
-    node::{AddressClass, Enode, Record, local::LocalRecord},
+    node::{AddressClass, Enode, NodeId, NodeRef, Record, local::LocalRecord},
     p2p::LocalNode,
     policy::{
         ChurnSettings, Settings,
@@ -69,7 +70,7 @@ use crate::{
         },
     },
     switch::{self, Boards, Handle, Switch, peers::ListError},
-    telemetry::LogFilter,
+    telemetry::Logging,
 };
 
 /// Accepted connections on their way to the switch; more wait in the kernel.
@@ -111,10 +112,12 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The same for gRPC and the probes.
-    #[error("cannot serve {what} on {addr}: {source}")]
+    #[error("cannot serve {what} on {addr}: {}", listener::bind_problem(*addr, flag, source))]
     Serve {
         /// What was to be served.
         what: &'static str,
+        /// The flag that chooses the address.
+        flag: &'static str,
         /// Where.
         addr: SocketAddr,
         /// What the system said.
@@ -207,6 +210,7 @@ pub struct App {
     _recorder: Owned<()>,
     finding: FindingTasks,
     stop_asked: Arc<Notify>,
+    current: reload::Current,
     _watching: Owned<()>,
     _socket: Option<Place>,
     // Last: the lock outlives everything that writes below it.
@@ -234,15 +238,15 @@ impl App {
         Self::start_logging(config, None).await
     }
 
-    /// The same, for a process whose log filter calls may change.
-    pub async fn start_logging(config: Config, log: Option<LogFilter>) -> Result<Self, StartError> {
+    /// The same, for a process whose log is ours: calls may change its filter, and dropped lines are shown.
+    pub async fn start_logging(config: Config, log: Option<Logging>) -> Result<Self, StartError> {
         Self::start_until(config, log, |_| Ok(())).await
     }
 
     /// [`App::start`], asking `reached` after each step whether to go on.
     async fn start_until(
         config: Config,
-        log: Option<LogFilter>,
+        log: Option<Logging>,
         reached: impl Fn(Step) -> Result<(), StartError>,
     ) -> Result<Self, StartError> {
         let now = clock::now();
@@ -322,7 +326,9 @@ impl App {
             candidates,
         };
         let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests, sources);
-        switch.restore(&config.peers.static_peers, &config.peers.trusted_peers, &lists)?;
+        let current = reload::Current::new(&config, public_key.id(), log.clone());
+        let (static_peers, trusted_peers) = current.lists();
+        switch.restore(static_peers, trusted_peers, &lists)?;
         let (stop_switch, stopped) = oneshot::channel();
         let switch = Owned(tokio::spawn(switch.run(stopped)));
         let keeper = Owned(tokio::spawn(keep(request_queue, lists_file)));
@@ -336,10 +342,10 @@ impl App {
         let (credentials, watching) =
             credentials::load(config.grpc.access.clone(), config.grpc.tls.clone().map(tls_files))?;
         let watching = Owned(tokio::spawn(watching.run()));
-        let serve_error = |what, addr| move |source| StartError::Serve { what, addr, source };
-        let grpc_listener =
-            TcpListener::bind(config.grpc.addr).await.map_err(serve_error("gRPC", config.grpc.addr))?;
-        let grpc_addr = grpc_listener.local_addr().map_err(serve_error("gRPC", config.grpc.addr))?;
+        let serve_error = |what, flag, addr| move |source| StartError::Serve { what, flag, addr, source };
+        let failed = serve_error("gRPC", "--grpc-addr", config.grpc.addr);
+        let grpc_listener = TcpListener::bind(config.grpc.addr).await.map_err(failed)?;
+        let grpc_addr = grpc_listener.local_addr().map_err(failed)?;
         let (unix, socket) = match unix_listener(&config.grpc)? {
             Some((listener, place)) => (Some(Listener::Unix(listener)), Some(place)),
             None => (None, None),
@@ -356,13 +362,14 @@ impl App {
             warnings: config.warnings.clone(),
             network: preset_facts(config.network),
         };
+        let dropped_lines = log.as_ref().map(Logging::dropped_lines).unwrap_or_default();
         let mut routes = RoutesBuilder::default();
         let stop_asked = Arc::new(Notify::new());
         let controls = Controls {
             stop: Arc::clone(&stop_asked),
             grace: config.shutdown_grace,
             log_filter: Box::new(move |filter| match &log {
-                Some(log) => log.set(filter).map_err(|error| error.to_string()),
+                Some(log) => log.filter().set(filter).map_err(|error| error.to_string()),
                 None => Err("the log of this process is not ours".to_owned()),
             }),
         };
@@ -382,10 +389,11 @@ impl App {
         let mut serving = JoinSet::new();
         let mut http_addr = None;
         if let Some(addr) = config.http_addr {
-            let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
-            http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
+            let failed = serve_error("the probes", "--http-addr", addr);
+            let listener = TcpListener::bind(addr).await.map_err(failed)?;
+            http_addr = Some(listener.local_addr().map_err(failed)?);
             let discv5_off = config.discovery.wanted && !config.discovery.v5;
-            let metrics = http::Metrics::new(handle.clone(), discovery.clone(), discv5_off);
+            let metrics = http::Metrics::new(handle.clone(), discovery.clone(), discv5_off, dropped_lines);
             let probes = probes.clone();
             serving.spawn(async move { match http::serve(listener, probes, Some(metrics)).await {} });
         }
@@ -424,6 +432,7 @@ impl App {
             _recorder: recorder,
             finding,
             stop_asked,
+            current,
             _watching: watching,
             _socket: socket,
             _data_dir: data_dir,
@@ -452,8 +461,8 @@ impl App {
         async move { asked.notified().await }
     }
 
-    /// Ends everything in order, within the grace period.
-    pub async fn stop(mut self) {
+    /// Ends everything in order, within the grace period. Returns what is left of it.
+    pub async fn stop(mut self) -> Duration {
         let now = clock::now();
         let deadline = now.mono + self.grace;
         self.probes.set(Stage::Draining);
@@ -482,6 +491,7 @@ impl App {
         // Mappings at the gateway and the database take moments; neither may outlive the grace period.
         let _ = timeout_at(deadline.into(), self.finding.stop()).await;
         self.serving.abort_all();
+        deadline.saturating_duration_since(clock::now().mono)
     }
 
     async fn wait_until(&self, deadline: Instant, done: impl AsyncFn(&Handle) -> bool) {
@@ -532,6 +542,16 @@ fn unix_listener(grpc: &Grpc) -> Result<Option<(UnixListener, Place)>, StartErro
     }
 }
 
+/// The lists of the configuration without this node: operators give one list of peers to all nodes, and the entry that
+/// names the node itself is of no use and does no harm.
+fn without_ourselves(lists: [&[NodeRef]; 2], us: NodeId) -> [Vec<NodeRef>; 2] {
+    let others = lists.map(|list| list.iter().filter(|node| node.id() != us).cloned().collect::<Vec<_>>());
+    if others.iter().zip(lists).any(|(others, list)| others.len() < list.len()) {
+        tracing::info!(node_id = %us, "static-peers or trusted-peers name this node itself; the entry is skipped");
+    }
+    others
+}
+
 fn tls_files(files: Tls) -> TlsFiles {
     let Tls { cert, key, client_ca } = files;
     TlsFiles { cert, key, client_ca }
@@ -551,6 +571,8 @@ fn settings(config: &Config, record: &Record) -> Settings {
         announced: AddressClass::announced(record),
         net_restrict: peers.netrestrict.clone(),
         inbound_throttle: peers.inbound_throttle,
+        peers_per_subnet: peers.max_peers_per_subnet,
+        pending_per_subnet: peers.max_pending_per_subnet,
         allow_lan: peers.allow_lan,
         follow_forks: peers.follow_forks,
         churn: peers.churn.map(|every| ChurnSettings { every, ..ChurnSettings::default() }),

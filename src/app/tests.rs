@@ -92,7 +92,10 @@ async fn a_port_that_is_taken_is_named_and_the_others_are_given_back() {
     for taken in ports {
         let holder = std::net::TcpListener::bind(("127.0.0.1", taken)).unwrap();
         let error = App::start(config(dir.path(), ports)).await.unwrap_err().to_string();
-        assert!(error.contains(&format!("127.0.0.1:{taken}")), "{error}");
+        let flag = ["--port", "--grpc-addr", "--http-addr"][ports.iter().position(|p| *p == taken).unwrap()];
+        for part in [&format!("127.0.0.1:{taken}: another process"), flag, "ss -lntup"] {
+            assert!(error.contains(part), "{part:?} not in {error:?}");
+        }
         drop(holder);
         nothing_is_left(ports, &error).await;
     }
@@ -105,4 +108,23 @@ async fn a_dropped_sidecar_leaves_nothing() {
     drop(App::start(config(dir.path(), ports)).await.unwrap());
     nothing_is_left(ports, "dropped").await;
     drop(DataDir::open(dir.path()).unwrap());
+}
+
+/// Operators give one list of peers to all their nodes.
+#[tokio::test]
+async fn a_list_that_names_this_node_starts_without_it() {
+    let (dir, ports) = (TempDir::new().unwrap(), [0; 3]);
+    let app = App::start(config(dir.path(), ports)).await.unwrap();
+    let us = app.started().record.public_key();
+    app.stop().await;
+    let other = crate::node::NodeKey::from_bytes(&[7; 32]).unwrap().public();
+    let list = [us, other].map(|key| format!("enode://{key}@127.0.0.1:9").parse::<NodeRef>().unwrap());
+    let mut config = config(dir.path(), ports);
+    config.peers.static_peers = list.to_vec();
+    config.peers.trusted_peers = list.to_vec();
+    let app = App::start(config).await.unwrap();
+    let listed = app.handle.static_peers().await.unwrap();
+    assert_eq!(listed.iter().map(|entry| entry.id).collect::<Vec<_>>(), [other.id()]);
+    assert_eq!(app.handle.trusted_peers().await.unwrap().len(), 1);
+    app.stop().await;
 }

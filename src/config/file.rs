@@ -12,8 +12,8 @@ use super::{
 /// Larger files are no configuration: a list of 1,000 static peers takes 200 KiB.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Reads the file.
-pub(super) fn read(path: &Path) -> Result<Layer, ConfigError> {
+/// Reads the file. An error says why it is no TOML; settings that are wrong go to `errors`, all of them.
+pub(super) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Result<Layer, ConfigError> {
     let failed = |problem: String| ConfigError::File { path: path.to_owned(), problem };
     let mut text = String::new();
     let mut file =
@@ -22,11 +22,11 @@ pub(super) fn read(path: &Path) -> Result<Layer, ConfigError> {
     if text.len() as u64 > MAX_BYTES {
         return Err(failed(format!("is larger than {MAX_BYTES} bytes")));
     }
-    parse(path, &text)
+    parse(path, &text, errors)
 }
 
 /// Reads the text of the file at `path`.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
+fn parse(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Result<Layer, ConfigError> {
     let path: Arc<Path> = path.into();
     let line_of = |offset: usize| text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
     let table = DeTable::parse(text).map_err(|error| {
@@ -43,23 +43,29 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, ConfigError> {
             problem,
         };
         let Some((_, list)) = known.iter().find(|(name, _)| name == key) else {
-            return Err(wrong(match nearest(key) {
+            errors.push(wrong(match nearest(key) {
                 _ if value.get_ref().is_table() => "no such setting; this file has no sections".to_owned(),
                 Some(nearest) => format!("no such setting, did you mean {nearest}?"),
-                None => "no such setting".to_owned(),
+                None => "no such setting; devp2pd --help lists all of them".to_owned(),
             }));
+            continue;
         };
         let values = match value.get_ref() {
             DeValue::Array(items) if *list => items.iter().map(|item| scalar(item.get_ref())).collect(),
-            DeValue::Array(_) => return Err(wrong("takes one value, not a list".to_owned())),
+            DeValue::Array(_) => {
+                errors.push(wrong("takes one value, not a list".to_owned()));
+                continue;
+            }
             value => scalar(value).map(|value| vec![value]),
         };
-        let values =
-            values.ok_or_else(|| wrong("takes strings, whole numbers, true and false".to_owned()))?;
+        let Some(values) = values else {
+            errors.push(wrong("takes strings, whole numbers, true and false".to_owned()));
+            continue;
+        };
         let origin = Origin::File(path.clone(), line);
         layer.0.insert(key.to_owned(), Assignment { values, origin });
     }
-    check_each(&layer)?;
+    check_each(&layer, errors);
     Ok(layer)
 }
 

@@ -14,7 +14,7 @@ use std::{
 use clap::{FromArgMatches as _, error::ErrorKind, parser::ValueSource};
 
 use super::{
-    ConfigError,
+    ConfigError, links,
     settings::{Settings, command},
 };
 
@@ -94,7 +94,7 @@ pub(super) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Flag
                 _ => {
                     let text = error.to_string();
                     let text = text.strip_prefix("error: ").unwrap_or(&text);
-                    Err(ConfigError::Usage(text.trim_end().to_owned()))
+                    Err(ConfigError::Usage(plain(text.trim_end())))
                 }
             };
         }
@@ -114,13 +114,14 @@ pub(super) fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Flag
     Ok(Flags::Set(layer))
 }
 
-/// Reads the variables `DEVP2PD_…`. An empty one counts as not set, as compose files write it.
-pub(super) fn from_env(env: &BTreeMap<OsString, OsString>) -> Result<Layer, ConfigError> {
+/// Reads the variables `DEVP2PD_…`; those that are wrong go to `errors`, all of them. An empty one counts as not set,
+/// as compose files write it.
+pub(super) fn from_env(env: &BTreeMap<OsString, OsString>, errors: &mut Vec<ConfigError>) -> Layer {
     let mut layer = Layer::default();
     for (name, value) in env {
         let Some(name) = name.to_str() else { continue };
         let Some(rest) = name.strip_prefix("DEVP2PD_") else { continue };
-        if value.is_empty() || is_service_link(rest, value) {
+        if value.is_empty() || links::is_link(rest, &value.to_string_lossy()) {
             continue;
         }
         let key = rest.to_ascii_lowercase().replace('_', "-");
@@ -128,34 +129,36 @@ pub(super) fn from_env(env: &BTreeMap<OsString, OsString>) -> Result<Layer, Conf
             let hint =
                 nearest(&key).map(|key| format!(", did you mean {}?", variable(&key))).unwrap_or_default();
             let problem = format!("no such setting{hint}");
-            return Err(ConfigError::Setting { place: name.to_owned(), problem });
+            errors.push(ConfigError::Setting { place: name.to_owned(), problem });
+            continue;
         }
-        let value =
-            text(value).ok_or_else(|| wrong(&Origin::Environment, &key, "is not UTF-8".to_owned()))?;
+        let Some(value) = text(value) else {
+            errors.push(wrong(&Origin::Environment, &key, "is not UTF-8".to_owned()));
+            continue;
+        };
         layer.0.insert(key, Assignment { values: vec![value], origin: Origin::Environment });
     }
-    check_each(&layer)?;
-    Ok(layer)
+    check_each(&layer, errors);
+    layer
 }
 
-/// Whether Kubernetes made this variable for a Service that is called devp2pd: `DEVP2PD_PORT=tcp://10.0.0.1:30303`
-/// and its kin stand in every pod of the namespace, and must not be taken for settings.
-fn is_service_link(rest: &str, value: &OsStr) -> bool {
-    let url =
-        ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.to_string_lossy().starts_with(scheme));
-    rest.starts_with("SERVICE_") || rest.starts_with("PORT_") || (rest == "PORT" && url)
-}
-
-/// Demands that each assignment parses by itself, so that an error names the right place.
-pub(super) fn check_each(layer: &Layer) -> Result<(), ConfigError> {
+/// Parses each assignment by itself, so that an error names the right place.
+pub(super) fn check_each(layer: &Layer, errors: &mut Vec<ConfigError>) {
     for (key, assignment) in &layer.0 {
         let flags = assignment.values.iter().map(|value| format!("--{key}={value}"));
         if let Err(error) = command().try_get_matches_from(std::iter::once("devp2pd".to_owned()).chain(flags))
         {
-            return Err(wrong(&assignment.origin, key, brief(&error)));
+            // The place names the setting already.
+            let problem = brief(&error);
+            let problem = match problem.split_once(&format!(" for '--{key}")) {
+                Some((value, rest)) => {
+                    format!("{value}{}", rest.split_once('\'').map_or("", |(_, problem)| problem))
+                }
+                None => problem,
+            };
+            errors.push(wrong(&assignment.origin, key, problem));
         }
     }
-    Ok(())
 }
 
 /// All layers, the winning one on top.
@@ -198,6 +201,15 @@ impl Layers {
         self.0.get(key)
     }
 
+    /// Each setting as it was written, by key; lists in their parts.
+    pub(super) fn values(&self) -> BTreeMap<String, Vec<String>> {
+        let values = |key: String, list: bool| {
+            let written = &self.get(&key)?.values;
+            Some((key, if list { parts(written).map(str::to_owned).collect() } else { written.clone() }))
+        };
+        keys().into_iter().filter_map(|(key, list)| values(key, list)).collect()
+    }
+
     /// All of it as values.
     pub(super) fn parse(&self) -> Result<Settings, ConfigError> {
         let flags = self.0.iter().flat_map(|(key, assignment)| {
@@ -223,6 +235,7 @@ impl Layers {
 }
 
 fn wrong(origin: &Origin, key: &str, problem: String) -> ConfigError {
+    let problem = in_words_of(origin, &problem);
     let place = match origin {
         Origin::Flag => format!("--{key}"),
         Origin::Default => format!("--{key} (by default)"),
@@ -232,12 +245,48 @@ fn wrong(origin: &Origin, key: &str, problem: String) -> ConfigError {
     ConfigError::Setting { place, problem }
 }
 
+/// Names the settings in `problem` as the layer of `origin` does: flags are variables in the environment, and keys in
+/// the file.
+fn in_words_of(origin: &Origin, problem: &str) -> String {
+    if matches!(origin, Origin::Flag | Origin::Default) {
+        return problem.to_owned();
+    }
+    let known = keys();
+    let mut out = String::new();
+    let mut rest = problem;
+    while let Some((before, after)) = rest.split_once("--") {
+        let length = after.bytes().take_while(|byte| byte.is_ascii_lowercase() || *byte == b'-').count();
+        let (name, tail) = after.split_at_checked(length).unwrap_or((after, ""));
+        out.push_str(before);
+        match origin {
+            _ if !known.iter().any(|(key, _)| key == name) => out.push_str(&format!("--{name}")),
+            Origin::Environment => out.push_str(&variable(name)),
+            _ => out.push_str(name),
+        }
+        rest = tail;
+    }
+    out + rest
+}
+
 fn variable(key: &str) -> String {
     format!("DEVP2PD_{}", key.to_ascii_uppercase().replace('-', "_"))
 }
 
+/// The parts of a list: those between commas, without spaces around them and without empty ones.
+pub(super) fn parts(values: &[String]) -> impl Iterator<Item = &str> {
+    values.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|part| !part.is_empty())
+}
+
 fn text(value: &OsStr) -> Option<String> {
     value.to_str().map(str::to_owned)
+}
+
+/// Says what was expected, where the standard library says only what its parser met.
+fn plain(text: &str) -> String {
+    text.replace("invalid digit found in string", "expected a whole number")
+        .replace("cannot parse integer from empty string", "expected a whole number")
+        .replace("number would be zero for non-zero type", "expected a whole number above 0")
+        .replace("number too large to fit in target type", "the number is too large")
 }
 
 /// The first paragraph of what clap says, on one line: the rest is about flags.
@@ -245,5 +294,5 @@ fn brief(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
     let line = lines.collect::<Vec<_>>().join(" ");
-    line.strip_prefix("error: ").map(str::to_owned).unwrap_or(line)
+    plain(line.strip_prefix("error: ").unwrap_or(&line))
 }

@@ -9,12 +9,13 @@
 //! second look. Errors name where the value stands: the flag, the variable, or the line of the file.
 //!
 //! Reading order: [`Config`] here, `settings` (what can be set, with its documentation), `layers` (who wins),
-//! `file`, `resolve` (settings to [`Config`]), `print`.
+//! `links` (variables that are not settings), `file`, `resolve` (settings to [`Config`]), `print`.
 //!
 //! Left out: files that settings name (`net::key_file`), and changing settings while running.
 
 mod file;
 mod layers;
+mod links;
 pub mod networks;
 mod print;
 mod resolve;
@@ -67,6 +68,8 @@ pub struct Config {
     pub log: Log,
     /// What is allowed and yet most likely not meant, one sentence each: for the log and GetNodeInfo.
     pub warnings: Vec<String>,
+    /// Each setting as it was written, by key, lists in their parts: what a reload compares.
+    pub values: BTreeMap<String, Vec<String>>,
 }
 
 /// Connections to peers.
@@ -102,6 +105,10 @@ pub struct Peers {
     pub allowlist_only: bool,
     /// The time in which one address may connect once. Zero: any number.
     pub inbound_throttle: Duration,
+    /// Peers from one network, static and trusted ones not counted. 0: any number.
+    pub max_peers_per_subnet: usize,
+    /// Connections from one network that have not authenticated. 0: any number.
+    pub max_pending_per_subnet: usize,
     /// How often a peer makes room for another when all slots are taken. `None`: never.
     pub churn: Option<Duration>,
     /// Whether private addresses of DNS trees and host names are dialed whatever our own is.
@@ -191,7 +198,7 @@ pub enum Request {
     Print(String),
 }
 
-/// A configuration that is wrong: one line, made for the operator.
+/// A configuration that is wrong, in words for the operator: one line for each setting that is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The command line does not parse. The text has its own layout and ends with a hint.
@@ -213,6 +220,30 @@ pub enum ConfigError {
         /// What is wrong, with the line where there is one.
         problem: String,
     },
+    /// More than one of them, a line each.
+    #[error("{} settings are wrong:{}", .0.len(), .0.iter().map(|error| format!("\n  {error}")).collect::<String>())]
+    Several(Vec<ConfigError>),
+}
+
+impl ConfigError {
+    /// One error for all of `errors`; `Ok` if there are none.
+    fn all(errors: Vec<Self>) -> Result<(), Self> {
+        let mut all = Vec::new();
+        for error in errors {
+            match error {
+                Self::Several(several) => all.extend(several),
+                error => all.push(error),
+            }
+        }
+        match (all.len(), all.pop()) {
+            (_, None) => Ok(()),
+            (1, Some(error)) => Err(error),
+            (_, Some(last)) => {
+                all.push(last);
+                Err(Self::Several(all))
+            }
+        }
+    }
 }
 
 /// Loads the configuration from `args` (the first is the program's name) and `env`, and from the file that they name.
@@ -226,11 +257,13 @@ pub fn load(
         layers::Flags::Set(flags) => flags,
     };
     let mut layers = layers::Layers::new();
-    let environment = layers::from_env(&env)?;
+    let mut errors = Vec::new();
+    let environment = layers::from_env(&env, &mut errors);
     let path = flags.config().or_else(|| environment.config()).map(PathBuf::from);
     if let Some(path) = &path {
-        layers.add(file::read(Path::new(path))?);
+        layers.add(file::read(Path::new(path), &mut errors)?);
     }
+    ConfigError::all(errors)?;
     layers.add(environment);
     layers.add(flags);
     layers.set_default_data_dir(&env);

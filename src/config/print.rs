@@ -3,7 +3,7 @@
 //! No setting is a secret: the key is in a file of its own, and a key given instead of its file is refused before
 //! anything is printed.
 
-use super::layers::{Layers, Origin, keys};
+use super::layers::{Layers, Origin, keys, parts};
 
 /// The text of the file.
 pub(super) fn print(layers: &Layers) -> String {
@@ -13,8 +13,7 @@ pub(super) fn print(layers: &Layers) -> String {
             out.push_str(&format!("# {key} is not set\n"));
             continue;
         };
-        let values: Vec<_> =
-            assignment.values.iter().flat_map(|value| value.split(',')).map(literal).collect();
+        let values: Vec<_> = parts(&assignment.values).map(literal).collect();
         let value = match (list, assignment.values.as_slice()) {
             (true, _) => format!("[{}]", values.join(", ")),
             (false, [value]) => literal(value),

@@ -13,10 +13,11 @@ use super::{
     Config, ConfigError, Discovery, Grpc, Log, Peers, Tls,
     layers::Layers,
     settings::Settings,
-    values::{ListenAddr, SocketPath},
+    values::{Item, ListenAddr, SocketPath},
 };
 use crate::{
     delivery::overflow::MAX_STALL_LIMIT,
+    dnsdisc::Link,
     net::bandwidth::Rates,
     node::NodeRef,
     switch::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count},
@@ -29,13 +30,17 @@ const MAX_IDENTITY: usize = 32;
 pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, ConfigError> {
     let Some(data_dir) = settings.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty()) else {
         return Err(
-            layers.wrong("data-dir", "is needed: neither XDG_DATA_HOME nor HOME says where data belongs")
+            layers.wrong(
+                "data-dir",
+                "is not set and has no default, because neither XDG_DATA_HOME nor HOME is set; give a directory with \
+                 --data-dir",
+            )
         );
     };
     if settings.nodekey.as_deref().is_some_and(is_a_key) {
         // The value is a secret: it is not repeated.
-        let problem =
-            "takes the path of a file, and this looks like the key itself; that key is no secret any more";
+        let problem = "takes the path of a file, but the value looks like a key; write a key to a file (chmod 600) and give its \
+             path. Take a new key: other users may have read this one";
         return Err(layers.wrong("nodekey", problem));
     }
     if let Some(identity) = &settings.identity {
@@ -47,7 +52,11 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
         }
     }
     if let Err(error) = EnvFilter::try_new(&settings.log) {
-        return Err(layers.wrong("log", format!("{:?} is no filter: {error}", settings.log)));
+        return Err(layers.wrong("log", format!(
+                "{:?} is not a log filter: {error}; write a level (error, warn, info, debug, trace), or levels by module, \
+                 as info,devp2pd::net=debug",
+                settings.log
+            )));
     }
 
     let mut warnings = Vec::new();
@@ -61,7 +70,25 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
                 .to_owned(),
         );
     }
-    let grpc = grpc(settings, layers, &data_dir, &mut warnings)?;
+    let lists = [&settings.static_peers, &settings.trusted_peers];
+    if lists.iter().all(|list| Item::values(list).next().is_none()) {
+        let none = "until a call lists some";
+        if settings.allowlist_only {
+            warnings.push(format!("allowlist-only without static or trusted peers: no peers {none}"));
+        } else if settings.maxpeers == 0 {
+            warnings.push(format!("maxpeers 0 without static or trusted peers: no peers {none}"));
+        }
+    }
+    let grpc = grpc(settings, layers, &data_dir, &mut warnings);
+    let (peers, discovery) = (peers(settings, layers), discovery(settings, layers));
+    let (grpc, peers, discovery) = match (grpc, peers, discovery) {
+        (Ok(grpc), Ok(peers), Ok(discovery)) => (grpc, peers, discovery),
+        (grpc, peers, discovery) => {
+            let errors = [grpc.err(), peers.err(), discovery.err()].into_iter().flatten();
+            // At least one of them is wrong, so the list is not empty.
+            return Err(ConfigError::all(errors.collect()).err().unwrap_or(ConfigError::Several(Vec::new())));
+        }
+    };
     Ok(Config {
         network: settings.network,
         data_dir,
@@ -69,41 +96,46 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
         identity: settings.identity.clone(),
         worker_threads: NonZeroUsize::new(settings.worker_threads),
         shutdown_grace: settings.shutdown_grace.0,
-        peers: peers(settings, layers)?,
-        discovery: discovery(settings, layers)?,
+        peers,
+        discovery,
         grpc,
-        http_addr: settings.http_addr.0,
+        http_addr: settings.http_addr.0.map(|addr| addr.0),
         log: Log { filter: settings.log.clone(), format: settings.log_format },
         warnings,
+        values: layers.values(),
     })
 }
 
-/// Who reaches the gRPC port off loopback can be anybody, so there must be a way to tell them apart, unless the operator
-/// insists. TLS alone is none: it hides what is said from others and lets everybody say it.
+/// The gRPC settings. Off loopback, unknown callers can reach the port, so an access file must tell callers apart, unless
+/// the operator insists. TLS alone does not: it encrypts the calls of every caller.
 fn grpc(
     settings: &Settings,
     layers: &Layers,
     data_dir: &Path,
     warnings: &mut Vec<String>,
 ) -> Result<Grpc, ConfigError> {
-    let addr = settings.grpc_addr;
+    let addr = settings.grpc_addr.0;
     let tls = match (&settings.grpc_tls_cert, &settings.grpc_tls_key) {
         (Some(cert), Some(key)) => {
             let client_ca = settings.grpc_tls_client_ca.clone();
             Some(Tls { cert: cert.clone(), key: key.clone(), client_ca })
         }
-        (Some(_), None) => return Err(layers.wrong("grpc-tls-cert", "needs --grpc-tls-key, its private key")),
-        (None, Some(_)) => return Err(layers.wrong("grpc-tls-key", "needs --grpc-tls-cert, its certificate")),
+        (Some(_), None) => {
+            return Err(layers.wrong("grpc-tls-cert", "needs its private key: give --grpc-tls-key too"));
+        }
+        (None, Some(_)) => {
+            return Err(layers.wrong("grpc-tls-key", "needs its certificate: give --grpc-tls-cert too"));
+        }
         (None, None) => None,
     };
     if settings.grpc_tls_client_ca.is_some() {
         if tls.is_none() {
-            let problem = "asks clients for certificates over TLS: give --grpc-tls-cert and --grpc-tls-key";
+            let problem = "needs TLS: give --grpc-tls-cert and --grpc-tls-key too";
             return Err(layers.wrong("grpc-tls-client-ca", problem));
         }
         if settings.grpc_access.is_none() {
-            let problem = "says whom to trust, and not with what: give --grpc-access, with lines like \
-                           `NAME protocol cert:NAME-IN-CERTIFICATE`";
+            let problem = "needs --grpc-access: a certificate proves who a client is, and the access file says what it may \
+                           do, by lines such as `NAME protocol cert:NAME-IN-CERTIFICATE`";
             return Err(layers.wrong("grpc-tls-client-ca", problem));
         }
     }
@@ -111,10 +143,10 @@ fn grpc(
         match (&settings.grpc_access, &tls) {
             (Some(_), Some(_)) => {}
             (Some(_), None) => warnings.push(format!(
-                "gRPC on {addr} has no TLS: who listens on the way reads tokens and messages (--grpc-tls-cert)"
+                "gRPC on {addr} has no TLS: tokens and messages can be read on the network (--grpc-tls-cert)"
             )),
             (None, _) if settings.insecure_listen => {
-                warnings.push(format!("gRPC on {addr} is open to everyone who reaches it"));
+                warnings.push(format!("gRPC on {addr} accepts calls from everyone who can reach it"));
             }
             (None, _) => {
                 let problem = format!(
@@ -156,18 +188,24 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
         ],
         ListenAddr::At(ip, port) => vec![SocketAddr::new(ip, port.unwrap_or(settings.port))],
     };
-    let any_family = settings.listen_addr.contains(&ListenAddr::Any);
-    if any_family && settings.listen_addr.len() > 1 {
-        return Err(layers.wrong("listen-addr", "`any` stands alone: there is nothing to add to it"));
+    let listening: Vec<ListenAddr> = Item::values(&settings.listen_addr).copied().collect();
+    if listening.is_empty() && !settings.nolisten {
+        let problem = "names no address; write `any`, an IP address, or --nolisten to accept no peers";
+        return Err(layers.wrong("listen-addr", problem));
     }
-    let listen = settings.listen_addr.iter().flat_map(at).filter(|_| !settings.nolisten);
+    let any_family = listening.contains(&ListenAddr::Any);
+    if any_family && listening.len() > 1 {
+        return Err(
+            layers.wrong("listen-addr", "`any` means all addresses; remove either `any` or the others")
+        );
+    }
+    let listen = listening.iter().flat_map(at).filter(|_| !settings.nolisten);
     let mut listen_addrs: Vec<SocketAddr> = Vec::new();
     for addr in listen {
-        // Port 0 is another port each time, everything else is one socket.
-        if addr.port() != 0 && listen_addrs.contains(&addr) {
-            return Err(layers.wrong("listen-addr", format!("{addr} is named twice")));
+        // Port 0 is another port each time; anything else that is named twice is one socket all the same.
+        if addr.port() == 0 || !listen_addrs.contains(&addr) {
+            listen_addrs.push(addr);
         }
-        listen_addrs.push(addr);
     }
     if settings.churn.0.is_some_and(|span| span.0 < Duration::from_secs(1)) {
         return Err(layers.wrong("churn", "must be at least 1s, or none"));
@@ -175,7 +213,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
     if settings.dial_timeout.0.is_zero() {
         return Err(layers.wrong("dial-timeout", "must be longer than 0s"));
     }
-    let static_peers: Vec<NodeRef> = nodes(&settings.static_peers, "static-peers", layers)?;
+    let static_peers = peer_list(&settings.static_peers, "static-peers", layers)?;
     // Discovery finds the address of a node that is only named; without it nobody does.
     let nobody_to_ask = settings.nodiscover || !(settings.discv4 || settings.discv5);
     if let Some(node) = static_peers.iter().find(|node| nobody_to_ask && node.enode().is_none()) {
@@ -194,11 +232,13 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
         dial_timeout: settings.dial_timeout.0,
         max_pending_dials: settings.max_pending_dials.get(),
         max_pending_inbound: settings.max_pending_inbound.get(),
-        netrestrict: settings.netrestrict.clone(),
+        netrestrict: Item::values(&settings.netrestrict).map(|net| net.0).collect(),
         static_peers,
-        trusted_peers: nodes(&settings.trusted_peers, "trusted-peers", layers)?,
+        trusted_peers: peer_list(&settings.trusted_peers, "trusted-peers", layers)?,
         allowlist_only: settings.allowlist_only,
         inbound_throttle: settings.inbound_throttle.0,
+        max_peers_per_subnet: settings.max_peers_per_subnet,
+        max_pending_per_subnet: settings.max_pending_per_subnet,
         churn: settings.churn.0.map(|span| span.0),
         allow_lan: settings.allow_lan,
         follow_forks: settings.follow_forks,
@@ -215,13 +255,17 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
 fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigError> {
     let on = !settings.nodiscover;
     // Nothing said means the network's own; `none`, or no discovery at all, means nothing.
-    let given = |values: &[String]| {
+    let given = |values: &[Item<String>]| {
+        let values: Vec<String> = Item::values(values).cloned().collect();
         let none = !on || values == ["none"];
-        if none { Some(Vec::new()) } else { (!values.is_empty()).then(|| values.to_vec()) }
+        if none { Some(Vec::new()) } else { (!values.is_empty()).then_some(values) }
     };
     let dns_trees = given(&settings.dns_tree);
-    if let Some(url) = dns_trees.iter().flatten().find(|url| !url.starts_with("enrtree://")) {
-        return Err(layers.wrong("dns-tree", format!("{url:?} does not start with enrtree://")));
+    for url in dns_trees.iter().flatten() {
+        if let Err(error) = url.parse::<Link>() {
+            let problem = format!("{url:?}: {error}; a tree looks like enrtree://KEY@nodes.example.org");
+            return Err(layers.wrong("dns-tree", problem));
+        }
     }
     let v4 = given(&settings.bootnodes).map(|values| bootnodes(&values, "bootnodes", layers)).transpose()?;
     let v5 = given(&settings.bootnodes_v5)
@@ -236,10 +280,22 @@ fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigEr
         dns_trees,
         bootnodes_v4: v4,
         bootnodes_v5: v5,
-        addr: settings.discovery_addr.0,
+        addr: settings.discovery_addr.0.map(|addr| addr.0),
         rate: settings.discovery_rate.0,
-        dns_server: settings.dns_server.0,
+        dns_server: settings.dns_server.0.map(|addr| addr.0),
     })
+}
+
+/// The nodes of a list of peers. An address that cannot be dialed is an error of the list.
+fn peer_list(values: &[Item<String>], key: &str, layers: &Layers) -> Result<Vec<NodeRef>, ConfigError> {
+    let values: Vec<String> = Item::values(values).cloned().collect();
+    let list: Vec<NodeRef> = nodes(&values, key, layers)?;
+    for (index, node) in list.iter().enumerate() {
+        if let Err(error) = node.check_dialable() {
+            return Err(layers.wrong(key, format!("entry {} ({node}): {error}", index + 1)));
+        }
+    }
+    Ok(list)
 }
 
 fn nodes<T: std::str::FromStr<Err: std::fmt::Display>>(

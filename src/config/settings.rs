@@ -3,15 +3,15 @@
 //! The defaults stand here too, so that help, `--print-config` and the program cannot disagree.
 
 use std::{
-    net::SocketAddr,
     num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
 };
 
 use clap::{ArgAction, CommandFactory as _};
-use ipnet::IpNet;
 
-use super::values::{ByteRate, ListenAddr, LogFormat, Network, OrNone, Rehello, SocketPath, Span};
+use super::values::{
+    Address, ByteRate, Item, ListenAddr, LogFormat, Net, Network, OrNone, Rehello, SocketPath, Span,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -96,25 +96,26 @@ pub(super) struct Settings {
         value_delimiter = ',',
         help_heading = "Peers"
     )]
-    pub(super) listen_addr: Vec<ListenAddr>,
-    /// Find out our address and open the gateway: any, none, upnp, pmp, pmp:IP, extip:IP, stun, stun:HOST, stun:HOST:PORT.
+    pub(super) listen_addr: Vec<Item<ListenAddr>>,
+    /// Find out our address and open the gateway: any, none, upnp, pmp, pmp:IP, extip:IP (extip:V4,V6 for
+    /// one of each family), stun, stun:HOST, stun:HOST:PORT.
     #[arg(long, value_name = "HOW", default_value = "any", help_heading = "Peers")]
     pub(super) nat: crate::net::nat::NatMethod,
     /// Keep at most so many peers; static and trusted ones come on top.
     #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
     pub(super) maxpeers: usize,
-    /// Always keep a connection to these nodes (enode:// or enr:).
+    /// Always keep a connection to these nodes (enode:// or enr:), at most 1024. The node itself may be among them.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Peers")]
-    pub(super) static_peers: Vec<String>,
+    pub(super) static_peers: Vec<Item<String>>,
     /// Let these nodes in even when all slots are taken.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Peers")]
-    pub(super) trusted_peers: Vec<String>,
+    pub(super) trusted_peers: Vec<Item<String>>,
     /// Dial and let in static and trusted peers only.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
     pub(super) allowlist_only: bool,
     /// Talk to these networks only (192.0.2.0/24); all, if none is given.
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Peers")]
-    pub(super) netrestrict: Vec<IpNet>,
+    pub(super) netrestrict: Vec<Item<Net>>,
     /// Dial nobody.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
     pub(super) nodial: bool,
@@ -136,6 +137,12 @@ pub(super) struct Settings {
     /// Accept one connection per IP address (IPv6: per /64) in this time; 0s accepts any number.
     #[arg(long, value_name = "TIME", default_value = "30s", help_heading = "Peers")]
     pub(super) inbound_throttle: Span,
+    /// Keep at most so many peers from one network (IPv4 /24, IPv6 /64; a /48 twice as many); 0 is no limit.
+    #[arg(long, value_name = "N", default_value = "5", help_heading = "Peers")]
+    pub(super) max_peers_per_subnet: usize,
+    /// Keep at most so many connections from one network that have not authenticated; 0 is no limit.
+    #[arg(long, value_name = "N", default_value = "4", help_heading = "Peers")]
+    pub(super) max_pending_per_subnet: usize,
     /// When all slots are taken, let one peer make room for another about this often.
     #[arg(long, value_name = "TIME", default_value = "none", help_heading = "Peers")]
     pub(super) churn: OrNone<Span>,
@@ -166,16 +173,16 @@ pub(super) struct Settings {
     pub(super) discv5: bool,
     /// Read these DNS trees (enrtree://…) instead of the network's; `none` reads none.
     #[arg(long, value_name = "URLS", value_delimiter = ',', help_heading = "Discovery")]
-    pub(super) dns_tree: Vec<String>,
+    pub(super) dns_tree: Vec<Item<String>>,
     /// Turn discv4, discv5 and DNS off.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Discovery")]
     pub(super) nodiscover: bool,
     /// Start discovery at these nodes (enode:// or enr:) instead of the network's; `none` starts at none.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
-    pub(super) bootnodes: Vec<String>,
+    pub(super) bootnodes: Vec<Item<String>>,
     /// Start discv5 at these nodes (enode:// or enr:) instead of those of --bootnodes; `none` starts at none.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Discovery")]
-    pub(super) bootnodes_v5: Vec<String>,
+    pub(super) bootnodes_v5: Vec<Item<String>>,
 
     /// Dial nodes that have passed a fork which the fork schedule lacks, when nodes of several networks announce it.
     #[arg(long, value_name = "true|false", default_value = "true", action = ArgAction::Set, help_heading = "Discovery")]
@@ -183,18 +190,18 @@ pub(super) struct Settings {
 
     /// Bind discovery's UDP here instead of on the peers' addresses and port.
     #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
-    pub(super) discovery_addr: OrNone<SocketAddr>,
+    pub(super) discovery_addr: OrNone<Address>,
     /// Send at most so many discovery packets per second, where a firewall or NAT counts flows; what is beyond is
     /// dropped. A bootnode needs hundreds.
     #[arg(long, value_name = "N", default_value = "none", help_heading = "Discovery")]
     pub(super) discovery_rate: OrNone<NonZeroU32>,
     /// Ask this DNS server for trees instead of the system's.
     #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
-    pub(super) dns_server: OrNone<SocketAddr>,
+    pub(super) dns_server: OrNone<Address>,
 
     /// Serve gRPC on this TCP address; port 0 lets the system choose.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:50051", help_heading = "gRPC")]
-    pub(super) grpc_addr: SocketAddr,
+    pub(super) grpc_addr: Address,
     /// Serve gRPC on this Unix socket too; `auto` is grpc.sock in the data directory, `none` makes none.
     #[arg(long, value_name = "PATH", default_value = "auto", help_heading = "gRPC")]
     pub(super) grpc_socket: SocketPath,
@@ -232,7 +239,7 @@ pub(super) struct Settings {
 
     /// Serve the probes /livez and /readyz on this TCP address; `none` serves none.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9303", help_heading = "Operation")]
-    pub(super) http_addr: OrNone<SocketAddr>,
+    pub(super) http_addr: OrNone<Address>,
     /// Log these events: a level (error, warn, info, debug, trace), or levels by room: info,devp2pd::net=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = "Operation")]
     pub(super) log: String,

@@ -101,6 +101,19 @@ fn what_is_set_arrives() {
             c.warnings == ["neither dialing nor listening: this node can have no peers"]
         }),
         (&["--netrestrict", "10.0.0.0/8,fd00::/8"], |c| c.peers.netrestrict.len() == 2),
+        (&["--netrestrict", " 10.0.0.0/8, fd00::/8 ,"], |c| c.peers.netrestrict.len() == 2),
+        (&["--listen-addr", "::1,[::1]:30303"], |c| c.peers.listen_addrs.len() == 1),
+        (&["--listen-addr", "::1, localhost,"], |c| c.peers.listen_addrs.len() == 2),
+        (&["--static-peers", ","], |c| c.peers.static_peers.is_empty()),
+        (&["--bootnodes", "none,", "--dns-tree", " none"], |c| c.discovery.dns_trees == Some(Vec::new())),
+        (&["--grpc-addr", "localhost:9091"], |c| c.grpc.addr == "127.0.0.1:9091".parse().unwrap()),
+        (
+            &["--nat", "extip:203.0.113.7,2a00::1"],
+            |c| matches!(&c.peers.nat, NatMethod::ExtIp(ips) if ips.len() == 2),
+        ),
+        (&["--max-peers-per-subnet", "0"], |c| c.peers.max_peers_per_subnet == 0),
+        (&["--maxpeers", "0"], |c| c.warnings.len() == 1),
+        (&["--allowlist-only"], |c| c.warnings.len() == 1),
         (&["--worker-threads", "3"], |c| c.worker_threads.map(NonZeroUsize::get) == Some(3)),
         (&["--dial-timeout", "500ms"], |c| c.peers.dial_timeout == Duration::from_millis(500)),
         (&["--nodekey", "/run/key"], |c| c.nodekey.as_deref() == Some(Path::new("/run/key"))),
@@ -145,6 +158,9 @@ impl Config {
 #[test]
 fn errors_name_the_place_and_what_would_be_right() {
     let key = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
+    let at = |host: &str| enode(30303).replace("192.0.2.7", host);
+    let discovery_alone = format!("{}?discport=30301", enode(0));
+    config(&["--bootnodes", &discovery_alone], &[HOME]);
     for (args, env, expected) in [
         (&["--prot", "1"][..], &[][..], &["unexpected argument '--prot'", "--port"][..]),
         (&["--port", "70000"], &[], &["--port", "70000"]),
@@ -164,6 +180,21 @@ fn errors_name_the_place_and_what_would_be_right() {
         (&["--churn", "10ms"], &[], &["--churn: must be at least 1s"]),
         (&["--max-shared-stall", "11s"], &[], &["--max-shared-stall: may be at most 9 s"]),
         (&["--nat", "extip:x"], &[], &["--nat", "extip:IP"]),
+        (&["--nat", "extip:192.168.001.010"], &[], &["--nat", "extip:IP"]),
+        (&["--netrestrict", "10.0.0.0/33"], &[], &["--netrestrict", "0 to 32"]),
+        (&["--netrestrict", "192.168.001.010/24"], &[], &["--netrestrict", "no leading zeros"]),
+        (&[], &[("DEVP2PD_NETRESTRICT", "10.0.0.1")], &["DEVP2PD_NETRESTRICT: ", "10.0.0.0/24, or /32"]),
+        (&["--http-addr", "box:9303"], &[], &["--http-addr", "is a name", "127.0.0.1:50051", "(or `none`)"]),
+        (&["--dns-tree", "enrtree://KEY@"], &[], &["--dns-tree: ", "enrtree://KEY@nodes.example.org"]),
+        (&["--dns-tree", "https://x"], &[], &["--dns-tree: ", "enrtree://KEY@nodes.example.org"]),
+        (&["--listen-addr", ","], &[], &["--listen-addr: names no address", "--nolisten"]),
+        (
+            &[],
+            &[("DEVP2PD_LISTEN_ADDR", ",")],
+            &["DEVP2PD_LISTEN_ADDR: names no address", "DEVP2PD_NOLISTEN"],
+        ),
+        (&["--maxpeers", "many"], &[], &["--maxpeers", "expected a whole number"]),
+        (&["--dial-ratio", "0"], &[], &["--dial-ratio", "expected a whole number above 0"]),
         (&["--trusted-peers", "x"], &[], &["--trusted-peers: entry 1: "]),
         (&["--message-counts", "wit/2"], &[], &["--message-counts: entry 1: ", "NAME/VERSION=COUNT"]),
         (&["--message-counts", "a/1=2,eth/69=17"], &[], &["entry 2: eth/69 has 18 messages, not 17"]),
@@ -177,10 +208,14 @@ fn errors_name_the_place_and_what_would_be_right() {
             &["--static-peers", "names no address", "enode://KEY@IP:PORT"],
         ),
         (&["--identity", "a/b"], &[], &["--identity", "letters, digits"]),
-        (&["--listen-addr", "::1,::1"], &[], &["--listen-addr: [::1]:30303 is named twice"]),
         (&["--dial-timeout", "0s"], &[], &["--dial-timeout: must be longer"]),
         (&["--max-pending-dials", "0"], &[], &["--max-pending-dials"]),
-        (&["--log", "devp2pd=loud"], &[], &["--log: \"devp2pd=loud\" is no filter"]),
+        (&["--static-peers", &at("0.0.0.0")], &[], &["--static-peers: entry 1 (", "unspecified"]),
+        (&["--static-peers", &at("[::]")], &[], &["--static-peers: entry 1 (", "unspecified"]),
+        (&["--trusted-peers", &at("224.0.0.1")], &[], &["--trusted-peers: entry 1 (", "multicast"]),
+        (&["--static-peers", &at("010.0.0.1")], &[], &["--static-peers: entry 1: ", "without leading zeros"]),
+        (&["--static-peers", &discovery_alone], &[], &["--static-peers: entry 1 (", "can be a bootnode"]),
+        (&["--log", "devp2pd=loud"], &[], &["--log: \"devp2pd=loud\" is not a log filter"]),
         (&["--config", "/does/not/exist.toml"], &[], &["/does/not/exist.toml: cannot be read: "]),
     ] {
         let env: Vec<_> = env.iter().copied().chain([HOME]).collect();
@@ -209,6 +244,9 @@ fn errors_in_a_file_name_file_and_line() {
         ("config = 'other.toml'\n", ":1: config: no such setting"),
         ("maxpeers = 5\ngrpc-addr = '10.0.0.1:50051'\n", ":2: grpc-addr: 10.0.0.1:50051 is not a loopback"),
         ("churn = '10ms'\n", ":1: churn: must be at least 1s"),
+        ("grpc-addr = '10.0.0.1:1'\n", "say insecure-listen if"),
+        ("port = 'x'\n", ":1: port: invalid value 'x': expected a whole number"),
+        ("grpc-tls-cert = 'c'\n", ":1: grpc-tls-cert: needs its private key: give grpc-tls-key too"),
     ] {
         let (_dir, path) = file(text);
         let error = error(&["--config", &path], &[HOME]);
@@ -217,6 +255,37 @@ fn errors_in_a_file_name_file_and_line() {
             "{text:?}: {expected:?} not in {error:?}"
         );
     }
+}
+
+/// An operator who corrects a file wants to do it once.
+#[test]
+fn all_that_is_wrong_is_said_at_once_and_in_the_words_of_its_place() {
+    let (_dir, path) =
+        file("prot = 1\nport = 'x'\nnodial = 7\nmaxpeers = [1]\nchurn = 1.5\nidentity = 'fine'\n");
+    let error = error(&["--config", &path], &[HOME, ("DEVP2PD_HTTP_ADR", "none"), ("DEVP2PD_NAT", "x")]);
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!((lines[0], lines.len()), ("7 settings are wrong:", 8), "{error}");
+    for (at, expected) in [
+        (":1: prot: no such setting", true),
+        (":2: port: invalid value 'x'", true),
+        (":3: nodial: invalid value '7' [possible values: true, false]", true),
+        (":4: maxpeers: takes one value", true),
+        (":5: churn: takes strings", true),
+        ("DEVP2PD_HTTP_ADR: no such setting, did you mean DEVP2PD_HTTP_ADDR?", true),
+        ("DEVP2PD_NAT: invalid value 'x'", true),
+        ("--", false),
+    ] {
+        assert_eq!(lines.iter().any(|line| line.contains(at)), expected, "{at:?} in {error}");
+    }
+    // What several settings together are wrong by, too.
+    let (_dir, path) = file("grpc-addr = '0.0.0.0:1'\nchurn = '1ms'\ndns-tree = ['x']\n");
+    let text = super::load(
+        ["devp2pd", "--config", &path].map(OsString::from),
+        [(OsString::from("HOME"), OsString::from("/home/op"))],
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(text.starts_with("3 settings are wrong:") && !text.contains("--"), "{text}");
 }
 
 #[test]
@@ -246,6 +315,9 @@ fn variables_that_are_not_ours_are_left_alone() {
             ("DEVP2PD_SERVICE_PORT_GRPC", "50051"),
             ("DEVP2PD_PORT", "tcp://10.0.0.1:30303"),
             ("DEVP2PD_PORT_30303_TCP_ADDR", "10.0.0.1"),
+            ("DEVP2PD_GRPC_PORT", "tcp://10.0.0.7:50051"),
+            ("DEVP2PD_GRPC_SERVICE_HOST", "10.0.0.7"),
+            ("DEVP2PD_GRPC_PORT_50051_TCP_PROTO", "tcp"),
             ("DEVP2PD_MAXPEERS", ""),
             ("DEVP2PDX", "1"),
         ],

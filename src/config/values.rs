@@ -1,6 +1,17 @@
 //! The values that settings take, where the standard library has no type for them.
 
-use std::{fmt, net::IpAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU64,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use crate::node::network::{self, NetworkError};
 
 /// A network whose presets (bootnodes, DNS tree, fork filter) apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -115,6 +126,84 @@ impl FromStr for SocketPath {
     }
 }
 
+/// One part of a list: spaces around it do not count, and an empty part (a comma at the end) is nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Item<T>(pub(super) Option<T>);
+
+impl<T> Item<T> {
+    /// The values of a list, without its empty parts.
+    pub(super) fn values(list: &[Self]) -> impl Iterator<Item = &T> {
+        list.iter().filter_map(|item| item.0.as_ref())
+    }
+}
+
+impl<T: FromStr> FromStr for Item<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        match text.trim() {
+            "" => Ok(Self(None)),
+            text => text.parse().map(|value| Self(Some(value))),
+        }
+    }
+}
+
+/// A network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Net(pub(super) IpNet);
+
+impl FromStr for Net {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        network::parse(text).map(Self)
+    }
+}
+
+/// The address of a socket of ours, or of a server: an IP address with a port. `localhost` is the loopback address;
+/// other names are not looked up, because what a name means can change between two starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address(pub(super) SocketAddr);
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "write an IP address and a port, as 127.0.0.1:50051 or [::1]:50051";
+        if let Ok(addr) = text.parse() {
+            return Ok(Self(addr));
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+            _ => (text, None),
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let is_ip = bare.parse::<IpAddr>().is_ok();
+        let Some(port) = port else {
+            let problem = if is_ip { "the port is missing" } else { "this is no address with a port" };
+            return Err(format!("{problem}; {EXPECTED}"));
+        };
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let Some(port) = Some(port).filter(|_| digits).and_then(|port| port.parse::<u16>().ok()) else {
+            return Err(format!("{port:?} is not a port (0 to 65535); {EXPECTED}"));
+        };
+        if host.eq_ignore_ascii_case("localhost") {
+            return Ok(Self(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        }
+        Err(match (host, is_ip) {
+            ("", _) => format!(
+                "the address before the port is missing: {}:{port} is all addresses, {}:{port} this machine alone",
+                Ipv4Addr::UNSPECIFIED,
+                Ipv4Addr::LOCALHOST
+            ),
+            (_, true) => format!("an IPv6 address stands in brackets: [{}]:{port}", Ipv6Addr::LOCALHOST),
+            (_, false) => format!(
+                "{host:?} is a name or no plain address; names are not looked up here (except localhost), {EXPECTED}"
+            ),
+        })
+    }
+}
+
 /// Something, or nothing by the word `none`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OrNone<T>(pub(super) Option<T>);
@@ -146,11 +235,14 @@ impl FromStr for ListenAddr {
         if text == "any" {
             return Ok(Self::Any);
         }
+        if text.eq_ignore_ascii_case("localhost") {
+            return Ok(Self::At(Ipv4Addr::LOCALHOST.into(), None));
+        }
         let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
         if let Ok(ip) = bare.parse() {
             return Ok(Self::At(ip, None));
         }
-        text.parse::<std::net::SocketAddr>().map(|addr| Self::At(addr.ip(), Some(addr.port()))).map_err(
+        text.parse::<Address>().map(|Address(addr)| Self::At(addr.ip(), Some(addr.port()))).map_err(
             |_| "expected `any`, an IP address, or one with a port: 192.0.2.1, 192.0.2.1:30304, [::1]:30304",
         )
     }
@@ -193,9 +285,48 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(ListenAddr::At(ip.parse().unwrap(), port)), "{text}");
         }
-        for text in ["", "localhost", "1.2.3", "1.2.3.4:", "1.2.3.4:99999", ":30303"] {
+        for text in ["", "example.org", "1.2.3", "1.2.3.4:", "1.2.3.4:99999", ":30303", "010.0.0.1"] {
             assert!(text.parse::<ListenAddr>().is_err(), "{text}");
         }
+        for text in ["localhost", "localhost:7"] {
+            let port = text.strip_prefix("localhost:").map(|port| port.parse().unwrap());
+            let addr = ListenAddr::At(Ipv4Addr::LOCALHOST.into(), port);
+            assert_eq!(text.parse(), Ok(addr), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_port_and_one_meaning() {
+        for (text, addr) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("[::1]:0", "[::1]:0"),
+            ("localhost:9091", "127.0.0.1:9091"),
+            ("LOCALHOST:1", "127.0.0.1:1"),
+        ] {
+            assert_eq!(text.parse(), Ok(Address(addr.parse().unwrap())), "{text}");
+        }
+        for (text, expected) in [
+            ("", "this is no address"),
+            ("localhost", "this is no address with a port"),
+            ("127.0.0.1", "the port is missing"),
+            ("::1", "the port is missing"),
+            ("127.0.0.1:x", "\"x\" is not a port (0 to 65535)"),
+            ("127.0.0.1:+1", "is not a port"),
+            ("127.0.0.1:70000", "is not a port"),
+            (":9303", "0.0.0.0:9303 is all addresses, 127.0.0.1:9303 this machine alone"),
+            ("my-host:1", "\"my-host\" is a name"),
+            ("127.0.0.010:1", "no plain address"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err();
+            assert!(error.contains(expected), "{text}: {expected:?} not in {error:?}");
+        }
+    }
+
+    #[test]
+    fn items_of_a_list_are_trimmed() {
+        assert_eq!(" 7 ".parse(), Ok(Item(Some(7_u16))));
+        assert_eq!(" ".parse(), Ok(Item::<u16>(None)));
+        assert!("x".parse::<Item<u16>>().is_err());
     }
 
     #[test]

@@ -3,7 +3,13 @@
 //! Everything is read when it is asked for; nothing is counted here. No peer is named: what a peer is like is a question
 //! for `GetPeer`. The labels have few values: reasons, protocols that applications registered, directions.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -25,19 +31,26 @@ use crate::{
 /// The media type of the page.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whom to ask for numbers.
+/// The sources of the numbers.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     handle: Handle,
     discovery: Discovery,
     discv5_off: bool,
+    dropped_lines: Arc<AtomicU64>,
 }
 
 impl Metrics {
-    /// The numbers of a switch and of discovery. `discv5_off` is a warning: discovery is wanted without discv5.
+    /// The numbers of a switch, of discovery, and of the log: the lines that it dropped. `discv5_off` is a warning: discovery
+    /// is wanted without discv5.
     #[must_use]
-    pub fn new(handle: Handle, discovery: Discovery, discv5_off: bool) -> Self {
-        Self { handle, discovery, discv5_off }
+    pub fn new(
+        handle: Handle,
+        discovery: Discovery,
+        discv5_off: bool,
+        dropped_lines: Arc<AtomicU64>,
+    ) -> Self {
+        Self { handle, discovery, discv5_off, dropped_lines }
     }
 
     /// The page; `None` when the process is ending and has no numbers any more.
@@ -45,7 +58,9 @@ impl Metrics {
         let figures = self.handle.figures().await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
         let mut registry = Registry::with_prefix("devp2pd");
-        registry.register_collector(Box::new(Numbers { figures, discovery, discv5_off: self.discv5_off }));
+        let dropped_lines = self.dropped_lines.load(Ordering::Relaxed);
+        let discv5_off = self.discv5_off;
+        registry.register_collector(Box::new(Numbers { figures, discovery, discv5_off, dropped_lines }));
         let mut page = String::new();
         // Writing to a string does not fail.
         text::encode(&mut page, &registry).ok()?;
@@ -58,6 +73,7 @@ struct Numbers {
     figures: Figures,
     discovery: Counters,
     discv5_off: bool,
+    dropped_lines: u64,
 }
 
 /// One value with its labels.
@@ -98,6 +114,8 @@ impl Collector for Numbers {
             "Always 1; the label says the version",
             &by("version", [(env!("CARGO_PKG_VERSION"), 1)]),
         )?;
+        let help = "Lines of the log that were dropped because standard error was not read";
+        counter(out, "log_lines_dropped", help, &one(self.dropped_lines))?;
         self.peers(out)?;
         self.messages(out)?;
         self.discovery(out)

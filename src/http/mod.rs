@@ -70,10 +70,13 @@ impl Probes {
 /// The answer to one request.
 async fn answer<B>(probes: &Probes, metrics: Option<&Metrics>, request: &Request<B>) -> Response<Body> {
     if !is_asked_by_address(request) {
-        return text(StatusCode::FORBIDDEN, "ask by IP address or localhost\n");
+        return text(
+            StatusCode::FORBIDDEN,
+            "this port answers requests to an IP address or localhost only (header Host)\n",
+        );
     }
     if request.method() != Method::GET {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this port answers GET only\n");
         response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET"));
         return response;
     }
@@ -89,7 +92,7 @@ async fn answer<B>(probes: &Probes, metrics: Option<&Metrics>, request: &Request
             },
             None => text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         },
-        _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"),
+        _ => text(StatusCode::NOT_FOUND, "not found; this port has /livez, /readyz and /metrics\n"),
     }
 }
 

@@ -1,12 +1,16 @@
 //! The data directory: ours alone, and held by one process at a time.
 //!
-//! Two processes with one directory would be one node with two minds: same identity, two tables, two sets of leases.
-//! So the directory is locked while the process lives. The lock is the system's (`flock`), which goes away with the
-//! process however it ends; what the lock file says only serves the error that the next one gets.
+//! Two processes in one directory would be two nodes of one identity, with two tables and two sets of leases. So the
+//! directory is locked while the process lives. The lock is the system's (`flock`), which ends with the process however
+//! it ends; the text of the lock file only serves the error that the next process gets.
 //!
-//! What lies in the directory (key, lists, node database) must not be read or swapped by others, so it is private
-//! (0700). A directory that is plainly a data directory, or empty, is made so; any other is refused, because taking
-//! rights away from a directory that people use for something else would be worse than not starting.
+//! The files in the directory (key, lists, node database) must not be read or replaced by others, so the directory is
+//! made private (0700) if it is empty or was used by us before. A directory with other files is left as it is, because
+//! it may serve another purpose; it is used if only its owner and our groups have access, and refused if all users do.
+//!
+//! The root of a volume is a directory of this kind too. A new file system has `lost+found` in it, which does not count,
+//! and Kubernetes gives it to root and to our group (`fsGroup`): a directory of root is used if our group may write and
+//! others may not. Its mode is not ours to change.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
@@ -18,10 +22,15 @@ use std::{
 
 use rustix::fs::OFlags;
 
+use super::secret_file::Group;
+
 /// Name of the lock file.
 const LOCK: &str = "lock";
 
-/// What is read of another's lock file: ours say far less.
+/// The directory in which a file system check puts what it finds, at the root of a new ext4 volume.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Bytes that are read of another process's lock file: ours have far fewer.
 const HOLDER_BYTES: u64 = 200;
 
 /// Why the data directory cannot be used.
@@ -50,21 +59,25 @@ pub enum DataDirError {
     },
     /// It belongs to someone else.
     #[error(
-        "the data directory {} belongs to user {owner}, and this process runs as user {us}; \
-         name a directory of its own", path.display()
+        "the data directory {} belongs to user {owner} (mode {mode:04o}), and this process runs as user {us}; \
+         change its owner (chown {us}), or name a directory below it that does not exist yet (--data-dir {}/devp2pd)",
+        path.display(), path.display()
     )]
     NotOurs {
         /// The directory.
         path: PathBuf,
         /// Its owner.
         owner: u32,
+        /// Its mode.
+        mode: u32,
         /// Our user.
         us: u32,
     },
-    /// Others can get at what lies in it.
+    /// Others can get at the files in it.
     #[error(
-        "the data directory {} is open to others (mode {mode:04o}) and holds other files; make it private \
-         (chmod 700), or name a directory that does not exist yet", path.display()
+        "the data directory {} is open to other users (mode {mode:04o}) and holds files that are not ours; make it \
+         private (chmod 700), or name a directory that does not exist yet (--data-dir {}/devp2pd)",
+        path.display(), path.display()
     )]
     Open {
         /// The directory.
@@ -103,7 +116,14 @@ impl DataDir {
             .mode(0o600)
             .custom_flags(no_links())
             .open(path.join(LOCK))
-            .map_err(failed("open its lock file"))?;
+            .map_err(|error| {
+                let denied = error.kind() == io::ErrorKind::PermissionDenied;
+                failed(if denied {
+                    "open its lock file (if another user ran devp2pd here, change the owner: chown -R)"
+                } else {
+                    "open its lock file"
+                })(error)
+            })?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -151,20 +171,55 @@ fn make_private(path: &Path) -> Result<(), DataDirError> {
         return Err(failed("be used")(io::ErrorKind::NotADirectory.into()));
     }
     let us = rustix::process::geteuid().as_raw();
-    // Root may use anybody's: containers run as root on directories that are mounted from outside.
-    if found.uid() != us && us != 0 {
-        return Err(DataDirError::NotOurs { path: path.to_owned(), owner: found.uid(), us });
-    }
     let mode = found.mode() & 0o7777;
+    let group = Group::of(&found);
+    // Root may use any directory: containers run as root on directories that are mounted from outside.
+    if found.uid() != us && us != 0 {
+        if is_shared_with_us(found.uid(), group, mode) {
+            return Ok(());
+        }
+        return Err(DataDirError::NotOurs { path: path.to_owned(), owner: found.uid(), mode, us });
+    }
     if mode & 0o077 == 0 {
         return Ok(());
     }
-    let mut entries = fs::read_dir(path).map_err(failed("be read"))?;
     let used = path.join(LOCK).symlink_metadata().is_ok_and(|lock| lock.is_file());
-    if used || entries.next().is_none() {
-        return fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed("be made private"));
+    if used || is_empty(path).map_err(failed("be read"))? {
+        match fs::set_permissions(path, Permissions::from_mode(0o700)) {
+            Ok(()) if mode & 0o007 == 0 => tracing::warn!(
+                path = %path.display(),
+                "the data directory was open to its group (mode {mode:04o}) and is private again"
+            ),
+            Ok(()) => {}
+            // Some file systems have one fixed mode.
+            Err(error) if mode & 0o007 == 0 && group.ours => tracing::warn!(
+                path = %path.display(),
+                %error,
+                "the data directory is open to our group (mode {mode:04o}) and cannot be made private"
+            ),
+            Err(error) => return Err(failed("be made private")(error)),
+        }
+        return Ok(());
+    }
+    if mode & 0o007 == 0 && group.ours {
+        return Ok(());
     }
     Err(DataDirError::Open { path: path.to_owned(), mode })
+}
+
+/// Whether a directory that another user owns is one that root shares with our group: the root of a volume.
+fn is_shared_with_us(owner: u32, group: Group, mode: u32) -> bool {
+    owner == 0 && group.ours && mode & 0o070 == 0o070 && mode & 0o002 == 0
+}
+
+/// Whether nothing was put into the directory yet.
+fn is_empty(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        if entry?.file_name() != LOST_AND_FOUND {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What the lock file says, fit to be printed.
@@ -251,6 +306,34 @@ mod tests {
         assert_eq!(mode(path), 0o755, "and it is left as it was");
         chmod(path, 0o700);
         DataDir::open(path).expect("private as it is");
+    }
+
+    /// What a volume looks like from inside: its own root with `lost+found`, and after each mount rights for a group.
+    #[test]
+    fn the_root_of_a_volume_works() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path();
+        DirBuilder::new().mode(0o700).create(path.join(LOST_AND_FOUND)).unwrap();
+        for widened in [0o755, 0o2770, 0o2770] {
+            chmod(path, widened);
+            drop(DataDir::open(path).unwrap_or_else(|error| panic!("{widened:o}: {error}")));
+            assert_eq!(mode(path) & 0o777, 0o700, "{widened:o}");
+        }
+        // Another program's directory beside ours: nothing is taken from it.
+        fs::remove_file(path.join(LOCK)).unwrap();
+        fs::create_dir(path.join("other")).unwrap();
+        chmod(path, 0o2770);
+        drop(DataDir::open(path).expect("our group is ours"));
+        assert_eq!(mode(path), 0o2770);
+    }
+
+    #[test]
+    fn a_directory_of_root_is_used_if_it_is_shared_with_our_group() {
+        const OURS: fn(u32) -> bool = |mode| is_shared_with_us(0, Group::new(2000, true), mode);
+        assert!(OURS(0o2770) && OURS(0o770) && OURS(0o2775));
+        assert!(!OURS(0o2750) && !OURS(0o755) && !OURS(0o777) && !OURS(0o1777) && !OURS(0o700));
+        assert!(!is_shared_with_us(0, Group::new(100, false), 0o2770), "a foreign group");
+        assert!(!is_shared_with_us(1001, Group::new(2000, true), 0o2770), "another user");
     }
 
     #[test]

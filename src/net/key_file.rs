@@ -3,7 +3,7 @@
 //! The key is the node: who has it can speak in its name. So the file is made 0600 in a private directory, and no link
 //! is followed; one that the operator names (`--nodekey`) may be a link.
 //!
-//! The format is go-ethereum's: 64 hex digits.
+//! The format is go-ethereum's, 64 hex digits; `0x` may stand before them, as many tools write it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -99,7 +99,8 @@ fn read(path: &Path, maker: Maker) -> Result<NodeKey, KeyFileProblem> {
         SecretFileProblem::TooLong { .. } => KeyFileProblem::TooLong,
         problem => KeyFileProblem::File(problem),
     })?;
-    Ok(NodeKey::from_hex(&text)?)
+    let digits = text.trim();
+    Ok(NodeKey::from_hex(digits.strip_prefix("0x").unwrap_or(digits))?)
 }
 
 #[cfg(test)]
@@ -159,7 +160,9 @@ mod tests {
         }
         fs::write(&path, [0xff; 64]).unwrap();
         assert!(load(&path).unwrap_err().to_string().contains("cannot be read"));
-        for content in [secret.to_owned(), format!(" {secret}\r\n"), secret.to_uppercase()] {
+        for content in
+            [secret.to_owned(), format!(" {secret}\r\n"), secret.to_uppercase(), format!("0x{secret}\n")]
+        {
             fs::write(&path, &content).unwrap();
             load(&path).unwrap_or_else(|error| panic!("{content:?}: {error}"));
         }
@@ -200,8 +203,13 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = DataDir::open(temp.path()).unwrap();
         load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap();
-        chmod(&temp.path().join(NAME), 0o644);
+        let path = temp.path().join(NAME);
+        chmod(&path, 0o644);
         let error = load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap_err().to_string();
         assert!(error.contains("mode 0644") && error.contains("chmod 600"), "{error}");
+        // A mount with an fsGroup opens it to our group, and the node keeps its identity.
+        chmod(&path, 0o660);
+        load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
     }
 }

@@ -43,7 +43,10 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// An address that could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {addr}: {source}")]
+#[error(
+    "cannot listen for peers on {addr}: {}",
+    bind_problem(*addr, "--port, --listen-addr or --discovery-addr", source)
+)]
 pub struct BindError {
     /// The address.
     pub addr: SocketAddr,
@@ -56,6 +59,25 @@ impl BindError {
     #[must_use]
     pub fn is_taken(&self) -> bool {
         self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+/// Why `addr` could not be bound, and what to do about it; `flags` are the settings that choose another address.
+#[must_use]
+pub fn bind_problem(addr: SocketAddr, flags: &str, error: &io::Error) -> String {
+    let (ip, port) = (addr.ip(), addr.port());
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "another process uses port {port}, perhaps another devp2pd; `ss -lntup 'sport = :{port}'` shows which. \
+             Stop it, or choose another port with {flags}"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "this machine has no address {ip}; `ip address` lists those it has. Choose one of them with {flags}"
+        ),
+        io::ErrorKind::PermissionDenied if port != 0 && port < 1_024 => {
+            format!("ports below 1024 need root or CAP_NET_BIND_SERVICE. Choose a higher port with {flags}")
+        }
+        _ => error.to_string(),
     }
 }
 

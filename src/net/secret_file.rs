@@ -1,20 +1,24 @@
-//! Files with secrets: looked at before they are believed.
+//! Files with secrets: their owner and mode are checked before they are used.
 //!
-//! Whoever can read such a file can speak in our name, and whoever can change it decides who is let in. So a file that
-//! others can get at is refused, with the command that repairs it. One that the operator names may be a link, and may
-//! belong to root with read access for our group: that is how orchestrators hand secrets over. One that we made
-//! ourselves may be neither.
+//! A process that can read such a file can speak in our name, and one that can change it decides which callers are let
+//! in. So a file that other users, or a group that is not ours, can read or change is refused, with the command that
+//! repairs it. Our own groups are trusted: orchestrators hand secrets over as files of root that our group can read
+//! (0440, 0640).
+//!
+//! A file that the operator names may be a link and may belong to root. One that we made ourselves may be neither. When
+//! one of ours was opened to our group afterwards, it is made private again with a warning: Kubernetes does that to
+//! every file of a volume at each mount (`fsGroup`).
 //!
 //! Left out: what stands in the file (`key_file`, `rpc::access`, `rpc::server::tls`).
 
 use std::{
-    fs::{Metadata, OpenOptions},
+    fs::{Metadata, OpenOptions, Permissions},
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, process};
 use zeroize::Zeroizing;
 
 use super::data_dir::no_links;
@@ -44,12 +48,23 @@ pub enum SecretFileProblem {
         /// Our user.
         us: u32,
     },
-    /// Others can read or change it.
+    /// All users can read or change it.
     #[error(
-        "is open to others (mode {mode:04o}); if nobody has copied it, make it private (chmod 600), \
-         else replace what it holds too"
+        "is open to others (mode {mode:04o}): all users of this machine can get at it; make it private (chmod 600), \
+         and replace the secret if someone may have copied it"
     )]
     Open {
+        /// Its mode.
+        mode: u32,
+    },
+    /// A group that is not ours can read or change it.
+    #[error(
+        "is open to group {group} (mode {mode:04o}), and this process is not in that group; make the file private \
+         (chmod 600), and replace the secret if someone may have copied it"
+    )]
+    OpenToGroup {
+        /// The group.
+        group: u32,
         /// Its mode.
         mode: u32,
     },
@@ -82,7 +97,25 @@ pub fn read(path: &Path, maker: Maker, limit: u64) -> Result<Zeroizing<String>, 
         _ => SecretFileProblem::Io { what: "opened", source },
     })?;
     let found = file.metadata().map_err(io("looked at"))?;
-    check(&found, maker, rustix::process::geteuid().as_raw())?;
+    if !found.is_file() {
+        return Err(SecretFileProblem::NotAFile);
+    }
+    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+    if allowed(owner, Group::of(&found), mode, maker, process::geteuid().as_raw())? == Verdict::Narrow {
+        match file.set_permissions(Permissions::from_mode(mode & !0o070)) {
+            Ok(()) => tracing::warn!(
+                path = %path.display(),
+                "this file was open to our group (mode {mode:04o}) and is private again; Kubernetes opens the files of \
+                 a volume at each mount if the pod has an fsGroup"
+            ),
+            // Some file systems have one fixed mode; the group is ours, so the file is used.
+            Err(error) => tracing::warn!(
+                path = %path.display(),
+                %error,
+                "this file is open to our group (mode {mode:04o}) and cannot be made private"
+            ),
+        }
+    }
     // Room for all of it at once: a text that grows leaves copies behind.
     let room = usize::try_from(found.len().min(limit)).unwrap_or_default();
     let mut text = Zeroizing::new(String::with_capacity(room + 2));
@@ -93,25 +126,50 @@ pub fn read(path: &Path, maker: Maker, limit: u64) -> Result<Zeroizing<String>, 
     Ok(text)
 }
 
-/// Whether a file that looks like this can be believed by a process of user `us`.
-fn check(found: &Metadata, maker: Maker, us: u32) -> Result<(), SecretFileProblem> {
-    if !found.is_file() {
-        return Err(SecretFileProblem::NotAFile);
-    }
-    allowed(found.uid(), found.mode() & 0o7777, maker, us)
+/// What to do with a file that may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Use it as it is.
+    Use,
+    /// Take the rights of its group away first.
+    Narrow,
 }
 
-fn allowed(owner: u32, mode: u32, maker: Maker, us: u32) -> Result<(), SecretFileProblem> {
+/// The group of a file, and whether this process is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    id: u32,
+    pub(super) ours: bool,
+}
+
+impl Group {
+    #[cfg(test)]
+    pub(super) const fn new(id: u32, ours: bool) -> Self {
+        Self { id, ours }
+    }
+
+    pub(super) fn of(found: &Metadata) -> Self {
+        let id = found.gid();
+        let ours = process::getegid().as_raw() == id
+            || process::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == id));
+        Self { id, ours }
+    }
+}
+
+/// Whether a process of user `us` can use a file of this owner, group and mode.
+fn allowed(owner: u32, group: Group, mode: u32, maker: Maker, us: u32) -> Result<Verdict, SecretFileProblem> {
     let handed_over = maker == Maker::Operator && owner == 0;
     if owner != us && us != 0 && !handed_over {
         return Err(SecretFileProblem::NotOurs { owner, us });
     }
-    // What root hands to us through our group is 0440 or 0640.
-    let forbidden = if handed_over && us != 0 { 0o037 } else { 0o077 };
-    if mode & forbidden != 0 {
+    if mode & 0o007 != 0 {
         return Err(SecretFileProblem::Open { mode });
     }
-    Ok(())
+    match (mode & 0o070 != 0, group.ours, maker) {
+        (false, ..) | (true, true, Maker::Operator) => Ok(Verdict::Use),
+        (true, true, Maker::Us) => Ok(Verdict::Narrow),
+        (true, false, _) => Err(SecretFileProblem::OpenToGroup { group: group.id, mode }),
+    }
 }
 
 #[cfg(test)]
@@ -121,31 +179,66 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_others_can_get_at_is_refused() {
+    fn a_file_is_used_unless_others_or_a_foreign_group_can_get_at_it() {
         use Maker::{Operator, Us};
-        for (owner, mode, maker, us, fine) in [
-            (1000, 0o600, Us, 1000, true),
-            (1000, 0o400, Us, 1000, true),
-            (1000, 0o640, Us, 1000, false),
-            (1000, 0o604, Us, 1000, false),
-            (1000, 0o640, Operator, 1000, false),
-            (1000, 0o600, Us, 1001, false),
-            (1000, 0o600, Operator, 1001, false),
-            // What root hands over.
-            (0, 0o440, Operator, 1000, true),
-            (0, 0o640, Operator, 1000, true),
-            (0, 0o660, Operator, 1000, false),
-            (0, 0o444, Operator, 1000, false),
-            (0, 0o400, Us, 1000, false),
+        const OURS: Group = Group { id: 2000, ours: true };
+        const THEIRS: Group = Group { id: 100, ours: false };
+        let (fine, narrow) = (Some(Verdict::Use), Some(Verdict::Narrow));
+        for (owner, group, mode, maker, us, expected) in [
+            (1000, OURS, 0o600, Us, 1000, fine),
+            (1000, THEIRS, 0o400, Us, 1000, fine),
+            (1000, OURS, 0o604, Us, 1000, None),
+            (1000, OURS, 0o602, Operator, 1000, None),
+            (1000, OURS, 0o600, Us, 1001, None),
+            (1000, OURS, 0o600, Operator, 1001, None),
+            // An fsGroup widens what we made.
+            (1000, OURS, 0o660, Us, 1000, narrow),
+            (1000, OURS, 0o640, Us, 1000, narrow),
+            (1000, THEIRS, 0o660, Us, 1000, None),
+            (1000, THEIRS, 0o640, Us, 1000, None),
+            (0, OURS, 0o660, Us, 0, narrow),
+            // What the operator or root hands over to our group.
+            (1000, OURS, 0o640, Operator, 1000, fine),
+            (0, OURS, 0o440, Operator, 1000, fine),
+            (0, OURS, 0o640, Operator, 1000, fine),
+            (0, OURS, 0o660, Operator, 1000, fine),
+            (0, THEIRS, 0o440, Operator, 1000, None),
+            (0, OURS, 0o444, Operator, 1000, None),
+            (0, OURS, 0o400, Us, 1000, None),
             // Root itself.
-            (0, 0o600, Operator, 0, true),
-            (0, 0o640, Operator, 0, false),
-            (1000, 0o600, Operator, 0, true),
-            (1000, 0o644, Us, 0, false),
+            (0, OURS, 0o600, Operator, 0, fine),
+            (0, OURS, 0o440, Operator, 0, fine),
+            (0, THEIRS, 0o640, Operator, 0, None),
+            (1000, THEIRS, 0o600, Operator, 0, fine),
+            (1000, THEIRS, 0o644, Us, 0, None),
         ] {
-            let allowed = allowed(owner, mode, maker, us);
-            assert_eq!(allowed.is_ok(), fine, "{owner} {mode:o} {maker:?} {us}: {allowed:?}");
+            let allowed = allowed(owner, group, mode, maker, us);
+            assert_eq!(
+                allowed.as_ref().ok().copied(),
+                expected,
+                "{owner} {group:?} {mode:o} {maker:?} {us}: {allowed:?}"
+            );
         }
+    }
+
+    /// What an fsGroup does to a file of ours: its group is one of ours, and can read and write.
+    #[test]
+    fn a_file_of_ours_that_was_opened_to_our_group_is_private_again() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("secret");
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o7777;
+        fs::write(&path, "secret").unwrap();
+        for widened in [0o660, 0o640] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(widened)).unwrap();
+            assert_eq!(*read(&path, Maker::Operator, 8).unwrap(), "secret");
+            assert_eq!(mode(), widened, "an operator's file is left as it is");
+            assert_eq!(*read(&path, Maker::Us, 8).unwrap(), "secret");
+            assert_eq!(mode(), 0o600);
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = read(&path, Maker::Us, 8).unwrap_err().to_string();
+        assert!(error.contains("0644") && error.contains("chmod 600"), "{error}");
     }
 
     #[test]

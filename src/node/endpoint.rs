@@ -39,6 +39,13 @@ pub fn canonical(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether a connection to `ip` can reach one node: not if it is unspecified (`0.0.0.0`, `::`), multicast or broadcast.
+#[must_use]
+pub fn is_unicast(ip: IpAddr) -> bool {
+    let ip = canonical(ip);
+    !(ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST))
+}
+
 /// What an address is good for, from the narrowest reach to the widest. The order is the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AddressClass {

@@ -2,6 +2,11 @@
 //!
 //! The host is an address or a DNS name. A name is kept as written and resolved at each dial, never here: a node that
 //! moves keeps its URL (go-ethereum#31208). A bare public key is a [`super::NodeRef`], not a URL.
+//!
+//! An IPv4 address is four decimal numbers without leading zeros. Other readers take `010` for 8 or for 10, `0x7f` for
+//! 127 and `1` for 0.0.0.1; a text that means two addresses is refused.
+//!
+//! A TCP port of 0 with a `discport` is a node that takes part in discovery alone, as go-ethereum writes it.
 
 use std::{
     fmt,
@@ -37,11 +42,11 @@ impl fmt::Display for Host {
 /// A node with an address, as people write it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Enode {
-    /// Who it is.
+    /// Its key.
     pub public_key: PublicKey,
     /// Where it is.
     pub host: Host,
-    /// The RLPx port.
+    /// The RLPx port. 0: it has none, and takes part in discovery alone.
     pub tcp: u16,
     /// The discovery port; the RLPx port unless the URL says otherwise.
     pub udp: u16,
@@ -57,16 +62,21 @@ pub enum EnodeError {
     #[error("the public key of the enode URL is wrong: {0}")]
     Key(#[from] KeyError),
     /// No host.
-    #[error("the enode URL has no host after '@'")]
+    #[error("the enode URL has no host after '@'; it looks like enode://<128 hex digits>@<host>:<port>")]
     NoHost,
-    /// No TCP port, or 0.
-    #[error("the enode URL has no TCP port after the host")]
+    /// No TCP port, or 0 without a UDP port.
+    #[error("the enode URL has no TCP port after the host (1 to 65535; 0 only with ?discport=<UDP port>)")]
     NoPort,
+    /// Digits that other readers take for another address; what was given, cut to [`MAX_SHOWN`].
+    #[error(
+        "{0:?} in the enode URL is not a plain IPv4 address: write four decimal numbers without leading zeros"
+    )]
+    Ambiguous(String),
     /// `discport` is no port; what was given, cut to [`MAX_SHOWN`].
     #[error("discport={0:?} in the enode URL is not a port (0 to 65535)")]
     DiscPort(String),
     /// A password, path or fragment, or a query other than `discport`.
-    #[error("the enode URL has {0}, which it must not have")]
+    #[error("the enode URL has {0}; only ?discport=<UDP port> may follow the port")]
     Superfluous(&'static str),
 }
 
@@ -117,20 +127,26 @@ impl FromStr for Enode {
         if url.fragment().is_some() {
             return Err(EnodeError::Superfluous("a fragment"));
         }
+        // The authority as it was written: the URL parser reads octal and hexadecimal numbers in addresses.
+        let written = rest.split(['?', '/', '#']).next().unwrap_or_default();
+        let after_key = written.rsplit_once('@').map_or(written, |(_, after)| after);
+        let written_host = after_key.rsplit_once(':').map_or(after_key, |(host, _)| host);
         let host = match url.host() {
             None => return Err(EnodeError::NoHost),
+            Some(url::Host::Ipv4(ip)) if written_host.parse() != Ok(ip) => {
+                return Err(EnodeError::Ambiguous(written_host.chars().take(MAX_SHOWN).collect()));
+            }
             Some(url::Host::Ipv4(ip)) => Host::Ip(ip.into()),
             Some(url::Host::Ipv6(ip)) => Host::Ip(canonical(ip.into())),
             Some(url::Host::Domain(name)) => Host::Name(name.to_owned()),
         };
         // The URL parser drops a port of 80 as the default of the borrowed scheme; port_or_known_default gives it
         // back, but must not invent it where none was written.
-        let written = rest.split(['?', '/', '#']).next().unwrap_or_default();
-        let has_port = written
+        let has_port = after_key
             .rsplit_once(':')
             .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
         let tcp = match url.port_or_known_default() {
-            Some(port) if has_port && port != 0 => port,
+            Some(port) if has_port => port,
             _ => return Err(EnodeError::NoPort),
         };
         let mut udp = tcp;
@@ -138,7 +154,13 @@ impl FromStr for Enode {
             if name != "discport" {
                 return Err(EnodeError::Superfluous("a query other than discport"));
             }
-            udp = value.parse().map_err(|_| EnodeError::DiscPort(value.chars().take(MAX_SHOWN).collect()))?;
+            // A number for the standard library may begin with a plus sign.
+            let digits = Some(&value).filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
+            let port = digits.and_then(|digits| digits.parse().ok());
+            udp = port.ok_or_else(|| EnodeError::DiscPort(value.chars().take(MAX_SHOWN).collect()))?;
+        }
+        if tcp == 0 && udp == 0 {
+            return Err(EnodeError::NoPort);
         }
         Ok(Self { public_key, host, tcp, udp })
     }
@@ -169,6 +191,8 @@ mod tests {
             ("@valid.:3", "valid.", 3, 3),
             ("@node.example.org:30303", "node.example.org", 30303, 30303),
             ("@127.0.0.1:80", "127.0.0.1", 80, 80),
+            // Discovery alone, as go-ethereum writes it.
+            ("@127.0.0.1:0?discport=30301", "127.0.0.1", 0, 30301),
         ];
         for (tail, host, tcp, udp) in table {
             let text = format!("enode://{KEY}{tail}");
@@ -176,6 +200,27 @@ mod tests {
             assert_eq!((enode.host.to_string().as_str(), enode.tcp, enode.udp), (host, tcp, udp), "{text}");
             assert_eq!(enode.to_string(), text);
         }
+    }
+
+    /// Each of these is an address to some readers and another one, or none, to others.
+    #[test]
+    fn an_address_has_one_meaning() {
+        for host in [
+            "192.168.001.010",
+            "192.168.1.010",
+            "0x7f.0.0.1",
+            "0300.0250.1.1",
+            "127.1",
+            "2130706433",
+            "1.2.3.4.",
+            "\u{ff11}.2.3.4",
+            "1.2.3.%34",
+        ] {
+            let error = format!("enode://{KEY}@{host}:30303").parse::<Enode>().unwrap_err();
+            assert_eq!(error, EnodeError::Ambiguous(host.to_owned()), "{host}");
+        }
+        // Numbers alone do not make a name an address.
+        format!("enode://{KEY}@1.2.3.example:30303").parse::<Enode>().unwrap();
     }
 
     #[test]
@@ -188,7 +233,9 @@ mod tests {
             (format!("enode://{KEY}@[::1]"), EnodeError::NoPort),
             (format!("enode://{KEY}@127.0.0.1:foo"), EnodeError::NoPort),
             (format!("enode://{KEY}@:30303"), EnodeError::NoHost),
+            (format!("enode://{KEY}@127.0.0.1:0?discport=0"), EnodeError::NoPort),
             (format!("enode://{KEY}@127.0.0.1:3?discport=foo"), EnodeError::DiscPort("foo".into())),
+            (format!("enode://{KEY}@127.0.0.1:3?discport=%2B5"), EnodeError::DiscPort("+5".into())),
             (
                 format!("enode://{KEY}@127.0.0.1:3?discport={}x", "\u{4}".repeat(4096)),
                 EnodeError::DiscPort("\u{4}".repeat(MAX_SHOWN)),

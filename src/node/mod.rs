@@ -2,7 +2,7 @@
 //!
 //! The lowest room of the house. Everything here is a value: made from bytes or text, checked once when it is made,
 //! and valid from then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`],
-//! [`fork_id`], [`votes`], [`local`].
+//! [`fork_id`], [`network`], [`votes`], [`local`].
 //!
 //! Left out: where keys and records are stored (`config`, `net`), and what is done with them.
 
@@ -12,6 +12,7 @@ pub mod fork_id;
 pub mod id;
 pub mod key;
 pub mod local;
+pub mod network;
 pub mod node_ref;
 pub mod record;
 pub mod votes;

@@ -1,9 +1,12 @@
 //! The four ways to name a node wherever a person or an application names one: node id (64 hex digits), public key
 //! (128 hex digits), `enode://` URL, `enr:` record. Hex with or without `0x`.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
-use super::{Enode, NodeId, PublicKey, Record, enode::EnodeError, key::KeyError, record::RecordError};
+use super::{
+    Enode, Host, NodeId, PublicKey, Record, endpoint::is_unicast, enode::EnodeError, key::KeyError,
+    record::RecordError,
+};
 
 /// A node as it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,22 @@ pub enum NodeRefError {
     Record(#[from] RecordError),
 }
 
+/// Why a node cannot be dialed at the address that its reference names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDialable {
+    /// It has no TCP port.
+    #[error(
+        "the URL has TCP port 0: this node takes part in discovery alone, so it can be a bootnode and cannot be dialed; \
+         give its TCP port"
+    )]
+    NoTcpPort,
+    /// Its address reaches no single node.
+    #[error(
+        "{0} is not the address of one node (unspecified, multicast or broadcast); give the address to dial"
+    )]
+    NotUnicast(IpAddr),
+}
+
 impl NodeRef {
     /// The node's id, which every form determines.
     #[must_use]
@@ -66,12 +85,26 @@ impl NodeRef {
     pub fn enode(&self) -> Option<Enode> {
         match self {
             Self::Id(_) | Self::Key(_) => None,
-            Self::Enode(enode) => Some(enode.clone()),
+            Self::Enode(enode) => Some(enode.clone()).filter(|enode| enode.tcp != 0),
             Self::Record(record) => {
                 let endpoint = record.endpoint()?;
                 let addr = endpoint.tcp_addr()?;
                 Some(Enode { udp: endpoint.udp, ..Enode::at(record.public_key(), addr) })
             }
+        }
+    }
+}
+
+impl NodeRef {
+    /// An error if the reference names an address and no connection can be made to it. A reference without an address
+    /// is fine: discovery may find one.
+    pub fn check_dialable(&self) -> Result<(), NotDialable> {
+        if matches!(self, Self::Enode(enode) if enode.tcp == 0) {
+            return Err(NotDialable::NoTcpPort);
+        }
+        match self.enode().map(|enode| enode.host) {
+            Some(Host::Ip(ip)) if !is_unicast(ip) => Err(NotDialable::NotUnicast(ip)),
+            _ => Ok(()),
         }
     }
 }
@@ -135,6 +168,23 @@ mod tests {
             assert_eq!(text.parse::<NodeRef>().unwrap().id(), key.id(), "{text}");
         }
         assert_eq!(NodeRef::Record(record).enode().unwrap().to_string(), url);
+        // A node without a TCP port cannot be dialed, however it is named.
+        let discovery_alone = format!("enode://{}@10.0.0.1:0?discport=30304", key.public());
+        assert_eq!(discovery_alone.parse::<NodeRef>().unwrap().enode(), None);
+    }
+
+    #[test]
+    fn only_the_address_of_one_node_can_be_dialed() {
+        let key = NodeKey::random(&mut StdRng::seed_from_u64(1)).public();
+        let check = |at: &str| format!("enode://{key}@{at}").parse::<NodeRef>().unwrap().check_dialable();
+        for at in ["10.0.0.1:30303", "[2001:db8::1]:30303", "node.example:30303", "255.1.1.1:1"] {
+            assert_eq!(check(at), Ok(()), "{at}");
+        }
+        for at in ["0.0.0.0", "[::]", "224.0.0.1", "[ff02::1]", "255.255.255.255", "[::ffff:0.0.0.0]"] {
+            assert!(matches!(check(&format!("{at}:30303")), Err(NotDialable::NotUnicast(_))), "{at}");
+        }
+        assert_eq!(check("10.0.0.1:0?discport=1"), Err(NotDialable::NoTcpPort));
+        assert_eq!(key.to_string().parse::<NodeRef>().unwrap().check_dialable(), Ok(()));
     }
 
     #[test]

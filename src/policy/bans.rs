@@ -17,7 +17,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::dial::ListSource;
-use crate::node::{NodeId, endpoint::canonical};
+use crate::node::{NodeId, endpoint::canonical, network};
 
 /// The most bans held. An operator's list, not a blocklist of the Internet; 4,096 of the longest are about 2 MiB.
 pub const MAX_BANS: usize = 4096;
@@ -70,7 +70,7 @@ impl FromStr for BanTarget {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(Self::ip(ip));
         }
-        if let Ok(net) = text.parse::<IpNet>() {
+        if let Ok(net) = network::parse(text) {
             return Ok(Self::net(net));
         }
         text.parse::<NodeId>().map(Self::Node).map_err(|_| BanError::Target)

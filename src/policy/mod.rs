@@ -16,6 +16,7 @@
 //! | [`admission`] | checkpoints, throttle, limits, duplicate connections |
 //! | [`churn`] | rotation of peers when full, off by default |
 //! | [`token_bucket`] | bytes per second |
+//! | [`one_source`] | whether most refusals are for one private address |
 //! | [`recent`] | what became of candidates and connections in the last minutes |
 //! | [`warnings`] | signs that no peers are found, and why |
 //!
@@ -32,6 +33,7 @@ pub mod engine;
 mod expiring;
 pub mod fork_following;
 pub mod lists;
+pub mod one_source;
 pub mod recent;
 pub mod refusal;
 pub mod rules;

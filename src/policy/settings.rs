@@ -1,8 +1,8 @@
 //! What the operator may set about peers, and how peer slots are shared out.
 //!
-//! Slots: every static peer has one set aside, connected or not. What remains is shared between those we dial and
-//! those who dial us by the dial ratio. Trusted peers take none. So dynamic peers cannot starve a static one, and
-//! `max_peers` is exceeded only by trusted peers, or when the static list alone is longer.
+//! Slots: `max_peers` peers that are on no list, shared between those we dial and those who dial us by the dial ratio.
+//! Static and trusted peers take no slots: they come on top, so that they neither starve behind others nor lock them out.
+//! Their number is limited by the length of the lists.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::node::AddressClass;
 /// All settings of this room. Every one may change at run time (`Policy::set_settings`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Peers held, trusted ones not counted. geth's default, 50.
+    /// Peers held, static and trusted ones not counted. geth's default, 50.
     pub max_peers: usize,
     /// One of so many slots is for peers that we dial. 3, as in geth: 16 of 50. 0 counts as 3.
     pub dial_ratio: usize,
@@ -23,7 +23,7 @@ pub struct Settings {
     /// Inbound connections in handshake at once. 50, as in geth.
     pub max_pending_inbound: usize,
     /// Inbound connections in handshake from one network (IPv4 /24, IPv6 /64). 4: silent sockets of one network
-    /// cannot take the slots of all others.
+    /// cannot take the slots of all others. 0: no limit.
     pub pending_per_subnet: usize,
     /// How long a TCP connection may take. 15 s, as in geth.
     pub dial_timeout: Duration,
@@ -35,10 +35,8 @@ pub struct Settings {
     /// The pause between two connections from one IP (IPv6: one /64). 30 s, as in geth; zero switches it off.
     pub inbound_throttle: Duration,
     /// Peers from one network (IPv4 /24, IPv6 /64), static and trusted ones not counted. 5: one rented network is at
-    /// most a tenth of 50 peers.
+    /// most a tenth of 50 peers. An IPv6 /48, which one site has, may have twice as many. 0: no limit, for both.
     pub peers_per_subnet: usize,
-    /// Peers from one IPv6 /48, which one site has. 10.
-    pub peers_per_site: usize,
     /// How long a source of candidates that is alone waits before it may hold over half of the dialed slots. 10 s:
     /// the first lookups of the slower sources end in that time.
     pub mix_patience: Duration,
@@ -74,7 +72,6 @@ impl Default for Settings {
             dials_per_subnet: 5,
             inbound_throttle: Duration::from_secs(30),
             peers_per_subnet: 5,
-            peers_per_site: 10,
             mix_patience: Duration::from_secs(10),
             dialing: true,
             discovery: true,
@@ -100,10 +97,10 @@ pub struct Slots {
 }
 
 impl Settings {
-    /// The slots left by `static_peers` list entries.
+    /// The slots for peers on no list.
     #[must_use]
-    pub fn slots(&self, static_peers: usize) -> Slots {
-        let total = if self.allowlist_only { 0 } else { self.max_peers.saturating_sub(static_peers) };
+    pub fn slots(&self) -> Slots {
+        let total = if self.allowlist_only { 0 } else { self.max_peers };
         let ratio = if self.dial_ratio == 0 { 3 } else { self.dial_ratio };
         let dialed = if self.dialing && total > 0 { (total / ratio).max(1) } else { 0 };
         Slots { total, dialed, inbound: total - dialed }
@@ -116,24 +113,21 @@ mod tests {
 
     #[test]
     fn slots_are_shared_out() {
-        // max_peers, ratio, static, dialing, expected total, dialed, inbound
+        // max_peers, ratio, dialing, expected total, dialed, inbound
         let table = [
-            (50, 3, 0, true, (50, 16, 34)),
-            (50, 0, 0, true, (50, 16, 34)),
-            (50, 1, 0, true, (50, 50, 0)),
-            (50, 3, 5, true, (45, 15, 30)),
-            (50, 3, 50, true, (0, 0, 0)),
-            (50, 3, 60, true, (0, 0, 0)),
-            (50, 3, 0, false, (50, 0, 50)),
-            (2, 3, 0, true, (2, 1, 1)),
-            (1, 3, 0, true, (1, 1, 0)),
-            (0, 3, 0, true, (0, 0, 0)),
+            (50, 3, true, (50, 16, 34)),
+            (50, 0, true, (50, 16, 34)),
+            (50, 1, true, (50, 50, 0)),
+            (50, 3, false, (50, 0, 50)),
+            (2, 3, true, (2, 1, 1)),
+            (1, 3, true, (1, 1, 0)),
+            (0, 3, true, (0, 0, 0)),
         ];
-        for (max_peers, dial_ratio, statics, dialing, (total, dialed, inbound)) in table {
+        for (max_peers, dial_ratio, dialing, (total, dialed, inbound)) in table {
             let settings = Settings { max_peers, dial_ratio, dialing, ..Settings::default() };
-            assert_eq!(settings.slots(statics), Slots { total, dialed, inbound }, "{max_peers}/{dial_ratio}");
+            assert_eq!(settings.slots(), Slots { total, dialed, inbound }, "{max_peers}/{dial_ratio}");
         }
         let settings = Settings { allowlist_only: true, ..Settings::default() };
-        assert_eq!(settings.slots(0), Slots { total: 0, dialed: 0, inbound: 0 });
+        assert_eq!(settings.slots(), Slots { total: 0, dialed: 0, inbound: 0 });
     }
 }

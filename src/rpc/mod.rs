@@ -88,6 +88,13 @@ impl From<access::Caller> for crate::switch::Principal {
     }
 }
 
+/// A node of a request that may have to be dialed, in any of the four forms.
+fn dialable_node(field: &str, text: &str) -> Result<crate::node::NodeRef, status::Refusal> {
+    let node = node_ref(field, text)?;
+    node.check_dialable().map_err(|error| status::Refusal::field(field, error))?;
+    Ok(node)
+}
+
 /// A node of a request, in any of the four forms.
 fn node_ref(field: &str, text: &str) -> Result<crate::node::NodeRef, status::Refusal> {
     if text.is_empty() {

@@ -248,6 +248,7 @@ impl NodeService for Node {
                 .iter()
                 .cloned()
                 .chain(peers.warnings.iter().map(ToString::to_string))
+                .chain(peers.one_source.map(|it| it.to_string()))
                 .collect(),
             features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             peers: Some(summary(&peers)),

@@ -2,18 +2,17 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use ipnet::IpNet;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, node_ref, principal,
+    convert, dialable_node, node_ref, principal,
     proto::{self, ErrorReason, peer_service_server::PeerService},
     registration, settings,
     status::Refusal,
     watch,
 };
 use crate::{
-    node::NodeId,
+    node::{NodeId, network},
     policy::{
         Ban, BanError, BanTarget,
         dial::{ConnectOutcome, EntryState, LastError, ListEntry, ListSource},
@@ -47,7 +46,7 @@ impl Peers {
     }
 
     async fn connect(&self, request: proto::ConnectPeerRequest) -> Result<proto::Peer, Refusal> {
-        let node = node_ref("node", &request.node)?;
+        let node = dialable_node("node", &request.node)?;
         let id = node.id();
         let timeout = registration::duration("timeout", request.timeout, MAX_CONNECT_TIMEOUT)?
             .unwrap_or(CONNECT_TIMEOUT);
@@ -162,8 +161,7 @@ fn target_ip(text: &str) -> Result<BanTarget, Refusal> {
 }
 
 fn target_subnet(text: &str) -> Result<BanTarget, Refusal> {
-    let net: IpNet =
-        text.parse().map_err(|_| Refusal::field("subnet", "is not a network, as 203.0.113.0/24"))?;
+    let net = network::parse(text).map_err(|error| Refusal::field("subnet", error))?;
     Ok(BanTarget::net(net))
 }
 
@@ -234,7 +232,7 @@ impl PeerService for Peers {
         request: Request<proto::AddStaticPeerRequest>,
     ) -> Result<Response<proto::AddStaticPeerResponse>, Status> {
         let request = request.into_inner();
-        let node = node_ref("node", &request.node)?;
+        let node = dialable_node("node", &request.node)?;
         let wait = registration::duration("wait", request.wait, MAX_WAIT)?.unwrap_or_default();
         let entry = self.handle.add_static_and_wait(node, wait).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::AddStaticPeerResponse { static_peer: Some(static_peer(&entry)) }))
@@ -271,7 +269,7 @@ impl PeerService for Peers {
         &self,
         request: Request<proto::AddTrustedPeerRequest>,
     ) -> Result<Response<proto::AddTrustedPeerResponse>, Status> {
-        let node = node_ref("node", &request.get_ref().node)?;
+        let node = dialable_node("node", &request.get_ref().node)?;
         let entry = self.handle.add_trusted(node).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::AddTrustedPeerResponse { trusted_peer: Some(trusted_peer(&entry)) }))
     }

@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, time::Duration};
 use ipnet::IpNet;
 
 use super::{proto, registration, status::Refusal};
-use crate::{policy::ChurnSettings, switch::peers::PeerSettings};
+use crate::{node::network, policy::ChurnSettings, switch::peers::PeerSettings};
 
 /// The most peers that may be asked for: beyond it files, not settings, are the limit.
 const MAX_PEERS: u32 = 65_536;
@@ -34,6 +34,8 @@ pub(super) fn change(
     let dial_ratio = count("dial_ratio", wish.dial_ratio, 1)?;
     let max_pending_dials = count("max_pending_dials", wish.max_pending_dials, 1)?;
     let max_pending_inbound = count("max_pending_inbound", wish.max_pending_inbound, 1)?;
+    let per_subnet = count("max_peers_per_subnet", wish.max_peers_per_subnet, 0)?;
+    let pending_per_subnet = count("max_pending_per_subnet", wish.max_pending_per_subnet, 0)?;
     let time = |name: &str, value| registration::duration(&field(name), value, MAX_TIME);
     let dial_timeout = time("dial_timeout", wish.dial_timeout)?;
     if dial_timeout.is_some_and(|timeout| timeout.is_zero()) {
@@ -64,6 +66,8 @@ pub(super) fn change(
         put(&mut policy.max_pending_inbound, max_pending_inbound);
         put(&mut policy.dial_timeout, dial_timeout);
         put(&mut policy.inbound_throttle, inbound_throttle);
+        put(&mut policy.peers_per_subnet, per_subnet);
+        put(&mut policy.pending_per_subnet, pending_per_subnet);
         put(&mut policy.churn, churn.map(of_interval));
         put(&mut policy.dialing, dialing);
         put(&mut policy.allowlist_only, allowlist_only);
@@ -92,8 +96,7 @@ fn networks(list: &[String]) -> Result<Vec<IpNet>, Refusal> {
         return Err(Refusal::field(field, format!("names {}; {MAX_NETWORKS} are allowed", list.len())));
     }
     let network = |(at, text): (usize, &String)| {
-        text.parse()
-            .map_err(|_| Refusal::field(format!("{field}[{at}]"), "is not a network, as 203.0.113.0/24"))
+        network::parse(text).map_err(|error| Refusal::field(format!("{field}[{at}]"), error))
     };
     list.iter().enumerate().map(network).collect()
 }
@@ -111,6 +114,8 @@ pub(super) fn view(settings: &PeerSettings) -> proto::PeerSettings {
         max_pending_inbound: int(policy.max_pending_inbound),
         dial_timeout: time(policy.dial_timeout),
         inbound_throttle: time(policy.inbound_throttle),
+        max_peers_per_subnet: int(policy.peers_per_subnet),
+        max_pending_per_subnet: int(policy.pending_per_subnet),
         churn_interval: time(policy.churn.map_or(Duration::ZERO, |churn| churn.every)),
         dialing: Some(policy.dialing),
         allowlist_only: Some(policy.allowlist_only),

@@ -4,6 +4,7 @@
 //! caller waits its turn under its own deadline. Only the end of a stream does not wait, because nobody is left to.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{
         Arc, OnceLock,
@@ -19,7 +20,7 @@ use super::{
     boards::Boards,
     holdings::Principal,
     lease::{Greeting, RegistrationSpec},
-    peers::{BanRequest, ConnectReply, PeerSettings, PeerView, PeersSummary},
+    peers::{BanRequest, ConnectReply, Listed, PeerSettings, PeerView, PeersSummary},
     registrations::{
         Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError,
         Target,
@@ -33,7 +34,7 @@ use crate::{
     p2p::DisconnectReason,
     policy::{
         Ban, BanError, BanTarget,
-        dial::{ConnectOutcome, ListEntry},
+        dial::{AddError, ConnectOutcome, ListEntry},
     },
 };
 
@@ -232,6 +233,16 @@ impl Handle {
     /// Removes a trusted peer. It stays connected.
     pub async fn remove_trusted(&self, node: NodeId) -> Result<(), SwitchError> {
         self.call(move |state, now| state.remove_trusted(now, node)).await?
+    }
+
+    /// Takes over a list of the configuration that was read again. Returns the nodes that cannot be listed, and why.
+    pub async fn relist(
+        &self,
+        list: Listed,
+        added: Vec<NodeRef>,
+        removed: BTreeSet<NodeId>,
+    ) -> Result<Vec<(NodeRef, AddError)>, SwitchError> {
+        self.call(move |state, now| state.relist(now, list, added, &removed)).await
     }
 
     /// All trusted peers.

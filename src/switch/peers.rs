@@ -1,6 +1,6 @@
 //! What operators ask about peers, and the lists they keep.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
@@ -20,6 +20,7 @@ use crate::{
         dial::{AddError, ConnectOutcome, ListEntry, ListSource, QueryId, RemoveError},
         fork_following::Followed,
         lists::Parsed,
+        one_source::OneSource,
         recent::Counts,
     },
 };
@@ -78,6 +79,8 @@ pub struct PeersSummary {
     pub warnings: Vec<Warning>,
     /// The forks that are followed although schedules lack them.
     pub followed_forks: Vec<Followed>,
+    /// The private address from which most refused connections came lately, if there is one.
+    pub one_source: Option<OneSource>,
 }
 
 /// What may be set about peers while the process runs.
@@ -87,6 +90,26 @@ pub struct PeerSettings {
     pub policy: Settings,
     /// How much may go over connections.
     pub bandwidth: Rates,
+}
+
+/// A list of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// The static one.
+    Static,
+    /// The trusted one.
+    Trusted,
+}
+
+impl Listed {
+    /// Its setting in the configuration.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Static => "static-peers",
+            Self::Trusted => "trusted-peers",
+        }
+    }
 }
 
 /// What a one-off dial came to: the peer, or why not.
@@ -135,6 +158,7 @@ impl State {
             reached_from_outside: self.policy.reached_from_outside(),
             warnings: self.policy.warnings(now),
             followed_forks: self.policy.followed_forks(),
+            one_source: self.policy.one_source(now),
         }
     }
 
@@ -251,6 +275,34 @@ impl State {
         self.settle(now);
         self.effects.retain(|effect| !matches!(effect, Effect::Persist(_)));
         Ok(())
+    }
+
+    /// Takes over a list of the configuration that was read again. Returns the nodes that cannot be listed, and why.
+    pub(super) fn relist(
+        &mut self,
+        now: Now,
+        list: Listed,
+        added: Vec<NodeRef>,
+        removed: &BTreeSet<NodeId>,
+    ) -> Vec<(NodeRef, AddError)> {
+        for id in removed {
+            // A node that a call has taken off already needs nothing.
+            let _ = match list {
+                Listed::Static => self.policy.unconfigure_static(now, id),
+                Listed::Trusted => self.policy.unconfigure_trusted(now, id),
+            };
+        }
+        let mut refused = Vec::new();
+        for node in added {
+            let listed = match list {
+                Listed::Static => self.policy.add_static(now, &node, ListSource::Config),
+                Listed::Trusted => self.policy.add_trusted(now, &node, ListSource::Config),
+            };
+            if let Err(error) = listed {
+                refused.push((node, error));
+            }
+        }
+        refused
     }
 
     /// No more dials or accepts; peers are told that we quit once what was accepted for them is written.

@@ -319,6 +319,7 @@ impl State {
                 Action::Promoted { conn, before, id } => {
                     self.promote(now, ConnectionId(conn.0), ConnectionId(before.0), id);
                 }
+                Action::OneSource(source) => tracing::warn!("{source}"),
                 Action::ListsChanged => {
                     let lists = self.policy.lists(now);
                     self.effects.push_back(Effect::Persist(lists));

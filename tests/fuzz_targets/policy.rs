@@ -340,7 +340,8 @@ pub fn admission(data: &[u8]) {
                 | Action::Probe(_)
                 | Action::ListsChanged
                 | Action::Warn(_)
-                | Action::WarningOver(_) => {}
+                | Action::WarningOver(_)
+                | Action::OneSource(_) => {}
             }
         }
         check(now, &policy, &open);

@@ -263,7 +263,7 @@ def peers_come_and_go(case):
         if life % 2 == 0:
             geth.kill()
         else:
-            geth.process.stdin.close()  # the end of its commands: it says goodbye to its peers
+            geth.process.terminate()  # it says goodbye to its peers
             expect(geth.exit_status(20) == 0, "geth did not stop cleanly")
         application.event("peer-closed", node_id=geth.node_id)
         other = Geth(case, f"other-{life}", static=sidecar.enode)

@@ -26,6 +26,7 @@ def commands(root):
 
 def run_tour(case, grpcurl, static_first):
     sidecar, geth = Sidecar(case), Geth(case)
+    geth.process.stdin.close()  # as where the README's command is run by a script: it must go on serving
     folder = case.folder / "bin"
     folder.mkdir()
     os.symlink(grpcurl, folder / "grpcurl")

@@ -263,12 +263,12 @@ async fn files_that_cannot_be_used_stop_the_start() {
     for (flags, expected) in [
         (&["--grpc-addr", "192.0.2.1:1"][..], "--grpc-access"),
         (&["--grpc-addr", "192.0.2.1:1", "--grpc-tls-cert", "c", "--grpc-tls-key", "k"], "--grpc-access"),
-        (&["--grpc-tls-cert", "c"], "needs --grpc-tls-key"),
-        (&["--grpc-tls-key", "k"], "needs --grpc-tls-cert"),
-        (&["--grpc-tls-client-ca", "c"], "over TLS"),
+        (&["--grpc-tls-cert", "c"], "give --grpc-tls-key too"),
+        (&["--grpc-tls-key", "k"], "give --grpc-tls-cert too"),
+        (&["--grpc-tls-client-ca", "c"], "needs TLS"),
         (
             &["--grpc-tls-client-ca", "c", "--grpc-tls-cert", "c", "--grpc-tls-key", "k"],
-            "says whom to trust, and not with what",
+            "needs --grpc-access",
         ),
     ] {
         let error = load(flags).unwrap_err();

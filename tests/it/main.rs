@@ -30,6 +30,7 @@ mod limits;
 mod lists;
 mod messages;
 mod operating;
+mod process;
 mod refusals;
 mod settings;
 mod watches;

@@ -31,14 +31,22 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
 #[tokio::test]
 async fn what_the_configuration_says_is_shown_and_a_call_changes_a_part_of_it() {
     let flags = ["--maxpeers", "7", "--churn", "5m", "--send-rate", "1MiB", "--inbound-throttle", "0s"];
+    let flags = [&flags[..], &["--max-peers-per-subnet", "0", "--max-pending-per-subnet", "9"]].concat();
     let sidecar = Sidecar::start_with(&flags).await;
     let before = settings(&sidecar).await;
     assert_eq!((before.max_peers, before.dial_ratio, before.dialing), (Some(7), Some(3), Some(true)));
     assert_eq!((before.churn_interval, before.inbound_throttle), (seconds(300), seconds(0)));
     assert_eq!((before.send_rate, before.receive_rate), (Some(1 << 20), Some(0)));
-    let change = PeerSettings { max_peers: Some(9), churn_interval: seconds(0), ..Default::default() };
-    let after = update(&sidecar, change).await.unwrap();
-    let expected = PeerSettings { max_peers: Some(9), churn_interval: seconds(0), ..before };
+    assert_eq!((before.max_peers_per_subnet, before.max_pending_per_subnet), (Some(0), Some(9)));
+    let change = |before| PeerSettings {
+        max_peers: Some(9),
+        churn_interval: seconds(0),
+        max_peers_per_subnet: Some(3),
+        max_pending_per_subnet: Some(0),
+        ..before
+    };
+    let after = update(&sidecar, change(PeerSettings::default())).await.unwrap();
+    let expected = change(before);
     assert_eq!((&after, &settings(&sidecar).await), (&expected, &expected));
     for (wrong, field) in [
         (PeerSettings { dial_ratio: Some(0), ..Default::default() }, "settings.dial_ratio"),

@@ -387,7 +387,7 @@ async fn a_watch_ends_with_the_sidecar_and_says_so() {
     let mut watch = Copy::begin(&sidecar, "").await;
     watch.synced().await;
     let (app, _dir, _channel) = sidecar.into_parts();
-    let (status, ()) =
+    let (status, _) =
         tokio::join!(async { soon("an end", watch.frames.message()).await.unwrap_err() }, app.stop());
     assert_eq!((status.code(), refused(&status).reason.as_str()), (Code::Unavailable, "SERVER_DRAINING"));
 }

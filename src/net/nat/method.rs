@@ -6,6 +6,8 @@ use std::{
     str::FromStr,
 };
 
+use crate::node::endpoint::{canonical, is_unicast};
+
 /// The port of STUN servers (RFC 8489).
 const STUN_PORT: u16 = 3478;
 
@@ -20,22 +22,34 @@ pub enum NatMethod {
     Upnp,
     /// A NAT-PMP gateway; the default route's unless its address is given.
     Pmp(Option<Ipv4Addr>),
-    /// The operator says the address; ports are opened by hand.
-    ExtIp(IpAddr),
+    /// The operator says the addresses, one or one of each family; ports are opened by hand.
+    ExtIp(Vec<IpAddr>),
     /// A STUN server tells the address; ports are opened by hand. Host and port, or a known server.
     Stun(Option<(String, u16)>),
 }
 
 /// A text that names no method.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is none of: any, none, upnp, pmp, pmp:IPv4, extip:IP, stun, stun:HOST, stun:HOST:PORT")]
-pub struct NatMethodError(String);
+pub enum NatMethodError {
+    /// None of the methods.
+    #[error(
+        "{0:?} is none of: any, none, upnp, pmp, pmp:IPv4, extip:IP, extip:IPv4,IPv6, stun, stun:HOST, stun:HOST:PORT"
+    )]
+    Form(String),
+    /// The addresses after `extip:` are none.
+    #[error(
+        "{0:?}: after extip: stands an IP address that others can reach, or one of each family, as \
+         extip:203.0.113.7,2001:db8::7 (extip:IP or extip:IPv4,IPv6)"
+    )]
+    Addresses(String),
+}
 
 impl FromStr for NatMethod {
     type Err = NatMethodError;
 
     fn from_str(text: &str) -> Result<Self, NatMethodError> {
-        let error = || NatMethodError(text.chars().take(80).collect());
+        let shown = || text.chars().take(80).collect();
+        let error = || NatMethodError::Form(shown());
         let (kind, argument) = match text.split_once(':') {
             Some((kind, argument)) => (kind, Some(argument)),
             None => (text, None),
@@ -48,7 +62,9 @@ impl FromStr for NatMethod {
             ("pmp" | "natpmp" | "nat-pmp", Some(ip)) => {
                 ip.parse().map(|ip| Self::Pmp(Some(ip))).map_err(|_| error())
             }
-            ("extip" | "ip", Some(ip)) => ip.parse().map(Self::ExtIp).map_err(|_| error()),
+            ("extip" | "ip", Some(list)) => {
+                addresses(list).map(Self::ExtIp).ok_or_else(|| NatMethodError::Addresses(shown()))
+            }
             ("stun", None) => Ok(Self::Stun(None)),
             ("stun", Some(server)) => {
                 server_name(server).map(|server| Self::Stun(Some(server))).ok_or_else(error)
@@ -58,7 +74,27 @@ impl FromStr for NatMethod {
     }
 }
 
-/// `host`, `host:port`, `[IPv6]` or `[IPv6]:port`.
+/// One address, or one of each family, separated by a comma; IPv6 with or without brackets.
+fn addresses(list: &str) -> Option<Vec<IpAddr>> {
+    let address = |text: &str| {
+        let text = text.trim();
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        let ip = match inner {
+            Some(inner) => IpAddr::V6(inner.parse().ok()?),
+            None => text.parse().ok()?,
+        };
+        Some(canonical(ip)).filter(|ip| is_unicast(*ip))
+    };
+    let addresses: Vec<IpAddr> = list.split(',').map(address).collect::<Option<_>>()?;
+    match addresses.as_slice() {
+        [_] => Some(addresses),
+        [a, b] if a.is_ipv4() != b.is_ipv4() => Some(addresses),
+        _ => None,
+    }
+}
+
+/// `host`, `host:port`, `[IPv6]` or `[IPv6]:port`. Digits that resolvers read as an octal or shortened IPv4 address
+/// are no host.
 fn server_name(text: &str) -> Option<(String, u16)> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
@@ -69,7 +105,12 @@ fn server_name(text: &str) -> Option<(String, u16)> {
         },
     };
     let port = port.map_or(Some(STUN_PORT), |port| port.parse().ok().filter(|port| *port != 0))?;
-    (!host.is_empty() && !host.contains('/')).then(|| (host.to_owned(), port))
+    let ends_in_number = |host: &str| {
+        let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+        !last.is_empty() && (last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x"))
+    };
+    let plain = host.parse::<IpAddr>().is_ok() || !ends_in_number(host);
+    (!host.is_empty() && !host.contains('/') && plain).then(|| (host.to_owned(), port))
 }
 
 impl fmt::Display for NatMethod {
@@ -80,7 +121,10 @@ impl fmt::Display for NatMethod {
             Self::Upnp => f.write_str("upnp"),
             Self::Pmp(None) => f.write_str("pmp"),
             Self::Pmp(Some(ip)) => write!(f, "pmp:{ip}"),
-            Self::ExtIp(ip) => write!(f, "extip:{ip}"),
+            Self::ExtIp(ips) => {
+                let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+                write!(f, "extip:{}", ips.join(","))
+            }
             Self::Stun(None) => f.write_str("stun"),
             Self::Stun(Some((host, port))) if host.contains(':') => write!(f, "stun:[{host}]:{port}"),
             Self::Stun(Some((host, port))) => write!(f, "stun:{host}:{port}"),
@@ -105,6 +149,9 @@ mod tests {
             ("pmp:192.168.1.1", "pmp:192.168.1.1"),
             ("extip:1.2.3.4", "extip:1.2.3.4"),
             ("extip:2a00::1", "extip:2a00::1"),
+            ("extip:[2a00::1]", "extip:2a00::1"),
+            ("extip:1.2.3.4,2a00::1", "extip:1.2.3.4,2a00::1"),
+            ("extip:[2a00::1], 1.2.3.4", "extip:2a00::1,1.2.3.4"),
             ("stun", "stun"),
             ("stun:stun.example.org", "stun:stun.example.org:3478"),
             ("stun:stun.example.org:19302", "stun:stun.example.org:19302"),
@@ -126,6 +173,17 @@ mod tests {
             "extip",
             "extip:",
             "extip:host",
+            "extip:1.2.3.4,",
+            "extip:1.2.3.4,1.2.3.5",
+            "extip:1.2.3.4,2a00::1,1.2.3.5",
+            "extip:[1.2.3.4]",
+            "extip:1.2.3.010",
+            "extip:0.0.0.0",
+            "extip:[::]",
+            "extip:224.0.0.1",
+            "stun:192.168.001.010",
+            "stun:127.1",
+            "stun:0x7f000001",
             "stun:",
             "stun::1",
             "stun:h:0",
@@ -136,7 +194,7 @@ mod tests {
         ];
         for text in bad {
             let error = text.parse::<NatMethod>().unwrap_err().to_string();
-            assert!(error.contains("stun:HOST:PORT"), "{text}: {error}");
+            assert!(error.contains("extip:IP") && error.contains(&format!("{text:?}")), "{text}: {error}");
         }
     }
 }

@@ -317,7 +317,7 @@ async fn descriptions_that_are_no_good_are_not_used() {
 
 #[tokio::test]
 async fn without_a_gateway_nothing_happens_and_stopping_is_quick() {
-    for method in [NatMethod::None, NatMethod::ExtIp(Ipv4Addr::LOCALHOST.into())] {
+    for method in [NatMethod::None, NatMethod::ExtIp(vec![Ipv4Addr::LOCALHOST.into()])] {
         timeout(SOON, Driver::start(method, nowhere(), fast()).task).await.unwrap().unwrap();
     }
     // Nobody listens there; searching goes on until it is told to stop.

@@ -256,11 +256,12 @@ impl Admission {
     /// Whether the address's network has its share of peers.
     #[must_use]
     pub fn subnet_full(&self, rules: &Rules, ip: IpAddr) -> bool {
+        let limit = rules.settings.peers_per_subnet;
         let reached = |subnet, limit| self.subnets.get(&subnet).is_some_and(|count| *count >= limit);
         let (narrow, wide) = (Subnet::narrow(ip), Subnet::wide(ip));
-        !rules.exempt(ip)
-            && (reached(narrow, rules.settings.peers_per_subnet)
-                || (wide != narrow && reached(wide, rules.settings.peers_per_site)))
+        limit != 0
+            && !rules.exempt(ip)
+            && (reached(narrow, limit) || (wide != narrow && reached(wide, limit.saturating_mul(2))))
     }
 
     /// A message came after Hello, on a connection that was probed. Others need not be reported.

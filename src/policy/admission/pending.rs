@@ -44,6 +44,7 @@ impl Pending {
     ) -> Result<Option<ConnId>, Refusal> {
         let subnet = (!exempt).then(|| Subnet::narrow(ip));
         if let Some(subnet) = &subnet
+            && per_subnet != 0
             && self.subnets.get(subnet).is_some_and(|count| *count >= per_subnet)
         {
             return Err(Refusal::PendingPerSubnet);
@@ -125,5 +126,6 @@ mod tests {
         pending.close(ConnId(2));
         assert_eq!(pending.open(ConnId(2000), from(77), false, 50, 4), Ok(None));
         assert_eq!(pending.open(ConnId(2001), from(77), true, 50, 4), Ok(None));
+        assert_eq!(pending.open(ConnId(2002), from(77), false, 50, 0), Ok(None), "0 is no limit");
     }
 }

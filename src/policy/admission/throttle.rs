@@ -30,12 +30,13 @@ impl Throttle {
             IpAddr::V4(ip) => IpAddr::V4(ip),
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
         };
+        if window.is_zero() {
+            return true;
+        }
         if self.0.get(now, &key).is_some() {
             return false;
         }
-        if !window.is_zero() {
-            self.0.insert(now, key, now + window, ());
-        }
+        self.0.insert(now, key, now + window, ());
         true
     }
 }
@@ -64,6 +65,8 @@ mod tests {
             let now = start + Duration::from_secs(secs);
             assert_eq!(throttle.pass(now, window, ip.parse().unwrap()), expected, "{ip} at {secs} s");
         }
+        let last = start + Duration::from_secs(31);
+        assert!(throttle.pass(last, Duration::ZERO, "2001:4860:0:1::1".parse().unwrap()), "switched off");
         assert!((0..9).all(|_| throttle.pass(start, Duration::ZERO, "9.9.9.9".parse().unwrap())));
     }
 }

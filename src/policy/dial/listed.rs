@@ -104,6 +104,20 @@ impl Scheduler {
         Ok(())
     }
 
+    /// The configuration no longer names a static node: calls may remove it from now on.
+    pub fn release_static(&mut self, id: &NodeId) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.as_static = entry.as_static.map(|_| ListSource::Call);
+        }
+    }
+
+    /// The same for a trusted node.
+    pub fn release_trusted(&mut self, id: &NodeId) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.as_trusted = entry.as_trusted.map(|_| ListSource::Call);
+        }
+    }
+
     /// Takes a node off the static list. What happens to the connection is for the caller to say.
     pub fn remove_static(&mut self, now: Now, rules: &Rules, id: &NodeId) -> Result<Removed, RemoveError> {
         self.remove(now, rules, id, |entry| &mut entry.as_static)
@@ -404,7 +418,6 @@ impl Scheduler {
 
     /// Counts anew who takes dynamic slots, after the lists changed. Linear in peers, for the operator's calls.
     fn recount(&mut self) {
-        self.static_count = self.entries.values().filter(|entry| entry.as_static.is_some()).count();
         self.held.clear();
         self.dialed = 0;
         for (id, peer) in &self.peers {

@@ -155,7 +155,6 @@ pub(super) struct Peer {
 pub struct Scheduler {
     pub(super) rng: StdRng,
     pub(super) entries: BTreeMap<NodeId, Entry>,
-    pub(super) static_count: usize,
     /// Entries in the order in which they are due.
     pub(super) due: BTreeSet<(Instant, NodeId)>,
     pub(super) tasks: BTreeMap<TaskId, Task>,
@@ -197,7 +196,6 @@ impl Scheduler {
         Self {
             rng,
             entries: BTreeMap::new(),
-            static_count: 0,
             due: BTreeSet::new(),
             tasks: BTreeMap::new(),
             task_of: BTreeMap::new(),
@@ -362,7 +360,7 @@ impl Scheduler {
     /// The slots for peers on no list.
     #[must_use]
     pub fn slots(&self, rules: &Rules) -> Slots {
-        rules.settings.slots(self.static_count)
+        rules.settings.slots()
     }
 
     /// Starts what can be started.

@@ -34,6 +34,7 @@ use super::{
     dial::{self, Candidate, Kind, Scheduler, TaskId},
     dial_filter::{DialFilter, RegistrationId},
     fork_following::Followed,
+    one_source::{OneSource, Sources},
     recent::Counts,
     refusal::Refusal,
     rules::Rules,
@@ -82,6 +83,8 @@ pub enum Action {
     WarningOver(&'static str),
     /// What is kept over restarts changed: write [`Policy::lists`].
     ListsChanged,
+    /// Most refused connections come from one private address: warn the operator.
+    OneSource(OneSource),
 }
 
 /// Everything this room decides. See the [module](self) for the order of calls.
@@ -102,6 +105,7 @@ pub struct Policy {
     /// The warnings that were told and still hold, by name.
     warned: BTreeSet<&'static str>,
     next_review: Instant,
+    refused_sources: Sources,
 }
 
 impl Policy {
@@ -124,6 +128,7 @@ impl Policy {
             reached_from_outside: false,
             warned: BTreeSet::new(),
             next_review: now.mono + REVIEW,
+            refused_sources: Sources::new(now.mono),
         }
     }
 
@@ -175,6 +180,7 @@ impl Policy {
     pub fn conn_accepted(&mut self, now: Now, conn: ConnId, ip: IpAddr) -> Result<(), Refusal> {
         let result = self.admission.accept(now, &self.rules, conn, ip);
         self.note_refusal(now, result.err());
+        self.note_source(now, Some(ip), result.err());
         self.drain_admission(now);
         result
     }
@@ -183,6 +189,7 @@ impl Policy {
     pub fn conn_identified(&mut self, now: Now, conn: ConnId, id: NodeId) -> Result<(), Refusal> {
         let inbound = !self.task_of.contains_key(&conn);
         let listed = is_listed(&self.dial, &id);
+        let ip = self.admission.address(conn).filter(|_| inbound);
         let result = self.admission.identified(now, &self.rules, self.slots(), conn, id, listed);
         match result {
             Ok(()) if inbound => {
@@ -193,6 +200,7 @@ impl Policy {
             Ok(()) => {}
             Err(refusal) => self.refuse(now, conn, refusal),
         }
+        self.note_source(now, ip, result.err());
         result
     }
 
@@ -205,6 +213,7 @@ impl Policy {
     ) -> Result<Verdict, Refusal> {
         let identity = self.admission.identity(conn);
         let listed = identity.is_some_and(|(id, _)| is_listed(&self.dial, &id));
+        let ip = self.admission.address(conn).filter(|_| identity.is_some_and(|(_, inbound)| inbound));
         let result = self.admission.ready(now, &self.rules, self.slots(), conn, listed, served);
         match (result, identity) {
             (Ok(Verdict::Admitted), Some((id, inbound))) => {
@@ -214,6 +223,7 @@ impl Policy {
             (Err(refusal), _) => self.refuse(now, conn, refusal),
             _ => {}
         }
+        self.note_source(now, ip, result.err());
         if let Some((id, true)) = identity {
             self.dial.inbound_ended(now, &self.rules, &id);
         }
@@ -347,6 +357,11 @@ impl Policy {
         &self.dial.recent.total
     }
 
+    /// The private address from which most refused connections came lately, if there is one.
+    pub fn one_source(&mut self, now: Now) -> Option<OneSource> {
+        self.refused_sources.found(now.mono)
+    }
+
     /// Whether anyone on the Internet has ever dialed us and proved who it is: the proof that our port is open. Behind
     /// an address translation that hides who dials, nobody can tell, and this stays false.
     #[must_use]
@@ -390,6 +405,14 @@ impl Policy {
     fn note_refusal(&mut self, now: Now, refusal: Option<Refusal>) {
         if let Some(refusal) = refusal {
             self.dial.recent.count(now.mono, |counts| *counts.not_let_in.entry(refusal).or_default() += 1);
+        }
+    }
+
+    fn note_source(&mut self, now: Now, ip: Option<IpAddr>, refusal: Option<Refusal>) {
+        if let (Some(ip), Some(refusal)) = (ip, refusal)
+            && let Some(source) = self.refused_sources.refused(now.mono, ip, refusal)
+        {
+            self.actions.push_back(Action::OneSource(source));
         }
     }
 

@@ -85,6 +85,19 @@ impl Policy {
         Ok(())
     }
 
+    /// Takes a node off the static list that the configuration named before and names no longer. It is disconnected
+    /// unless it is trusted.
+    pub fn unconfigure_static(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
+        self.dial.release_static(id);
+        self.remove_static(now, id, false)
+    }
+
+    /// The same for the trusted list. The peer stays connected.
+    pub fn unconfigure_trusted(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
+        self.dial.release_trusted(id);
+        self.remove_trusted(now, id)
+    }
+
     /// Takes a node off the trusted list. It stays connected and takes a slot from now on, unless
     /// only listed peers are wanted.
     pub fn remove_trusted(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {

@@ -233,7 +233,11 @@ impl World {
                     self.sides[side].sessions.insert(conn);
                 }
                 Action::Dial(dial::Action::Dial(dial)) => panic!("dialed again: {dial:?}"),
-                Action::Dial(_) | Action::ListsChanged | Action::Warn(_) | Action::WarningOver(_) => {}
+                Action::Dial(_)
+                | Action::ListsChanged
+                | Action::Warn(_)
+                | Action::WarningOver(_)
+                | Action::OneSource(_) => {}
             }
         }
     }

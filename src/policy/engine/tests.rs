@@ -190,6 +190,38 @@ fn a_thousand_addresses_of_one_network_get_its_share() {
     assert_eq!(bench.peers(), 5);
 }
 
+/// Behind a bridge or a Service all peers have one private address, and our own is public (`--nat extip`).
+#[test]
+fn a_bridge_that_hides_its_callers_is_named_and_its_limits_can_be_switched_off() {
+    let bridge: IpAddr = "172.17.0.1".parse().unwrap();
+    let defaults = Settings { announced: AddressClass::Global, ..Settings::default() };
+    let mut bench = Bench::new(defaults.clone());
+    let let_in = (0..20).filter(|n| bench.knock_from(*n, bridge).is_ok()).count();
+    bench.drain();
+    assert_eq!(let_in, 1, "the throttle");
+    let named = super::super::one_source::OneSource(bridge);
+    let told: Vec<&Action> =
+        bench.other.iter().filter(|action| matches!(action, Action::OneSource(_))).collect();
+    assert_eq!(told, [&Action::OneSource(named)]);
+    assert_eq!(bench.policy.one_source(bench.now), Some(named));
+    // What the warning says: every limit per source off, for handshakes at the same time too.
+    let mut bench = Bench::new(Settings {
+        inbound_throttle: Duration::ZERO,
+        peers_per_subnet: 0,
+        pending_per_subnet: 0,
+        ..defaults
+    });
+    let conns: Vec<ConnId> = (0..12).map(|_| bench.conn()).collect();
+    for (n, conn) in (0..).zip(&conns) {
+        bench.policy.conn_accepted(bench.now, *conn, bridge).unwrap();
+        bench.policy.conn_identified(bench.now, *conn, id(n)).unwrap();
+    }
+    for conn in conns {
+        assert_eq!(bench.policy.conn_ready(bench.now, conn, SERVED), Ok(Verdict::Admitted));
+    }
+    assert_eq!((bench.peers(), bench.policy.one_source(bench.now)), (12, None));
+}
+
 #[test]
 fn fifty_slow_sockets_and_a_full_house_do_not_keep_a_trusted_peer_out() {
     let mut bench = Bench::new(Settings::default());

@@ -15,6 +15,9 @@
 //	{"cmd":"dial","node":"enode://…"}                                 keep this static peer
 //	{"cmd":"tree","domain":"nodes.example"}                           a signed EIP-1459 tree with this node: url, txt
 //	{"cmd":"quit"}                                                    stop the server and exit
+//
+// When stdin ends, there are no more commands, and it serves until SIGINT or SIGTERM: started from a script or in the
+// background it has no stdin.
 package main
 
 import (
@@ -26,9 +29,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/ethereum/go-ethereum/crypto"
@@ -93,8 +98,22 @@ func serve(out *lines, o options) error {
 	if o.eth {
 		ready["eth_status"] = newGenesisChain().status()
 	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
 	out.begin(ready)
+	quit := make(chan error, 1)
+	go func() { quit <- obey(out, server, peers) }()
+	select {
+	case err := <-quit:
+		return err
+	case <-stop:
+		return nil
+	}
+}
 
+// obey performs the commands on stdin. It returns on the command quit, or if stdin cannot be read; when stdin ends, it
+// never returns.
+func obey(out *lines, server *p2p.Server, peers *peerSet) error {
 	commands := bufio.NewScanner(os.Stdin)
 	for commands.Scan() {
 		var c command
@@ -103,7 +122,7 @@ func serve(out *lines, o options) error {
 			continue
 		}
 		if c.Cmd == "quit" {
-			break
+			return nil
 		}
 		answer, err := c.perform(server, peers)
 		if err != nil {
@@ -111,7 +130,11 @@ func serve(out *lines, o options) error {
 		}
 		out.print(answer)
 	}
-	return commands.Err()
+	if err := commands.Err(); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "geth-peer: no more commands on stdin; serving until SIGINT or SIGTERM")
+	select {}
 }
 
 // start makes one node.

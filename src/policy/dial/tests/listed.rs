@@ -86,7 +86,7 @@ fn a_new_registration_clears_what_uselessness_caused_and_nothing_else() {
 }
 
 #[test]
-fn static_slots_are_reserved_when_dynamic_peers_fill_the_rest() {
+fn static_peers_come_on_top_of_the_slots() {
     let mut bench = Bench::new(Settings { max_peers: 6, dial_ratio: 2, ..Settings::default() });
     bench.run(&[
         (Do::Offer(11, Source::V4, Ok(())), &[11]),
@@ -99,11 +99,18 @@ fn static_slots_are_reserved_when_dynamic_peers_fill_the_rest() {
         (Do::Static(2), &[2]),
         (Do::Up(1), &[]),
         (Do::Up(2), &[]),
-        // Two of six are set aside, so dynamic dials have half of four; nobody is dialed into the third slot.
+        // Static peers take none of the three slots for dialed peers, connected or not.
         (Do::Gone(13, Cause::Requested), &[]),
-        (Do::Offer(14, Source::V5, Ok(())), &[]),
-        (Do::Gone(12, Cause::Requested), &[14]),
+        (Do::Offer(14, Source::V5, Ok(())), &[14]),
+        (Do::Up(14), &[]),
+        (Do::Offer(15, Source::V5, Ok(())), &[]),
     ]);
+    // As many absent static peers as there are slots: the others find room all the same.
+    let mut bench = Bench::new(Settings { max_peers: 6, dial_ratio: 2, ..Settings::default() });
+    for n in 1..=6 {
+        bench.run(&[(Do::Static(n), &[n]), (Do::Fail(n, Cause::Unreachable), &[])]);
+    }
+    bench.run(&[(Do::Offer(11, Source::V4, Ok(())), &[11]), (Do::Up(11), &[])]);
 }
 
 #[test]
