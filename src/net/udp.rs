@@ -4,6 +4,8 @@
 //! cut one. Reading uses `recvmmsg` where the system has it (quinn-udp): under a flood one system call fetches up to
 //! [`BATCH`] packets. Writing uses `sendmmsg` likewise (rustix): what one round writes leaves together. A full send
 //! buffer drops the packet and counts it: UDP may lose, and discovery asks again.
+//!
+//! quinn-udp configures a socket for QUIC. [`options`] takes back what does not fit discovery.
 
 use std::{
     io::{self, IoSliceMut},
@@ -17,6 +19,8 @@ use std::io::IoSlice;
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket};
+
+mod options;
 
 use super::listener::BindError;
 use crate::node::endpoint::canonical;
@@ -134,14 +138,12 @@ impl UdpPort {
             let Ok(fetched) = fetched else { continue };
             for (slot, meta) in self.slots.chunks(SLOT).zip(meta).take(fetched) {
                 let from = SocketAddr::new(canonical(meta.addr.ip()), meta.addr.port());
-                // The kernel may join packets of one sender (GRO); the stride tells them apart again.
-                for packet in slot.get(..meta.len).unwrap_or_default().chunks(meta.stride.max(1)) {
-                    self.counters.received += 1;
-                    if packet.len() < SLOT {
-                        take(from, packet);
-                    } else {
-                        self.counters.oversize += 1;
-                    }
+                let packet = slot.get(..meta.len).unwrap_or_default();
+                self.counters.received += 1;
+                if packet.len() < SLOT {
+                    take(from, packet);
+                } else {
+                    self.counters.oversize += 1;
                 }
             }
         }
@@ -229,58 +231,9 @@ fn open(addr: SocketAddr) -> io::Result<Family> {
     socket.bind(&addr.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
     let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+    options::for_discovery(&socket, addr.is_ipv6(), &state)?;
     Ok(Family { socket, state })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn packets_arrive_in_batches_and_oversize_ones_are_counted() {
-        let mut port = UdpPort::bind(&["127.0.0.1".parse().unwrap()], 0).unwrap();
-        let to = port.local_addrs()[0];
-        let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        for len in [1_usize, 1280, 1281, 700] {
-            sender.send_to(&vec![7; len], to).await.unwrap();
-        }
-        let mut lengths = Vec::new();
-        while port.counters().received < 4 {
-            port.readable().await;
-            port.receive(|from, packet| {
-                assert_eq!(from, sender.local_addr().unwrap());
-                lengths.push(packet.len());
-            });
-        }
-        assert_eq!(lengths, [1, 1280, 700]);
-        assert_eq!(port.counters().oversize, 1);
-        port.send(sender.local_addr().unwrap(), b"answer");
-        port.flush();
-        let mut answer = [0; 16];
-        assert_eq!(sender.recv(&mut answer).await.unwrap(), 6);
-        port.send("[::1]:9".parse().unwrap(), b"no socket of that family");
-        port.flush();
-        assert_eq!((port.counters().sent, port.counters().unsent), (1, 1));
-    }
-
-    #[tokio::test]
-    async fn a_batch_leaves_in_order_and_what_cannot_be_sent_holds_up_nobody() {
-        let mut port = UdpPort::bind(&["127.0.0.1".parse().unwrap()], 0).unwrap();
-        let reader = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let to = reader.local_addr().unwrap();
-        // Port 0 is nobody's, and more than one batch goes out.
-        for number in 0..100_u8 {
-            if number % 10 == 3 {
-                port.send("127.0.0.1:0".parse().unwrap(), b"to nobody");
-            }
-            port.send(to, &[number; 9]);
-        }
-        port.flush();
-        let mut packet = [0; 32];
-        for number in 0..100_u8 {
-            let length = reader.recv(&mut packet).await.unwrap();
-            assert_eq!(packet[..length], [number; 9]);
-        }
-        assert_eq!((port.counters().sent, port.counters().unsent), (100, 10));
-    }
-}
+mod tests;
