@@ -107,3 +107,52 @@ async fn packets_may_leave_in_fragments() {
         assert!(!getsockopt(socket, Ipv6DontFrag).unwrap());
     }
 }
+
+/// What `client` hears back when it writes to `to`, an address of a port that is bound to all addresses, and which
+/// address it hears it from.
+#[cfg(target_os = "linux")]
+async fn answered_from(port: &mut UdpPort, client: &UdpSocket, to: SocketAddr) -> SocketAddr {
+    client.send_to(b"question", to).await.unwrap();
+    let mut asker = None;
+    while asker.is_none() {
+        port.readable().await;
+        port.receive(|from, _| asker = Some(from));
+    }
+    port.send(asker.unwrap(), b"answer");
+    port.flush();
+    client.recv_from(&mut [0; 16]).await.unwrap().1
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_answer_leaves_from_the_address_that_was_asked() {
+    let mut port = UdpPort::bind(&["0.0.0.0".parse().unwrap()], 0).unwrap();
+    let (client, other) =
+        (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    // All of 127.0.0.0/8 is this machine; left to itself, the kernel writes to 127.0.0.1 from there.
+    for ip in ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1"] {
+        let to = SocketAddr::new(ip.parse().unwrap(), port.port());
+        assert_eq!(answered_from(&mut port, &client, to).await, to);
+    }
+    // A question to an address that never wrote to us.
+    port.send(other.local_addr().unwrap(), b"question");
+    port.flush();
+    let from = other.recv_from(&mut [0; 16]).await.unwrap().1;
+    assert_eq!(from, SocketAddr::new("127.0.0.1".parse().unwrap(), port.port()));
+    assert_eq!((port.counters().sent, port.counters().unsent), (5, 0));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_that_the_machine_lost_does_not_silence_us() {
+    let mut port = UdpPort::bind(&["0.0.0.0".parse().unwrap()], 0).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let to = client.local_addr().unwrap();
+    // An address of documentation (RFC 5737), which no machine has.
+    let reached_at = port.four.as_mut().unwrap().reached_at.as_mut().unwrap();
+    reached_at.put(to, "192.0.2.1".parse().unwrap());
+    port.send(to, b"answer");
+    port.flush();
+    assert_eq!(client.recv_from(&mut [0; 16]).await.unwrap().0, 6);
+    assert_eq!((port.counters().sent, port.counters().unsent), (1, 0));
+}
