@@ -163,7 +163,7 @@ impl Switch {
                         let (report, discovery) = (report.clone(), self.sources.discovery.clone());
                         work.spawn(async move {
                             let found = match discovery {
-                                Some(discovery) => discovery.resolve(id, key).await.ok(),
+                                Some(discovery) => discovery.locate(id, key).await,
                                 None => None,
                             };
                             let _ = report.send(Outcome::Located(id, found)).await;

@@ -30,4 +30,5 @@ mod messages;
 mod operating;
 mod refusals;
 mod settings;
+mod talking;
 mod watches;
