@@ -127,7 +127,7 @@ pub enum DiscoveryError {
     #[error("the sidecar is stopping")]
     Stopped,
     /// The protocol that would be needed does not run.
-    #[error("{0} is switched off")]
+    #[error("{0} does not run; start the sidecar without {flags}", flags = switches(.0))]
     Off(&'static str),
     /// Nobody knows the node.
     #[error("the node is not found: no table has it and a search did not meet it; give its enode:// or enr:")]
@@ -147,8 +147,16 @@ pub enum DiscoveryError {
     #[error(transparent)]
     Entry(#[from] EntryError),
     /// Another application serves the protocol.
-    #[error("the TALKREQ protocol {0:?} is served by another application")]
+    #[error("the TALKREQ protocol {0:?} is served by another application; end its ServeTalk stream first")]
     TalkOwned(String),
+}
+
+/// The flags that keep a protocol from running.
+fn switches(protocol: &str) -> String {
+    match protocol {
+        "discv4" | "discv5" => format!("--nodiscover and --{protocol}=false"),
+        _ => "--nodiscover".to_owned(),
+    }
 }
 
 /// A question of a stranger to an application that serves a TALKREQ protocol.
@@ -183,6 +191,17 @@ pub struct Counters {
     pub candidates_dropped: u64,
     /// What the sockets counted.
     pub sockets: UdpCounters,
+}
+
+/// What the parts of discovery have counted; nothing of a part that does not run.
+#[derive(Clone, Debug, Default)]
+pub struct Details {
+    /// discv4.
+    pub v4: Option<discv4::Counters>,
+    /// discv5.
+    pub v5: Option<discv5::Counters>,
+    /// The node database.
+    pub database: Option<node_db::Counters>,
 }
 
 /// A handle to discovery. Cheap to clone.
