@@ -33,6 +33,7 @@ use crate::{
     net::{
         bandwidth::Rates,
         connection::{self, ConnectionId},
+        dialer::ConnectError,
         listener::Accepted,
         outbound::OutboundBudget,
     },
@@ -210,7 +211,12 @@ impl State {
     }
 
     /// A dial opened a connection, or did not.
-    pub(super) fn dialed(&mut self, now: Now, dial: &Dial, outcome: std::io::Result<tokio::net::TcpStream>) {
+    pub(super) fn dialed(
+        &mut self,
+        now: Now,
+        dial: &Dial,
+        outcome: Result<tokio::net::TcpStream, ConnectError>,
+    ) {
         match outcome {
             Ok(stream) if !self.draining => {
                 let id = self.next_connection();

@@ -25,7 +25,7 @@ use crate::{
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
         clock,
         connection::{ConnectionId, Event, Shared},
-        dialer,
+        dialer::{self, ConnectError},
         discovery::Discovery,
         listener::Accepted,
         turns::Turns,
@@ -45,7 +45,7 @@ const EVENTS: usize = 1024;
 
 /// What a dial or lookup came to.
 enum Outcome {
-    Dialed(Dial, io::Result<TcpStream>),
+    Dialed(Dial, Result<TcpStream, ConnectError>),
     Resolved(TaskId, io::Result<Vec<IpAddr>>),
     Located(NodeId, Option<Contact>),
 }
@@ -141,7 +141,12 @@ impl Switch {
                         let report = report.clone();
                         let task = dial.task;
                         let dialing = work.spawn(async move {
-                            let outcome = dialer::connect(dial.addr, dial.timeout).await;
+                            let mut dial = dial;
+                            let outcome = dialer::connect(dial.addrs().collect(), dial.timeout).await;
+                            let outcome = outcome.map(|(stream, addr)| {
+                                dial.addr = addr;
+                                stream
+                            });
                             let _ = report.send(Outcome::Dialed(dial, outcome)).await;
                         });
                         dials.insert(task, dialing);

@@ -61,10 +61,19 @@ pub struct Dial {
     pub public_key: PublicKey,
     /// Where.
     pub addr: SocketAddr,
+    /// Further addresses of the same name, in the order in which they are to be tried.
+    pub also: Vec<SocketAddr>,
     /// Why.
     pub kind: Kind,
     /// How long the TCP connection may take.
     pub timeout: Duration,
+}
+
+impl Dial {
+    /// All addresses, in the order in which they are to be tried.
+    pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.addr).chain(self.also.iter().copied())
+    }
 }
 
 /// What the scheduler wants done.
@@ -372,7 +381,7 @@ impl Scheduler {
             self.registrations.dialing(id);
         }
         match host {
-            Host::Ip(ip) => self.dial(now, rules, name, &mut task, *ip),
+            Host::Ip(ip) => self.dial(now, rules, name, &mut task, *ip, &[]),
             Host::Name(host) => {
                 self.actions.push_back(Action::LookupHost { task: name, name: host.clone() });
             }
@@ -383,12 +392,24 @@ impl Scheduler {
     }
 
     /// Emits the dial of a task whose address is known.
-    pub(super) fn dial(&mut self, now: Now, rules: &Rules, name: TaskId, task: &mut Task, ip: IpAddr) {
+    pub(super) fn dial(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        name: TaskId,
+        task: &mut Task,
+        ip: IpAddr,
+        also: &[IpAddr],
+    ) {
         let addr = SocketAddr::new(ip, task.port);
         task.addr = Some(addr);
-        self.history.dialed(now.mono, rules.settings.history, task.id, addr, !rules.exempt(ip));
+        let also: Vec<_> = also.iter().map(|ip| SocketAddr::new(*ip, task.port)).collect();
+        for addr in std::iter::once(&addr).chain(&also) {
+            self.history.dialed(now.mono, rules.settings.history, task.id, *addr, !rules.exempt(addr.ip()));
+        }
         let (id, public_key, kind, timeout) = (task.id, task.public_key, task.kind, task.timeout);
-        self.actions.push_back(Action::Dial(Dial { task: name, id, public_key, addr, kind, timeout }));
+        let dial = Dial { task: name, id, public_key, addr, also, kind, timeout };
+        self.actions.push_back(Action::Dial(dial));
     }
 
     /// Takes a dial out of the books.
