@@ -33,7 +33,7 @@ use crate::{
         outbound::{Lane, Outbound},
         traffic::Traffic,
     },
-    node::{Enode, NodeId, PublicKey},
+    node::{Enode, NodeId, PublicKey, Record},
     p2p::{Channel, DisconnectReason, LocalCapability, RemoteHello, Side},
     policy::{
         self, Cause, CloseReason, Refusal,
@@ -65,6 +65,8 @@ pub(super) struct Link {
     space: Arc<Notify>,
     control: mpsc::Sender<Control>,
     pub(super) stage: Stage,
+    /// What the node was offered with, until it is a peer.
+    record: Option<Record>,
     /// Why we are ending it, if we are.
     closing: Option<(ClosedBy, Arc<str>)>,
     /// The decision against it, and whom it hit as far as that is known.
@@ -119,6 +121,7 @@ impl State {
             space: Arc::default(),
             control,
             stage: Stage::Handshake,
+            record: dial.and_then(|dial| dial.record.clone()),
             closing: None,
             refused: None,
         };
@@ -247,7 +250,7 @@ impl State {
             public_key,
             node_id,
             enode: link.enode.clone().unwrap_or_else(|| Enode::at(public_key, link.remote)),
-            record: self.records.remove(&node_id),
+            record: link.record.take(),
             remote: link.remote,
             local: link.local,
             inbound: link.inbound,
@@ -440,10 +443,7 @@ impl State {
         let node = match &link.stage {
             Stage::Open { .. } => return,
             Stage::Handshake => None,
-            Stage::Greeted(public_key, _) => {
-                self.records.remove(&public_key.id());
-                Some(public_key.id())
-            }
+            Stage::Greeted(public_key, _) => Some(public_key.id()),
             Stage::Parked(ready) => Some(ready.public_key.id()),
         };
         // Dials that failed are told by the policy, which knows of those too that never had a connection.

@@ -37,7 +37,7 @@ use crate::{
         listener::Accepted,
         outbound::OutboundBudget,
     },
-    node::{AddressClass, Enode, ForkSchedule, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
+    node::{AddressClass, Enode, ForkSchedule, NodeId, NodeRef, PublicKey, local::EntryOwner},
     p2p::LocalNode,
     policy::{
         Action, Policy, Settings,
@@ -75,9 +75,6 @@ pub struct Config {
     pub rng: StdRng,
 }
 
-/// Records of candidates that are kept until their dials end; four sources of 64 wait in line at most.
-const MAX_RECORDS: usize = 1024;
-
 /// What the task does for the state.
 pub(super) enum Effect {
     /// Run a connection.
@@ -114,8 +111,6 @@ pub(super) struct State {
     pub(super) links: HashMap<ConnectionId, Link>,
     pub(super) sessions: BTreeMap<NodeId, Arc<Session>>,
     pub(super) connections_made: u64,
-    /// Records of candidates that are being dialed, by node, until the dial ends.
-    pub(super) records: HashMap<NodeId, Record>,
     /// What watchers are told of.
     pub(super) boards: Boards,
     /// Registrations whose board is behind.
@@ -175,7 +170,6 @@ impl State {
             links: HashMap::new(),
             sessions: BTreeMap::new(),
             connections_made: 0,
-            records: HashMap::new(),
             boards,
             touched: BTreeSet::new(),
             waiting: Waiting::default(),
@@ -227,7 +221,6 @@ impl State {
             Err(error) => {
                 let cause = super::cause::of_connect(&error);
                 tracing::debug!(node = %dial.id, addr = %dial.addr, %error, "dial failed");
-                self.records.remove(&dial.id);
                 self.policy.dial_failed(now, dial.task, cause, &error.to_string());
             }
         }
@@ -264,16 +257,8 @@ impl State {
 
     /// A source offers a node.
     pub(super) fn candidate(&mut self, now: Now, candidate: Candidate) {
-        let (id, record) = (candidate.public_key.id(), candidate.record.clone());
-        if self.policy.candidate(now, candidate).is_ok()
-            && let Some(record) = record
-        {
-            if self.records.len() >= MAX_RECORDS {
-                // What is lost is only a peer's record in answers.
-                self.records.clear();
-            }
-            self.records.insert(id, record);
-        }
+        // A refusal is counted by the policy, and its source is told by the demand alone.
+        let _ = self.policy.candidate(now, candidate);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Now) {

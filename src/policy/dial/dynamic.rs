@@ -68,7 +68,7 @@ impl Scheduler {
         if wanted_by.is_empty() {
             return Err(Refusal::Filtered);
         }
-        let waiting = Waiting { id, public_key, addr, source, served, wanted_by };
+        let waiting = Waiting { id, public_key, addr, source, served, record, wanted_by };
         self.check_waiting(now, rules, &waiting)?;
         full?;
         if self.candidates.push(waiting) { Ok(()) } else { Err(Refusal::QueueFull) }
@@ -118,11 +118,11 @@ impl Scheduler {
                 self.refused(now, refusal);
                 continue;
             }
-            let Waiting { id, public_key, addr, source, .. } = waiting;
+            let Waiting { id, public_key, addr, source, record, .. } = waiting;
             let kind = Kind::Dynamic(source);
             let (port, timeout) = (addr.port(), rules.settings.dial_timeout);
             let turn_of = Some(turn_of);
-            let task = Task { id, public_key, kind, since: now, port, addr: None, timeout, turn_of };
+            let task = Task { id, public_key, kind, since: now, port, addr: None, record, timeout, turn_of };
             self.start(now, rules, task, &Host::Ip(addr.ip()));
         }
     }

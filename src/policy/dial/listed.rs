@@ -289,8 +289,17 @@ impl Scheduler {
         }
         let kind = if entry.as_static.is_some() { Kind::Static } else { Kind::Trusted };
         let timeout = rules.settings.dial_timeout;
-        let task =
-            Task { id: *id, public_key, kind, since: now, port: tcp, addr: None, timeout, turn_of: None };
+        let task = Task {
+            id: *id,
+            public_key,
+            kind,
+            since: now,
+            port: tcp,
+            addr: None,
+            record: None,
+            timeout,
+            turn_of: None,
+        };
         let name = self.start(now, rules, task, &host);
         if let Some(entry) = self.entries.get_mut(id) {
             entry.task = Some(name);

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Now,
-    node::{AddressClass, Host, NodeId, PublicKey},
+    node::{AddressClass, Host, NodeId, PublicKey, Record},
 };
 
 /// A dial's name.
@@ -63,6 +63,8 @@ pub struct Dial {
     pub addr: SocketAddr,
     /// Further addresses of the same name, in the order in which they are to be tried.
     pub also: Vec<SocketAddr>,
+    /// The record that the node was offered with, if there was one.
+    pub record: Option<Record>,
     /// Why.
     pub kind: Kind,
     /// How long the TCP connection may take.
@@ -136,6 +138,8 @@ pub(super) struct Task {
     pub(super) port: u16,
     /// Known once it is dialed.
     pub(super) addr: Option<SocketAddr>,
+    /// What the node was offered with, until it is dialed.
+    pub(super) record: Option<Record>,
     pub(super) timeout: Duration,
     /// The registration whose turn it was.
     pub(super) turn_of: Option<RegistrationId>,
@@ -408,7 +412,8 @@ impl Scheduler {
             self.history.dialed(now.mono, rules.settings.history, task.id, *addr, !rules.exempt(addr.ip()));
         }
         let (id, public_key, kind, timeout) = (task.id, task.public_key, task.kind, task.timeout);
-        let dial = Dial { task: name, id, public_key, addr, also, kind, timeout };
+        let record = task.record.take();
+        let dial = Dial { task: name, id, public_key, addr, also, record, kind, timeout };
         self.actions.push_back(Action::Dial(dial));
     }
 
