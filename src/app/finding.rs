@@ -17,7 +17,7 @@ use crate::{
         discovery::{self, Discovery},
         dns_discovery::{self, DnsNode},
         nat::{self, NatMethod},
-        node_db::{self, NodeDb},
+        node_db::{self, NodeDb, StoredPeer},
         resolver::Resolver,
     },
     node::{
@@ -31,6 +31,9 @@ use crate::{
 /// Candidates on their way to the dialer: what four sources answer to one demand.
 const CANDIDATES: usize = 64;
 
+/// Peers of earlier runs that are offered. More than a full house has dialed slots, because some have gone.
+const PEERS: usize = 64;
+
 /// Nodes of DNS trees that are fetched ahead: one dialer's worth.
 const DNS_NODES: usize = 8;
 
@@ -39,6 +42,7 @@ pub(super) struct Finding {
     pub(super) discovery: Discovery,
     pub(super) demand: watch::Sender<usize>,
     pub(super) candidates: mpsc::Receiver<Candidate>,
+    pub(super) database: Option<NodeDb>,
     pub(super) tasks: FindingTasks,
 }
 
@@ -49,6 +53,7 @@ pub(super) struct FindingTasks {
     gateway: Option<Owned<()>>,
     stop_gateway: watch::Sender<bool>,
     _dns: Option<Owned<()>>,
+    _peers: Option<Owned<()>>,
     db: Option<NodeDb>,
 }
 
@@ -121,6 +126,9 @@ pub(super) fn start(
             None
         }
     };
+    let peers = db
+        .clone()
+        .map(|db| Owned(tokio::spawn(feed_from_database(db, wanted.clone(), candidates_sender.clone()))));
     let enodes = config.discovery.bootnodes_v4.clone();
     let enodes = enodes.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes)));
     let records = config.discovery.bootnodes_v5.clone();
@@ -146,8 +154,9 @@ pub(super) fn start(
     let (task, discovery) = discovery::prepare(clock::now(), setup);
     let (stop_driver, stopped) = oneshot::channel();
     let driver = Owned(tokio::spawn(discovery::run(task, stopped)));
-    let tasks = FindingTasks { driver, stop_driver, gateway, stop_gateway, _dns: dns, db };
-    Ok(Finding { discovery, demand, candidates, tasks })
+    let database = db.clone();
+    let tasks = FindingTasks { driver, stop_driver, gateway, stop_gateway, _dns: dns, _peers: peers, db };
+    Ok(Finding { discovery, demand, candidates, database, tasks })
 }
 
 /// The node database is a convenience: without it we begin at the bootnodes.
@@ -178,6 +187,27 @@ fn links(config: &Config, preset: Option<&Preset>) -> Vec<Link> {
     match &config.discovery.dns_trees {
         Some(urls) => urls.iter().filter_map(|url| url.parse().ok()).collect(),
         None => preset.and_then(|preset| preset.dns_tree.parse().ok()).into_iter().collect(),
+    }
+}
+
+/// Offers the peers of earlier runs, once, as the dialer has room for them. They come before what is searched for, because
+/// a search takes seconds; the dialer still leaves half of the slots to other sources.
+async fn feed_from_database(
+    db: NodeDb,
+    mut demand: watch::Receiver<usize>,
+    candidates: mpsc::Sender<Candidate>,
+) {
+    if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
+        return;
+    }
+    for StoredPeer { public_key, addr, record, served, .. } in db.peers(PEERS).await {
+        if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
+            return;
+        }
+        let candidate = Candidate { public_key, addr, record, source: Source::Database, served };
+        if candidates.send(candidate).await.is_err() {
+            return;
+        }
     }
 }
 

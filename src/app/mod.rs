@@ -270,7 +270,7 @@ impl App {
         reached(Step::Listen)?;
 
         let boards = Boards::new(key_rng.next_u64());
-        let Finding { discovery, demand, candidates, tasks: finding } = finding::start(
+        let Finding { discovery, demand, candidates, database, tasks: finding } = finding::start(
             &config,
             data_dir.path(),
             &key,
@@ -312,6 +312,7 @@ impl App {
             record: discovery.clone(),
             demand,
             candidates,
+            database,
         };
         let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests, sources);
         switch.restore(&config.peers.static_peers, &config.peers.trusted_peers, &lists)?;

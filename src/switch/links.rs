@@ -8,7 +8,7 @@
 //! What our Hello offered is fixed when it is written, with the owners of that moment: a name that changes hands later
 //! never leads an old session's messages to a new owner.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -30,10 +30,11 @@ use crate::{
     Now,
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
+        node_db::{StoredPeer, Update},
         outbound::{Lane, Outbound},
         traffic::Traffic,
     },
-    node::{Enode, NodeId, PublicKey, Record},
+    node::{Enode, Host, NodeId, PublicKey, Record},
     p2p::{Channel, DisconnectReason, LocalCapability, RemoteHello, Side},
     policy::{
         self, Cause, CloseReason, Refusal,
@@ -42,6 +43,10 @@ use crate::{
     },
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
 };
+
+/// How long a peer must have been one to be worth a dial at the next start. Those that find us useless, or are full, say
+/// so within seconds.
+const GOOD_AFTER: Duration = Duration::from_secs(60);
 
 /// Controls that may wait for a connection: it takes them at once, and there are never more than two.
 const CONTROLS: usize = 4;
@@ -60,13 +65,13 @@ pub(super) struct Link {
     pub(super) inbound: bool,
     dialed_as: Option<Kind>,
     pub(super) enode: Option<Enode>,
+    /// What the node was offered with, until it is a peer.
+    record: Option<Record>,
     pub(super) outbound: Arc<Outbound>,
     pub(super) traffic: Arc<Traffic>,
     space: Arc<Notify>,
     control: mpsc::Sender<Control>,
     pub(super) stage: Stage,
-    /// What the node was offered with, until it is a peer.
-    record: Option<Record>,
     /// Why we are ending it, if we are.
     closing: Option<(ClosedBy, Arc<str>)>,
     /// The decision against it, and whom it hit as far as that is known.
@@ -116,12 +121,12 @@ impl State {
             inbound: dial.is_none(),
             dialed_as: dial.map(|dial| dial.kind),
             enode: dial.map(|dial| Enode::at(dial.public_key, dial.addr)),
+            record: dial.and_then(|dial| dial.record.clone()),
             outbound: Outbound::new(Arc::clone(&self.outbound_budget)),
             traffic: Arc::default(),
             space: Arc::default(),
             control,
             stage: Stage::Handshake,
-            record: dial.and_then(|dial| dial.record.clone()),
             closing: None,
             refused: None,
         };
@@ -332,6 +337,7 @@ impl State {
             "peer connected"
         );
         link.stage = Stage::Open { session: Arc::clone(&session), inboxes };
+        self.remember(now, &session, Duration::ZERO);
         self.touched.extend(owners);
         let view = self.peer_view(&session);
         self.sessions.insert(node_id, session);
@@ -486,11 +492,34 @@ impl State {
         if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
             self.sessions.remove(&session.node_id);
             self.past.add(&session);
+            let served = now.unix.saturating_sub(session.since);
+            if served >= GOOD_AFTER || self.draining {
+                self.remember(now, &session, served);
+            } else if !session.inbound {
+                self.effects.push_back(Effect::Remember(Update::PeerLeft(session.node_id)));
+            }
             let ended = PeerEnd { time: now.unix, reason, by: by.clone(), detail: detail.into() };
             let last = PeerState { view: self.peer_view(&session), ended: Some(ended) };
             self.boards.peers.update(|board| board.peers.remove(&session.node_id, last));
         }
         tracing::info!(node = %session.node_id, remote = %session.remote, %reason, detail = %detail.escape_debug(), "peer disconnected");
+    }
+
+    /// Notes a peer for the next run, which dials those that served longest first. What we did not dial is left out: where
+    /// it listens is not known.
+    fn remember(&mut self, now: Now, session: &Session, served: Duration) {
+        let Host::Ip(ip) = session.enode.host else { return };
+        if session.inbound {
+            return;
+        }
+        let peer = StoredPeer {
+            public_key: session.public_key,
+            addr: SocketAddr::new(ip, session.enode.tcp),
+            record: session.record.clone(),
+            served,
+            last: now.unix.as_secs(),
+        };
+        self.effects.push_back(Effect::Remember(Update::Peer(Box::new(peer))));
     }
 
     /// Closes one registration's channels on all sessions and lets go of peers that nobody else uses.

@@ -35,6 +35,7 @@ use crate::{
         connection::{self, ConnectionId},
         dialer::ConnectError,
         listener::Accepted,
+        node_db,
         outbound::OutboundBudget,
     },
     node::{AddressClass, Enode, ForkSchedule, NodeId, NodeRef, PublicKey, local::EntryOwner},
@@ -93,6 +94,8 @@ pub(super) enum Effect {
     ReleaseEntries(EntryOwner),
     /// So many candidates are wanted.
     Demand(usize),
+    /// Keep this for the next run.
+    Remember(node_db::Update),
     /// Keep the lists.
     Persist(Lists),
 }

@@ -28,6 +28,7 @@ use crate::{
         dialer::{self, ConnectError},
         discovery::Discovery,
         listener::Accepted,
+        node_db::NodeDb,
         turns::Turns,
     },
     node::{AddressClass, NodeId, NodeRef},
@@ -61,6 +62,8 @@ pub struct Sources {
     pub demand: watch::Sender<usize>,
     /// Where candidates come from.
     pub candidates: mpsc::Receiver<Candidate>,
+    /// Where peers are remembered for the next run, if they are.
+    pub database: Option<NodeDb>,
 }
 
 /// What the switch asks of whoever started it.
@@ -180,6 +183,11 @@ impl Switch {
                         work.spawn(async move { drop(record.release_entries(owner).await) });
                     }
                     Effect::Demand(count) => drop(self.sources.demand.send_replace(count)),
+                    Effect::Remember(update) => {
+                        if let Some(database) = &self.sources.database {
+                            database.update(update);
+                        }
+                    }
                     Effect::Persist(lists) => {
                         // A full queue holds an older state of the same lists: the newest must not be lost.
                         let _ = self.requests.send(Request::Persist(lists)).await;

@@ -29,6 +29,7 @@ mod lists;
 mod messages;
 mod operating;
 mod refusals;
+mod restarts;
 mod settings;
 mod talking;
 mod watches;
