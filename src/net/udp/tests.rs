@@ -89,7 +89,7 @@ async fn packets_that_travel_joined_arrive_one_by_one() {
     }
 }
 
-/// What the kernel does with packets above the MTU of a link. That they arrive is shown by the case `small-mtu` of
+/// What the kernel does with packets above the MTU of a link. That they arrive is shown by the case `small_mtu` of
 /// `tests/interop`, which has such a link.
 #[cfg(target_os = "linux")]
 #[tokio::test]
