@@ -43,6 +43,7 @@ pub(super) struct Finding {
     pub(super) demand: watch::Sender<usize>,
     pub(super) candidates: mpsc::Receiver<Candidate>,
     pub(super) database: Option<NodeDb>,
+    pub(super) trees: watch::Receiver<dnsdisc::Counters>,
     pub(super) tasks: FindingTasks,
 }
 
@@ -115,10 +116,18 @@ pub(super) fn start(
     };
     let (demand, wanted) = watch::channel(0);
     let (candidates_sender, candidates) = mpsc::channel(CANDIDATES);
+    let (tree_counters, trees) = watch::channel(dnsdisc::Counters::default());
     let dns = match (links(config, preset), resolver) {
         (links, _) if links.is_empty() => None,
         (links, Ok(resolver)) => {
-            let feed = feed_from_dns(links, resolver, wanted.clone(), candidates_sender.clone(), fork());
+            let feed = feed_from_dns(
+                links,
+                resolver,
+                wanted.clone(),
+                candidates_sender.clone(),
+                tree_counters,
+                fork(),
+            );
             Some(Owned(tokio::spawn(feed)))
         }
         (_, Err(error)) => {
@@ -156,7 +165,7 @@ pub(super) fn start(
     let driver = Owned(tokio::spawn(discovery::run(task, stopped)));
     let database = db.clone();
     let tasks = FindingTasks { driver, stop_driver, gateway, stop_gateway, _dns: dns, _peers: peers, db };
-    Ok(Finding { discovery, demand, candidates, database, tasks })
+    Ok(Finding { discovery, demand, candidates, database, trees, tasks })
 }
 
 /// The node database is a convenience: without it we begin at the bootnodes.
@@ -217,6 +226,7 @@ async fn feed_from_dns(
     resolver: Resolver,
     mut demand: watch::Receiver<usize>,
     candidates: mpsc::Sender<Candidate>,
+    counters: watch::Sender<dnsdisc::Counters>,
     rng: StdRng,
 ) {
     // Nothing is asked before the first free slot.
@@ -225,7 +235,6 @@ async fn feed_from_dns(
     }
     let client = dnsdisc::Client::new(clock::now(), dnsdisc::Config { allow_private: false }, &links, rng);
     let (nodes, mut found) = mpsc::channel::<DnsNode>(DNS_NODES);
-    let (counters, _) = watch::channel(client.counters());
     let reading = dns_discovery::run(client, resolver, nodes, counters);
     let feeding = async {
         loop {

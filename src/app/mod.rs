@@ -270,7 +270,7 @@ impl App {
         reached(Step::Listen)?;
 
         let boards = Boards::new(key_rng.next_u64());
-        let Finding { discovery, demand, candidates, database, tasks: finding } = finding::start(
+        let Finding { discovery, demand, candidates, database, trees, tasks: finding } = finding::start(
             &config,
             data_dir.path(),
             &key,
@@ -373,7 +373,8 @@ impl App {
         if let Some(addr) = config.http_addr {
             let listener = TcpListener::bind(addr).await.map_err(serve_error("the probes", addr))?;
             http_addr = Some(listener.local_addr().map_err(serve_error("the probes", addr))?);
-            let (probes, metrics) = (probes.clone(), http::Metrics::new(handle.clone(), discovery.clone()));
+            let metrics = http::Metrics::new(handle.clone(), discovery.clone(), trees.clone());
+            let probes = probes.clone();
             serving.spawn(async move { match http::serve(listener, probes, Some(metrics)).await {} });
         }
         reached(Step::Http)?;

@@ -12,8 +12,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use tokio::sync::watch;
+
 use crate::{
-    net::discovery::{Counters, Discovery},
+    discv4, dnsdisc,
+    net::discovery::{Counters, Details, Discovery},
     switch::{Handle, figures::Figures, lease::StateName},
 };
 
@@ -25,21 +28,24 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub struct Metrics {
     handle: Handle,
     discovery: Discovery,
+    trees: watch::Receiver<dnsdisc::Counters>,
 }
 
 impl Metrics {
-    /// The numbers of a switch and of discovery.
+    /// The numbers of a switch, of discovery, and of what reads trees in DNS.
     #[must_use]
-    pub fn new(handle: Handle, discovery: Discovery) -> Self {
-        Self { handle, discovery }
+    pub fn new(handle: Handle, discovery: Discovery, trees: watch::Receiver<dnsdisc::Counters>) -> Self {
+        Self { handle, discovery, trees }
     }
 
     /// The page; `None` when the process is ending and has no numbers any more.
     pub(super) async fn page(&self) -> Option<String> {
         let figures = self.handle.figures().await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
+        let details = self.discovery.details().await.ok()?;
+        let trees = *self.trees.borrow();
         let mut registry = Registry::with_prefix("devp2pd");
-        registry.register_collector(Box::new(Numbers { figures, discovery }));
+        registry.register_collector(Box::new(Numbers { figures, discovery, details, trees }));
         let mut page = String::new();
         // Writing to a string does not fail.
         text::encode(&mut page, &registry).ok()?;
@@ -51,6 +57,8 @@ impl Metrics {
 struct Numbers {
     figures: Figures,
     discovery: Counters,
+    details: Details,
+    trees: dnsdisc::Counters,
 }
 
 /// One value with its labels.
@@ -170,6 +178,31 @@ impl Numbers {
         let rows = [("unsent", sockets.unsent), ("unroutable", unroutable), ("over_rate", over_rate)];
         counter(out, "discovery_unsent", "Packets not sent", &by("reason", rows))?;
         let help = "Nodes that discovery found when the dialer had no room";
-        counter(out, "candidates_dropped", help, &one(candidates_dropped))
+        counter(out, "candidates_dropped", help, &one(candidates_dropped))?;
+        self.discovery_details(out)
+    }
+
+    /// What became of packets, searches and records inside. The names are those of the counters in the code, which say
+    /// there what they count.
+    fn discovery_details(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Details { v4, v5, database } = &self.details;
+        if let Some(v4) = v4 {
+            let rows = discv4::Verdict::ALL.map(|verdict| (verdict.name(), v4.of(verdict)));
+            counter(
+                out,
+                "discv4_packets",
+                "Packets for discv4, by what became of them",
+                &by("verdict", rows),
+            )?;
+            counter(out, "discv4_events", "What discv4 did and declined", &by("event", v4.named()))?;
+        }
+        if let Some(v5) = v5 {
+            counter(out, "discv5_events", "What discv5 did and declined", &by("event", v5.named()))?;
+        }
+        if let Some(database) = database {
+            let help = "Updates that the node database did not keep, and nodes that it removed";
+            counter(out, "node_db_events", help, &by("event", database.named()))?;
+        }
+        counter(out, "dns_tree_events", "What was read from trees in DNS", &by("event", self.trees.named()))
     }
 }

@@ -16,6 +16,7 @@
 
 mod access;
 mod calls;
+mod counters;
 mod dialing;
 mod discovery;
 mod dribblers;

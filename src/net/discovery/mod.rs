@@ -24,12 +24,12 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    node_db::NodeDb,
+    node_db::{self, NodeDb},
     udp::{UdpCounters, UdpPort},
 };
 use crate::{
-    Now,
-    discv5::{TalkError, TalkToken},
+    Now, discv4,
+    discv5::{self, TalkError, TalkToken},
     kademlia::{CallError, Contact, Entry, Removal},
     node::{
         NodeId, NodeKey, PublicKey, Record,
@@ -254,6 +254,11 @@ impl Discovery {
     /// The counters.
     pub async fn counters(&self) -> Result<Counters, DiscoveryError> {
         self.call(|state, _| state.counters).await
+    }
+
+    /// What its parts have counted.
+    pub async fn details(&self) -> Result<Details, DiscoveryError> {
+        self.call(|state, _| state.details()).await
     }
 
     /// The node at its newest known address, asked of both protocols.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Counters, DiscoveryError, LOOKUP_NODES, Pong, QUESTIONS, TableNode, TableObserver, TalkQuestion,
+    Counters, Details, DiscoveryError, LOOKUP_NODES, Pong, QUESTIONS, TableNode, TableObserver, TalkQuestion,
     candidate,
 };
 use crate::{
@@ -93,6 +93,14 @@ impl State {
             resolves: HashMap::new(),
             queries: 0,
             served: HashMap::new(),
+        }
+    }
+
+    pub(super) fn details(&self) -> Details {
+        Details {
+            v4: self.v4.as_ref().map(|engine| engine.counters().clone()),
+            v5: self.v5.as_ref().map(|engine| *engine.counters()),
+            database: self.db.as_ref().map(NodeDb::counters),
         }
     }
 

@@ -137,6 +137,21 @@ pub struct Counters {
     pub expired: u64,
 }
 
+impl Counters {
+    /// All counters with their names in metrics. A new one cannot be left out: this does not compile without it.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 5] {
+        let Self { dropped, lost, refused, without_record, expired } = *self;
+        [
+            ("dropped", dropped),
+            ("lost", lost),
+            ("refused", refused),
+            ("without_record", without_record),
+            ("expired", expired),
+        ]
+    }
+}
+
 #[derive(Debug)]
 enum Command {
     Update(Update),
