@@ -17,7 +17,7 @@ use crate::{
         discovery::{self, Discovery, contact_of},
         dns_discovery::{self, DnsNode},
         nat::{self, NatMethod},
-        node_db::{self, NodeDb},
+        node_db::{self, NodeDb, StoredPeer},
         resolver::Resolver,
     },
     node::{
@@ -31,6 +31,9 @@ use crate::{
 /// Candidates on their way to the dialer: what four sources answer to one demand.
 const CANDIDATES: usize = 64;
 
+/// Peers of earlier runs that are offered. More than a full house has dialed slots, because some have gone.
+const PEERS: usize = 64;
+
 /// Nodes of DNS trees that are fetched ahead: one dialer's worth.
 const DNS_NODES: usize = 8;
 
@@ -43,6 +46,8 @@ pub(super) struct Finding {
     pub(super) discovery: Discovery,
     pub(super) demand: watch::Sender<usize>,
     pub(super) candidates: mpsc::Receiver<Candidate>,
+    pub(super) database: Option<NodeDb>,
+    pub(super) trees: watch::Receiver<dnsdisc::Counters>,
     pub(super) tasks: FindingTasks,
 }
 
@@ -54,6 +59,7 @@ pub(super) struct FindingTasks {
     stop_gateway: watch::Sender<bool>,
     _dns: Option<Owned<()>>,
     _names: Option<Owned<()>>,
+    _peers: Option<Owned<()>>,
     db: Option<NodeDb>,
 }
 
@@ -117,10 +123,18 @@ pub(super) fn start(
     };
     let (demand, wanted) = watch::channel(0);
     let (candidates_sender, candidates) = mpsc::channel(CANDIDATES);
+    let (tree_counters, trees) = watch::channel(dnsdisc::Counters::default());
     let dns = match (links(config, preset), resolver) {
         (links, _) if links.is_empty() => None,
         (links, Ok(resolver)) => {
-            let feed = feed_from_dns(links, resolver, wanted.clone(), candidates_sender.clone(), fork());
+            let feed = feed_from_dns(
+                links,
+                resolver,
+                wanted.clone(),
+                candidates_sender.clone(),
+                tree_counters,
+                fork(),
+            );
             Some(Owned(tokio::spawn(feed)))
         }
         (_, Err(error)) => {
@@ -128,6 +142,9 @@ pub(super) fn start(
             None
         }
     };
+    let peers = db
+        .clone()
+        .map(|db| Owned(tokio::spawn(feed_from_database(db, wanted.clone(), candidates_sender.clone()))));
     let given = config.discovery.bootnodes_v4.clone();
     let nodes_v4 = given.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes)));
     let given = config.discovery.bootnodes_v5.clone();
@@ -155,8 +172,18 @@ pub(super) fn start(
     let driver = Owned(tokio::spawn(discovery::run(task, stopped)));
     let names =
         (discovers && !named.is_empty()).then(|| Owned(tokio::spawn(add_named(named, discovery.clone()))));
-    let tasks = FindingTasks { driver, stop_driver, gateway, stop_gateway, _dns: dns, _names: names, db };
-    Ok(Finding { discovery, demand, candidates, tasks })
+    let database = db.clone();
+    let tasks = FindingTasks {
+        driver,
+        stop_driver,
+        gateway,
+        stop_gateway,
+        _dns: dns,
+        _names: names,
+        _peers: peers,
+        db,
+    };
+    Ok(Finding { discovery, demand, candidates, database, trees, tasks })
 }
 
 /// The node database is a convenience: without it we begin at the bootnodes.
@@ -225,12 +252,34 @@ fn links(config: &Config, preset: Option<&Preset>) -> Vec<Link> {
     }
 }
 
+/// Offers the peers of earlier runs, once, as the dialer has room for them. They come before what is searched for, because
+/// a search takes seconds; the dialer still leaves half of the slots to other sources.
+async fn feed_from_database(
+    db: NodeDb,
+    mut demand: watch::Receiver<usize>,
+    candidates: mpsc::Sender<Candidate>,
+) {
+    if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
+        return;
+    }
+    for StoredPeer { public_key, addr, record, served, .. } in db.peers(PEERS).await {
+        if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
+            return;
+        }
+        let candidate = Candidate { public_key, addr, record, source: Source::Database, served };
+        if candidates.send(candidate).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Reads trees while the dialer has room for candidates.
 async fn feed_from_dns(
     links: Vec<Link>,
     resolver: Resolver,
     mut demand: watch::Receiver<usize>,
     candidates: mpsc::Sender<Candidate>,
+    counters: watch::Sender<dnsdisc::Counters>,
     rng: StdRng,
 ) {
     // Nothing is asked before the first free slot.
@@ -239,7 +288,6 @@ async fn feed_from_dns(
     }
     let client = dnsdisc::Client::new(clock::now(), dnsdisc::Config { allow_private: false }, &links, rng);
     let (nodes, mut found) = mpsc::channel::<DnsNode>(DNS_NODES);
-    let (counters, _) = watch::channel(client.counters());
     let reading = dns_discovery::run(client, resolver, nodes, counters);
     let feeding = async {
         loop {

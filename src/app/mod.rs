@@ -281,7 +281,7 @@ impl App {
         reached(Step::Listen)?;
 
         let boards = Boards::new(key_rng.next_u64());
-        let Finding { discovery, demand, candidates, tasks: finding } = finding::start(
+        let Finding { discovery, demand, candidates, database, trees, tasks: finding } = finding::start(
             &config,
             data_dir.path(),
             &key,
@@ -324,6 +324,7 @@ impl App {
             record: discovery.clone(),
             demand,
             candidates,
+            database,
         };
         let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests, sources);
         let current = reload::Current::new(&config, public_key.id(), log.clone());
@@ -392,8 +393,12 @@ impl App {
             let failed = serve_error("the probes", "--http-addr", addr);
             let listener = TcpListener::bind(addr).await.map_err(failed)?;
             http_addr = Some(listener.local_addr().map_err(failed)?);
-            let discv5_off = config.discovery.wanted && !config.discovery.v5;
-            let metrics = http::Metrics::new(handle.clone(), discovery.clone(), discv5_off, dropped_lines);
+            let facts = http::Facts {
+                discv5_off: config.discovery.wanted && !config.discovery.v5,
+                dropped_lines,
+                trees: trees.clone(),
+            };
+            let metrics = http::Metrics::new(handle.clone(), discovery.clone(), facts);
             let probes = probes.clone();
             serving.spawn(async move { match http::serve(listener, probes, Some(metrics)).await {} });
         }

@@ -36,7 +36,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// All verdicts, for whoever shows their counters.
+    /// All verdicts, in the order of the checks.
     pub const ALL: [Self; 15] = [
         Self::Accepted,
         Self::Restricted,
@@ -82,7 +82,7 @@ impl Verdict {
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     verdicts: [u64; Verdict::ALL.len()],
-    /// Keys recovered from signatures, the dear operation that strangers can cause.
+    /// Keys recovered from signatures, the expensive operation that strangers can cause.
     pub recovered: u64,
     /// Packets sent.
     pub sent: u64,
@@ -103,6 +103,31 @@ impl Counters {
     #[must_use]
     pub fn of(&self, verdict: Verdict) -> u64 {
         self.verdicts.get(verdict as usize).copied().unwrap_or(0)
+    }
+
+    /// The counters beside those of [`Self::of`], with their names in metrics. A new one cannot be left out: this does not
+    /// compile without it.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 7] {
+        let Self {
+            verdicts: _,
+            recovered,
+            sent,
+            outbox_full,
+            not_pinged_back,
+            too_busy,
+            refused_neighbors,
+            refused_admissions,
+        } = *self;
+        [
+            ("recovered", recovered),
+            ("sent", sent),
+            ("outbox_full", outbox_full),
+            ("not_pinged_back", not_pinged_back),
+            ("too_busy", too_busy),
+            ("refused_neighbors", refused_neighbors),
+            ("refused_admissions", refused_admissions),
+        ]
     }
 
     pub(super) fn count(&mut self, verdict: Verdict) {

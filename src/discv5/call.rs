@@ -22,6 +22,7 @@ use super::{
     message::{MessageType, RequestId},
     peer::Peer,
 };
+pub use crate::kademlia::CallError;
 use crate::{
     kademlia::Contact,
     node::{NodeId, Record},
@@ -33,32 +34,6 @@ pub const TIMEOUT: Duration = Duration::from_millis(700);
 pub const MAX_WAITING: usize = 16;
 /// The most requests in all. Lookups make a few dozen; the rest is for applications that talk.
 pub const MAX_CALLS: usize = 4096;
-
-/// Why a request was not begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// Too many requests wait for this node, or for all.
-    #[error("too many requests wait: at most {MAX_WAITING} for one node and {MAX_CALLS} in all")]
-    QueueFull,
-    /// The node has no UDP endpoint.
-    #[error("the node has no UDP endpoint")]
-    NoEndpoint,
-    /// The request does not fit into a packet.
-    #[error("the request has {0} bytes; a packet has room for {1}")]
-    TooLarge(usize, usize),
-    /// No answer came in time.
-    #[error("the node did not answer within {} ms", TIMEOUT.as_millis())]
-    Timeout,
-    /// The configured restriction of networks forbids the address, or our announced address cannot reach it.
-    #[error("the node's address is outside the networks that may be contacted")]
-    Address,
-    /// As many lookups run as may.
-    #[error("too many lookups run at a time")]
-    TooManyLookups,
-    /// The node is ourselves.
-    #[error("the node is this one")]
-    Myself,
-}
 
 /// One request.
 #[derive(Debug)]

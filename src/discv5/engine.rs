@@ -82,6 +82,10 @@ impl fmt::Debug for Config {
     }
 }
 
+/// The most bytes that an application may answer to a TALKREQ, so that the TALKRESP fits a packet. Beside them stand the
+/// type byte, the list's header, the request id with its header, and the header of the response.
+pub const MAX_TALK_RESPONSE: usize = MAX_MESSAGE - (1 + 3 + 9 + 3);
+
 /// Why an answer to a TALKREQ was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TalkError {
@@ -306,11 +310,8 @@ impl<C: Crypto> Engine<C> {
 
     /// Answers a TALKREQ.
     pub fn answer_talk(&mut self, now: Now, token: TalkToken, response: &[u8]) -> Result<(), TalkError> {
-        // Type byte, list header, request id with header, header of the response.
-        const AROUND: usize = 1 + 3 + 9 + 3;
-        let room = MAX_MESSAGE - AROUND;
-        if response.len() > room {
-            return Err(TalkError::TooLarge(response.len(), room));
+        if response.len() > MAX_TALK_RESPONSE {
+            return Err(TalkError::TooLarge(response.len(), MAX_TALK_RESPONSE));
         }
         let asker = self.talk.answer(token).ok_or(TalkError::Expired)?;
         if self.respond_talk(now, &asker, response) { Ok(()) } else { Err(TalkError::Expired) }

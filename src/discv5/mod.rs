@@ -37,6 +37,6 @@ pub mod talk;
 pub use call::CallError;
 pub use challenge::STRANGERS_PER_SECOND;
 pub use crypto::Crypto;
-pub use engine::{Action, Config, Counters, Engine, QueryId};
+pub use engine::{Action, Config, Counters, Engine, MAX_TALK_RESPONSE, QueryId, TalkError};
 pub use header::Unmasker;
 pub use talk::TalkToken;

@@ -134,6 +134,22 @@ pub struct Counters {
     pub over_limit: u64,
 }
 
+impl Counters {
+    /// All counters with their names in metrics. A new one cannot be left out: this does not compile without it.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 6] {
+        let Self { requests, unanswered, bad_entries, found, bad_addresses, over_limit } = *self;
+        [
+            ("requests", requests),
+            ("unanswered", unanswered),
+            ("bad_entries", bad_entries),
+            ("found", found),
+            ("bad_addresses", bad_addresses),
+            ("over_limit", over_limit),
+        ]
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Query {
     tree: u64,

@@ -18,8 +18,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use tokio::sync::watch;
+
 use crate::{
-    net::discovery::{Counters, Discovery},
+    discv4, dnsdisc,
+    net::discovery::{Counters, Details, Discovery},
     policy::Warning,
     switch::{
         Handle,
@@ -36,31 +39,38 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub struct Metrics {
     handle: Handle,
     discovery: Discovery,
-    discv5_off: bool,
-    dropped_lines: Arc<AtomicU64>,
+    facts: Facts,
+}
+
+/// What neither the switch nor discovery counts.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// A warning: discovery is wanted without discv5.
+    pub discv5_off: bool,
+    /// Lines that the log dropped.
+    pub dropped_lines: Arc<AtomicU64>,
+    /// What reading trees in DNS came to.
+    pub trees: watch::Receiver<dnsdisc::Counters>,
 }
 
 impl Metrics {
-    /// The numbers of a switch, of discovery, and of the log: the lines that it dropped. `discv5_off` is a warning: discovery
-    /// is wanted without discv5.
+    /// The numbers of a switch, of discovery, and of the rest of the process.
     #[must_use]
-    pub fn new(
-        handle: Handle,
-        discovery: Discovery,
-        discv5_off: bool,
-        dropped_lines: Arc<AtomicU64>,
-    ) -> Self {
-        Self { handle, discovery, discv5_off, dropped_lines }
+    pub fn new(handle: Handle, discovery: Discovery, facts: Facts) -> Self {
+        Self { handle, discovery, facts }
     }
 
     /// The page; `None` when the process is ending and has no numbers any more.
     pub(super) async fn page(&self) -> Option<String> {
         let figures = self.handle.figures().await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
+        let details = self.discovery.details().await.ok()?;
+        let trees = *self.facts.trees.borrow();
         let mut registry = Registry::with_prefix("devp2pd");
-        let dropped_lines = self.dropped_lines.load(Ordering::Relaxed);
-        let discv5_off = self.discv5_off;
-        registry.register_collector(Box::new(Numbers { figures, discovery, discv5_off, dropped_lines }));
+        let dropped_lines = self.facts.dropped_lines.load(Ordering::Relaxed);
+        let discv5_off = self.facts.discv5_off;
+        let numbers = Numbers { figures, discovery, discv5_off, dropped_lines, details, trees };
+        registry.register_collector(Box::new(numbers));
         let mut page = String::new();
         // Writing to a string does not fail.
         text::encode(&mut page, &registry).ok()?;
@@ -74,6 +84,8 @@ struct Numbers {
     discovery: Counters,
     discv5_off: bool,
     dropped_lines: u64,
+    details: Details,
+    trees: dnsdisc::Counters,
 }
 
 /// One value with its labels.
@@ -213,6 +225,31 @@ impl Numbers {
         let rows = [("unsent", sockets.unsent), ("unroutable", unroutable), ("over_rate", over_rate)];
         counter(out, "discovery_unsent", "Packets not sent", &by("reason", rows))?;
         let help = "Nodes that discovery found when the dialer had no room";
-        counter(out, "candidates_dropped", help, &one(candidates_dropped))
+        counter(out, "candidates_dropped", help, &one(candidates_dropped))?;
+        self.discovery_details(out)
+    }
+
+    /// What became of packets, searches and records inside. The names are those of the counters in the code, which say
+    /// there what they count.
+    fn discovery_details(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Details { v4, v5, database } = &self.details;
+        if let Some(v4) = v4 {
+            let rows = discv4::Verdict::ALL.map(|verdict| (verdict.name(), v4.of(verdict)));
+            counter(
+                out,
+                "discv4_packets",
+                "Packets for discv4, by what became of them",
+                &by("verdict", rows),
+            )?;
+            counter(out, "discv4_events", "What discv4 did and declined", &by("event", v4.named()))?;
+        }
+        if let Some(v5) = v5 {
+            counter(out, "discv5_events", "What discv5 did and declined", &by("event", v5.named()))?;
+        }
+        if let Some(database) = database {
+            let help = "Updates that the node database did not keep, and nodes that it removed";
+            counter(out, "node_db_events", help, &by("event", database.named()))?;
+        }
+        counter(out, "dns_tree_events", "What was read from trees in DNS", &by("event", self.trees.named()))
     }
 }

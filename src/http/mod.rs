@@ -24,7 +24,7 @@ use std::{
 };
 
 use hyper::{Method, Request, Response, StatusCode, Version, header};
-pub use metrics::Metrics;
+pub use metrics::{Facts, Metrics};
 pub use server::serve;
 
 type Body = http_body_util::Full<bytes::Bytes>;

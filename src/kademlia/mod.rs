@@ -4,6 +4,7 @@
 //! a node is asked. So this room never speaks to anybody: the engines tell it what they saw, and it answers whom to
 //! keep, whom to check next and whom to ask next. Reading order: [`distance`], [`contact`], [`table`] (with its parts
 //! [`entry`], [`bucket`], [`subnets`], [`revalidation`]), [`lookup`], [`refresh`], [`walk`].
+//! [`call`] says why a request of an engine was not made.
 //!
 //! Strangers choose their ids and addresses, and they push as fast as the line carries. Therefore no operation here
 //! is linear in the number of strangers: a table never holds more than 17 × (16 + 10) of them, ids and subnets are
@@ -13,6 +14,7 @@
 //! Left out: packets and timeouts of requests (the engines), storage of nodes (`net`).
 
 pub mod bucket;
+pub mod call;
 pub mod contact;
 pub mod distance;
 pub mod entry;
@@ -24,6 +26,7 @@ pub mod table;
 pub mod walk;
 
 pub use bucket::Bucket;
+pub use call::CallError;
 pub use contact::{Contact, Source};
 pub use entry::{Entry, Placement};
 pub use lookup::Lookup;

@@ -1,18 +1,30 @@
 //! Opens TCP connections and looks up host names: the two slow steps of a dial. Whom to dial is `policy`'s business.
+//!
+//! A name may have several addresses, some of which lead nowhere: a family without a route, a machine that is down. They
+//! are tried as RFC 8305 ("happy eyeballs") says: the next one as soon as one has failed, or a quarter of a second after
+//! the one before, and whichever connects first wins. An error says what became of each.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 /// How long a name may take (geth: 5 s).
 const LOOKUP: Duration = Duration::from_secs(5);
 
 /// Addresses of one name that are passed on: a name with hundreds of them is not ours to scan.
 const MAX_ADDRESSES: usize = 8;
+
+/// How long an attempt is alone before the next address is tried beside it (RFC 8305 section 5, Connection Attempt
+/// Delay).
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// The addresses of a host name, by the system's resolver; empty when there are none.
 pub async fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
@@ -23,12 +35,145 @@ pub async fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
     Ok(found?.map(|addr| addr.ip()).take(MAX_ADDRESSES).collect())
 }
 
-/// Connects within `limit`.
-pub async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    let stream = timeout(limit, TcpStream::connect(addr)).await.map_err(|_| {
-        io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {addr} within {limit:?}"))
-    })??;
+/// Why no connection came about: what was tried, and what each attempt came to.
+#[derive(Debug)]
+pub struct ConnectError {
+    /// Each address that was tried, and its error. Never empty.
+    pub tried: Vec<(SocketAddr, io::Error)>,
+}
+
+impl std::error::Error for ConnectError {}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (addr, error)) in self.tried.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{addr}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Connects to the first of `addrs` that answers, within `limit` for all of them. Returns the connection and where it
+/// goes.
+pub async fn connect(
+    addrs: Vec<SocketAddr>,
+    limit: Duration,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let (mut tried, mut begun) = (Vec::new(), Vec::new());
+    if let Ok(Some(connected)) = timeout(limit, race(addrs, &mut begun, &mut tried)).await {
+        return Ok(connected);
+    }
+    // Attempts that the time limit ended have no error of their own.
+    let silent = |addr: &SocketAddr| !tried.iter().any(|(failed, _)| failed == addr);
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
+    let silent: Vec<_> = begun.into_iter().filter(silent).map(|addr| (addr, late())).collect();
+    tried.extend(silent);
+    Err(ConnectError { tried })
+}
+
+/// Tries the addresses in order, each with a head start. `None` when all have failed.
+async fn race(
+    addrs: Vec<SocketAddr>,
+    begun: &mut Vec<SocketAddr>,
+    failed: &mut Vec<(SocketAddr, io::Error)>,
+) -> Option<(TcpStream, SocketAddr)> {
+    let mut left = addrs.into_iter();
+    // Dropping the set ends the attempts that lost.
+    let mut attempts = JoinSet::new();
+    loop {
+        let next = left.next();
+        if let Some(addr) = next {
+            begun.push(addr);
+            attempts.spawn(async move { (addr, open(addr).await) });
+        }
+        let outcome = tokio::select! {
+            outcome = attempts.join_next() => outcome,
+            () = sleep(HEAD_START), if next.is_some() => continue,
+        };
+        match outcome {
+            Some(Ok((addr, Ok(stream)))) => return Some((stream, addr)),
+            Some(Ok((addr, Err(error)))) => failed.push((addr, error)),
+            // An attempt that panicked has failed; nothing cancels one.
+            Some(Err(_)) => {}
+            None if next.is_none() => return None,
+            None => {}
+        }
+    }
+}
+
+async fn open(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr).await?;
     // Messages are batched before they are written; the kernel must not wait for more.
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Long enough that only a connection that never comes takes it.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A listening address, and what keeps it there.
+    fn listener() -> (std::net::TcpListener, SocketAddr) {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    /// An address where nobody listens: one that was bound a moment ago, and is held without listening.
+    fn refusing() -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, addr)
+    }
+
+    /// An address that answers nothing: its queue of connections is full, so that the kernel drops what comes.
+    async fn silent() -> (Socket, Vec<TcpStream>, SocketAddr) {
+        let (socket, addr) = refusing();
+        socket.listen(0).unwrap();
+        let mut held = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(300), TcpStream::connect(addr)).await {
+            held.push(stream);
+            assert!(held.len() < 64, "a queue of no connections takes them all");
+        }
+        (socket, held, addr)
+    }
+
+    #[tokio::test]
+    async fn one_dial_tries_all_addresses_of_a_name() {
+        let (_refusing, refused) = refusing();
+        let (_socket, _held, silent) = silent().await;
+        let (_listener, good) = listener();
+        for addrs in
+            [vec![good], vec![refused, good], vec![silent, good], vec![silent, refused, good, silent]]
+        {
+            let (stream, addr) = connect(addrs.clone(), LONG).await.unwrap();
+            assert_eq!((addr, stream.peer_addr().unwrap()), (good, good), "{addrs:?}");
+            assert!(stream.nodelay().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_names_every_address_and_what_became_of_it() {
+        let (_first, first) = refusing();
+        let (_second, second) = refusing();
+        let error = connect(vec![first, second], LONG).await.unwrap_err();
+        assert_eq!(error.tried.iter().map(|(addr, _)| *addr).collect::<Vec<_>>(), [first, second]);
+        let text = error.to_string();
+        for addr in [first, second] {
+            assert!(text.contains(&format!("{addr}: Connection refused")), "{text}");
+        }
+        let (_socket, _held, silent) = silent().await;
+        let error = connect(vec![first, silent], Duration::from_millis(500)).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("{first}: Connection refused")), "{error}");
+        assert!(error.contains(&format!("{silent}: no answer within 500ms")), "{error}");
+    }
 }

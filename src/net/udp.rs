@@ -4,19 +4,29 @@
 //! cut one. Reading uses `recvmmsg` where the system has it (quinn-udp): under a flood one system call fetches up to
 //! [`BATCH`] packets. Writing uses `sendmmsg` likewise (rustix): what one round writes leaves together. A full send
 //! buffer drops the packet and counts it: UDP may lose, and discovery asks again.
+//!
+//! quinn-udp configures a socket for QUIC. [`options`] takes back what does not fit discovery.
+//!
+//! A socket that is bound to all addresses of the machine remembers at which of them each remote address reached us, and
+//! writes to it from there. A node that asked one address takes an answer from another one for a stranger's, and so does
+//! its NAT. What goes to an address that never wrote to us leaves from where the kernel says.
 
 use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
     ops::Range,
 };
 
 #[cfg(target_os = "linux")]
 use std::io::IoSlice;
 
-use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
+use lru::LruCache;
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket};
+
+mod options;
 
 use super::listener::BindError;
 use crate::node::endpoint::canonical;
@@ -32,6 +42,11 @@ const SEND_BATCH: usize = 64;
 
 /// Kernel buffer for packets that we have not fetched: about 3,000 packets of a burst, where the system allows it.
 const KERNEL_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Remote addresses of which a socket remembers where they reached us. Answers that wait longest are those of
+/// applications, at most 1,024; the rest is for the nodes of the tables. When it is full, the address that has been
+/// silent for the longest time is forgotten, and the kernel chooses from where it is written to.
+const REACHED_AT: NonZeroUsize = NonZeroUsize::new(2048).unwrap();
 
 /// Counters of the sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +64,8 @@ pub struct UdpCounters {
 struct Family {
     socket: UdpSocket,
     state: UdpSocketState,
+    /// At which address of ours a remote one reached us. Only where the socket has more than one.
+    reached_at: Option<LruCache<SocketAddr, IpAddr>>,
 }
 
 /// The sockets of one port.
@@ -122,7 +139,7 @@ impl UdpPort {
 
     /// Fetches what is there, up to one batch per family, and hands each packet to `take`.
     pub fn receive(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) {
-        for family in [&self.four, &self.six].into_iter().flatten() {
+        for family in [&mut self.four, &mut self.six].into_iter().flatten() {
             let mut meta = [RecvMeta::default(); BATCH];
             let fetched = family.socket.try_io(Interest::READABLE, || {
                 let mut slices = self.slots.chunks_mut(SLOT).map(IoSliceMut::new);
@@ -134,14 +151,15 @@ impl UdpPort {
             let Ok(fetched) = fetched else { continue };
             for (slot, meta) in self.slots.chunks(SLOT).zip(meta).take(fetched) {
                 let from = SocketAddr::new(canonical(meta.addr.ip()), meta.addr.port());
-                // The kernel may join packets of one sender (GRO); the stride tells them apart again.
-                for packet in slot.get(..meta.len).unwrap_or_default().chunks(meta.stride.max(1)) {
-                    self.counters.received += 1;
-                    if packet.len() < SLOT {
-                        take(from, packet);
-                    } else {
-                        self.counters.oversize += 1;
-                    }
+                if let (Some(reached_at), Some(ip)) = (&mut family.reached_at, meta.dst_ip) {
+                    reached_at.put(from, ip);
+                }
+                let packet = slot.get(..meta.len).unwrap_or_default();
+                self.counters.received += 1;
+                if packet.len() < SLOT {
+                    take(from, packet);
+                } else {
+                    self.counters.oversize += 1;
                 }
             }
         }
@@ -164,8 +182,8 @@ impl UdpPort {
         self.addressed.sort_by_key(|(to, _)| to.is_ipv6());
         let six = self.addressed.partition_point(|(to, _)| to.is_ipv4());
         let (four, six) = self.addressed.split_at(six);
-        for (family, packets) in [(&self.four, four), (&self.six, six)] {
-            let sent = family.as_ref().map_or(0, |family| send_all(&family.socket, packets, &self.outgoing));
+        for (family, packets) in [(&mut self.four, four), (&mut self.six, six)] {
+            let sent = family.as_mut().map_or(0, |family| family.send(packets, &self.outgoing));
             self.counters.sent += sent as u64;
             self.counters.unsent += packets.len().saturating_sub(sent) as u64;
         }
@@ -176,6 +194,34 @@ impl UdpPort {
 
 /// A packet on its way: to whom, and where its bytes stand.
 type Addressed = (SocketAddr, Range<usize>);
+
+impl Family {
+    /// Sends packets, and returns how many the kernel took. Those to one remote address keep their order.
+    fn send(&mut self, packets: &[Addressed], bytes: &[u8]) -> usize {
+        let Some(reached_at) = &mut self.reached_at else { return send_all(&self.socket, packets, bytes) };
+        let (mut sent, mut rest) = (0, Vec::with_capacity(packets.len()));
+        for (to, range) in packets {
+            let Some(src_ip) = reached_at.get(to).copied() else {
+                rest.push((*to, range.clone()));
+                continue;
+            };
+            let contents = bytes.get(range.clone()).unwrap_or_default();
+            let transmit =
+                Transmit { destination: *to, ecn: None, contents, segment_size: None, src_ip: Some(src_ip) };
+            match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
+                Ok(()) => sent += 1,
+                // No room in the kernel's buffer: another address of ours would not help.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // It cannot be sent from there. The address may have left the machine, or was one of a broadcast.
+                Err(_) => {
+                    reached_at.pop(to);
+                    rest.push((*to, range.clone()));
+                }
+            }
+        }
+        sent + send_all(&self.socket, &rest, bytes)
+    }
+}
 
 /// Sends packets in their order, and answers how many the kernel took. One that cannot be sent (no route, no room) is
 /// passed over.
@@ -229,58 +275,10 @@ fn open(addr: SocketAddr) -> io::Result<Family> {
     socket.bind(&addr.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
     let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-    Ok(Family { socket, state })
+    options::for_discovery(&socket, addr.is_ipv6(), &state)?;
+    let reached_at = addr.ip().is_unspecified().then(|| LruCache::sparse(REACHED_AT));
+    Ok(Family { socket, state, reached_at })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn packets_arrive_in_batches_and_oversize_ones_are_counted() {
-        let mut port = UdpPort::bind(&["127.0.0.1".parse().unwrap()], 0).unwrap();
-        let to = port.local_addrs()[0];
-        let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        for len in [1_usize, 1280, 1281, 700] {
-            sender.send_to(&vec![7; len], to).await.unwrap();
-        }
-        let mut lengths = Vec::new();
-        while port.counters().received < 4 {
-            port.readable().await;
-            port.receive(|from, packet| {
-                assert_eq!(from, sender.local_addr().unwrap());
-                lengths.push(packet.len());
-            });
-        }
-        assert_eq!(lengths, [1, 1280, 700]);
-        assert_eq!(port.counters().oversize, 1);
-        port.send(sender.local_addr().unwrap(), b"answer");
-        port.flush();
-        let mut answer = [0; 16];
-        assert_eq!(sender.recv(&mut answer).await.unwrap(), 6);
-        port.send("[::1]:9".parse().unwrap(), b"no socket of that family");
-        port.flush();
-        assert_eq!((port.counters().sent, port.counters().unsent), (1, 1));
-    }
-
-    #[tokio::test]
-    async fn a_batch_leaves_in_order_and_what_cannot_be_sent_holds_up_nobody() {
-        let mut port = UdpPort::bind(&["127.0.0.1".parse().unwrap()], 0).unwrap();
-        let reader = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let to = reader.local_addr().unwrap();
-        // Port 0 is nobody's, and more than one batch goes out.
-        for number in 0..100_u8 {
-            if number % 10 == 3 {
-                port.send("127.0.0.1:0".parse().unwrap(), b"to nobody");
-            }
-            port.send(to, &[number; 9]);
-        }
-        port.flush();
-        let mut packet = [0; 32];
-        for number in 0..100_u8 {
-            let length = reader.recv(&mut packet).await.unwrap();
-            assert_eq!(packet[..length], [number; 9]);
-        }
-        assert_eq!((port.counters().sent, port.counters().unsent), (100, 10));
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     pin::Pin,
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ use super::{
     watch,
 };
 use crate::{
-    kademlia::{self, Contact, Placement},
+    kademlia::{self, CallError, Contact, Placement, call::MAX_LOOKUPS},
     net::{
         clock,
         discovery::{Discovery, DiscoveryError, TableNode, contact_of},
@@ -29,6 +30,9 @@ use crate::{
 
 /// Frames of a stream that may wait for HTTP/2.
 const FRAMES: usize = 16;
+
+/// When to try again after too much was under way: a request is over in 700 ms, a lookup in a second or two.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 /// Nodes of one frame of a search.
 const FRAME_NODES: usize = 16;
@@ -65,8 +69,18 @@ pub(super) fn refuse(error: DiscoveryError) -> Refusal {
         DiscoveryError::Off(_) | DiscoveryError::NotFound => {
             Refusal::new(ErrorReason::NodeAddressUnknown, message)
         }
-        DiscoveryError::NoAnswer => Refusal::new(ErrorReason::TimedOut, message),
-        DiscoveryError::Call(_) => Refusal::field("node", message),
+        DiscoveryError::KeyNeeded => Refusal::field("target", message),
+        DiscoveryError::Call(CallError::Timeout) => Refusal::new(ErrorReason::TimedOut, message),
+        DiscoveryError::Call(CallError::TooManyLookups) => {
+            busy(message).with("limit", MAX_LOOKUPS).with("what", "lookups")
+        }
+        DiscoveryError::Call(CallError::QueueFull) => busy(message).with("what", "requests"),
+        DiscoveryError::Call(CallError::NoEndpoint | CallError::Address | CallError::Myself) => {
+            Refusal::field("node", message)
+        }
+        DiscoveryError::Call(CallError::TooLarge(..)) | DiscoveryError::Talk(_) => {
+            Refusal::field("payload", message)
+        }
         DiscoveryError::TalkOwned(protocol) => {
             Refusal::new(ErrorReason::ProtocolAlreadyRegistered, message).with("protocol", protocol)
         }
@@ -79,6 +93,24 @@ pub(super) fn refuse(error: DiscoveryError) -> Refusal {
             Refusal::field("key", message)
         }
     }
+}
+
+/// Nobody is to blame: too much is under way.
+fn busy(message: String) -> Refusal {
+    Refusal::new(ErrorReason::LimitReached, message).retry_after(BUSY_RETRY)
+}
+
+/// A TALKREQ that does not fit a packet: the field that must be shorter, and by how much.
+fn too_long(request: &proto::TalkRequestRequest, bytes: usize, room: usize) -> Refusal {
+    let excess = bytes.saturating_sub(room);
+    let field = if excess < request.payload.len() { "payload" } else { "protocol" };
+    Refusal::field(
+        field,
+        format!(
+            "together with its envelope the request has {bytes} bytes, and a packet has room for {room}; make it \
+             {excess} bytes shorter"
+        ),
+    )
 }
 
 fn source(table: Source) -> DiscoverySource {
@@ -310,11 +342,12 @@ impl DiscoveryService for Nodes {
     ) -> Result<Response<proto::TalkRequestResponse>, Status> {
         let request = request.into_inner();
         let contact = self.contact(&request.node).await?;
-        let payload = self
-            .discovery
-            .talk(contact, request.protocol.into_bytes().into(), request.payload)
-            .await
-            .map_err(refuse)?;
+        let protocol = request.protocol.clone().into_bytes().into();
+        let answer = self.discovery.talk(contact, protocol, request.payload.clone()).await;
+        let payload = answer.map_err(|error| match error {
+            DiscoveryError::Call(CallError::TooLarge(bytes, room)) => too_long(&request, bytes, room),
+            error => refuse(error),
+        })?;
         Ok(Response::new(proto::TalkRequestResponse { payload }))
     }
 

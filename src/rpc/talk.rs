@@ -1,7 +1,8 @@
 //! The stream of `ServeTalk`: what strangers ask an application over discv5, and what it answers.
 //!
-//! Questions wait in a bounded queue of the driver; a question that nobody answers in time has had its empty answer
-//! already, so whatever comes later is not an error.
+//! Questions wait in a bounded queue of the driver. A question that nobody answers in time has had its empty answer
+//! already, so an answer that comes later is not an error. An answer that does not fit a packet is refused by an event,
+//! and its question stays open: the application may send a shorter one.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +14,7 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    discv5::TalkToken,
+    discv5::{MAX_TALK_RESPONSE, TalkError, TalkToken},
     net::discovery::{Discovery, DiscoveryError, TalkQuestion},
 };
 
@@ -55,11 +56,30 @@ impl TalkServer {
         events
     }
 
-    async fn answer(&mut self, answer: proto::TalkAnswer) -> Result<(), Refusal> {
-        let Some(token) = self.open.remove(&answer.question_id) else { return Ok(()) };
-        match self.discovery.answer_talk(token, answer.payload).await {
-            // Too late is nobody's fault: the asker has its empty answer.
-            Ok(()) | Err(DiscoveryError::Call(_)) => Ok(()),
+    /// Sends an answer. `Some` is what the application is told about it.
+    async fn answer(
+        &mut self,
+        answer: proto::TalkAnswer,
+    ) -> Result<Option<proto::serve_talk_response::Event>, Refusal> {
+        let proto::TalkAnswer { question_id, payload } = answer;
+        let Some(token) = self.open.get(&question_id).copied() else { return Ok(None) };
+        let outcome = self.discovery.answer_talk(token, payload).await;
+        if let Err(DiscoveryError::Talk(TalkError::TooLarge(bytes, limit))) = outcome {
+            let refused = proto::TalkAnswerRefused {
+                question_id,
+                reason: ErrorReason::MessageTooLarge.into(),
+                detail: format!(
+                    "the answer has {bytes} bytes, and a packet has room for {limit}; the question is still open"
+                ),
+                bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+                limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            };
+            return Ok(Some(proto::serve_talk_response::Event::Refused(refused)));
+        }
+        self.open.remove(&question_id);
+        match outcome {
+            // Too late: the asker has its empty answer.
+            Ok(()) | Err(DiscoveryError::Talk(_)) => Ok(None),
             Err(error) => Err(super::discovery::refuse(error)),
         }
     }
@@ -71,8 +91,10 @@ impl TalkServer {
         out: mpsc::Sender<Result<proto::ServeTalkResponse, Status>>,
     ) {
         use proto::{serve_talk_request::Event as In, serve_talk_response::Event as Out};
-        let started =
-            proto::ServeTalkStarted { deadline: prost_types::Duration::try_from(TALK_DEADLINE).ok() };
+        let started = proto::ServeTalkStarted {
+            deadline: prost_types::Duration::try_from(TALK_DEADLINE).ok(),
+            max_answer_bytes: u32::try_from(MAX_TALK_RESPONSE).unwrap_or(u32::MAX),
+        };
         let first = proto::ServeTalkResponse { event: Some(Out::Started(started)) };
         if out.send(Ok(first)).await.is_err() {
             return;
@@ -95,7 +117,17 @@ impl TalkServer {
                 },
                 request = requests.message(), if answering => match request {
                     Ok(Some(proto::ServeTalkRequest { event: Some(In::Answer(answer)) })) => {
-                        self.answer(answer).await
+                        match self.answer(answer).await {
+                            Ok(Some(event)) => {
+                                let response = proto::ServeTalkResponse { event: Some(event) };
+                                if out.send(Ok(response)).await.is_err() {
+                                    return;
+                                }
+                                Ok(())
+                            }
+                            Ok(None) => Ok(()),
+                            Err(refusal) => Err(refusal),
+                        }
                     }
                     Ok(Some(_)) => Err(Refusal::new(
                         ErrorReason::StreamProtocolViolation,

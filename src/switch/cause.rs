@@ -3,13 +3,18 @@
 use std::io;
 
 use crate::{
-    net::connection::End,
+    net::{connection::End, dialer::ConnectError},
     p2p::{DisconnectReason, Side},
     policy::Cause,
 };
 
-/// Why a dial came to nothing before there was a connection.
-pub(super) fn of_connect(error: &io::Error) -> Cause {
+/// Why a dial came to nothing before there was a connection. It is our fault only if no address could be tried.
+pub(super) fn of_connect(error: &ConnectError) -> Cause {
+    let ours = error.tried.iter().all(|(_, error)| of_attempt(error) == Cause::LocalFault);
+    if ours { Cause::LocalFault } else { Cause::Unreachable }
+}
+
+fn of_attempt(error: &io::Error) -> Cause {
     match error.kind() {
         // Out of file descriptors or buffers, or no permission: nobody else's fault.
         io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory | io::ErrorKind::AddrNotAvailable => {

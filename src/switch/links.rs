@@ -8,7 +8,7 @@
 //! What our Hello offered is fixed when it is written, with the owners of that moment: a name that changes hands later
 //! never leads an old session's messages to a new owner.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -31,10 +31,11 @@ use crate::{
     Now,
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
+        node_db::{StoredPeer, Update},
         outbound::{Lane, Outbound},
         traffic::Traffic,
     },
-    node::{Enode, NodeId, PublicKey},
+    node::{Enode, Host, NodeId, PublicKey, Record},
     p2p::{Channel, ChannelIndex, DisconnectReason, LocalCapability, RemoteHello, Side},
     policy::{
         self, Cause, CloseReason, Refusal,
@@ -43,6 +44,10 @@ use crate::{
     },
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
 };
+
+/// How long a peer must have been one to be worth a dial at the next start. Those that find us useless, or are full, say
+/// so within seconds.
+const GOOD_AFTER: Duration = Duration::from_secs(60);
 
 /// Controls that may wait for a connection: it takes them at once, and there are never more than two.
 const CONTROLS: usize = 4;
@@ -61,6 +66,8 @@ pub(super) struct Link {
     pub(super) inbound: bool,
     dialed_as: Option<Kind>,
     pub(super) enode: Option<Enode>,
+    /// What the node was offered with, until it is a peer.
+    record: Option<Record>,
     pub(super) outbound: Arc<Outbound>,
     pub(super) traffic: Arc<Traffic>,
     space: Arc<Notify>,
@@ -120,6 +127,7 @@ impl State {
             inbound: dial.is_none(),
             dialed_as: dial.map(|dial| dial.kind),
             enode: dial.map(|dial| Enode::at(dial.public_key, dial.addr)),
+            record: dial.and_then(|dial| dial.record.clone()),
             outbound: Outbound::new(Arc::clone(&self.outbound_budget)),
             traffic: Arc::default(),
             space: Arc::default(),
@@ -254,7 +262,7 @@ impl State {
             public_key,
             node_id,
             enode: link.enode.clone().unwrap_or_else(|| Enode::at(public_key, link.remote)),
-            record: self.records.remove(&node_id),
+            record: link.record.take(),
             remote: link.remote,
             local: link.local,
             inbound: link.inbound,
@@ -330,6 +338,7 @@ impl State {
             "peer connected"
         );
         link.stage = Stage::Open { session: Arc::clone(&session), inboxes, sharers };
+        self.remember(now, &session, Duration::ZERO);
         self.touched.extend(owners);
         let view = self.peer_view(&session);
         self.sessions.insert(node_id, session);
@@ -457,10 +466,7 @@ impl State {
         let node = match &link.stage {
             Stage::Open { .. } => return,
             Stage::Handshake => None,
-            Stage::Greeted(public_key, _) => {
-                self.records.remove(&public_key.id());
-                Some(public_key.id())
-            }
+            Stage::Greeted(public_key, _) => Some(public_key.id()),
             Stage::Parked(ready) => Some(ready.public_key.id()),
         };
         // Dials that failed are told by the policy, which knows of those too that never had a connection.
@@ -502,11 +508,34 @@ impl State {
         if self.sessions.get(&session.node_id).is_some_and(|standing| standing.id == id) {
             self.sessions.remove(&session.node_id);
             self.past.add(&session);
+            let served = now.unix.saturating_sub(session.since);
+            if served >= GOOD_AFTER || self.draining {
+                self.remember(now, &session, served);
+            } else if !session.inbound {
+                self.effects.push_back(Effect::Remember(Update::PeerLeft(session.node_id)));
+            }
             let ended = PeerEnd { time: now.unix, reason, by: by.clone(), detail: detail.into() };
             let last = PeerState { view: self.peer_view(&session), ended: Some(ended) };
             self.boards.peers.update(|board| board.peers.remove(&session.node_id, last));
         }
         tracing::info!(node = %session.node_id, remote = %session.remote, %reason, detail = %detail.escape_debug(), "peer disconnected");
+    }
+
+    /// Notes a peer for the next run, which dials those that served longest first. What we did not dial is left out: where
+    /// it listens is not known.
+    fn remember(&mut self, now: Now, session: &Session, served: Duration) {
+        let Host::Ip(ip) = session.enode.host else { return };
+        if session.inbound {
+            return;
+        }
+        let peer = StoredPeer {
+            public_key: session.public_key,
+            addr: SocketAddr::new(ip, session.enode.tcp),
+            record: session.record.clone(),
+            served,
+            last: now.unix.as_secs(),
+        };
+        self.effects.push_back(Effect::Remember(Update::Peer(Box::new(peer))));
     }
 
     /// Closes one registration's channels on all sessions and lets go of peers that nobody else uses.

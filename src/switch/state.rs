@@ -34,10 +34,12 @@ use crate::{
     net::{
         bandwidth::Rates,
         connection::{self, ConnectionId},
+        dialer::ConnectError,
         listener::Accepted,
+        node_db,
         outbound::OutboundBudget,
     },
-    node::{AddressClass, Enode, ForkSchedule, Head, NodeId, NodeRef, PublicKey, Record, local::EntryOwner},
+    node::{AddressClass, Enode, ForkSchedule, Head, NodeId, NodeRef, PublicKey, local::EntryOwner},
     p2p::LocalNode,
     policy::{
         Action, Policy, Settings,
@@ -76,9 +78,6 @@ pub struct Config {
     pub rng: StdRng,
 }
 
-/// Records of candidates that are kept until their dials end; four sources of 64 wait in line at most.
-const MAX_RECORDS: usize = 1024;
-
 /// What the task does for the state.
 pub(super) enum Effect {
     /// Run a connection.
@@ -99,6 +98,8 @@ pub(super) enum Effect {
     ReleaseEntries(EntryOwner),
     /// So many candidates are wanted.
     Demand(usize),
+    /// Keep this for the next run.
+    Remember(node_db::Update),
     /// Keep the lists.
     Persist(Lists),
 }
@@ -117,8 +118,6 @@ pub(super) struct State {
     pub(super) links: HashMap<ConnectionId, Link>,
     pub(super) sessions: BTreeMap<NodeId, Arc<Session>>,
     pub(super) connections_made: u64,
-    /// Records of candidates that are being dialed, by node, until the dial ends.
-    pub(super) records: HashMap<NodeId, Record>,
     /// What watchers are told of.
     pub(super) boards: Boards,
     /// Registrations whose board is behind.
@@ -178,7 +177,6 @@ impl State {
             links: HashMap::new(),
             sessions: BTreeMap::new(),
             connections_made: 0,
-            records: HashMap::new(),
             boards,
             touched: BTreeSet::new(),
             waiting: Waiting::default(),
@@ -214,7 +212,12 @@ impl State {
     }
 
     /// A dial opened a connection, or did not.
-    pub(super) fn dialed(&mut self, now: Now, dial: &Dial, outcome: std::io::Result<tokio::net::TcpStream>) {
+    pub(super) fn dialed(
+        &mut self,
+        now: Now,
+        dial: &Dial,
+        outcome: Result<tokio::net::TcpStream, ConnectError>,
+    ) {
         match outcome {
             Ok(stream) if !self.draining => {
                 let id = self.next_connection();
@@ -225,7 +228,6 @@ impl State {
             Err(error) => {
                 let cause = super::cause::of_connect(&error);
                 tracing::debug!(node = %dial.id, addr = %dial.addr, %error, "dial failed");
-                self.records.remove(&dial.id);
                 self.policy.dial_failed(now, dial.task, cause, &error.to_string());
             }
         }
@@ -262,16 +264,8 @@ impl State {
 
     /// A source offers a node.
     pub(super) fn candidate(&mut self, now: Now, candidate: Candidate) {
-        let (id, record) = (candidate.public_key.id(), candidate.record.clone());
-        if self.policy.candidate(now, candidate).is_ok()
-            && let Some(record) = record
-        {
-            if self.records.len() >= MAX_RECORDS {
-                // What is lost is only a peer's record in answers.
-                self.records.clear();
-            }
-            self.records.insert(id, record);
-        }
+        // A refusal is counted by the policy, and its source is told by the demand alone.
+        let _ = self.policy.candidate(now, candidate);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Now) {

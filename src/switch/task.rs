@@ -26,9 +26,10 @@ use crate::{
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
         clock,
         connection::{ConnectionId, Event, Shared},
-        dialer,
+        dialer::{self, ConnectError},
         discovery::Discovery,
         listener::Accepted,
+        node_db::NodeDb,
         turns::Turns,
     },
     node::{AddressClass, ForkSchedule, Head, NodeId, NodeRef, local::EntryOwner},
@@ -68,7 +69,7 @@ async fn change_record(record: Discovery, mut changes: mpsc::Receiver<RecordChan
 
 /// What a dial or lookup came to.
 enum Outcome {
-    Dialed(Dial, io::Result<TcpStream>),
+    Dialed(Dial, Result<TcpStream, ConnectError>),
     Resolved(TaskId, io::Result<Vec<IpAddr>>),
     Located(NodeId, Option<Contact>),
 }
@@ -84,6 +85,8 @@ pub struct Sources {
     pub demand: watch::Sender<usize>,
     /// Where candidates come from.
     pub candidates: mpsc::Receiver<Candidate>,
+    /// Where peers are remembered for the next run, if they are.
+    pub database: Option<NodeDb>,
 }
 
 /// What the switch asks of whoever started it.
@@ -167,7 +170,12 @@ impl Switch {
                         let report = report.clone();
                         let task = dial.task;
                         let dialing = work.spawn(async move {
-                            let outcome = dialer::connect(dial.addr, dial.timeout).await;
+                            let mut dial = dial;
+                            let outcome = dialer::connect(dial.addrs().collect(), dial.timeout).await;
+                            let outcome = outcome.map(|(stream, addr)| {
+                                dial.addr = addr;
+                                stream
+                            });
                             let _ = report.send(Outcome::Dialed(dial, outcome)).await;
                         });
                         dials.insert(task, dialing);
@@ -189,7 +197,7 @@ impl Switch {
                         let (report, discovery) = (report.clone(), self.sources.discovery.clone());
                         work.spawn(async move {
                             let found = match discovery {
-                                Some(discovery) => discovery.resolve(id, key).await.ok(),
+                                Some(discovery) => discovery.locate(id, key).await,
                                 None => None,
                             };
                             let _ = report.send(Outcome::Located(id, found)).await;
@@ -203,6 +211,11 @@ impl Switch {
                         let _ = record_changes.send(RecordChange::Release(owner)).await;
                     }
                     Effect::Demand(count) => drop(self.sources.demand.send_replace(count)),
+                    Effect::Remember(update) => {
+                        if let Some(database) = &self.sources.database {
+                            database.update(update);
+                        }
+                    }
                     Effect::Persist(lists) => {
                         // A full queue holds an older state of the same lists: the newest must not be lost.
                         let _ = self.requests.send(Request::Persist(lists)).await;

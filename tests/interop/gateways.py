@@ -53,10 +53,12 @@ deny 0-65535 0.0.0.0/0 0-65535
 """
 
 
-def need_gateway():
-    """Installs what only these cases need; a machine where that cannot be done fails them."""
-    wanted = {"ip": "iproute2", "nft": "nftables", "miniupnpd": "miniupnpd"}
-    missing = [package for tool, package in wanted.items() if shutil.which(tool) is None]
+PACKAGES = {"ip": "iproute2", "nft": "nftables", "miniupnpd": "miniupnpd"}
+
+
+def need_tools(*wanted):
+    """Installs what only such cases need; a machine where that cannot be done fails them."""
+    missing = [PACKAGES[tool] for tool in wanted if shutil.which(tool) is None]
     if missing:
         expect(shutil.which("apt-get") and os.geteuid() == 0, f"not installed, and cannot be: {', '.join(missing)}")
         quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL}
@@ -68,7 +70,7 @@ class Gateway:
     """Three namespaces, which are gone when the case is over."""
 
     def __init__(self, case, method):
-        need_gateway()
+        need_tools(*PACKAGES)
         self.case, tag = case, f"devp2pd{os.getpid()}"
         self.lan, self.gw, self.wan = (f"{tag}{name}" for name in ("lan", "gw", "wan"))
         case.cleanups.append(self.remove)

@@ -17,6 +17,7 @@
 mod access;
 mod bootnodes;
 mod calls;
+mod counters;
 mod dialing;
 mod discovery;
 mod dribblers;
@@ -32,5 +33,7 @@ mod messages;
 mod operating;
 mod process;
 mod refusals;
+mod restarts;
 mod settings;
+mod talking;
 mod watches;

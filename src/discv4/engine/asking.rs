@@ -18,7 +18,7 @@ use crate::{
         },
         verdict::Verdict,
     },
-    kademlia::{Contact, bucket::BUCKET_SIZE},
+    kademlia::{CallError, Contact, bucket::BUCKET_SIZE},
     node::{AddressClass, Endpoint, PublicKey, Record, endpoint::may_relay},
 };
 
@@ -28,13 +28,24 @@ const LOWEST_PORT: u16 = 1025;
 impl<C: Crypto> Engine<C> {
     /// Asks a node. `false` if it cannot be asked or there is no room for the question.
     pub(super) fn ask(&mut self, now: Now, contact: &Contact, ask: Ask) -> bool {
-        let Some(addr) = contact.udp_addr().filter(|_| self.may_contact(contact)) else { return false };
+        self.try_ask(now, contact, ask).is_ok()
+    }
+
+    /// Asks a node, and says why if it cannot be asked.
+    pub(super) fn try_ask(&mut self, now: Now, contact: &Contact, ask: Ask) -> Result<(), CallError> {
+        let addr = contact.udp_addr().ok_or(CallError::NoEndpoint)?;
+        if contact.id == self.id {
+            return Err(CallError::Myself);
+        }
+        if !self.may_contact(contact) {
+            return Err(CallError::Address);
+        }
         let Ok(peer) = self.conversations.ask(contact, addr, ask) else {
             self.counters.too_busy += 1;
-            return false;
+            return Err(CallError::QueueFull);
         };
         self.advance(now, peer);
-        true
+        Ok(())
     }
 
     /// Sends what can be sent now.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Now,
-    kademlia::{Contact, Event, RandomWalk, Refresh, Source, Table},
+    kademlia::{CallError, Contact, Event, RandomWalk, Refresh, Source, Table},
     node::{AddressClass, NodeId, PublicKey},
 };
 use searching::Search;
@@ -147,10 +147,8 @@ impl<C: Crypto> Engine<C> {
     }
 
     /// Pings a node. Answered by [`Action::PingResult`].
-    pub fn ping(&mut self, now: Now, query: QueryId, contact: &Contact) {
-        if !self.ask(now, contact, Ask::Ping(query)) {
-            self.actions.push_back(Action::PingResult { query, pong: None });
-        }
+    pub fn ping(&mut self, now: Now, query: QueryId, contact: &Contact) -> Result<(), CallError> {
+        self.try_ask(now, contact, Ask::Ping(query))
     }
 
     /// Asks a node for its record. Answered by [`Action::RecordResult`].
@@ -162,8 +160,8 @@ impl<C: Crypto> Engine<C> {
 
     /// Looks for the nodes closest to a key; any 64 bytes will do. Answered by [`Action::LookupNode`] for each node
     /// and [`Action::LookupDone`].
-    pub fn lookup(&mut self, now: Now, query: QueryId, target: [u8; 64]) {
-        self.search(now, target, searching::Purpose::Lookup(query));
+    pub fn lookup(&mut self, now: Now, query: QueryId, target: [u8; 64]) -> Result<(), CallError> {
+        self.search(now, target, searching::Purpose::Lookup(query))
     }
 
     /// Finds a node's newest record and address. Answered by [`Action::Resolved`]. `hint` says where the node may
@@ -175,8 +173,8 @@ impl<C: Crypto> Engine<C> {
         id: NodeId,
         key: Option<PublicKey>,
         hint: Option<Contact>,
-    ) {
-        self.resolve_node(now, query, id, key, hint);
+    ) -> Result<(), CallError> {
+        self.resolve_node(now, query, id, key, hint)
     }
 
     /// Our key.

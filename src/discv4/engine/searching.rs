@@ -12,14 +12,14 @@ use crate::{
         conversation::{Ask, Peer, RecordFor},
         crypto::Crypto,
     },
-    kademlia::{Contact, Lookup, Source, bucket::BUCKET_SIZE, refresh::RANDOM_LOOKUPS},
+    kademlia::{
+        CallError, Contact, Lookup, Source, bucket::BUCKET_SIZE, call::MAX_LOOKUPS, refresh::RANDOM_LOOKUPS,
+    },
     node::{Endpoint, NodeId, PublicKey, Record, id::keccak256},
 };
 
 /// How long a refresh waits for nodes from the database before its lookups begin.
 const SEED_WAIT: Duration = Duration::from_millis(200);
-/// The most lookups under way; more are answered as if nobody had been found.
-const MAX_SEARCHES: usize = 64;
 /// The most candidates of the random walk that wait to be asked for their record.
 const MAX_CANDIDATES: usize = 64;
 /// The most candidates asked at a time, as geth.
@@ -44,21 +44,29 @@ pub(super) struct Search {
 }
 
 impl<C: Crypto> Engine<C> {
-    /// Starts a lookup.
-    pub(super) fn search(&mut self, now: Now, key: [u8; 64], purpose: Purpose) {
-        let target = NodeId(keccak256(&[&key]));
-        let known: Vec<Contact> = if self.searches.len() < MAX_SEARCHES {
-            self.table.closest(&target, BUCKET_SIZE, |_| true).into_iter().cloned().collect()
-        } else {
+    /// Starts a lookup, unless too many run.
+    pub(super) fn search(&mut self, now: Now, key: [u8; 64], purpose: Purpose) -> Result<(), CallError> {
+        if self.searches.len() >= MAX_LOOKUPS {
             self.counters.too_busy += 1;
-            Vec::new()
-        };
+            return Err(CallError::TooManyLookups);
+        }
+        let target = NodeId(keccak256(&[&key]));
+        let known: Vec<Contact> =
+            self.table.closest(&target, BUCKET_SIZE, |_| true).into_iter().cloned().collect();
         let number = self.next_search;
         self.next_search += 1;
         let lookup = Lookup::new(target, self.id, known.iter().cloned());
         self.searches.insert(number, Search { purpose, key, lookup });
         self.news(now, purpose, known);
         self.continue_search(now, number);
+        Ok(())
+    }
+
+    /// Starts a lookup of our own. One that finds no room ends at once.
+    fn search_or_skip(&mut self, now: Now, key: [u8; 64], purpose: Purpose) {
+        if self.search(now, key, purpose).is_err() {
+            self.own_search_ended(now, purpose);
+        }
     }
 
     /// Asks whom the lookup wants asked, and ends it when it is done.
@@ -124,7 +132,6 @@ impl<C: Crypto> Engine<C> {
 
     fn search_ended(&mut self, now: Now, search: &Search) {
         match search.purpose {
-            Purpose::Walk => self.walk.ended(),
             Purpose::Lookup(query) => {
                 let closest = search.lookup.closest().cloned().collect();
                 self.actions.push_back(Action::LookupDone { query, closest });
@@ -133,6 +140,14 @@ impl<C: Crypto> Engine<C> {
                 Some(contact) => self.ask_to_resolve(now, query, contact.clone(), true),
                 None => self.actions.push_back(Action::Resolved { query, contact: None }),
             },
+            Purpose::Walk | Purpose::Refresh => self.own_search_ended(now, search.purpose),
+        }
+    }
+
+    /// A lookup of our own has ended.
+    fn own_search_ended(&mut self, now: Now, purpose: Purpose) {
+        match purpose {
+            Purpose::Walk => self.walk.ended(),
             Purpose::Refresh => {
                 self.refresh_lookups = self.refresh_lookups.saturating_sub(1);
                 if self.refresh_lookups == 0 {
@@ -140,6 +155,7 @@ impl<C: Crypto> Engine<C> {
                     self.refresh.ended(now.mono, self.table.in_use(), &mut self.rng);
                 }
             }
+            Purpose::Lookup(_) | Purpose::Resolve(_) => {}
         }
     }
 
@@ -151,13 +167,14 @@ impl<C: Crypto> Engine<C> {
         id: NodeId,
         key: Option<PublicKey>,
         hint: Option<Contact>,
-    ) {
+    ) -> Result<(), CallError> {
         let known = self.table.get(&id).map(|entry| entry.contact.clone());
         match (known.or(hint).filter(|contact| contact.udp_addr().is_some()), key) {
             (Some(contact), key) => self.ask_to_resolve(now, query, contact, key.is_none()),
-            (None, Some(key)) => self.search(now, key.to_uncompressed(), Purpose::Resolve(query)),
+            (None, Some(key)) => return self.search(now, key.to_uncompressed(), Purpose::Resolve(query)),
             (None, None) => self.actions.push_back(Action::Resolved { query, contact: None }),
         }
+        Ok(())
     }
 
     fn ask_to_resolve(&mut self, now: Now, query: QueryId, contact: Contact, searched: bool) {
@@ -195,7 +212,11 @@ impl<C: Crypto> Engine<C> {
                 self.ask_candidates(now);
             }
             RecordFor::Resolve { query, searched: false } if record.is_none() => {
-                self.search(now, contact.public_key.to_uncompressed(), Purpose::Resolve(query));
+                let key = contact.public_key.to_uncompressed();
+                if self.search(now, key, Purpose::Resolve(query)).is_err() {
+                    // No room to search for a newer address: the known one is what there is.
+                    self.actions.push_back(Action::Resolved { query, contact: Some(contact) });
+                }
             }
             RecordFor::Resolve { query, .. } => {
                 self.actions.push_back(Action::Resolved { query, contact: Some(contact) });
@@ -255,15 +276,15 @@ impl<C: Crypto> Engine<C> {
         if self.refresh_lookups_at.is_some_and(|at| at <= now.mono) {
             self.refresh_lookups_at = None;
             self.refresh_lookups = 1 + RANDOM_LOOKUPS;
-            self.search(now, self.crypto.public_key().to_uncompressed(), Purpose::Refresh);
+            self.search_or_skip(now, self.crypto.public_key().to_uncompressed(), Purpose::Refresh);
             for _ in 0..RANDOM_LOOKUPS {
                 let key = self.random_key();
-                self.search(now, key, Purpose::Refresh);
+                self.search_or_skip(now, key, Purpose::Refresh);
             }
         }
         if self.may_walk() && self.walk.start(now.mono) {
             let key = self.random_key();
-            self.search(now, key, Purpose::Walk);
+            self.search_or_skip(now, key, Purpose::Walk);
         }
     }
 

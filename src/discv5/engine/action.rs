@@ -160,3 +160,68 @@ pub struct Counters {
     /// TALKREQs answered empty because the application took too long.
     pub talk_expired: u64,
 }
+
+impl Counters {
+    /// All counters with their names in metrics. A new one cannot be left out: this does not compile without it.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 27] {
+        let Self {
+            packets_received,
+            packets_sent,
+            packets_dropped,
+            noise,
+            malformed,
+            restricted,
+            unreadable,
+            challenges_sent,
+            challenges_repeated,
+            challenges_refused,
+            challenges_unsolicited,
+            handshakes_sent,
+            handshakes_accepted,
+            handshakes_failed,
+            handshakes_unexpected,
+            messages_unknown,
+            messages_malformed,
+            requests_received,
+            responses_unsolicited,
+            requests_sent,
+            requests_timed_out,
+            requests_refused,
+            lookups_refused,
+            records_refused,
+            talk_unknown,
+            talk_refused,
+            talk_expired,
+        } = *self;
+        [
+            ("packets_received", packets_received),
+            ("packets_sent", packets_sent),
+            ("packets_dropped", packets_dropped),
+            ("noise", noise),
+            ("malformed", malformed),
+            ("restricted", restricted),
+            ("unreadable", unreadable),
+            ("challenges_sent", challenges_sent),
+            ("challenges_repeated", challenges_repeated),
+            ("challenges_refused", challenges_refused),
+            ("challenges_unsolicited", challenges_unsolicited),
+            ("handshakes_sent", handshakes_sent),
+            ("handshakes_accepted", handshakes_accepted),
+            ("handshakes_failed", handshakes_failed),
+            ("handshakes_unexpected", handshakes_unexpected),
+            ("messages_unknown", messages_unknown),
+            ("messages_malformed", messages_malformed),
+            ("requests_received", requests_received),
+            ("responses_unsolicited", responses_unsolicited),
+            ("requests_sent", requests_sent),
+            ("requests_timed_out", requests_timed_out),
+            ("requests_refused", requests_refused),
+            ("lookups_refused", lookups_refused),
+            ("records_refused", records_refused),
+            ("talk_unknown", talk_unknown),
+            ("talk_refused", talk_refused),
+            ("talk_expired", talk_expired),
+        ]
+    }
+}

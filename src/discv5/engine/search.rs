@@ -15,14 +15,11 @@ use crate::{
     Now,
     discv5::{call::CallError, crypto::Crypto, peer::Peer},
     kademlia::{
-        Contact, Lookup, RandomWalk, Refresh, Source, bucket::BUCKET_SIZE, distance::lookup_distances,
-        refresh::RANDOM_LOOKUPS,
+        Contact, Lookup, RandomWalk, Refresh, Source, bucket::BUCKET_SIZE, call::MAX_LOOKUPS,
+        distance::lookup_distances, refresh::RANDOM_LOOKUPS,
     },
     node::{NodeId, Record},
 };
-
-/// The most lookups at a time. Each asks three nodes at a time; refresh and walk make at most four.
-const MAX_SEARCHES: usize = 64;
 
 /// How long a refresh waits for the seeds that it asked for: a database on disk answers within this.
 const SEED_WAIT: Duration = Duration::from_millis(200);
@@ -159,7 +156,7 @@ impl<C: Crypto> Engine<C> {
 
     /// Begins a lookup.
     fn search(&mut self, now: Now, target: NodeId, aim: Aim) -> Result<(), CallError> {
-        if self.searches.running.len() >= MAX_SEARCHES {
+        if self.searches.running.len() >= MAX_LOOKUPS {
             self.counters.lookups_refused += 1;
             return Err(CallError::TooManyLookups);
         }

@@ -13,6 +13,9 @@ mod pace;
 mod queries;
 mod task;
 
+#[cfg(test)]
+mod tests;
+
 use std::{fmt, net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -21,13 +24,13 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    node_db::NodeDb,
+    node_db::{self, NodeDb},
     udp::{UdpCounters, UdpPort},
 };
 use crate::{
-    Now,
-    discv5::TalkToken,
-    kademlia::{Contact, Entry, Removal},
+    Now, discv4,
+    discv5::{self, TalkError, TalkToken},
+    kademlia::{CallError, Contact, Entry, Removal},
     node::{
         ForkSchedule, Head, NodeId, NodeKey, PublicKey, Record,
         local::{EntryError, EntryOwner, LocalRecord, Mapped},
@@ -43,6 +46,11 @@ const COMMANDS: usize = 256;
 
 /// Nodes of one lookup that may wait for whoever asked; a search finds some hundred.
 const LOOKUP_NODES: usize = 1024;
+
+/// How often [`Discovery::locate`] asks again while as many lookups run as may, and how long it waits in between. A
+/// lookup takes a second or two, so that one of them ends within this.
+const LOCATE_TRIES: usize = 30;
+const LOCATE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Questions that may wait for an application that serves a TALKREQ protocol; beyond, the asker gets an empty answer.
 const QUESTIONS: usize = 256;
@@ -119,23 +127,36 @@ pub enum DiscoveryError {
     #[error("the sidecar is stopping")]
     Stopped,
     /// The protocol that would be needed does not run.
-    #[error("{0} is switched off")]
+    #[error("{0} does not run; start the sidecar without {flags}", flags = switches(.0))]
     Off(&'static str),
     /// Nobody knows the node.
-    #[error("the node is not found: no table has it and a search did not meet it")]
+    #[error("the node is not found: no table has it and a search did not meet it; give its enode:// or enr:")]
     NotFound,
-    /// The node did not answer.
-    #[error("the node did not answer in time")]
-    NoAnswer,
-    /// A request could not be made.
-    #[error("{0}")]
-    Call(String),
+    /// Only discv4 runs, whose searches are for public keys.
+    #[error(
+        "discv4 searches for public keys, and a node id alone does not tell the key; give 128 hex digits, an enode:// or an enr:"
+    )]
+    KeyNeeded,
+    /// A request could not be made, or was not answered.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// An answer to a TALKREQ could not be sent.
+    #[error(transparent)]
+    Talk(#[from] TalkError),
     /// A record entry was refused.
     #[error(transparent)]
     Entry(#[from] EntryError),
     /// Another application serves the protocol.
-    #[error("the TALKREQ protocol {0:?} is served by another application")]
+    #[error("the TALKREQ protocol {0:?} is served by another application; end its ServeTalk stream first")]
     TalkOwned(String),
+}
+
+/// The flags that keep a protocol from running.
+fn switches(protocol: &str) -> String {
+    match protocol {
+        "discv4" | "discv5" => format!("--nodiscover and --{protocol}=false"),
+        _ => "--nodiscover".to_owned(),
+    }
 }
 
 /// A question of a stranger to an application that serves a TALKREQ protocol.
@@ -170,6 +191,17 @@ pub struct Counters {
     pub candidates_dropped: u64,
     /// What the sockets counted.
     pub sockets: UdpCounters,
+}
+
+/// What the parts of discovery have counted; nothing of a part that does not run.
+#[derive(Clone, Debug, Default)]
+pub struct Details {
+    /// discv4.
+    pub v4: Option<discv4::Counters>,
+    /// discv5.
+    pub v5: Option<discv5::Counters>,
+    /// The node database.
+    pub database: Option<node_db::Counters>,
 }
 
 /// A handle to discovery. Cheap to clone.
@@ -224,10 +256,26 @@ impl Discovery {
         self.call(|state, _| state.counters).await
     }
 
+    /// What its parts have counted.
+    pub async fn details(&self) -> Result<Details, DiscoveryError> {
+        self.call(|state, _| state.details()).await
+    }
+
     /// The node at its newest known address, asked of both protocols.
     pub async fn resolve(&self, id: NodeId, key: Option<PublicKey>) -> Result<Contact, DiscoveryError> {
         let answer = self.call(move |state, now| state.resolve(now, id, key)).await??;
         answer.await.map_err(|_| DiscoveryError::Stopped)?.ok_or(DiscoveryError::NotFound)
+    }
+
+    /// The node at its newest known address, for a dial: one that finds no room for its search waits for it.
+    pub async fn locate(&self, id: NodeId, key: Option<PublicKey>) -> Option<Contact> {
+        for _ in 0..LOCATE_TRIES {
+            match self.resolve(id, key).await {
+                Err(DiscoveryError::Call(error)) if error.is_busy() => tokio::time::sleep(LOCATE_PAUSE).await,
+                outcome => return outcome.ok(),
+            }
+        }
+        None
     }
 
     /// Pings a node over the protocol that is asked for, or over one that runs.

@@ -1,21 +1,19 @@
 //! What others ask of discovery, and the answers that are still owed.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Counters, DiscoveryError, LOOKUP_NODES, Pong, QUESTIONS, TableNode, TableObserver, TalkQuestion,
+    Counters, Details, DiscoveryError, LOOKUP_NODES, Pong, QUESTIONS, TableNode, TableObserver, TalkQuestion,
     candidate,
 };
 use crate::{
     Now, discv4,
     discv5::{self, TalkToken},
-    kademlia::{Contact, Event, Table},
+    kademlia::{CallError, Contact, Event, Table},
     net::node_db::{NodeDb, Update},
     node::{
         Endpoint, ForkSchedule, Head, NodeId, NodeKey, PublicKey, Record,
@@ -35,10 +33,17 @@ const PERSIST_CHECKS: u32 = 5;
 /// An answer that is owed.
 enum Owed {
     Ping(oneshot::Sender<Result<Pong, DiscoveryError>>),
-    /// A resolve asks both protocols: the first that finds the node answers, the last that does not says so.
-    Resolve(Arc<std::sync::Mutex<Option<oneshot::Sender<Option<Contact>>>>>),
+    /// A protocol's part in the [`Resolve`] of this number.
+    Resolve(u64),
     Lookup(mpsc::Sender<Contact>, HashSet<NodeId>),
     Talk(oneshot::Sender<Result<Bytes, DiscoveryError>>),
+}
+
+/// A resolve asks both protocols: the first that finds the node answers, the last that does not says so.
+struct Resolve {
+    reply: oneshot::Sender<Option<Contact>>,
+    /// Protocols that still search.
+    searching: usize,
 }
 
 /// An application that serves a TALKREQ protocol.
@@ -60,6 +65,7 @@ pub(super) struct State {
     pub(super) seeds_wanted: bool,
     pub(super) counters: Counters,
     owed: HashMap<u64, Owed>,
+    resolves: HashMap<u64, Resolve>,
     queries: u64,
     served: HashMap<Bytes, Served>,
 }
@@ -85,8 +91,17 @@ impl State {
             seeds_wanted: false,
             counters: Counters::default(),
             owed: HashMap::new(),
+            resolves: HashMap::new(),
             queries: 0,
             served: HashMap::new(),
+        }
+    }
+
+    pub(super) fn details(&self) -> Details {
+        Details {
+            v4: self.v4.as_ref().map(|engine| engine.counters().clone()),
+            v5: self.v5.as_ref().map(|engine| *engine.counters()),
+            database: self.db.as_ref().map(NodeDb::counters),
         }
     }
 
@@ -120,23 +135,31 @@ impl State {
         if self.v4.is_none() && self.v5.is_none() {
             return Err(DiscoveryError::Off("discovery"));
         }
-        let (reply, answer) = oneshot::channel();
-        let reply = Arc::new(std::sync::Mutex::new(Some(reply)));
-        if self.v4.is_some() {
-            let query = self.owe(Owed::Resolve(Arc::clone(&reply)));
-            if let Some(engine) = &mut self.v4 {
-                engine.resolve(now, discv4::QueryId(query), id, key, None);
+        self.queries += 1;
+        let number = self.queries;
+        let (v4_query, v5_query) = (self.owe(Owed::Resolve(number)), self.owe(Owed::Resolve(number)));
+        let v4 = self.v4.as_mut().map(|engine| engine.resolve(now, discv4::QueryId(v4_query), id, key, None));
+        let v5 = self.v5.as_mut().map(|engine| engine.resolve(now, discv5::QueryId(v5_query), id));
+        let (mut searching, mut refused) = (0, None);
+        for (query, asked) in [(v4_query, v4), (v5_query, v5)] {
+            match asked {
+                Some(Ok(())) => {
+                    searching += 1;
+                    continue;
+                }
+                Some(Err(error)) => refused = Some(error),
+                None => {}
+            }
+            self.owed.remove(&query);
+        }
+        match refused {
+            Some(error) if searching == 0 => Err(error.into()),
+            _ => {
+                let (reply, answer) = oneshot::channel();
+                self.resolves.insert(number, Resolve { reply, searching });
+                Ok(answer)
             }
         }
-        if self.v5.is_some() {
-            let query = self.owe(Owed::Resolve(reply));
-            if let Some(engine) = &mut self.v5
-                && engine.resolve(now, discv5::QueryId(query), id).is_err()
-            {
-                self.owed.remove(&query);
-            }
-        }
-        Ok(answer)
     }
 
     pub(super) fn ping(
@@ -154,14 +177,9 @@ impl State {
             None => self.v4.is_some() && (node.record.is_none() || self.v5.is_none()),
         };
         let asked = match (use_v4, &mut self.v4, &mut self.v5) {
-            (true, Some(engine), _) => {
-                engine.ping(now, discv4::QueryId(query), &node);
-                Ok(())
-            }
+            (true, Some(engine), _) => engine.ping(now, discv4::QueryId(query), &node).map_err(Into::into),
             (true, None, _) => Err(DiscoveryError::Off("discv4")),
-            (false, _, Some(engine)) => engine
-                .ping(now, discv5::QueryId(query), node)
-                .map_err(|error| DiscoveryError::Call(error.to_string())),
+            (false, _, Some(engine)) => engine.ping(now, discv5::QueryId(query), node).map_err(Into::into),
             (false, _, None) => Err(DiscoveryError::Off("discv5")),
         };
         if asked.is_err() {
@@ -179,28 +197,36 @@ impl State {
     ) -> Result<mpsc::Receiver<Contact>, DiscoveryError> {
         let (nodes, met) = mpsc::channel(LOOKUP_NODES);
         let wants = |source| over.is_none_or(|over| over == source);
-        let mut asked = false;
-        if let (Some(key), true, true) = (v4_target, wants(Source::V4), self.v4.is_some()) {
-            let query = self.owe(Owed::Lookup(nodes.clone(), HashSet::new()));
-            if let Some(engine) = &mut self.v4 {
-                engine.lookup(now, discv4::QueryId(query), key);
-                asked = true;
-            }
-        }
-        if wants(Source::V5) && self.v5.is_some() {
-            let query = self.owe(Owed::Lookup(nodes, HashSet::new()));
-            let begun = self.v5.as_mut().map(|engine| engine.lookup(now, discv5::QueryId(query), target));
-            match begun {
-                Some(Err(error)) => {
-                    self.owed.remove(&query);
-                    if !asked {
-                        return Err(DiscoveryError::Call(error.to_string()));
-                    }
+        let v4_query = self.owe(Owed::Lookup(nodes.clone(), HashSet::new()));
+        let v5_query = self.owe(Owed::Lookup(nodes, HashSet::new()));
+        let v4 = self.v4.as_mut().filter(|_| wants(Source::V4)).map(|engine| match v4_target {
+            Some(key) => engine.lookup(now, discv4::QueryId(v4_query), key).map_err(Into::into),
+            None => Err(DiscoveryError::KeyNeeded),
+        });
+        let v5 = self.v5.as_mut().filter(|_| wants(Source::V5));
+        let v5 = v5.map(|engine| {
+            engine.lookup(now, discv5::QueryId(v5_query), target).map_err(DiscoveryError::from)
+        });
+        let (mut searching, mut refused) = (false, None);
+        for (query, asked) in [(v4_query, v4), (v5_query, v5)] {
+            match asked {
+                Some(Ok(())) => {
+                    searching = true;
+                    continue;
                 }
-                _ => asked = true,
+                Some(Err(error)) => refused = Some(error),
+                None => {}
             }
+            self.owed.remove(&query);
         }
-        if asked { Ok(met) } else { Err(DiscoveryError::Off("the protocol that this lookup needs")) }
+        if searching {
+            return Ok(met);
+        }
+        Err(refused.unwrap_or(DiscoveryError::Off(match over {
+            Some(Source::V4) => "discv4",
+            Some(Source::V5) => "discv5",
+            _ => "discovery",
+        })))
     }
 
     pub(super) fn set_entry(
@@ -275,9 +301,9 @@ impl State {
         let query = self.owe(Owed::Talk(reply));
         let asked = match &mut self.v5 {
             None => Err(DiscoveryError::Off("discv5")),
-            Some(engine) => engine
-                .talk(now, discv5::QueryId(query), node, protocol, request)
-                .map_err(|error| DiscoveryError::Call(error.to_string())),
+            Some(engine) => {
+                engine.talk(now, discv5::QueryId(query), node, protocol, request).map_err(Into::into)
+            }
         };
         if asked.is_err() {
             self.owed.remove(&query);
@@ -316,7 +342,7 @@ impl State {
         response: &[u8],
     ) -> Result<(), DiscoveryError> {
         let engine = self.v5.as_mut().ok_or(DiscoveryError::Off("discv5"))?;
-        engine.answer_talk(now, token, response).map_err(|error| DiscoveryError::Call(error.to_string()))
+        Ok(engine.answer_talk(now, token, response)?)
     }
 
     /// Tells everybody of our new record.
@@ -356,7 +382,7 @@ impl State {
                     sees_us_at: pong.sees_us_at,
                     enr_seq: pong.enr_seq,
                 });
-                self.ponged(query.0, pong.ok_or(DiscoveryError::NoAnswer));
+                self.ponged(query.0, pong.ok_or(CallError::Timeout.into()));
             }
             A::RecordResult { .. } => {}
             A::Table(event) => self.observe(now, Source::V4, event),
@@ -383,24 +409,16 @@ impl State {
             A::LookupDone { query, .. } => drop(self.owed.remove(&query.0)),
             A::Resolved { query, contact } => self.resolved(query.0, contact),
             A::PingResult { query, pong } => {
-                let pong = pong.map_err(|error| match error {
-                    discv5::CallError::Timeout => DiscoveryError::NoAnswer,
-                    other => DiscoveryError::Call(other.to_string()),
-                });
                 let pong = pong.map(|pong| Pong {
                     round_trip: pong.round_trip,
                     sees_us_at: Some(pong.sees_us_at),
                     enr_seq: Some(pong.enr_seq),
                 });
-                self.ponged(query.0, pong);
+                self.ponged(query.0, pong.map_err(Into::into));
             }
             A::TalkResult { query, response } => {
                 if let Some(Owed::Talk(reply)) = self.owed.remove(&query.0) {
-                    let response = response.map_err(|error| match error {
-                        discv5::CallError::Timeout => DiscoveryError::NoAnswer,
-                        other => DiscoveryError::Call(other.to_string()),
-                    });
-                    let _ = reply.send(response);
+                    let _ = reply.send(response.map_err(Into::into));
                 }
             }
             A::TalkRequested { token, from, protocol, request } => {
@@ -468,13 +486,15 @@ impl State {
     }
 
     fn resolved(&mut self, query: u64, contact: Option<Contact>) {
-        let Some(Owed::Resolve(reply)) = self.owed.remove(&query) else { return };
-        let last = Arc::strong_count(&reply) == 1;
-        if contact.is_some() || last {
-            let reply = reply.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            if let Some(reply) = reply {
-                let _ = reply.send(contact);
-            }
+        let Some(Owed::Resolve(number)) = self.owed.remove(&query) else { return };
+        // None is left if the other protocol found the node.
+        let Some(resolve) = self.resolves.get_mut(&number) else { return };
+        resolve.searching = resolve.searching.saturating_sub(1);
+        if (contact.is_some() || resolve.searching == 0)
+            && let Some(Resolve { reply, .. }) = self.resolves.remove(&number)
+        {
+            // The caller may have given up.
+            let _ = reply.send(contact);
         }
     }
 

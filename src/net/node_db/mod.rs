@@ -1,4 +1,5 @@
-//! The node database: nodes that were alive, so that a restart does not begin with nothing but bootnodes.
+//! The node database: nodes that were alive, so that a restart does not begin with nothing but bootnodes, and peers that
+//! we dialed, so that it begins with those that served us longest.
 //!
 //! Deleting it loses nothing but time, and everything here follows from that. Updates are queued and written in one
 //! durable transaction every few seconds by a thread of its own; when the queue is full they are dropped and counted.
@@ -7,10 +8,12 @@
 //!
 //! Bounds: 50,000 nodes and 64 MiB. When one is reached, nodes that are not in yet are refused (as in the table, a
 //! live node is not displaced) until the hourly sweep has removed those that did not answer for a day. The sweep
-//! begins only after some node has answered in this run: a machine that was off for three days keeps its seeds.
+//! begins only after some node has answered in this run: a machine that was off for three days keeps its seeds. Of peers
+//! the last [`MAX_PEERS`] are kept; the one that has been gone for the longest time makes room.
 //!
 //! Left out: our own record's sequence and the lists of peers, which must not be lost ([`super::state_file`]).
 
+mod peer;
 mod row;
 mod store;
 mod worker;
@@ -30,6 +33,7 @@ use std::{
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
+pub use peer::StoredPeer;
 pub use row::{Liveness, MAX_ADDRESSES, StoredNode};
 
 use crate::node::{NodeId, Record};
@@ -39,6 +43,13 @@ const QUEUE: usize = 4096;
 
 /// How old a seed may be (go-ethereum's number).
 pub const SEED_AGE: Duration = Duration::from_secs(5 * 24 * 3600);
+
+/// Peers that are kept: several times what a node has at a time, so that those of a bad hour do not push out the rest.
+pub const MAX_PEERS: u64 = 256;
+
+/// How old a peer may be to be dialed first. Longer than [`SEED_AGE`]: a node that served us for hours is worth a dial
+/// after a month of absence, and there are few.
+pub const PEER_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How many seeds a start asks for (go-ethereum's number).
 pub const SEED_COUNT: usize = 30;
@@ -92,12 +103,18 @@ pub enum Update {
     },
     /// It is not to be remembered any longer.
     Forget(NodeId),
+    /// We dialed it and it is or was our peer; `served` is the time that is to be added.
+    Peer(Box<StoredPeer>),
+    /// It was our peer for a moment only: if it never was for longer, it is not to be dialed first.
+    PeerLeft(NodeId),
 }
 
 impl Update {
     fn id(&self) -> NodeId {
         match self {
             Self::Record(record) => record.id(),
+            Self::Peer(peer) => peer.id(),
+            Self::PeerLeft(id) => *id,
             Self::Ping { id, .. } | Self::Pong { id, .. } | Self::Failures { id, .. } | Self::Forget(id) => {
                 *id
             }
@@ -120,11 +137,27 @@ pub struct Counters {
     pub expired: u64,
 }
 
+impl Counters {
+    /// All counters with their names in metrics. A new one cannot be left out: this does not compile without it.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 5] {
+        let Self { dropped, lost, refused, without_record, expired } = *self;
+        [
+            ("dropped", dropped),
+            ("lost", lost),
+            ("refused", refused),
+            ("without_record", without_record),
+            ("expired", expired),
+        ]
+    }
+}
+
 #[derive(Debug)]
 enum Command {
     Update(Update),
     Get { id: NodeId, reply: oneshot::Sender<Option<StoredNode>> },
     Seeds { count: usize, reply: oneshot::Sender<Vec<StoredNode>> },
+    Peers { count: usize, reply: oneshot::Sender<Vec<StoredPeer>> },
     Count { reply: oneshot::Sender<u64> },
     Close { reply: oneshot::Sender<()> },
 }
@@ -164,6 +197,11 @@ impl NodeDb {
     /// Up to `count` random nodes that answered within [`SEED_AGE`].
     pub async fn seeds(&self, count: usize) -> Vec<StoredNode> {
         self.ask(|reply| Command::Seeds { count, reply }).await.unwrap_or_default()
+    }
+
+    /// Up to `count` peers of the last [`PEER_AGE`], those that served longest first.
+    pub async fn peers(&self, count: usize) -> Vec<StoredPeer> {
+        self.ask(|reply| Command::Peers { count, reply }).await.unwrap_or_default()
     }
 
     /// How many nodes are stored.

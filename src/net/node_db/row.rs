@@ -54,6 +54,8 @@ pub(super) enum RowError {
     Record(#[from] RecordError),
     #[error("an address is neither 4 nor 16 bytes long")]
     Address,
+    #[error("a key is no point of the curve")]
+    Key,
 }
 
 impl StoredNode {
@@ -114,13 +116,17 @@ impl StoredNode {
     }
 }
 
+/// An address of 4 or 16 bytes.
+pub(super) fn ip(bytes: &[u8]) -> Result<IpAddr, RowError> {
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| RowError::Address)
+}
+
 fn liveness(row: &mut Reader<'_>) -> Result<Liveness, RowError> {
     let mut fields = row.nested()?;
-    let ip = fields.bytes()?;
-    let ip = <[u8; 4]>::try_from(ip)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(ip).map(IpAddr::from))
-        .map_err(|_| RowError::Address)?;
+    let ip = ip(fields.bytes()?)?;
     let seen = Liveness { ip, last_ping: fields.u64()?, last_pong: fields.u64()?, failures: fields.u32()? };
     fields.finish()?;
     Ok(seen)

@@ -1,6 +1,6 @@
 //! The database file: what is written, read and swept in it. Everything here blocks.
 //!
-//! One table holds the nodes by id, one the schema version. A schema we do not know counts as damage: the file is
+//! One table holds the nodes by id, one the peers, one the schema version. A schema we do not know counts as damage: the file is
 //! moved aside like any other that cannot be read, since all it holds can be found again.
 
 use std::{
@@ -13,12 +13,14 @@ use rand::{Rng, rngs::StdRng};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::{
-    Counters, Limits, Update,
+    Counters, Limits, MAX_PEERS, Update,
+    peer::StoredPeer,
     row::{StoredNode, last_pong},
 };
 use crate::node::NodeId;
 
 const NODES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("nodes");
+const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("peers");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// Raised when the rows change their form.
@@ -60,6 +62,8 @@ impl Store {
         let transaction = database.begin_write()?;
         {
             transaction.open_table(NODES)?;
+            // Files of earlier versions lack it; their nodes are as good as ever.
+            transaction.open_table(PEERS)?;
             let mut meta = transaction.open_table(META)?;
             let schema = meta.get("schema")?.map(|row| row.value());
             match schema {
@@ -86,9 +90,15 @@ impl Store {
     ) -> Result<()> {
         let transaction = self.database.begin_write()?;
         {
+            let (peers, nodes): (Vec<Update>, Vec<Update>) = updates
+                .into_iter()
+                .partition(|update| matches!(update, Update::Peer(_) | Update::PeerLeft(_)));
+            if !peers.is_empty() {
+                write_peers(&mut transaction.open_table(PEERS)?, peers)?;
+            }
             let mut table = transaction.open_table(NODES)?;
             let mut rows: HashMap<NodeId, Option<StoredNode>> = HashMap::new();
-            for update in updates {
+            for update in nodes {
                 let id = update.id();
                 let row = match rows.entry(id) {
                     Entry::Occupied(row) => row.into_mut(),
@@ -144,6 +154,19 @@ impl Store {
         Ok(chosen.iter().filter_map(|row| StoredNode::decode(row).ok()).collect())
     }
 
+    /// Up to `count` peers that were there at `since` (Unix seconds) or later, those that served longest first.
+    pub(super) fn peers(&self, count: usize, since: u64) -> Result<Vec<StoredPeer>> {
+        let table = self.database.begin_read()?.open_table(PEERS)?;
+        let mut peers = Vec::new();
+        for row in table.iter()? {
+            let (_, row) = row?;
+            peers.extend(StoredPeer::decode(row.value()).ok().filter(|peer| peer.last >= since));
+        }
+        peers.sort_by_key(|peer| std::cmp::Reverse((peer.served, peer.last)));
+        peers.truncate(count);
+        Ok(peers)
+    }
+
     /// Removes the nodes that have not answered for [`EXPIRY`]; returns how many.
     pub(super) fn sweep(&self, unix: u64) -> Result<u64> {
         let transaction = self.database.begin_write()?;
@@ -169,9 +192,45 @@ impl Store {
     }
 }
 
+/// Applies `updates` of peers in order, and removes those that have been gone for the longest time if there are too many.
+fn write_peers(table: &mut redb::Table<'_, &[u8; 32], &[u8]>, updates: Vec<Update>) -> Result<()> {
+    for update in updates {
+        let id = update.id();
+        // A row that cannot be read is as good as none.
+        let stored = table.get(&id.0)?.and_then(|row| StoredPeer::decode(row.value()).ok());
+        let kept = match (stored, update) {
+            (Some(mut peer), Update::Peer(session)) => {
+                peer.add(*session);
+                Some(peer)
+            }
+            (None, Update::Peer(session)) => Some(*session),
+            (peer, _) => peer.filter(|peer| !peer.served.is_zero()),
+        };
+        match kept {
+            Some(peer) => drop(table.insert(&id.0, peer.encode().as_slice())?),
+            None => drop(table.remove(&id.0)?),
+        }
+    }
+    let excess = usize::try_from(table.len()?.saturating_sub(MAX_PEERS)).unwrap_or(usize::MAX);
+    if excess > 0 {
+        let mut all = Vec::new();
+        for row in table.iter()? {
+            let (id, row) = row?;
+            all.push((StoredPeer::decode(row.value()).map_or(0, |peer| peer.last), *id.value()));
+        }
+        all.sort_unstable();
+        for (_, id) in all.iter().take(excess) {
+            table.remove(id)?;
+        }
+    }
+    Ok(())
+}
+
 /// What `update` makes of a row. Liveness of a node whose record is not known is of no use to anybody.
 fn apply(row: &mut Option<StoredNode>, update: Update, counters: &mut Counters) {
     match (row.as_mut(), update) {
+        // Of peers, which have a table of their own.
+        (_, Update::Peer(_) | Update::PeerLeft(_)) => {}
         (_, Update::Forget(_)) => *row = None,
         (None, Update::Record(record)) => *row = Some(StoredNode::new(record)),
         (None, _) => counters.without_record += 1,

@@ -7,12 +7,15 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use rand::{SeedableRng, rngs::StdRng};
 use redb::{Database, StorageBackend, backends::InMemoryBackend};
 
-use super::{Counters, Limits, NodeDb, StoredNode, Update, store::Store, worker::Worker};
+use super::{
+    Counters, Limits, MAX_PEERS, NodeDb, StoredNode, StoredPeer, Update, store::Store, worker::Worker,
+};
 use crate::{
     dnsdisc::zone::records,
     net::clock,
@@ -241,4 +244,54 @@ fn a_full_disk_means_running_on_without_persistence() {
     }
     assert!(!worker.is_open(), "given up, not tried at every batch");
     assert_eq!(counters.lock().unwrap().lost, 20);
+}
+
+fn peer(record: &Record, served: u64, age: u64) -> Update {
+    Update::Peer(Box::new(StoredPeer {
+        public_key: record.public_key(),
+        addr: (record.ip4().unwrap(), 30303).into(),
+        record: Some(record.clone()),
+        served: Duration::from_secs(served),
+        last: clock::now().unix.as_secs() - age,
+    }))
+}
+
+#[tokio::test]
+async fn peers_outlive_a_restart_and_those_that_served_longest_come_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, records) = (dir.path().join("nodes.redb"), records(0..5));
+    let db = open(&path, Limits::default());
+    db.update(peer(&records[0], 100, 0));
+    db.update(peer(&records[1], 500, HOUR));
+    db.update(peer(&records[2], 300, 0));
+    // Two sessions add up.
+    db.update(peer(&records[0], 900, 0));
+    // A month ago.
+    db.update(peer(&records[3], 5_000, 31 * 24 * HOUR));
+    // A peer for a moment; one that served before, and left at once this time, stays.
+    db.update(peer(&records[4], 0, 0));
+    db.update(Update::PeerLeft(records[4].id()));
+    db.update(Update::PeerLeft(records[2].id()));
+    db.close().await;
+    let db = open(&path, Limits::default());
+    let ids = |peers: Vec<StoredPeer>| peers.iter().map(StoredPeer::id).collect::<Vec<_>>();
+    let expected: Vec<NodeId> = [0, 1, 2].map(|index: usize| records[index].id()).into();
+    assert_eq!(ids(db.peers(10).await), expected);
+    assert_eq!(ids(db.peers(2).await), expected[..2]);
+    assert_eq!(db.peers(1).await[0].served, Duration::from_secs(1_000));
+    // They are no nodes that a table is to begin with.
+    assert_eq!((db.count().await, db.counters()), (0, Counters::default()));
+}
+
+#[tokio::test]
+async fn the_peer_that_has_been_gone_longest_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, count) = (dir.path().join("nodes.redb"), MAX_PEERS as usize);
+    let records = records(0..count as u32 + 5);
+    let db = open(&path, Limits::default());
+    for (index, record) in records.iter().enumerate() {
+        db.update(peer(record, 100, 1_000 + index as u64));
+    }
+    let kept: Vec<NodeId> = db.peers(usize::MAX).await.iter().map(StoredPeer::id).collect();
+    assert_eq!(kept, records[..count].iter().map(Record::id).collect::<Vec<_>>());
 }

@@ -13,7 +13,7 @@ use std::{
 use rand::rngs::StdRng;
 
 use super::{
-    Command, Counters, Limits, SEED_AGE, StoredNode, Update,
+    Command, Counters, Limits, PEER_AGE, SEED_AGE, StoredNode, StoredPeer, Update,
     store::{Store, is_damage},
 };
 use crate::{net::clock, node::NodeId};
@@ -67,6 +67,7 @@ impl Worker {
                 // A receiver that has gone away wants no answer.
                 Ok(Command::Get { id, reply }) => _ = reply.send(self.get(id)),
                 Ok(Command::Seeds { count, reply }) => _ = reply.send(self.seeds(count)),
+                Ok(Command::Peers { count, reply }) => _ = reply.send(self.peers(count)),
                 Ok(Command::Count { reply }) => _ = reply.send(self.count()),
                 Ok(Command::Close { reply }) => {
                     self.flush();
@@ -126,6 +127,12 @@ impl Worker {
         let seeds = self.with_store(|store| store.seeds(count, since, &mut rng)).unwrap_or_default();
         self.rng = rng;
         seeds
+    }
+
+    fn peers(&mut self, count: usize) -> Vec<StoredPeer> {
+        self.flush();
+        let since = clock::now().unix.saturating_sub(PEER_AGE).as_secs();
+        self.with_store(|store| store.peers(count, since)).unwrap_or_default()
     }
 
     fn count(&mut self) -> u64 {

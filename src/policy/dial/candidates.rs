@@ -57,6 +57,7 @@ pub(super) struct Waiting {
     pub(super) addr: SocketAddr,
     pub(super) source: Source,
     pub(super) served: Duration,
+    pub(super) record: Option<Record>,
     pub(super) wanted_by: Vec<RegistrationId>,
     /// The checksum that it announces, if it is wanted only for a fork that a schedule lacks.
     pub(super) fork: Option<[u8; 4]>,
@@ -123,7 +124,7 @@ impl Candidates {
         None
     }
 
-    /// Removes those that `drop` says.
+    /// Keeps those that `keep` says, and removes the others.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Waiting) -> bool) {
         for line in &mut self.lines {
             line.retain(|waiting| {

@@ -79,7 +79,7 @@ impl Scheduler {
             }
             return Err(Refusal::Filtered);
         }
-        let waiting = Waiting { id, public_key, addr, source, served, wanted_by, fork };
+        let waiting = Waiting { id, public_key, addr, source, served, record, wanted_by, fork };
         self.check_waiting(now, rules, &waiting)?;
         full?;
         if self.candidates.push(waiting) { Ok(()) } else { Err(Refusal::QueueFull) }
@@ -129,11 +129,12 @@ impl Scheduler {
                 self.refused(now, refusal);
                 continue;
             }
-            let Waiting { id, public_key, addr, source, fork, .. } = waiting;
+            let Waiting { id, public_key, addr, source, record, fork, .. } = waiting;
             let kind = Kind::Dynamic(source);
             let (port, timeout) = (addr.port(), rules.settings.dial_timeout);
             let turn_of = Some(turn_of);
-            let task = Task { id, public_key, kind, since: now, port, addr: None, timeout, turn_of, fork };
+            let task =
+                Task { id, public_key, kind, since: now, port, addr: None, record, timeout, turn_of, fork };
             self.start(now, rules, task, &Host::Ip(addr.ip()));
         }
     }

@@ -310,6 +310,7 @@ impl Scheduler {
             since: now,
             port: tcp,
             addr: None,
+            record: None,
             timeout,
             turn_of: None,
             fork: None,

@@ -108,8 +108,18 @@ impl Scheduler {
         let (id, public_key, port) = (target.id(), target.public_key, target.tcp);
         let timeout = timeout.min(rules.settings.dial_timeout);
         let kind = Kind::OneOff;
-        let task =
-            Task { id, public_key, kind, since: now, port, addr: None, timeout, turn_of: None, fork: None };
+        let task = Task {
+            id,
+            public_key,
+            kind,
+            since: now,
+            port,
+            addr: None,
+            record: None,
+            timeout,
+            turn_of: None,
+            fork: None,
+        };
         let name = self.start(now, rules, task, &target.host);
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.task = Some(name);

@@ -17,6 +17,17 @@ use crate::{Now, node::NodeId};
 /// The longest pause after faults of ours.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Addresses with the families taking turns, each in its order, the family of the first one first (RFC 8305 section 4):
+/// a family without a route costs one attempt before the other one has its chance.
+fn by_turns(addrs: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let addrs: Vec<IpAddr> = addrs.collect();
+    let first = addrs.first().is_some_and(IpAddr::is_ipv6);
+    let (mut one, mut other) =
+        (addrs.iter().filter(|ip| ip.is_ipv6() == first), addrs.iter().filter(|ip| ip.is_ipv6() != first));
+    let turns = (0..addrs.len()).flat_map(|_| [one.next(), other.next()]);
+    turns.flatten().copied().collect()
+}
+
 impl Scheduler {
     /// The answer to a name lookup: its addresses in the order of preference, or what went wrong.
     pub fn host_resolved(&mut self, now: Now, rules: &Rules, name: TaskId, addrs: Result<&[IpAddr], &str>) {
@@ -31,18 +42,15 @@ impl Scheduler {
             return self.give_up(now, name, refusal);
         }
         let Some(mut task) = self.tasks.remove(&name) else { return };
-        let entry = self.entries.get(&task.id);
-        let (widest, failures) = entry.map_or((None, 0), |entry| (entry.widest, entry.failures));
+        let widest = self.entries.get(&task.id).and_then(|entry| entry.widest);
         let check = |ip: &IpAddr| check_addr(now, rules, (*ip, task.port).into(), widest);
         let all = addrs.unwrap_or_default();
-        let allowed: Vec<IpAddr> = all.iter().copied().filter(|ip| check(ip).is_ok()).collect();
-        // Another address at each attempt: the first may be of a family that has no route.
-        let turn = (failures as usize).checked_rem(allowed.len()).and_then(|index| allowed.get(index));
-        if let Some(ip) = turn.copied() {
+        let allowed = by_turns(all.iter().copied().filter(|ip| check(ip).is_ok()));
+        if let Some((ip, also)) = allowed.split_first() {
             if let Some(entry) = self.entries.get_mut(&task.id) {
-                entry.saw(ip);
+                entry.saw(*ip);
             }
-            self.dial(now, rules, name, &mut task, ip);
+            self.dial(now, rules, name, &mut task, *ip, also);
             self.tasks.insert(name, task);
             return;
         }

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     Now,
-    node::{AddressClass, Host, NodeId, PublicKey},
+    node::{AddressClass, Host, NodeId, PublicKey, Record},
 };
 
 /// A dial's name.
@@ -62,10 +62,21 @@ pub struct Dial {
     pub public_key: PublicKey,
     /// Where.
     pub addr: SocketAddr,
+    /// Further addresses of the same name, in the order in which they are to be tried.
+    pub also: Vec<SocketAddr>,
+    /// The record that the node was offered with, if there was one.
+    pub record: Option<Record>,
     /// Why.
     pub kind: Kind,
     /// How long the TCP connection may take.
     pub timeout: Duration,
+}
+
+impl Dial {
+    /// All addresses, in the order in which they are to be tried.
+    pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.addr).chain(self.also.iter().copied())
+    }
 }
 
 /// What the scheduler wants done.
@@ -130,6 +141,8 @@ pub(super) struct Task {
     pub(super) port: u16,
     /// Known once it is dialed.
     pub(super) addr: Option<SocketAddr>,
+    /// What the node was offered with, until it is dialed.
+    pub(super) record: Option<Record>,
     pub(super) timeout: Duration,
     /// The registration whose turn it was.
     pub(super) turn_of: Option<RegistrationId>,
@@ -392,7 +405,7 @@ impl Scheduler {
             self.registrations.dialing(id);
         }
         match host {
-            Host::Ip(ip) => self.dial(now, rules, name, &mut task, *ip),
+            Host::Ip(ip) => self.dial(now, rules, name, &mut task, *ip, &[]),
             Host::Name(host) => {
                 self.actions.push_back(Action::LookupHost { task: name, name: host.clone() });
             }
@@ -403,12 +416,25 @@ impl Scheduler {
     }
 
     /// Emits the dial of a task whose address is known.
-    pub(super) fn dial(&mut self, now: Now, rules: &Rules, name: TaskId, task: &mut Task, ip: IpAddr) {
+    pub(super) fn dial(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        name: TaskId,
+        task: &mut Task,
+        ip: IpAddr,
+        also: &[IpAddr],
+    ) {
         let addr = SocketAddr::new(ip, task.port);
         task.addr = Some(addr);
-        self.history.dialed(now.mono, rules.settings.history, task.id, addr, !rules.exempt(ip));
+        let also: Vec<_> = also.iter().map(|ip| SocketAddr::new(*ip, task.port)).collect();
+        for addr in std::iter::once(&addr).chain(&also) {
+            self.history.dialed(now.mono, rules.settings.history, task.id, *addr, !rules.exempt(addr.ip()));
+        }
         let (id, public_key, kind, timeout) = (task.id, task.public_key, task.kind, task.timeout);
-        self.actions.push_back(Action::Dial(Dial { task: name, id, public_key, addr, kind, timeout }));
+        let record = task.record.take();
+        let dial = Dial { task: name, id, public_key, addr, also, record, kind, timeout };
+        self.actions.push_back(Action::Dial(dial));
     }
 
     /// Takes a dial out of the books.

@@ -73,7 +73,7 @@ fn guessing_at_an_open_request_is_bounded() {
     let peer = Peer::new(1, "8.8.1.1:30303");
     script.make_live(&peer);
     script.sent();
-    script.engine.lookup(script.now, QueryId(1), [5; 64]);
+    script.engine.lookup(script.now, QueryId(1), [5; 64]).unwrap();
     assert_eq!(script.sent_to(&peer).len(), 1);
     let before = script.engine.counters().recovered;
     let mut bytes = BytesMut::new();
@@ -184,7 +184,7 @@ fn strangers_cannot_take_all_conversations() {
     }
     assert_eq!(script.engine.conversations(), 3_072);
     assert_eq!(script.engine.counters().too_busy, 4_000 - 3_072);
-    script.engine.lookup(script.now, QueryId(1), [5; 64]);
+    script.engine.lookup(script.now, QueryId(1), [5; 64]).unwrap();
     assert_eq!(script.sent_to(&known), [Sent::FindNode([5; 64])]);
     script.wait(600);
     assert_eq!(script.engine.conversations(), 0, "and it passes");

@@ -53,11 +53,11 @@ fn silence_ends_every_question() {
     let mut script = Script::new();
     let peer = Peer::new(1, "8.8.1.1:30303");
     let contact = peer.contact();
-    script.engine.ping(script.now, QueryId(1), &contact);
+    script.engine.ping(script.now, QueryId(1), &contact).unwrap();
     script.engine.request_enr(script.now, QueryId(2), &contact);
-    script.engine.resolve(script.now, QueryId(3), peer.id(), None, Some(contact.clone()));
-    script.engine.resolve(script.now, QueryId(4), peer.id(), None, None);
-    script.engine.lookup(script.now, QueryId(5), [1; 64]);
+    script.engine.resolve(script.now, QueryId(3), peer.id(), None, Some(contact.clone())).unwrap();
+    script.engine.resolve(script.now, QueryId(4), peer.id(), None, None).unwrap();
+    script.engine.lookup(script.now, QueryId(5), [1; 64]).unwrap();
     assert_eq!(script.sent_to(&peer).len(), 1, "one ping serves all");
     script.wait(500);
     assert_eq!(script.engine.conversations(), 0);
@@ -77,7 +77,7 @@ fn silence_ends_every_question() {
 fn a_ping_tells_the_round_trip_and_where_we_are() {
     let mut script = Script::new();
     let peer = Peer::new(1, "8.8.1.1:30303");
-    script.engine.ping(script.now, QueryId(1), &peer.contact());
+    script.engine.ping(script.now, QueryId(1), &peer.contact()).unwrap();
     let sent = script.sent_to(&peer);
     let [Sent::Ping { hash, .. }] = sent.as_slice() else { panic!("{sent:?}") };
     script.wait(120);
@@ -98,7 +98,7 @@ fn one_find_node_at_a_time_to_one_node() {
     script.sent();
     done(&mut script);
     for n in 1..=3 {
-        script.engine.lookup(script.now, QueryId(n), [u8::try_from(n).unwrap(); 64]);
+        script.engine.lookup(script.now, QueryId(n), [u8::try_from(n).unwrap(); 64]).unwrap();
     }
     for n in 1..=3 {
         assert_eq!(script.sent_to(&peer), [Sent::FindNode([n; 64])]);
@@ -129,7 +129,7 @@ fn five_unanswered_find_nodes_in_a_row_cost_the_place_in_a_filled_bucket() {
     let peer = &answering[0];
     for n in 0..5 {
         assert!(script.engine.table().get(&peer.id()).is_some(), "after {n}");
-        script.engine.lookup(script.now, QueryId(n), peer.key.public().to_uncompressed());
+        script.engine.lookup(script.now, QueryId(n), peer.key.public().to_uncompressed()).unwrap();
         for _ in 0..40 {
             script.wait(50);
             for (to, sent) in script.sent() {
@@ -264,7 +264,7 @@ fn a_node_is_resolved_by_its_key_alone() {
     done(&mut script);
     let hidden = &all[12];
     assert!(script.engine.table().get(&hidden.id()).is_none());
-    script.engine.resolve(script.now, QueryId(8), hidden.id(), Some(hidden.key.public()), None);
+    script.engine.resolve(script.now, QueryId(8), hidden.id(), Some(hidden.key.public()), None).unwrap();
     run_world(&mut script, &all, 3_000);
     let expected = Contact { record: Some(record(&hidden.key, 1, hidden.addr)), ..hidden.contact() };
     assert!(done(&mut script).contains(&Action::Resolved { query: QueryId(8), contact: Some(expected) }));
@@ -283,4 +283,34 @@ fn passed_checks_are_for_the_database() {
     script.wait(60_000);
     let removed = Event::Removed(contact, crate::kademlia::Removal::Dead);
     assert!(script.actions().contains(&Action::Table(removed)));
+}
+
+#[test]
+fn who_cannot_be_asked_and_what_finds_no_room_is_told_at_once() {
+    use crate::kademlia::{CallError, call::MAX_LOOKUPS};
+    let mut script = Script::new();
+    let us = Contact { id: script.engine.id, ..Peer::new(1, "8.8.1.1:30303").contact() };
+    assert_eq!(script.engine.ping(script.now, QueryId(1), &us), Err(CallError::Myself));
+    let mut nowhere = Peer::new(2, "8.8.1.1:30303").contact();
+    nowhere.endpoint.udp = 0;
+    assert_eq!(script.engine.ping(script.now, QueryId(2), &nowhere), Err(CallError::NoEndpoint));
+    // Lookups that wait for answers, until there is room for no other.
+    for n in 3..11_u8 {
+        script.make_live(&Peer::new(u64::from(n), &format!("8.{n}.1.1:30303")));
+    }
+    for n in 0..1_000_u16 {
+        let mut target = [7; 64];
+        target[..2].copy_from_slice(&n.to_be_bytes());
+        if script.engine.searches.len() < MAX_LOOKUPS {
+            script.engine.lookup(script.now, QueryId(n.into()), target).unwrap();
+        }
+    }
+    assert_eq!(script.engine.searches.len(), MAX_LOOKUPS);
+    done(&mut script);
+    let refused = script.engine.lookup(script.now, QueryId(9_999), [9; 64]);
+    assert_eq!(refused, Err(CallError::TooManyLookups));
+    let stranger = key(5).public();
+    let refused = script.engine.resolve(script.now, QueryId(9_998), stranger.id(), Some(stranger), None);
+    assert_eq!(refused, Err(CallError::TooManyLookups));
+    assert_eq!(done(&mut script), [], "a refused call has no other answer");
 }

@@ -1,6 +1,7 @@
 //! Candidates.
 
 use super::*;
+use crate::node::record::RecordBuilder;
 use crate::policy::bans::BanTarget;
 
 const OK: Result<(), Refusal> = Ok(());
@@ -297,4 +298,17 @@ fn a_trusted_peer_is_dialed_as_soon_as_somebody_knows_where_it_is() {
     bench.run(&[(Do::Pass(100), &[])]);
     assert_eq!(bench.state(1), EntryState::Refused(Refusal::AddressUnknown));
     bench.run(&[(Do::Offer(1, Source::V4, Err(Refusal::Listed)), &[1])]);
+}
+
+#[test]
+fn a_record_travels_with_its_dial_and_with_no_other() {
+    let mut bench = Bench::new(Settings::default());
+    let record = RecordBuilder::new(7).sign(&secret(1)).unwrap();
+    let with_record = Candidate { record: Some(record.clone()), ..candidate(1, Source::V5) };
+    for candidate in [with_record, candidate(2, Source::V5)] {
+        bench.dial.candidate(bench.now, &bench.rules, candidate, false).unwrap();
+    }
+    bench.drain();
+    let records: Vec<_> = bench.dials.iter().map(|dial| (dial.id, dial.record.clone())).collect();
+    assert_eq!(records, [(id(1), Some(record)), (id(2), None)]);
 }

@@ -141,16 +141,24 @@ fn names_are_looked_up_at_each_dial_and_must_not_turn_private() {
     };
     let ips = ["8.1.1.1".parse().unwrap(), "2a00::1".parse().unwrap()];
     assert_eq!(answer(&mut bench, Ok(&ips)).as_deref(), Some("8.1.1.1:30303"));
-    // The next attempt asks again and takes the other address.
+    // One dial tries them all, and the next one asks for them again.
+    assert_eq!(bench.dials.last().unwrap().also, ["[2a00::1]:30303".parse().unwrap()]);
     bench.run(&[(Do::Fail(1, Cause::Unreachable), &[]), (Do::Pass(10), &[])]);
     assert_eq!(bench.took(lookup), 1);
-    assert_eq!(answer(&mut bench, Ok(&ips)).as_deref(), Some("[2a00::1]:30303"));
+    assert_eq!(answer(&mut bench, Ok(&ips)).as_deref(), Some("8.1.1.1:30303"));
+    // The families take turns, beginning with the first address that may be dialed.
+    bench.run(&[(Do::Fail(1, Cause::Unreachable), &[]), (Do::Pass(300), &[])]);
+    let many = ["0.0.0.1", "2a00::1", "2a00::2", "10.0.0.9", "8.1.1.1", "8.1.1.2", "2a00::3", "2a00::4"];
+    let many = many.map(|ip| ip.parse().unwrap());
+    answer(&mut bench, Ok(&many));
+    let tried: Vec<String> = bench.dials.last().unwrap().addrs().map(|addr| addr.ip().to_string()).collect();
+    assert_eq!(tried, ["2a00::1", "8.1.1.1", "2a00::2", "8.1.1.2", "2a00::3", "2a00::4"]);
     // A name that was global and turns private is not followed.
-    bench.run(&[(Do::Fail(1, Cause::Unreachable), &[]), (Do::Pass(20), &[])]);
+    bench.run(&[(Do::Fail(1, Cause::Unreachable), &[]), (Do::Pass(300), &[])]);
     let dials = bench.dials.len();
     answer(&mut bench, Ok(&["10.0.0.1".parse().unwrap()]));
     assert_eq!((bench.dials.len(), bench.error(1)), (dials, Some(Cause::AddressRefused)));
-    bench.run(&[(Do::Pass(300), &[])]);
+    bench.run(&[(Do::Pass(700), &[])]);
     answer(&mut bench, Err("no such host"));
     assert_eq!(bench.error(1), Some(Cause::NameUnknown));
     // One that was private from the start is the operator's own, as in a container network.

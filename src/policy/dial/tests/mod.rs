@@ -25,11 +25,16 @@ use crate::{
     node::{Enode, Host, NodeId, NodeKey, NodeRef, PublicKey},
 };
 
-/// The key of test node `n`.
-fn key(n: u64) -> PublicKey {
+/// The secret key of test node `n`.
+fn secret(n: u64) -> NodeKey {
     let mut scalar = [0; 32];
     scalar[24..].copy_from_slice(&(n + 1).to_be_bytes());
-    NodeKey::from_bytes(&scalar).unwrap().public()
+    NodeKey::from_bytes(&scalar).unwrap()
+}
+
+/// The key of test node `n`.
+fn key(n: u64) -> PublicKey {
+    secret(n).public()
 }
 
 fn id(n: u64) -> NodeId {

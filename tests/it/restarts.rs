@@ -1,0 +1,24 @@
+//! What a sidecar knows of the network after a restart.
+
+use devp2pd::rpc::proto::{ConnectPeerRequest, PeerSource};
+
+use crate::harness::{Sidecar, spec};
+
+/// The other node is in no table, in no list, and dials nobody: only the database knows of it.
+#[tokio::test]
+async fn the_last_good_peers_are_dialed_after_a_restart() {
+    let other = Sidecar::start_with(&["--nodial"]).await;
+    let _theirs = other.application(spec("theirs", &[("echo", 1, 8)])).await;
+    let flags = ["--nodiscover=false"];
+    let before = Sidecar::start_with(&flags).await;
+    let ours = before.application(spec("ours", &[("echo", 1, 8)])).await;
+    let connect = ConnectPeerRequest { node: other.enode(), ..ConnectPeerRequest::default() };
+    before.peers().connect_peer(connect).await.unwrap();
+    before.connected(other.id()).await;
+    let dir = before.stop().await;
+    drop(ours);
+    let after = Sidecar::start_in(dir, &flags).await;
+    let _ours = after.application(spec("ours", &[("echo", 1, 8)])).await;
+    let peer = after.connected(other.id()).await;
+    assert_eq!(peer.source(), PeerSource::Database);
+}
