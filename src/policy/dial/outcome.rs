@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::super::{cause::Cause, dial_filter::RegistrationId, refusal::Refusal, rules::Rules};
+use super::super::{cause::Cause, dial_filter::RegistrationId, rules::Rules};
 use super::{
     backoff::{FORGIVEN_AFTER, wait},
     entry::Standing,
@@ -134,26 +134,6 @@ impl Scheduler {
             }
         }
         self.ended(now, rules, id, since, cause, detail);
-        self.run(now, rules);
-    }
-
-    /// An inbound connection of this node is in handshake: we do not dial it meanwhile.
-    pub fn inbound_pending(&mut self, id: NodeId) {
-        *self.dialing_us.entry(id).or_default() += 1;
-    }
-
-    /// An inbound connection left the handshake, one way or the other.
-    pub fn inbound_ended(&mut self, now: Now, rules: &Rules, id: &NodeId) {
-        if let Some(count) = self.dialing_us.get_mut(id) {
-            *count -= 1;
-            if *count == 0 {
-                self.dialing_us.remove(id);
-                let waits = |refused| refused == Some(Refusal::DialingUs);
-                if self.entries.get(id).is_some_and(|entry| waits(entry.refused)) {
-                    self.set_due(id, Some(now.mono));
-                }
-            }
-        }
         self.run(now, rules);
     }
 
