@@ -17,7 +17,7 @@ use crate::{
     },
     switch::{
         Capability, PeerView,
-        boards::{Attempt, PeerEnd, What, WhyNot, reason_name},
+        boards::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
         inbox::ClosedBy,
         session::{Session, SessionChannel},
         watch::Missed,
@@ -74,14 +74,38 @@ pub(super) fn enode(enode: &Enode) -> String {
 
 /// A peer with what the lists say of it.
 pub(super) fn peer(view: &PeerView) -> proto::Peer {
+    proto::Peer { roles: roles(view.is_static, view.is_trusted), ..session(&view.session) }
+}
+
+fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {
     let mut roles = Vec::new();
-    if view.is_static {
+    if is_static {
         roles.push(proto::PeerRole::Static.into());
     }
-    if view.is_trusted {
+    if is_trusted {
         roles.push(proto::PeerRole::Trusted.into());
     }
-    proto::Peer { roles, ..session(&view.session) }
+    roles
+}
+
+/// A peer that went, as far as it is remembered.
+pub(super) fn gone_peer(gone: &GonePeer) -> proto::Peer {
+    proto::Peer {
+        node_id: gone.node_id.to_string(),
+        public_key: gone.enode.public_key.to_string(),
+        enode: enode(&gone.enode),
+        enr: String::new(),
+        remote_address: gone.remote.to_string(),
+        local_address: gone.local.to_string(),
+        source: gone.dialed_as.map_or(proto::PeerSource::Inbound, peer_source).into(),
+        inbound: gone.inbound,
+        client_name: text(&gone.client),
+        capabilities: Vec::new(),
+        shared_capabilities: Vec::new(),
+        roles: roles(gone.is_static, gone.is_trusted),
+        connect_time: Some(timestamp(gone.since)),
+        session_id: gone.session.0,
+    }
 }
 
 /// A peer as its session knows it, without roles.

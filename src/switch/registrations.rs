@@ -134,6 +134,17 @@ pub struct RegistrationView {
     pub open_channels: usize,
 }
 
+impl RegistrationView {
+    /// What it takes in memory, in bytes: greetings above all.
+    pub(super) fn bytes(&self) -> usize {
+        let protocols = self.spec.protocols.iter().map(|protocol| {
+            size_of_val(protocol)
+                + protocol.greeting.iter().map(|said| said.payload.len() + 64).sum::<usize>()
+        });
+        size_of::<Self>() + protocols.sum::<usize>()
+    }
+}
+
 /// The answer to a registration by call.
 #[derive(Clone, Debug)]
 pub struct Registered {

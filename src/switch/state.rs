@@ -342,7 +342,8 @@ impl State {
                 Some(view) => board.set(id, view),
                 None => {
                     if let Some(last) = board.get(&id).map(|last| (**last).clone()) {
-                        board.remove(&id, last);
+                        let bytes = last.bytes();
+                        board.remove(&id, last, bytes);
                     }
                 }
             });
