@@ -149,9 +149,8 @@ impl Refusal {
             details.push(any("BadRequest", &BadRequest { field_violations }));
         }
         let mut status = RpcStatus { code: self.code as i32, message: message.to_owned(), details };
-        // The message says it all once more, so what is dropped here is only lost to programs, last detail first;
-        // ErrorInfo
-        // alone always fits.
+        // The message says it all once more, so what is dropped here is only lost to programs, last detail first.
+        // ErrorInfo alone always fits.
         while status.encoded_len() > DETAILS_LIMIT && status.details.len() > 1 {
             status.details.pop();
         }

@@ -48,7 +48,8 @@ pub enum SwitchError {
     },
     /// Another application uses the session too.
     #[error(
-        "{others} more application(s) use the session with node {node}; ending it for all needs the admin role"
+        "other applications use the session with node {node} too, {others} of them; ending it for all needs the admin \
+         role, or end-shared-sessions in the configuration"
     )]
     SharedSession {
         /// Whose session.

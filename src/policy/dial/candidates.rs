@@ -121,7 +121,7 @@ impl Candidates {
         None
     }
 
-    /// Removes those that `drop` says.
+    /// Keeps those that `keep` says.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Waiting) -> bool) {
         for line in &mut self.lines {
             line.retain(|waiting| {
