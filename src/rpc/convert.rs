@@ -27,10 +27,18 @@ use crate::{
 /// Characters of a stranger's text that are passed on.
 const MAX_TEXT: usize = 256;
 
+/// The same in lists, where many strangers stand: a client's name, and the name of a capability.
+const MAX_LISTED_CLIENT: usize = 128;
+const MAX_LISTED_CAPABILITY: usize = 32;
+
 /// A stranger's text as people may read it: control characters and the like escaped, cut to [`MAX_TEXT`].
 pub(super) fn text(stranger: &str) -> String {
+    text_up_to(MAX_TEXT, stranger)
+}
+
+fn text_up_to(characters: usize, stranger: &str) -> String {
     let mut out = String::new();
-    for character in stranger.chars().take(MAX_TEXT) {
+    for character in stranger.chars().take(characters) {
         if character.is_control() || matches!(character, '\u{200e}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
             out.extend(character.escape_unicode());
         } else {
@@ -75,6 +83,17 @@ pub(super) fn enode(enode: &Enode) -> String {
 /// A peer with what the lists say of it.
 pub(super) fn peer(view: &PeerView) -> proto::Peer {
     proto::Peer { roles: roles(view.is_static, view.is_trusted), ..session(&view.session) }
+}
+
+/// The same for a list, where what strangers wrote is cut shorter: a list of peers with the longest Hellos stays short.
+pub(super) fn listed_peer(view: &PeerView) -> proto::Peer {
+    let hello = &view.session.hello;
+    let capabilities = hello.capabilities.iter().map(|capability| proto::Capability {
+        name: text_up_to(MAX_LISTED_CAPABILITY, &capability.name),
+        version: capability.version,
+    });
+    let client_name = text_up_to(MAX_LISTED_CLIENT, &hello.client);
+    proto::Peer { client_name, capabilities: capabilities.collect(), ..peer(view) }
 }
 
 fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {

@@ -15,6 +15,7 @@
 )]
 
 mod access;
+mod answers;
 mod calls;
 mod dialing;
 mod discovery;
@@ -28,6 +29,7 @@ mod limits;
 mod lists;
 mod messages;
 mod operating;
+mod pages;
 mod refusals;
 mod settings;
 mod watches;
