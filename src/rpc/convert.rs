@@ -127,7 +127,7 @@ pub(super) fn gone_peer(gone: &GonePeer) -> proto::Peer {
     }
 }
 
-/// A peer as its session knows it, without roles.
+/// A peer as its session knows it, with the roles that it had when the session opened.
 pub(super) fn session(session: &Session) -> proto::Peer {
     proto::Peer {
         node_id: session.node_id.to_string(),
@@ -146,7 +146,7 @@ pub(super) fn session(session: &Session) -> proto::Peer {
             .map(|capability| proto::Capability { name: text(&capability.name), version: capability.version })
             .collect(),
         shared_capabilities: session.channels.iter().map(channel).collect(),
-        roles: Vec::new(),
+        roles: roles(session.was_static, session.was_trusted),
         connect_time: Some(timestamp(session.since)),
         session_id: session.id.0,
     }

@@ -70,6 +70,18 @@ impl Refusal {
         Self::new(ErrorReason::InvalidField, format!("{field}: {problem}")).with_field(field, problem)
     }
 
+    /// INVALID_ARGUMENT / INVALID_FIELD for several fields: path and problem of each.
+    pub fn fields(problems: Vec<(String, String)>) -> Self {
+        let each: Vec<String> =
+            problems.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
+        Self { fields: problems, ..Self::new(ErrorReason::InvalidField, each.join("; ")) }
+    }
+
+    /// The fields that are to blame, and nothing else is: to be told with others of the same request.
+    pub(super) fn into_fields(self) -> Vec<(String, String)> {
+        self.fields
+    }
+
     /// INTERNAL: a fault of ours, told without its inside; log that where it happened.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorReason::Internal, message)

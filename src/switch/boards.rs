@@ -404,6 +404,8 @@ mod tests {
             local: remote,
             inbound: true,
             dialed_as: None,
+            was_static: false,
+            was_trusted: false,
             hello: Arc::new(hello),
             channels: Vec::new(),
             since: Duration::ZERO,

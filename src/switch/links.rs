@@ -255,6 +255,8 @@ impl State {
             local: link.local,
             inbound: link.inbound,
             dialed_as: link.dialed_as,
+            was_static: self.policy.is_static(&node_id),
+            was_trusted: self.policy.is_trusted(&node_id),
             hello,
             channels: channels.clone(),
             since: now.unix,
