@@ -52,7 +52,7 @@ pub enum PeerState {
     /// The session and its roles.
     Connected(PeerView),
     /// What is left of a session that ended.
-    Gone(GonePeer),
+    Gone(Box<GonePeer>),
 }
 
 /// What is kept of a peer that went: who it was, and how it ended. No capabilities, no record and no reference to its
@@ -89,7 +89,8 @@ impl GonePeer {
     fn new(view: &PeerView, end: PeerEnd) -> Self {
         let PeerView { session, is_static, is_trusted } = view;
         let client = &session.hello.client;
-        let kept = client.floor_char_boundary(MAX_GONE_CLIENT);
+        let ends = client.char_indices().map(|(at, character)| at + character.len_utf8());
+        let kept = ends.take_while(|end| *end <= MAX_GONE_CLIENT).last().unwrap_or(0);
         Self {
             node_id: session.node_id,
             enode: session.enode.clone(),
@@ -108,7 +109,7 @@ impl GonePeer {
 
     /// What it takes in memory, in bytes.
     fn bytes(&self) -> usize {
-        size_of::<PeerState>() + self.client.len() + self.end.detail.len()
+        size_of::<PeerState>() + size_of::<Self>() + self.client.len() + self.end.detail.len()
     }
 }
 
@@ -212,7 +213,7 @@ impl PeerBoard {
         let detail = end.detail.chars().take(MAX_DETAIL).collect::<String>().into();
         let gone = GonePeer::new(view, PeerEnd { detail, ..end });
         let bytes = gone.bytes();
-        self.peers.remove(&view.session.node_id, PeerState::Gone(gone), bytes);
+        self.peers.remove(&view.session.node_id, PeerState::Gone(Box::new(gone)), bytes);
     }
 
     pub(super) fn attempt(&mut self, time: Duration, what: What, detail: &str) {
