@@ -26,21 +26,19 @@ const PURE: &[(&str, &[&str])] = &[
     ("delivery", &[]),
 ];
 
-/// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc`, `http` and
-/// `commands` stand side by side: they do not know each other. A component's settings are its own type; `config` reads
+/// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc` and
+/// `http` stand side by side: they do not know each other. A component's settings are its own type; `config` reads
 /// that type and `app` hands over the value, so the drivers do not know `config`.
 const DRIVERS: &[(&str, &[&str])] = &[
-    ("metrics", &[]),
     ("process", &[]),
-    ("net", &["metrics"]),
-    ("switch", &["net", "metrics"]),
+    ("net", &[]),
+    ("switch", &["net"]),
     ("config", &["net", "switch"]),
     ("telemetry", &["config"]),
-    ("rpc", &["switch", "net", "metrics"]),
-    ("http", &["switch", "net", "metrics"]),
-    ("commands", &["config", "process", "telemetry"]),
-    ("app", &["commands", "config", "http", "metrics", "net", "process", "rpc", "switch", "telemetry"]),
-    ("main", &["app", "commands", "config", "process", "telemetry"]),
+    ("rpc", &["switch", "net"]),
+    ("http", &["switch", "net"]),
+    ("app", &["config", "http", "net", "process", "rpc", "switch", "telemetry"]),
+    ("main", &["app", "config", "process", "telemetry"]),
 ];
 
 /// What belongs to no room and is open to all: names at the crate root.

@@ -1,7 +1,7 @@
 //! The only file that knows every component: builds them in order, starts them, and stops them.
 //!
-//! Start: data directory and its lock → key → lists and sequence number of earlier runs → listeners bound → switch →
-//! gRPC → probes → ready. What was started is held by values whose drop undoes it, so that a failure at any step
+//! Start: data directory and its lock → key → lists and sequence number of earlier runs → listeners bound → discovery →
+//! switch → gRPC → probes → ready. What was started is held by values whose drop undoes it, so that a failure at any step
 //! leaves no port, lock or task behind. Starting is a function that consumes its configuration: the same [`App`]
 //! cannot be started twice. What finds nodes is started in `finding`.
 //!
@@ -76,9 +76,6 @@ use crate::{
 /// Accepted connections on their way to the switch; more wait in the kernel.
 const ACCEPTED: usize = 64;
 
-/// Lists on their way to the disk: each is the whole state, so the switch may wait for the writer.
-const REQUESTS: usize = 4;
-
 /// How long applications that are attached get between the notice and the end of their streams.
 const NOTICE: Duration = Duration::from_secs(2);
 
@@ -129,6 +126,9 @@ pub enum StartError {
     /// Who may call cannot be told, or TLS cannot be served.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// Our record cannot be signed.
+    #[error("cannot sign our node record: {0}")]
+    Record(String),
     /// The gRPC services cannot be put together.
     #[error("cannot build the gRPC services: {0}")]
     Services(String),
@@ -277,7 +277,7 @@ impl App {
         let listen_addrs = sockets.listen_addrs.clone();
         // Signing fails only for size, and a record without entries has a third of what is allowed.
         let local = LocalRecord::new(now, key.clone(), sockets.ports(), seq)
-            .map_err(|error| StartError::Services(error.to_string()))?;
+            .map_err(|error| StartError::Record(error.to_string()))?;
         reached(Step::Listen)?;
 
         let boards = Boards::new(key_rng.next_u64());
@@ -297,7 +297,7 @@ impl App {
         let instance_id = instance_id(&mut key_rng);
         let client_name = client_name(config.identity.as_deref());
         let (accepted, accept_queue) = mpsc::channel(ACCEPTED);
-        let (requests, request_queue) = mpsc::channel(REQUESTS);
+        let (lists_sender, lists_changed) = watch::channel(None);
         let switch_config = switch::Config {
             local: LocalNode::new(key, &client_name),
             instance_id: Arc::clone(&instance_id),
@@ -326,13 +326,13 @@ impl App {
             candidates,
             database,
         };
-        let (mut switch, handle) = Switch::new(switch_config, accept_queue, requests, sources);
+        let (mut switch, handle) = Switch::new(switch_config, accept_queue, lists_sender, sources);
         let current = reload::Current::new(&config, public_key.id(), log.clone());
         let (static_peers, trusted_peers) = current.lists();
         switch.restore(static_peers, trusted_peers, &lists)?;
         let (stop_switch, stopped) = oneshot::channel();
         let switch = Owned(tokio::spawn(switch.run(stopped)));
-        let keeper = Owned(tokio::spawn(keep(request_queue, lists_file)));
+        let keeper = Owned(tokio::spawn(keep(lists_changed, lists_file)));
         let recorder = Owned(tokio::spawn(keep_seq(discovery.record(), record_file)));
         let mut accepting = JoinSet::new();
         for listener in sockets.tcp {
@@ -466,50 +466,65 @@ impl App {
         async move { asked.notified().await }
     }
 
-    /// Ends everything in order, within the grace period. Returns what is left of it.
-    pub async fn stop(mut self) -> Duration {
+    /// Ends everything in order, within the grace period: what has not ended by then is cut. Returns what is left of it.
+    pub async fn stop(self) -> Duration {
         let now = clock::now();
         let deadline = now.mono + self.grace;
+        if timeout_at(deadline.into(), self.end_in_order(now, deadline)).await.is_err() {
+            tracing::warn!("the grace period is over; what has not ended is cut");
+        }
+        deadline.saturating_duration_since(clock::now().mono)
+    }
+
+    /// Each wait has a bound of its own, so that one part that hangs leaves time for the others; [`App::stop`] bounds all.
+    async fn end_in_order(mut self, now: Now, deadline: Instant) {
+        let soon = |from: Instant| deadline.min(from + FAREWELL);
         self.probes.set(Stage::Draining);
         self.health.set_draining().await;
         self.accepting.abort_all();
         let notice = NOTICE.min(self.grace / 4);
-        self.handle.drain(now.unix.saturating_add(notice)).await;
-        self.wait_until(deadline.min(now.mono + notice), async |handle| handle.attached().await == 0).await;
+        let noticed = deadline.min(now.mono + notice);
+        let _ = timeout_at(noticed.into(), self.handle.drain(now.unix.saturating_add(notice))).await;
+        self.wait_until(noticed, async |handle| handle.attached().await == 0).await;
 
-        self.handle.quit().await;
-        let farewell = deadline.min(clock::now().mono + FAREWELL);
+        let farewell = soon(clock::now().mono);
+        let _ = timeout_at(farewell.into(), self.handle.quit()).await;
         self.wait_until(farewell, async |handle| handle.connections().await == 0).await;
 
-        self.handle.end_streams().await;
+        let _ = timeout_at(soon(clock::now().mono).into(), self.handle.end_streams()).await;
         // The receiver is gone only if the server has ended by itself.
         let _ = self.stop_grpc.send(());
         // A client that never closes its connection would hold the server for as long as it likes.
-        let last = deadline.min(clock::now().mono + FAREWELL);
+        let last = soon(clock::now().mono);
         if timeout_at(last.into(), &mut self.grpc.0).await.is_err() {
             tracing::info!("gRPC clients did not close their connections; cutting them");
         }
         let _ = self.stop_switch.send(());
-        let _ = timeout_at(deadline.into(), &mut self.switch.0).await;
+        let _ = timeout_at(soon(clock::now().mono).into(), &mut self.switch.0).await;
         // The switch held the only sender: the keeper ends when the last lists are written.
-        let _ = timeout_at(deadline.into(), &mut self.keeper.0).await;
+        let _ = timeout_at(soon(clock::now().mono).into(), &mut self.keeper.0).await;
         // Mappings at the gateway and the database take moments; neither may outlive the grace period.
         let _ = timeout_at(deadline.into(), self.finding.stop()).await;
         self.serving.abort_all();
-        deadline.saturating_duration_since(clock::now().mono)
     }
 
     async fn wait_until(&self, deadline: Instant, done: impl AsyncFn(&Handle) -> bool) {
-        while clock::now().mono < deadline && !done(&self.handle).await {
-            sleep(Duration::from_millis(10)).await;
-        }
+        let waiting = async {
+            while !done(&self.handle).await {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = timeout_at(deadline.into(), waiting).await;
     }
 }
 
-/// Writes the lists whenever they change. Loses none: a failed write is tried again with the next change, and said.
-async fn keep(mut requests: mpsc::Receiver<switch::Request>, file: StateFile<Lists>) {
+/// Writes the lists whenever they change, the newest only: they are whole, so one that was replaced before it was
+/// written is not missed. A failed write is tried again with the next change, and said.
+async fn keep(mut changed: watch::Receiver<Option<Lists>>, file: StateFile<Lists>) {
     let file = Arc::new(file);
-    while let Some(switch::Request::Persist(lists)) = requests.recv().await {
+    // What was not seen yet is told before the end of the sender is.
+    while changed.changed().await.is_ok() {
+        let Some(lists) = changed.borrow_and_update().clone() else { continue };
         let target = Arc::clone(&file);
         match tokio::task::spawn_blocking(move || target.store(&lists)).await {
             Ok(Ok(())) => {}

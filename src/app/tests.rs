@@ -128,3 +128,27 @@ async fn a_list_that_names_this_node_starts_without_it() {
     assert_eq!(app.handle.trusted_peers().await.unwrap().len(), 1);
     app.stop().await;
 }
+
+/// The switch hangs, and with it every call to it. The process ends within its grace nevertheless: a stop that waited for
+/// the switch would wait until the test lets it go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_switch_that_hangs_does_not_hold_the_stop() {
+    let (dir, ports) = (TempDir::new().unwrap(), free_ports());
+    let mut app = App::start(config(dir.path(), ports)).await.unwrap();
+    app.grace = Duration::from_millis(300);
+    let gate = Arc::new(std::sync::Barrier::new(2));
+    let (hangs, hung) = oneshot::channel();
+    let (handle, inner) = (app.handle.clone(), Arc::clone(&gate));
+    let call = tokio::spawn(async move {
+        let hang = move |_: &mut switch::peers::PeerSettings| {
+            let _ = hangs.send(());
+            inner.wait();
+        };
+        handle.change_settings(hang).await
+    });
+    hung.await.unwrap();
+    let stopping = tokio::time::timeout(Duration::from_secs(60), app.stop()).await;
+    gate.wait();
+    assert!(stopping.is_ok(), "it waits for the switch");
+    let _ = call.await;
+}

@@ -5,13 +5,15 @@
 //! | --- | --- |
 //! | [`clock`] | the one reader of the clocks |
 //! | [`data_dir`], [`key_file`] | what survives a restart: who may use it, and who we are |
+//! | [`secret_file`] | files that nobody else may read |
 //! | [`listener`], [`dialer`] | how TCP connections come about |
 //! | [`connection`] | one connection: its socket and its engine |
 //! | [`outbound`] | messages on their way to one peer |
+//! | [`bandwidth`] | caps on what goes over connections |
 //! | [`buffers`] | receive buffers and what they may hold in all |
 //! | [`turns`] | whose turn it is to do the arithmetic of a handshake |
 //! | [`traffic`] | what went over a connection |
-//! | [`udp`] | the sockets of discovery |
+//! | [`udp`], [`discovery`] | the sockets of discovery, and the task that feeds its engines |
 //! | [`node_db`] | nodes that were alive, for the next start |
 //! | [`nat`] | gateways: our outside address, our ports open there |
 //! | [`resolver`] | names to addresses and TXT records |

@@ -3,6 +3,8 @@
 //! `[version, client, [[name, version], …], listen port, node key, …]` (rlpx.md, "Hello (0x00)"). Any version is
 //! accepted and further elements are ignored (EIP-8).
 
+use std::sync::Arc;
+
 use super::{Capability, Fault, LocalCapability, MAX_BASE_MESSAGE, VERSION};
 use crate::{
     node::PublicKey,
@@ -12,6 +14,10 @@ use crate::{
 /// How much of a client's name is kept, ours included. The longest in the wild are about 100 bytes.
 pub const MAX_CLIENT: usize = 256;
 
+/// How many of a node's capabilities are kept beside those that we speak too. Nodes in the wild have fewer than ten; a
+/// Hello has room for 640, which would take 50 KiB of memory.
+pub const MAX_CAPABILITIES: usize = 32;
+
 /// What a remote node said of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteHello {
@@ -19,7 +25,7 @@ pub struct RemoteHello {
     pub version: u64,
     /// The name of its software, cut to [`MAX_CLIENT`] bytes. From a stranger: escape it before showing it.
     pub client: String,
-    /// What it speaks, as many as it said.
+    /// What it speaks: as many as it said, until it is [trimmed](Self::trimmed).
     pub capabilities: Vec<Capability>,
     /// The port it listens on, 0 if it does not say (geth never does) or says nonsense.
     pub listen_port: u16,
@@ -33,6 +39,19 @@ impl RemoteHello {
     #[must_use]
     pub fn has_snappy(&self) -> bool {
         self.version >= SNAPPY_VERSION
+    }
+
+    /// The Hello without the capabilities that nobody needs: the first [`MAX_CAPABILITIES`] stay, and those that are
+    /// `ours`.
+    #[must_use]
+    pub fn trimmed(self: Arc<Self>, ours: impl Fn(&Capability) -> bool) -> Arc<Self> {
+        if self.capabilities.len() <= MAX_CAPABILITIES {
+            return self;
+        }
+        let kept = self.capabilities.iter().enumerate();
+        let kept = kept.filter(|(place, said)| *place < MAX_CAPABILITIES || ours(said));
+        let capabilities = kept.map(|(_, said)| said.clone()).collect();
+        Arc::new(Self { capabilities, client: self.client.clone(), ..*self })
     }
 
     /// Reads a Hello, and the node key that stands in it as it stands there.
@@ -142,6 +161,22 @@ mod tests {
         assert_eq!((hello.version, hello.listen_port, hello.client.as_str()), (5, 0, "devp2pd/v0"));
         let said: Vec<_> = hello.capabilities.iter().map(|c| (c.name.as_str(), c.version)).collect();
         assert_eq!(said, [("eth", 68), ("eth", 69), ("snap", 1)]);
+    }
+
+    #[test]
+    fn of_many_capabilities_the_first_and_ours_are_kept() {
+        let said: Vec<_> = (0..200).map(|n| capability(&format!("c{n:03}"), 1)).collect();
+        let bytes = encode("liar", &said, &key());
+        let (hello, _) = RemoteHello::decode(&bytes).unwrap();
+        let hello = Arc::new(hello);
+        assert_eq!(hello.capabilities.len(), 200);
+        let kept = Arc::clone(&hello).trimmed(|said| said.name == "c150" || said.name == "c002");
+        let names: Vec<_> = kept.capabilities.iter().map(|said| said.name.as_str()).collect();
+        assert_eq!(names.len(), MAX_CAPABILITIES + 1);
+        assert_eq!((names[0], names[31], names[32]), ("c000", "c031", "c150"));
+        let short =
+            Arc::new(RemoteHello { capabilities: hello.capabilities[..32].to_vec(), ..(*hello).clone() });
+        assert!(Arc::ptr_eq(&short, &Arc::clone(&short).trimmed(|_| false)));
     }
 
     fn hello(client: &[u8], version: u64, port: u64, id: &[u8]) -> Vec<u8> {

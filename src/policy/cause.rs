@@ -20,7 +20,8 @@ pub enum Cause {
     AddressRefused,
     /// Discovery does not know where the node is.
     NotFound,
-    /// Accepted and closed before the handshake without a byte: an inbound throttle or a net restriction of theirs.
+    /// Accepted and closed during the handshake without a word: the key is not theirs, so that they cannot read us, or an
+    /// inbound throttle or net restriction of theirs. On the wire these look alike.
     HungUp,
     /// Said nothing until the handshake's deadline.
     Silent,
@@ -157,7 +158,10 @@ impl fmt::Display for Cause {
             Self::NameUnknown => "the host name has no address",
             Self::AddressRefused => "none of the node's addresses may be dialed",
             Self::NotFound => "discovery does not find the node",
-            Self::HungUp => "closed before the handshake (their inbound throttle or net restriction)",
+            Self::HungUp => {
+                "closed during the handshake: the public key is not that node's (compare the enode or record with what the \
+                 node prints), or its inbound throttle or net restriction keeps us out"
+            }
             Self::Silent => "silent until the handshake's deadline",
             Self::Garbled => "what answers does not speak RLPx",
             Self::WrongIdentity => "another node answers at the address",

@@ -34,8 +34,6 @@ pub enum Refusal {
     Dialing,
     /// Waiting in line already.
     Waiting,
-    /// It is dialing us at this moment.
-    DialingUs,
     /// It failed lately; its back-off has not run out.
     BackingOff,
     /// Dialed within the history window.
@@ -74,7 +72,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All refusals, for tables of counters.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 30] = [
         Self::OwnIdentity,
         Self::AddressUnknown,
         Self::NoTcpPort,
@@ -88,7 +86,6 @@ impl Refusal {
         Self::Connected,
         Self::Dialing,
         Self::Waiting,
-        Self::DialingUs,
         Self::BackingOff,
         Self::NodeTried,
         Self::AddressTried,
@@ -125,7 +122,6 @@ impl Refusal {
             Self::Connected => "connected",
             Self::Dialing => "dialing",
             Self::Waiting => "waiting",
-            Self::DialingUs => "dialing_us",
             Self::BackingOff => "backing_off",
             Self::NodeTried => "node_tried",
             Self::AddressTried => "address_tried",
@@ -163,7 +159,6 @@ impl fmt::Display for Refusal {
             Self::Connected => "connected already",
             Self::Dialing => "being dialed already",
             Self::Waiting => "waiting to be dialed already",
-            Self::DialingUs => "the node is dialing us",
             Self::BackingOff => "the node failed lately",
             Self::NodeTried => "the node was dialed a moment ago",
             Self::AddressTried => "the address was dialed a moment ago",

@@ -18,7 +18,7 @@ use crate::{
     },
     switch::{
         PeerView,
-        boards::{Attempt, PeerEnd, What, WhyNot, reason_name},
+        boards::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
         session::{Session, SessionChannel},
         watch::Missed,
     },
@@ -27,10 +27,18 @@ use crate::{
 /// Characters of a stranger's text that are passed on.
 const MAX_TEXT: usize = 256;
 
+/// The same in lists, where many strangers stand: a client's name, and the name of a capability.
+const MAX_LISTED_CLIENT: usize = 128;
+const MAX_LISTED_CAPABILITY: usize = 32;
+
 /// A stranger's text as people may read it: control characters and the like escaped, cut to [`MAX_TEXT`].
 pub(super) fn text(stranger: &str) -> String {
+    text_up_to(MAX_TEXT, stranger)
+}
+
+fn text_up_to(characters: usize, stranger: &str) -> String {
     let mut out = String::new();
-    for character in stranger.chars().take(MAX_TEXT) {
+    for character in stranger.chars().take(characters) {
         if character.is_control() || matches!(character, '\u{200e}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
             out.extend(character.escape_unicode());
         } else {
@@ -70,17 +78,52 @@ pub(super) fn enode(enode: &Enode) -> String {
 
 /// A peer with what the lists say of it.
 pub(super) fn peer(view: &PeerView) -> proto::Peer {
-    let mut roles = Vec::new();
-    if view.is_static {
-        roles.push(proto::PeerRole::Static.into());
-    }
-    if view.is_trusted {
-        roles.push(proto::PeerRole::Trusted.into());
-    }
-    proto::Peer { roles, ..session(&view.session) }
+    proto::Peer { roles: roles(view.is_static, view.is_trusted), ..session(&view.session) }
 }
 
-/// A peer as its session knows it, without roles.
+/// The same for a list, where what strangers wrote is cut shorter: a list of peers with the longest Hellos stays short.
+pub(super) fn listed_peer(view: &PeerView) -> proto::Peer {
+    let hello = &view.session.hello;
+    let capabilities = hello.capabilities.iter().map(|capability| proto::Capability {
+        name: text_up_to(MAX_LISTED_CAPABILITY, &capability.name),
+        version: capability.version,
+    });
+    let client_name = text_up_to(MAX_LISTED_CLIENT, &hello.client);
+    proto::Peer { client_name, capabilities: capabilities.collect(), ..peer(view) }
+}
+
+fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {
+    let mut roles = Vec::new();
+    if is_static {
+        roles.push(proto::PeerRole::Static.into());
+    }
+    if is_trusted {
+        roles.push(proto::PeerRole::Trusted.into());
+    }
+    roles
+}
+
+/// A peer that went, as far as it is remembered.
+pub(super) fn gone_peer(gone: &GonePeer) -> proto::Peer {
+    proto::Peer {
+        node_id: gone.node_id.to_string(),
+        public_key: gone.enode.public_key.to_string(),
+        enode: enode(&gone.enode),
+        enr: String::new(),
+        remote_address: gone.remote.to_string(),
+        local_address: gone.local.to_string(),
+        source: gone.dialed_as.map_or(proto::PeerSource::Inbound, peer_source).into(),
+        inbound: gone.inbound,
+        client_name: text(&gone.client),
+        capabilities: Vec::new(),
+        shared_capabilities: Vec::new(),
+        roles: roles(gone.is_static, gone.is_trusted),
+        connect_time: Some(timestamp(gone.since)),
+        session_id: gone.session.0,
+    }
+}
+
+/// A peer as its session knows it, with the roles that it had when the session opened.
 pub(super) fn session(session: &Session) -> proto::Peer {
     proto::Peer {
         node_id: session.node_id.to_string(),
@@ -99,7 +142,7 @@ pub(super) fn session(session: &Session) -> proto::Peer {
             .map(|capability| proto::Capability { name: text(&capability.name), version: capability.version })
             .collect(),
         shared_capabilities: session.channels.iter().map(capability).collect(),
-        roles: Vec::new(),
+        roles: roles(session.was_static, session.was_trusted),
         connect_time: Some(timestamp(session.since)),
         session_id: session.id.0,
     }

@@ -11,7 +11,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert, node_ref, principal,
+    convert, node_ref, paging, principal,
     proto::{self, DiscoverySource, ErrorReason, discovery_service_server::DiscoveryService},
     status::Refusal,
     talk::TalkServer,
@@ -279,13 +279,15 @@ impl DiscoveryService for Nodes {
         request: Request<proto::ListNodesRequest>,
     ) -> Result<Response<proto::ListNodesResponse>, Status> {
         let wanted = protocol("table", request.get_ref().table())?;
-        let nodes = self.discovery.nodes().await.map_err(refuse)?;
-        let nodes = nodes
-            .iter()
-            .filter(|node| wanted.is_none_or(|wanted| wanted == node.table))
-            .map(table_node)
-            .collect();
-        Ok(Response::new(proto::ListNodesResponse { nodes }))
+        let proto::ListNodesRequest { page_size, page_token, .. } = request.into_inner();
+        let wish = paging::Wish::new(page_size, &page_token)?;
+        let mut nodes = self.discovery.nodes().await.map_err(refuse)?;
+        nodes.retain(|node| wanted.is_none_or(|wanted| wanted == node.table));
+        let key = |node: &TableNode| {
+            format!("{:02}/{:03}/{}", node.table as u8, node.bucket, node.entry.contact.id)
+        };
+        let (nodes, next_page_token) = wish.page(nodes, key, table_node);
+        Ok(Response::new(proto::ListNodesResponse { nodes, next_page_token }))
     }
 
     async fn watch_nodes(

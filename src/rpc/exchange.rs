@@ -40,12 +40,53 @@ const FRAME_EVENTS: usize = 512;
 /// Channels that one message may name. geth gossips to the square root of its peers; this is all of them.
 const MAX_TARGETS: usize = 4096;
 
+/// Frames that may still go out once the request side found something wrong: enough for all answers that may wait.
+const LAST_FRAMES: usize = 16;
+
 /// The response side of `Exchange`.
 pub(super) struct ExchangeStream {
     reader: Reader,
-    /// What the request side found wrong, told after what was answered before it.
-    verdict: Arc<Mutex<Option<Status>>>,
+    ending: Ending,
     request_task: tokio::task::AbortHandle,
+}
+
+/// What the request side found wrong.
+type Verdict = Arc<Mutex<Option<Status>>>;
+
+/// When the stream ends for what its client sent: after what was answered before that, and however much peers have to
+/// say. Waiting for silence would leave the client without the reason, and its requests unread.
+#[derive(Default)]
+struct Ending {
+    verdict: Verdict,
+    /// The verdict, once seen, and how many frames may go out before it.
+    last: Option<(Status, usize)>,
+}
+
+impl Ending {
+    /// Asked before each frame: the stream ends now.
+    fn due(&mut self) -> Option<Status> {
+        if self.last.is_none() {
+            let verdict = self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.last = verdict.map(|status| (status, LAST_FRAMES));
+        }
+        self.last.take_if(|(_, frames)| *frames == 0).map(|(status, _)| status)
+    }
+
+    /// A frame with so many answers goes out. One that was not full has the last of them.
+    fn told(&mut self, answers: usize) {
+        if let Some((_, frames)) = &mut self.last {
+            *frames = if answers < FRAME_EVENTS { 0 } else { frames.saturating_sub(1) };
+        }
+    }
+
+    /// There is nothing to tell.
+    fn idle(&mut self) -> Option<Status> {
+        if let Some((_, frames)) = &mut self.last {
+            *frames = 0;
+        }
+        let due = self.due();
+        due.or_else(|| self.last.take().map(|(status, _)| status))
+    }
 }
 
 impl ExchangeStream {
@@ -55,10 +96,10 @@ impl ExchangeStream {
         requests: Streaming<proto::ExchangeRequest>,
     ) -> Self {
         let (attached, attaching) = oneshot::channel();
-        let verdict = Arc::default();
-        let task =
-            tokio::spawn(read_requests(handle.clone(), principal, requests, attached, Arc::clone(&verdict)));
-        Self { reader: Reader::new(handle, attaching), verdict, request_task: task.abort_handle() }
+        let ending = Ending::default();
+        let verdict = Arc::clone(&ending.verdict);
+        let task = tokio::spawn(read_requests(handle.clone(), principal, requests, attached, verdict));
+        Self { reader: Reader::new(handle, attaching), ending, request_task: task.abort_handle() }
     }
 }
 
@@ -73,12 +114,17 @@ impl Stream for ExchangeStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if let Some(status) = this.ending.due() {
+            this.reader.close();
+            return Poll::Ready(Some(Err(status)));
+        }
         let event = |event| proto::ServerEvent { event: Some(event) };
         let events = match this.reader.poll(cx, FRAME_EVENTS) {
             Poll::Ready(Found::Attached(attached)) => {
                 vec![event(server_event::Event::Attached(registration::attached(&attached)))]
             }
             Poll::Ready(Found::Batch) => {
+                this.ending.told(this.reader.replies.len());
                 let replies = this.reader.replies.drain(..).map(|reply| event(reply_event(reply)));
                 replies
                     .chain(this.reader.events.drain(..).map(|inbound| event(inbound_event(inbound))))
@@ -86,8 +132,7 @@ impl Stream for ExchangeStream {
             }
             Poll::Ready(Found::End(status)) => return Poll::Ready(status.map(Err)),
             Poll::Pending => {
-                let verdict = this.verdict.lock().unwrap_or_else(PoisonError::into_inner).take();
-                return match verdict {
+                return match this.ending.idle() {
                     Some(status) => {
                         this.reader.close();
                         Poll::Ready(Some(Err(status)))
@@ -106,7 +151,7 @@ async fn read_requests(
     principal: Principal,
     mut requests: Streaming<proto::ExchangeRequest>,
     attached: oneshot::Sender<Result<Attached, Status>>,
-    verdict: Arc<Mutex<Option<Status>>>,
+    verdict: Verdict,
 ) {
     let first = loop {
         match requests.message().await {
@@ -260,5 +305,56 @@ pub(super) fn params(attach: &proto::Attach) -> AttachParams {
         channel_window: attach.channel_window_bytes,
         max_frame_bytes: attach.max_frame_bytes as usize,
         auto_credit: attach.auto_credit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn convict(ending: &Ending) {
+        *ending.verdict.lock().unwrap() = Some(Status::aborted("wrong"));
+    }
+
+    /// Peers that send without a pause do not keep the stream open: the reader is never idle here.
+    #[test]
+    fn a_verdict_does_not_wait_for_silence() {
+        let mut ending = Ending::default();
+        for _ in 0..100 {
+            assert!(ending.due().is_none());
+            ending.told(0);
+        }
+        convict(&ending);
+        assert!(ending.due().is_none(), "what was answered before comes first");
+        ending.told(3);
+        assert_eq!(ending.due().unwrap().message(), "wrong");
+    }
+
+    #[test]
+    fn answers_go_before_a_verdict_but_not_for_ever() {
+        let mut ending = Ending::default();
+        convict(&ending);
+        let mut frames = 0;
+        while ending.due().is_none() {
+            ending.told(if frames < 5 { FRAME_EVENTS } else { 1 });
+            frames += 1;
+        }
+        assert_eq!(frames, 6, "five full frames and the last answers");
+        convict(&ending);
+        let mut frames = 0;
+        while ending.due().is_none() {
+            ending.told(FRAME_EVENTS);
+            frames += 1;
+        }
+        assert_eq!(frames, LAST_FRAMES);
+    }
+
+    #[test]
+    fn a_verdict_on_an_idle_stream_comes_at_once() {
+        let mut ending = Ending::default();
+        assert!(ending.due().is_none() && ending.idle().is_none());
+        convict(&ending);
+        assert!(ending.idle().is_some());
+        assert!(ending.due().is_none() && ending.idle().is_none(), "it is told once");
     }
 }

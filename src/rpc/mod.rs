@@ -16,6 +16,7 @@ mod events;
 mod exchange;
 pub mod message;
 pub mod node;
+mod paging;
 pub mod peer;
 pub mod protocol;
 mod reader;

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, dialable_node, node_ref, principal,
+    convert, dialable_node, node_ref, paging, principal,
     proto::{self, ErrorReason, peer_service_server::PeerService},
     registration, settings,
     status::Refusal,
@@ -17,7 +17,7 @@ use crate::{
         Ban, BanError, BanTarget,
         dial::{ConnectOutcome, EntryState, LastError, ListEntry, ListSource},
     },
-    switch::{Handle, peers::BanRequest},
+    switch::{Handle, PeerView, peers::BanRequest},
 };
 
 /// How long a one-off dial takes when the caller does not say: TCP's own timeout in geth, handshake included.
@@ -197,10 +197,14 @@ impl PeerService for Peers {
 
     async fn list_peers(
         &self,
-        _request: Request<proto::ListPeersRequest>,
+        request: Request<proto::ListPeersRequest>,
     ) -> Result<Response<proto::ListPeersResponse>, Status> {
+        let proto::ListPeersRequest { page_size, page_token } = request.into_inner();
+        let wish = paging::Wish::new(page_size, &page_token)?;
         let peers = self.handle.peers().await.map_err(Refusal::from)?;
-        Ok(Response::new(proto::ListPeersResponse { peers: peers.iter().map(convert::peer).collect() }))
+        let id = |view: &PeerView| view.session.node_id.to_string();
+        let (peers, next_page_token) = wish.page(peers, id, convert::listed_peer);
+        Ok(Response::new(proto::ListPeersResponse { peers, next_page_token }))
     }
 
     async fn get_peer(
@@ -250,11 +254,13 @@ impl PeerService for Peers {
 
     async fn list_static_peers(
         &self,
-        _request: Request<proto::ListStaticPeersRequest>,
+        request: Request<proto::ListStaticPeersRequest>,
     ) -> Result<Response<proto::ListStaticPeersResponse>, Status> {
+        let proto::ListStaticPeersRequest { page_size, page_token } = request.into_inner();
+        let wish = paging::Wish::new(page_size, &page_token)?;
         let entries = self.handle.static_peers().await.map_err(Refusal::from)?;
-        let static_peers = entries.iter().map(static_peer).collect();
-        Ok(Response::new(proto::ListStaticPeersResponse { static_peers }))
+        let (static_peers, next_page_token) = wish.page(entries, |entry| entry.id.to_string(), static_peer);
+        Ok(Response::new(proto::ListStaticPeersResponse { static_peers, next_page_token }))
     }
 
     async fn connect_peer(
@@ -285,11 +291,13 @@ impl PeerService for Peers {
 
     async fn list_trusted_peers(
         &self,
-        _request: Request<proto::ListTrustedPeersRequest>,
+        request: Request<proto::ListTrustedPeersRequest>,
     ) -> Result<Response<proto::ListTrustedPeersResponse>, Status> {
+        let proto::ListTrustedPeersRequest { page_size, page_token } = request.into_inner();
+        let wish = paging::Wish::new(page_size, &page_token)?;
         let entries = self.handle.trusted_peers().await.map_err(Refusal::from)?;
-        let trusted_peers = entries.iter().map(trusted_peer).collect();
-        Ok(Response::new(proto::ListTrustedPeersResponse { trusted_peers }))
+        let (trusted_peers, next_page_token) = wish.page(entries, |entry| entry.id.to_string(), trusted_peer);
+        Ok(Response::new(proto::ListTrustedPeersResponse { trusted_peers, next_page_token }))
     }
 
     async fn get_peer_settings(
@@ -349,9 +357,12 @@ impl PeerService for Peers {
 
     async fn list_bans(
         &self,
-        _request: Request<proto::ListBansRequest>,
+        request: Request<proto::ListBansRequest>,
     ) -> Result<Response<proto::ListBansResponse>, Status> {
+        let proto::ListBansRequest { page_size, page_token } = request.into_inner();
+        let wish = paging::Wish::new(page_size, &page_token)?;
         let bans = self.handle.bans().await.map_err(Refusal::from)?;
-        Ok(Response::new(proto::ListBansResponse { bans: bans.iter().map(ban_view).collect() }))
+        let (bans, next_page_token) = wish.page(bans, |ban| ban.target.to_string(), ban_view);
+        Ok(Response::new(proto::ListBansResponse { bans, next_page_token }))
     }
 }

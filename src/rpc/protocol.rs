@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status};
 
 use super::{
-    principal,
+    paging, principal,
     proto::{self, protocol_service_server::ProtocolService},
     registration,
     status::Refusal,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::switch::{
     Handle,
-    registrations::{Acting, Lookup, Target},
+    registrations::{Acting, Lookup, RegistrationView, Target},
 };
 
 /// The service.
@@ -154,10 +154,14 @@ impl ProtocolService for Protocols {
 
     async fn list_registrations(
         &self,
-        _request: Request<proto::ListRegistrationsRequest>,
+        request: Request<proto::ListRegistrationsRequest>,
     ) -> Result<Response<proto::ListRegistrationsResponse>, Status> {
+        let proto::ListRegistrationsRequest { page_size, page_token } = request.into_inner();
+        let wish = paging::Wish::new(page_size, &page_token)?;
         let views = self.handle.registrations().await.map_err(Refusal::from)?;
-        let registrations = views.iter().map(registration::view).collect();
-        Ok(Response::new(proto::ListRegistrationsResponse { registrations }))
+        // Two callers may use the same client id. It has no spaces.
+        let key = |view: &RegistrationView| format!("{} {}", view.spec.client_id, view.id);
+        let (registrations, next_page_token) = wish.page(views, key, registration::view);
+        Ok(Response::new(proto::ListRegistrationsResponse { registrations, next_page_token }))
     }
 }

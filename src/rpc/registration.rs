@@ -16,8 +16,8 @@ use crate::{
     switch::{
         Capability,
         lease::{
-            Greeting, LeaseError, MAX_HELLO, MAX_LINGER, ProtocolSpec, RegistrationId, RegistrationSpec,
-            StateName,
+            Greeting, LeaseError, MAX_HELLO, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId,
+            RegistrationSpec, StateName,
         },
         peers::ListError,
         registrations::{AttachRequest, Attached, Ended, RegistrationView, SwitchError, Target},
@@ -74,6 +74,7 @@ fn lease_refusal(error: LeaseError, message: String) -> Refusal {
             Refusal::new(ErrorReason::LimitReached, message).with("limit", limit).with("what", what)
         }
         LeaseError::InvalidField { field, problem } => Refusal::field(field, problem),
+        LeaseError::InvalidFields(fields) => Refusal::fields(fields),
         LeaseError::NotAuthorized { .. } => Refusal::forbidden(message),
     }
 }
@@ -117,10 +118,12 @@ pub(super) fn duration(
     max: Duration,
 ) -> Result<Option<Duration>, Refusal> {
     let Some(duration) = duration else { return Ok(None) };
-    let duration = Duration::try_from(duration)
-        .map_err(|_| Refusal::field(field, "must not be negative or malformed"))?;
+    let duration = Duration::try_from(duration).map_err(|_| {
+        Refusal::field(field, "is a duration that must not be negative, such as \"10s\" in JSON")
+    })?;
     if duration > max {
-        return Err(Refusal::field(field, format!("must be at most {} s", max.as_secs())));
+        let problem = format!("must be at most \"{}s\"", max.as_secs());
+        return Err(Refusal::field(field, problem));
     }
     Ok(Some(duration))
 }
@@ -131,10 +134,18 @@ pub(super) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<Registration
         spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
     let policy = spec.overflow_policy.unwrap_or_default();
     let defaults = OverflowPolicy::default();
+    // All that is wrong is told at once.
+    let mut wrong = Vec::new();
+    // The lease refuses what is too long, with its own limit.
+    let stall_limit = duration("spec.overflow_policy.stall_limit", policy.stall_limit, Duration::MAX);
+    let stall_limit = noted(&mut wrong, stall_limit).flatten();
+    let linger = noted(&mut wrong, duration("spec.linger", spec.linger, MAX_LINGER)).flatten();
+    let wanted = noted(&mut wrong, dial_filter::wanted(spec.dial_filter)).unwrap_or_default();
+    if !wrong.is_empty() {
+        return Err(Refusal::fields(wrong));
+    }
     let overflow = OverflowPolicy {
-        // The lease refuses what is too long, with its own limit.
-        stall_limit: duration("spec.overflow_policy.stall_limit", policy.stall_limit, Duration::MAX)?
-            .unwrap_or(defaults.stall_limit),
+        stall_limit: stall_limit.unwrap_or(defaults.stall_limit),
         action: match policy.action() {
             proto::overflow_policy::Action::Unspecified => defaults.action,
             proto::overflow_policy::Action::DropAndReport => Action::DropAndReport,
@@ -145,12 +156,17 @@ pub(super) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<Registration
     Ok(RegistrationSpec {
         client_id: Arc::from(spec.client_id),
         protocols: spec.protocols.into_iter().map(protocol).collect(),
-        linger: duration("spec.linger", spec.linger, MAX_LINGER)?,
+        linger,
         overflow,
         channel_queue_bytes: policy.channel_queue_bytes,
-        wanted: dial_filter::wanted(spec.dial_filter)?,
+        wanted,
         desired_peers: spec.desired_peers as usize,
     })
+}
+
+/// The value of a field, or nothing, and what is wrong with it among the rest.
+fn noted<T>(wrong: &mut Vec<(String, String)>, field: Result<T, Refusal>) -> Option<T> {
+    field.map_err(|refusal| wrong.extend(refusal.into_fields())).ok()
 }
 
 fn protocol(spec: proto::ProtocolSpec) -> ProtocolSpec {
@@ -233,7 +249,10 @@ fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {
                 name: protocol.capability.name.to_string(),
                 version: protocol.capability.version,
                 message_count: u32::try_from(protocol.capability.message_count).unwrap_or(u32::MAX),
-                max_message_bytes: protocol.max_message_bytes,
+                max_message_bytes: match protocol.max_message_bytes {
+                    0 => MAX_MESSAGE_BYTES,
+                    bytes => bytes,
+                },
                 greeting: protocol
                     .greeting
                     .iter()
@@ -251,7 +270,10 @@ fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {
                 Action::Wait => proto::overflow_policy::Action::Wait,
             }
             .into(),
-            channel_queue_bytes: spec.channel_queue_bytes,
+            channel_queue_bytes: match spec.channel_queue_bytes {
+                0 => crate::delivery::Config::default().channel_bytes,
+                bytes => bytes,
+            },
         }),
         dial_filter: dial_filter::view(&spec.wanted),
         desired_peers: u32::try_from(spec.desired_peers).unwrap_or(u32::MAX),

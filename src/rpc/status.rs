@@ -70,6 +70,18 @@ impl Refusal {
         Self::new(ErrorReason::InvalidField, format!("{field}: {problem}")).with_field(field, problem)
     }
 
+    /// INVALID_ARGUMENT / INVALID_FIELD for several fields: path and problem of each.
+    pub fn fields(problems: Vec<(String, String)>) -> Self {
+        let each: Vec<String> =
+            problems.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
+        Self { fields: problems, ..Self::new(ErrorReason::InvalidField, each.join("; ")) }
+    }
+
+    /// The fields that are to blame, and nothing else is: to be told with others of the same request.
+    pub(super) fn into_fields(self) -> Vec<(String, String)> {
+        self.fields
+    }
+
     /// INTERNAL: a fault of ours, told without its inside; log that where it happened.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorReason::Internal, message)
@@ -149,9 +161,8 @@ impl Refusal {
             details.push(any("BadRequest", &BadRequest { field_violations }));
         }
         let mut status = RpcStatus { code: self.code as i32, message: message.to_owned(), details };
-        // The message says it all once more, so what is dropped here is only lost to programs, last detail first;
-        // ErrorInfo
-        // alone always fits.
+        // The message says it all once more, so what is dropped here is only lost to programs, last detail first.
+        // ErrorInfo alone always fits.
         while status.encoded_len() > DETAILS_LIMIT && status.details.len() > 1 {
             status.details.pop();
         }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::switch::{
     Boards, Principal,
-    boards::Seat,
+    boards::{PeerState, Seat},
     watch::{Change, Cursor, Kind, Mark, Watch, WatchToken},
     watched::Watched,
 };
@@ -191,14 +191,11 @@ pub(super) fn peers(boards: &Boards, wish: Wish) -> WatchStream<proto::WatchPeer
         boards.peers.read(|board| (wish.cursor(&board.peers), board.attempts.watch()));
     stream(boards.peers.clone(), wish, move |board| {
         let (changes, mark_of) = changes(&board.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
-            Some(proto::PeerChange {
-                r#type: kind.into(),
-                peer: Some(convert::peer(&change.value.view)),
-                end: match kind {
-                    proto::ChangeType::Removed => change.value.ended.as_ref().map(convert::peer_end),
-                    _ => None,
-                },
-            })
+            let (peer, end) = match &*change.value {
+                PeerState::Connected(view) => (convert::peer(view), None),
+                PeerState::Gone(gone) => (convert::gone_peer(gone), Some(convert::peer_end(&gone.end))),
+            };
+            Some(proto::PeerChange { r#type: kind.into(), peer: Some(peer), end })
         });
         let mut failed_attempts = Vec::new();
         let missed = board.attempts.pull(&mut attempts, FRAME_CHANGES, |attempt| {

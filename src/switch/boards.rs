@@ -2,7 +2,9 @@
 //!
 //! Each board is filled by the one task that owns the truth (the switch; discovery's driver through [`TableBoard`])
 //! and read by any number of watchers. What a board holds is bounded by what it mirrors: peer slots, places in tables,
-//! registrations. Failed attempts have keys that strangers choose, so they go through a ring.
+//! registrations. Of those that went a board keeps little, and all of that within a number of bytes
+//! ([`MAX_GONE_BYTES`](super::watch::MAX_GONE_BYTES)): a peer that went leaves a [`GonePeer`] and not its session.
+//! Failed attempts have keys that strangers choose, so they go through a ring.
 
 use std::{
     collections::HashMap,
@@ -20,8 +22,11 @@ use super::{
 use crate::delivery::ClosedBy;
 use crate::{
     kademlia::Removal,
-    net::discovery::{TableNode, TableObserver},
-    node::NodeId,
+    net::{
+        connection::ConnectionId,
+        discovery::{TableNode, TableObserver},
+    },
+    node::{Enode, NodeId, record::MAX_RECORD_BYTES},
     p2p::DisconnectReason,
     policy::{
         Cause, Refusal,
@@ -38,13 +43,74 @@ pub const MAX_WATCHERS_OF_ONE: usize = 64;
 /// Characters of an attempt's detail that are kept.
 const MAX_DETAIL: usize = 200;
 
+/// Bytes of a client's name that are kept of a peer that went.
+const MAX_GONE_CLIENT: usize = 128;
+
 /// A peer, as watchers are told.
 #[derive(Clone, Debug)]
-pub struct PeerState {
+pub enum PeerState {
     /// The session and its roles.
-    pub view: PeerView,
-    /// How the session ended, once it has.
-    pub ended: Option<PeerEnd>,
+    Connected(PeerView),
+    /// What is left of a session that ended.
+    Gone(Box<GonePeer>),
+}
+
+/// What is kept of a peer that went: who it was, and how it ended. No capabilities, no record and no reference to its
+/// session, for strangers come and go by the thousand.
+#[derive(Clone, Debug)]
+pub struct GonePeer {
+    /// Who it was.
+    pub node_id: NodeId,
+    /// The URL it was dialed by, or the address it came from.
+    pub enode: Enode,
+    /// The other end of the socket.
+    pub remote: SocketAddr,
+    /// Our end of the socket.
+    pub local: SocketAddr,
+    /// Whether it dialed us.
+    pub inbound: bool,
+    /// Why we dialed it, if we did.
+    pub dialed_as: Option<Kind>,
+    /// Whether it was on the static list.
+    pub is_static: bool,
+    /// Whether it was on the trusted list.
+    pub is_trusted: bool,
+    /// The name of its software, cut to 128 bytes. From a stranger: escape it before showing it.
+    pub client: Box<str>,
+    /// Wall time at which the session opened.
+    pub since: Duration,
+    /// The session's number.
+    pub session: ConnectionId,
+    /// How it ended.
+    pub end: PeerEnd,
+}
+
+impl GonePeer {
+    fn new(view: &PeerView, end: PeerEnd) -> Self {
+        let PeerView { session, is_static, is_trusted } = view;
+        let client = &session.hello.client;
+        let ends = client.char_indices().map(|(at, character)| at + character.len_utf8());
+        let kept = ends.take_while(|end| *end <= MAX_GONE_CLIENT).last().unwrap_or(0);
+        Self {
+            node_id: session.node_id,
+            enode: session.enode.clone(),
+            remote: session.remote,
+            local: session.local,
+            inbound: session.inbound,
+            dialed_as: session.dialed_as,
+            is_static: *is_static,
+            is_trusted: *is_trusted,
+            client: client.get(..kept).unwrap_or_default().into(),
+            since: session.since,
+            session: session.id,
+            end,
+        }
+    }
+
+    /// What it takes in memory, in bytes.
+    fn bytes(&self) -> usize {
+        size_of::<PeerState>() + size_of::<Self>() + self.client.len() + self.end.detail.len()
+    }
 }
 
 /// How a session ended.
@@ -142,6 +208,14 @@ pub struct PeerBoard {
 }
 
 impl PeerBoard {
+    /// A peer's session ended.
+    pub(super) fn gone(&mut self, view: &PeerView, end: PeerEnd) {
+        let detail = end.detail.chars().take(MAX_DETAIL).collect::<String>().into();
+        let gone = GonePeer::new(view, PeerEnd { detail, ..end });
+        let bytes = gone.bytes();
+        self.peers.remove(&view.session.node_id, PeerState::Gone(Box::new(gone)), bytes);
+    }
+
     pub(super) fn attempt(&mut self, time: Duration, what: What, detail: &str) {
         let reason = what.reason();
         let detail = detail.chars().take(MAX_DETAIL).collect();
@@ -156,6 +230,14 @@ pub struct NodeState {
     pub node: TableNode,
     /// Why and when it left the table, once it has.
     pub removed: Option<(Removal, Duration)>,
+}
+
+impl NodeState {
+    /// What it takes in memory, in bytes.
+    fn bytes(&self) -> usize {
+        // A record has up to 300 bytes, and about as much again in keys and pointers.
+        size_of::<Self>() + self.node.entry.contact.record.as_ref().map_or(0, |_| 2 * MAX_RECORD_BYTES)
+    }
 }
 
 /// A node's place: one node may be in both tables.
@@ -261,7 +343,8 @@ impl TableObserver for TableBoard {
             let last =
                 nodes.get(&key).map(|last| NodeState { removed: Some((why, time)), ..(**last).clone() });
             if let Some(last) = last {
-                nodes.remove(&key, last);
+                let bytes = last.bytes();
+                nodes.remove(&key, last, bytes);
             }
         });
     }
@@ -272,6 +355,12 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::{
+        net::outbound::Outbound,
+        node::NodeKey,
+        p2p::{self, RemoteHello},
+        switch::session::Session,
+    };
 
     #[test]
     fn every_reason_has_its_number_and_its_name() {
@@ -293,6 +382,72 @@ mod tests {
         }
         let boards = Boards::new(1);
         assert_eq!(boards.peers.read(|board| board.attempts.totals().len()), numbers.len());
+    }
+
+    /// A peer with a Hello of 2 KiB that says as much as it can.
+    fn loud(n: u8) -> PeerView {
+        let mut scalar = [1; 32];
+        scalar[31] = n;
+        let public_key = NodeKey::from_bytes(&scalar).unwrap().public();
+        let remote: SocketAddr = ([192, 0, 2, n], 30303).into();
+        let said = (0..600).map(|n| p2p::Capability { name: format!("{n:x}"), version: 1 });
+        let hello =
+            RemoteHello {
+                version: 5, client: "é".repeat(128), capabilities: said.collect(), listen_port: 0
+            };
+        let session = Session {
+            id: ConnectionId(n.into()),
+            public_key,
+            node_id: public_key.id(),
+            enode: Enode::at(public_key, remote),
+            record: None,
+            remote,
+            local: remote,
+            inbound: true,
+            dialed_as: None,
+            was_static: false,
+            was_trusted: false,
+            hello: Arc::new(hello),
+            channels: Vec::new(),
+            since: Duration::ZERO,
+            outbound: Outbound::new(Arc::default()),
+            traffic: Arc::default(),
+        };
+        PeerView { session: Arc::new(session), is_static: false, is_trusted: true }
+    }
+
+    #[test]
+    fn of_a_peer_that_went_little_is_kept() {
+        let boards = Boards::new(1);
+        let mut cursor = boards.peers.read(|board| board.peers.watch(None));
+        let sessions: Vec<_> = (0..200)
+            .map(|n| {
+                let view = loud(n);
+                let id = view.session.node_id;
+                boards.peers.update(|board| board.peers.set(id, PeerState::Connected(view.clone())));
+                let detail = "é".repeat(10_000).into();
+                let (reason, by) = (DisconnectReason::UselessPeer, ClosedBy::Remote);
+                let end = PeerEnd { time: Duration::ZERO, reason, by, detail };
+                boards.peers.update(|board| board.gone(&view, end));
+                Arc::downgrade(&view.session)
+            })
+            .collect();
+        assert!(sessions.iter().all(|session| session.upgrade().is_none()), "no session outlives its peer");
+        let mut told = Vec::new();
+        boards.peers.read(|board| while board.peers.pull(&mut cursor, 500, &mut told).more {});
+        assert_eq!(told.len(), 0, "who begins later has no use for those that went");
+        let token = format!("{:016x}{:016x}", 1, 0).parse().unwrap();
+        let mut cursor = boards.peers.read(|board| board.peers.watch(Some(token)));
+        boards.peers.read(|board| while board.peers.pull(&mut cursor, 500, &mut told).more {});
+        assert!(boards.peers.read(|board| board.peers.is_empty()));
+        // Each came and went before this watcher was told, so it may or may not hear of it; what is kept is small.
+        for change in &told {
+            let PeerState::Gone(gone) = &*change.value else { panic!("{change:?} is there") };
+            assert!(gone.is_trusted && gone.client.len() == MAX_GONE_CLIENT);
+            assert_eq!(gone.end.detail.chars().count(), MAX_DETAIL);
+            assert!(gone.bytes() < 1_500, "{}", gone.bytes());
+        }
+        assert!(!told.is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Calls about registrations: where leases, inboxes and the policy's view of who wants peers are kept in step.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use rand::seq::SliceRandom as _;
 
@@ -268,7 +268,7 @@ impl State {
         let Some(Stage::Open { inboxes, .. }) = self.links.get(&connection).map(|link| &link.stage) else {
             return Ok(());
         };
-        let others = inboxes.iter().filter(|(owner, ..)| *owner != id).count();
+        let others = others_than(id, inboxes.iter().map(|(owner, ..)| *owner));
         if others > 0 && end_session && !self.end_shared_sessions {
             return Err(SwitchError::SharedSession { node: target.session.node_id, others });
         }
@@ -417,6 +417,11 @@ impl State {
     fn open_for_business(&self) -> Result<(), SwitchError> {
         if self.draining { Err(SwitchError::Stopped) } else { Ok(()) }
     }
+}
+
+/// How many registrations own something, beside `id`. One may own several channels of a session.
+pub(super) fn others_than(id: RegistrationId, owners: impl Iterator<Item = RegistrationId>) -> usize {
+    owners.filter(|owner| *owner != id).collect::<BTreeSet<_>>().len()
 }
 
 fn names(protocols: &[super::lease::ProtocolSpec]) -> String {

@@ -36,7 +36,7 @@ use crate::{
         traffic::Traffic,
     },
     node::{Enode, Host, NodeId, PublicKey, Record},
-    p2p::{Channel, ChannelIndex, DisconnectReason, LocalCapability, RemoteHello, Side},
+    p2p::{self, Channel, ChannelIndex, DisconnectReason, LocalCapability, RemoteHello, Side},
     policy::{
         self, Cause, CloseReason, Refusal,
         admission::Verdict,
@@ -239,7 +239,10 @@ impl State {
             .iter()
             .filter_map(|channel| self.kept.get(&channel.owner).map(|kept| kept.policy_id))
             .collect();
-        let ready = Ready { public_key, hello, channels };
+        let ours = |said: &p2p::Capability| {
+            offered.iter().any(|Offered { capability, .. }| *capability.name == *said.name)
+        };
+        let ready = Ready { public_key, hello: hello.trimmed(ours), channels };
         match self.policy.conn_ready(now, id.policy(), &served) {
             Err(refusal) => Err(self.refuse(id, public_key, refusal)),
             Ok(Verdict::Admitted) => Ok(Open::Session(self.open(now, id, ready))),
@@ -267,6 +270,8 @@ impl State {
             local: link.local,
             inbound: link.inbound,
             dialed_as: link.dialed_as,
+            was_static: self.policy.is_static(&node_id),
+            was_trusted: self.policy.is_trusted(&node_id),
             hello,
             channels: channels.clone(),
             since: now.unix,
@@ -342,7 +347,7 @@ impl State {
         self.touched.extend(owners);
         let view = self.peer_view(&session);
         self.sessions.insert(node_id, session);
-        self.boards.peers.update(|board| board.peers.set(node_id, PeerState { view, ended: None }));
+        self.boards.peers.update(|board| board.peers.set(node_id, PeerState::Connected(view)));
         sinks
     }
 
@@ -515,8 +520,8 @@ impl State {
                 self.effects.push_back(Effect::Remember(Update::PeerLeft(session.node_id)));
             }
             let ended = PeerEnd { time: now.unix, reason, by: by.clone(), detail: detail.into() };
-            let last = PeerState { view: self.peer_view(&session), ended: Some(ended) };
-            self.boards.peers.update(|board| board.peers.remove(&session.node_id, last));
+            let view = self.peer_view(&session);
+            self.boards.peers.update(|board| board.gone(&view, ended));
         }
         tracing::info!(node = %session.node_id, remote = %session.remote, %reason, detail = %detail.escape_debug(), "peer disconnected");
     }

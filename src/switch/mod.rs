@@ -11,6 +11,18 @@
 //!
 //! Their promise, tested by operation sequences: nothing is delivered twice, nothing is lost unreported, nothing
 //! grows above its bound.
+//!
+//! What owns peers and registrations, and runs:
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`handle`] | the way in: every call that others may make |
+//! | `state` | everything the switch knows; its methods are in `links` (connections), `holdings` (calls about registrations), [`peers`] (calls about peers), `rehello` and `waiting` |
+//! | `task`, `work` | the loop that owns the state, and the tasks it starts |
+//! | [`session`], [`registrations`] | one peer, one registration, as others see them |
+//! | [`attachment`], `sink` | where a stream sends and receives, and where a connection delivers |
+//! | [`boards`], [`watched`] | what can be watched, and how watchers are woken |
+//! | [`figures`], `cause` | numbers for metrics, and why a connection ended in the policy's words |
 
 pub mod attachment;
 pub mod boards;
@@ -30,9 +42,12 @@ pub mod session;
 mod sink;
 mod state;
 mod task;
+#[cfg(test)]
+mod tests;
 mod waiting;
 pub mod watch;
 pub mod watched;
+mod work;
 
 pub use boards::Boards;
 pub use capability::Capability;
@@ -41,4 +56,4 @@ pub use holdings::Principal;
 pub use peers::PeerView;
 pub use reason::ErrorReason;
 pub use state::Config;
-pub use task::{Request, Sources, Switch};
+pub use task::{Sources, Switch};

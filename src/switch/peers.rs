@@ -268,9 +268,10 @@ impl State {
         // a start must not fail for it.
         let settings = self.policy.settings().clone();
         self.policy.set_settings(now, Settings { discovery: true, ..settings.clone() });
-        let restored = self.policy.restore(now, lists);
+        for (node, error) in self.policy.restore(now, lists) {
+            tracing::warn!(node, %error, "a static or trusted peer of an earlier run is left out");
+        }
         self.policy.set_settings(now, settings);
-        restored?;
         // What was just read need not be written.
         self.settle(now);
         self.effects.retain(|effect| !matches!(effect, Effect::Persist(_)));
@@ -308,6 +309,8 @@ impl State {
     /// No more dials or accepts; peers are told that we quit once what was accepted for them is written.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+        // Discovery need not look for anybody any more.
+        self.effects.push_back(Effect::Demand(0));
         self.wake_streams();
     }
 

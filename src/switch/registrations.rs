@@ -49,7 +49,8 @@ pub enum SwitchError {
     },
     /// Another application uses the session too.
     #[error(
-        "{others} more application(s) use the session with node {node}; ending it for all needs the admin role"
+        "other applications use the session with node {node} too, {others} of them; ending it for all needs the admin \
+         role, or end-shared-sessions in the configuration"
     )]
     SharedSession {
         /// Whose session.
@@ -141,6 +142,17 @@ pub struct RegistrationView {
     pub holding_since: Option<Duration>,
     /// What the application lost so far.
     pub lost: Lost,
+}
+
+impl RegistrationView {
+    /// What it takes in memory, in bytes: greetings above all.
+    pub(super) fn bytes(&self) -> usize {
+        let protocols = self.spec.protocols.iter().map(|protocol| {
+            size_of_val(protocol)
+                + protocol.greeting.iter().map(|said| said.payload.len() + 64).sum::<usize>()
+        });
+        size_of::<Self>() + protocols.sum::<usize>()
+    }
 }
 
 /// The answer to a registration by call.

@@ -59,6 +59,10 @@ pub struct Session {
     pub inbound: bool,
     /// Why we dialed it, if we did.
     pub dialed_as: Option<Kind>,
+    /// Whether it was on the static list when the session opened.
+    pub was_static: bool,
+    /// Whether it was on the trusted list when the session opened.
+    pub was_trusted: bool,
     /// What the peer said of itself.
     pub hello: Arc<RemoteHello>,
     /// The shared capabilities, in the order of their offsets.

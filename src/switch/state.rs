@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,6 +27,7 @@ use super::{
     rehello::Rehello,
     session::Session,
     waiting::Waiting,
+    work::{Faulted, Job},
 };
 use crate::delivery::Budget;
 use crate::{
@@ -33,16 +35,16 @@ use crate::{
     kademlia::Contact,
     net::{
         bandwidth::Rates,
-        connection::{self, ConnectionId},
+        connection::{self, ConnectionId, End},
         dialer::ConnectError,
         listener::Accepted,
         node_db,
         outbound::OutboundBudget,
     },
     node::{AddressClass, Enode, ForkSchedule, Head, NodeId, NodeRef, PublicKey, local::EntryOwner},
-    p2p::LocalNode,
+    p2p::{DisconnectReason, LocalNode, Side},
     policy::{
-        Action, Policy, Settings,
+        Action, Cause, Policy, Settings,
         dial::{self, Candidate, Dial, QueryId, TaskId},
         fork_following::News,
         lists::Lists,
@@ -77,6 +79,9 @@ pub struct Config {
     /// Where the randomness of everything comes from.
     pub rng: StdRng,
 }
+
+/// Why a dial fails while we stop.
+const STOPPING: &str = "this sidecar is stopping";
 
 /// What the task does for the state.
 pub(super) enum Effect {
@@ -224,7 +229,8 @@ impl State {
                 self.policy.conn_opened(id.policy(), dial.task, dial.addr.ip());
                 self.launch(id, stream, dial.addr, Some(dial));
             }
-            Ok(_) => {}
+            // Every dial is owed its answer, or its caller waits for ever.
+            Ok(_) => self.policy.dial_failed(now, dial.task, Cause::LocalFault, STOPPING),
             Err(error) => {
                 let cause = super::cause::of_connect(&error);
                 tracing::debug!(node = %dial.id, addr = %dial.addr, %error, "dial failed");
@@ -262,8 +268,37 @@ impl State {
         self.policy.node_resolved(now, &id, enode.filter(|enode| enode.tcp != 0));
     }
 
+    /// A task panicked: what it owes is told in its place.
+    pub(super) fn faulted(&mut self, now: Now, fault: Faulted) {
+        let Faulted { job, said } = fault;
+        tracing::error!(?job, said, "a task of the switch panicked: a fault of devp2pd, please report it");
+        match job {
+            Job::Connection(connection) => {
+                if let Some(link) = self.links.get(&connection) {
+                    // From here on its queue refuses.
+                    link.outbound.disconnect(DisconnectReason::SubprotocolError);
+                }
+                let detail = "a fault of this sidecar, see its log".to_owned();
+                let end = End { by: Side::Local, reason: None, detail, timed_out: false };
+                self.event(now, connection::Event::Closed { connection, end });
+            }
+            Job::Dial(dial) => {
+                let tried = vec![(dial.addr, io::Error::other("a fault of this sidecar"))];
+                self.dialed(now, &dial, Err(ConnectError { tried }));
+            }
+            Job::LookupHost(task) => {
+                self.host_resolved(now, task, &Err(io::Error::other("a fault of this sidecar")));
+            }
+            Job::Resolve(id) => self.located(now, id, None),
+            Job::Nothing => {}
+        }
+    }
+
     /// A source offers a node.
     pub(super) fn candidate(&mut self, now: Now, candidate: Candidate) {
+        if self.draining {
+            return;
+        }
         // A refusal is counted by the policy, and its source is told by the demand alone.
         let _ = self.policy.candidate(now, candidate);
     }
@@ -288,6 +323,17 @@ impl State {
             }
             let Some(action) = self.policy.poll_action() else { break };
             match action {
+                // No more dials: each gets its answer at once, and with it whoever waits for it.
+                Action::Dial(dial::Action::LookupHost { task, .. }) if self.draining => {
+                    self.policy.dial_failed(now, task, Cause::LocalFault, STOPPING);
+                }
+                Action::Dial(dial::Action::Dial(dial)) if self.draining => {
+                    self.policy.dial_failed(now, dial.task, Cause::LocalFault, STOPPING);
+                }
+                Action::Dial(dial::Action::ResolveNode { id, .. }) if self.draining => {
+                    self.policy.node_resolved(now, &id, None);
+                }
+                Action::Dial(dial::Action::Demand(_)) if self.draining => {}
                 Action::Dial(dial::Action::LookupHost { task, name }) => {
                     self.effects.push_back(Effect::LookupHost(task, name));
                 }
@@ -344,7 +390,8 @@ impl State {
                 Some(view) => board.set(id, view),
                 None => {
                     if let Some(last) = board.get(&id).map(|last| (**last).clone()) {
-                        board.remove(&id, last);
+                        let bytes = last.bytes();
+                        board.remove(&id, last, bytes);
                     }
                 }
             });

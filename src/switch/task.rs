@@ -1,15 +1,14 @@
 //! The switch's task: one loop that owns the [`State`] and carries out its effects.
 //!
 //! Everything that happens comes in through one of the bounded queues below and is dealt with one at a time, in
-//! microseconds. Whatever takes longer (connections, dials, lookups, writing a file) is a task of its own that reports
-//! back.
+//! microseconds. Whatever takes longer (connections, dials, lookups) is a task of its own that reports back, and the
+//! lists are kept by whoever watches them: nothing here waits for a disk.
 
-use std::{collections::HashMap, io, net::IpAddr, sync::Arc};
+use std::{io, net::IpAddr, sync::Arc};
 
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot, watch},
-    task::{AbortHandle, JoinSet},
     time::sleep_until,
 };
 
@@ -17,6 +16,7 @@ use super::{
     handle::{Command, Handle},
     peers::ListError,
     state::{Config, Effect, State},
+    work::{Job, Work},
 };
 use crate::{
     delivery::Budget,
@@ -25,7 +25,7 @@ use crate::{
         bandwidth::Bandwidth,
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
         clock,
-        connection::{ConnectionId, Event, Shared},
+        connection::{Event, Shared},
         dialer::{self, ConnectError},
         discovery::Discovery,
         listener::Accepted,
@@ -89,30 +89,25 @@ pub struct Sources {
     pub database: Option<NodeDb>,
 }
 
-/// What the switch asks of whoever started it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// The lists changed: keep them.
-    Persist(Lists),
-}
-
 /// The switch, about to run.
 pub struct Switch {
-    state: State,
+    pub(super) state: State,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Receiver<Event>,
     accepted: mpsc::Receiver<Accepted>,
-    requests: mpsc::Sender<Request>,
+    lists: watch::Sender<Option<Lists>>,
     sources: Sources,
 }
 
 impl Switch {
-    /// A switch and the way into it. `accepted` brings inbound connections; `requests` takes what it asks for.
+    /// A switch and the way into it. `accepted` brings inbound connections; `lists` takes the static, trusted and ban
+    /// lists whenever they changed, so that they can be kept. Only the newest counts, so the switch never waits for a
+    /// disk.
     #[must_use]
     pub fn new(
         config: Config,
         accepted: mpsc::Receiver<Accepted>,
-        requests: mpsc::Sender<Request>,
+        lists: watch::Sender<Option<Lists>>,
         sources: Sources,
     ) -> (Self, Handle) {
         let (commands, command_queue) = mpsc::channel(COMMANDS);
@@ -126,12 +121,12 @@ impl Switch {
             inbound: Budget::new(config.inbox_budget),
         });
         let state = State::new(clock::now(), config, events, shared, handle.clone());
-        let switch =
-            Self { state, commands: command_queue, events: event_queue, accepted, requests, sources };
+        let switch = Self { state, commands: command_queue, events: event_queue, accepted, lists, sources };
         (switch, handle)
     }
 
-    /// Takes in the lists of the configuration and of earlier runs, before anything runs.
+    /// Takes in the lists of the configuration and of earlier runs, before anything runs. Fails for an entry of the
+    /// configuration only.
     pub fn restore(
         &mut self,
         statics: &[NodeRef],
@@ -143,33 +138,25 @@ impl Switch {
 
     /// Runs until `stop` fires. All connections end with it.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
-        let mut work = JoinSet::new();
-        let mut connections: HashMap<ConnectionId, AbortHandle> = HashMap::new();
-        let mut dials: HashMap<TaskId, AbortHandle> = HashMap::new();
+        let mut work = Work::default();
         let (report, mut outcomes) = mpsc::channel::<Outcome>(EVENTS);
         let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
         let mut accepting = true;
         let mut record = self.sources.record.record();
         let (record_changes, changes) = mpsc::channel(RECORD_CHANGES);
-        work.spawn(change_record(self.sources.record.clone(), changes));
+        work.spawn(Job::Nothing, change_record(self.sources.record.clone(), changes));
         loop {
             let now = clock::now();
             self.state.settle(now);
             while let Some(effect) = self.state.effects.pop_front() {
                 match effect {
                     Effect::Run(connection) => {
-                        let id = connection.id;
-                        connections.insert(id, work.spawn(connection.run()));
+                        work.spawn(Job::Connection(connection.id), connection.run());
                     }
-                    Effect::AbortConnection(id) => {
-                        if let Some(task) = connections.remove(&id) {
-                            task.abort();
-                        }
-                    }
+                    Effect::AbortConnection(id) => work.abort_connection(id),
                     Effect::Dial(dial) => {
                         let report = report.clone();
-                        let task = dial.task;
-                        let dialing = work.spawn(async move {
+                        work.spawn(Job::Dial(dial.clone()), async move {
                             let mut dial = dial;
                             let outcome = dialer::connect(dial.addrs().collect(), dial.timeout).await;
                             let outcome = outcome.map(|(stream, addr)| {
@@ -178,24 +165,18 @@ impl Switch {
                             });
                             let _ = report.send(Outcome::Dialed(dial, outcome)).await;
                         });
-                        dials.insert(task, dialing);
                     }
                     Effect::LookupHost(task, name) => {
                         let report = report.clone();
-                        let looking = work.spawn(async move {
+                        work.spawn(Job::LookupHost(task), async move {
                             let outcome = dialer::lookup(&name).await;
                             let _ = report.send(Outcome::Resolved(task, outcome)).await;
                         });
-                        dials.insert(task, looking);
                     }
-                    Effect::AbortDial(task) => {
-                        if let Some(task) = dials.remove(&task) {
-                            task.abort();
-                        }
-                    }
+                    Effect::AbortDial(task) => work.abort_dial(task),
                     Effect::Resolve(id, key) => {
                         let (report, discovery) = (report.clone(), self.sources.discovery.clone());
-                        work.spawn(async move {
+                        work.spawn(Job::Resolve(id), async move {
                             let found = match discovery {
                                 Some(discovery) => discovery.locate(id, key).await,
                                 None => None,
@@ -216,10 +197,7 @@ impl Switch {
                             database.update(update);
                         }
                     }
-                    Effect::Persist(lists) => {
-                        // A full queue holds an older state of the same lists: the newest must not be lost.
-                        let _ = self.requests.send(Request::Persist(lists)).await;
-                    }
+                    Effect::Persist(lists) => drop(self.lists.send_replace(Some(lists))),
                 }
             }
             if let Some(deadline) = self.state.poll_timeout() {
@@ -230,17 +208,17 @@ impl Switch {
                 Some(command) = self.commands.recv() => command(&mut self.state, clock::now()),
                 Some(event) = self.events.recv() => {
                     if let Event::Closed { connection, .. } = &event {
-                        connections.remove(connection);
+                        work.connection_over(*connection);
                     }
                     self.state.event(clock::now(), event);
                 }
                 Some(outcome) = outcomes.recv() => match outcome {
                     Outcome::Dialed(dial, outcome) => {
-                        dials.remove(&dial.task);
+                        work.dial_over(dial.task);
                         self.state.dialed(clock::now(), &dial, outcome);
                     }
                     Outcome::Resolved(task, addrs) => {
-                        dials.remove(&task);
+                        work.dial_over(task);
                         self.state.host_resolved(clock::now(), task, &addrs);
                     }
                     Outcome::Located(id, found) => self.state.located(clock::now(), id, found),
@@ -256,7 +234,7 @@ impl Switch {
                     let class = AddressClass::announced(&record.borrow_and_update());
                     self.state.announced(clock::now(), class);
                 }
-                Some(_) = work.join_next() => {}
+                Some(fault) = work.ended() => self.state.faulted(clock::now(), fault),
                 () = timer.as_mut(), if self.state.poll_timeout().is_some() => {
                     self.state.handle_timeout(clock::now());
                 }

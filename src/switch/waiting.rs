@@ -67,8 +67,9 @@ impl State {
             let view = self.peer_view(session);
             self.boards.peers.update(|board| {
                 let roles = |view: &super::PeerView| (view.is_static, view.is_trusted);
-                if board.peers.get(&id).is_some_and(|shown| roles(&shown.view) != roles(&view)) {
-                    board.peers.set(id, PeerState { view, ended: None });
+                let shown = board.peers.get(&id).map(|shown| &**shown);
+                if matches!(shown, Some(PeerState::Connected(shown)) if roles(shown) != roles(&view)) {
+                    board.peers.set(id, PeerState::Connected(view));
                 }
             });
         }

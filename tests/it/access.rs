@@ -369,9 +369,14 @@ async fn http_1_and_grpc_web_are_not_served() {
     let request =
         format!("POST {path} HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/grpc\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = soon("an end", stream.read_to_end(&mut answer)).await;
-    assert!(!answer.starts_with(b"HTTP/1"), "{}", String::from_utf8_lossy(&answer));
+    let mut answer = String::new();
+    soon("an end", stream.read_to_string(&mut answer)).await.unwrap();
+    // It is told what this port is, in words that no page of another site can read.
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    assert!(
+        answer.contains("This is the gRPC port of devp2pd") && answer.contains("\r\nConnection: close\r\n")
+    );
+    assert!(!answer.to_ascii_lowercase().contains("access-control"), "{answer}");
     for kind in ["application/grpc-web", "application/grpc-web-text", "application/json", "text/plain"] {
         let request = http::Request::post(format!("http://localhost{path}"))
             .header("content-type", kind)

@@ -199,7 +199,7 @@ async fn an_application_in_a_crash_loop_does_not_churn_the_others() {
     for nonce in 0..5 {
         drop(talk);
         eventually("the lease is over", async || {
-            let request = proto::ListRegistrationsRequest {};
+            let request = proto::ListRegistrationsRequest::default();
             let all = early.protocols().list_registrations(request).await.unwrap().into_inner();
             (all.registrations.len() == 1).then_some(())
         })

@@ -1,20 +1,18 @@
 //! The gRPC port's own bounds: connections of one caller, time to ask for something, streams that only listen.
 
-use std::time::Duration;
+use std::net::SocketAddr;
 
-use devp2pd::{
-    net::clock,
-    rpc::{
-        proto::{GetNodeInfoRequest, SendMessageRequest},
-        server::{incoming::FIRST_REQUEST, seats::MAX_PER_ORIGIN},
-    },
+use devp2pd::rpc::{
+    proto::{GetNodeInfoRequest, SendMessageRequest, node_service_client::NodeServiceClient},
+    server::seats::MAX_LOOPBACK,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tonic::transport::Channel;
 
-use crate::harness::{FIRST, Liar, Sidecar, eventually, refused, soon};
+use crate::harness::{FIRST, Liar, Sidecar, refused, soon};
 
 /// Waits until the other side closes, whatever it says before.
 async fn closed(stream: &mut TcpStream) {
@@ -25,36 +23,46 @@ async fn closed(stream: &mut TcpStream) {
 /// HTTP/2 preface and an empty SETTINGS frame: a client that never gets to a request.
 const POLITE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+/// A call over a connection of its own, which stays open.
+async fn call(addr: SocketAddr) -> Channel {
+    let channel = crate::harness::connect(addr).await;
+    let mut node = NodeServiceClient::new(channel.clone());
+    soon("a call", node.get_node_info(GetNodeInfoRequest {})).await.unwrap();
+    channel
+}
+
 #[tokio::test]
-async fn one_caller_has_64_connections_and_five_seconds_to_ask() {
+async fn a_connection_has_five_seconds_to_ask() {
     let sidecar = Sidecar::start().await;
     let addr = sidecar.started().grpc_addr;
-    // The client of this test has one already.
     sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap();
-    let start = clock::now().mono;
-    let mut held = Vec::new();
-    for number in 1..MAX_PER_ORIGIN {
-        let mut stream = TcpStream::connect(addr).await.unwrap();
-        if number % 2 == 0 {
-            stream.write_all(POLITE).await.unwrap();
-        }
-        held.push(stream);
-    }
-    let mut beyond = TcpStream::connect(addr).await.unwrap();
-    closed(&mut beyond).await;
-    assert!(start.elapsed() < FIRST_REQUEST, "the machine is too slow for this test: {:?}", start.elapsed());
-    // Whoever is in goes on, and the rest are cut when their time is over.
+    let mut silent = TcpStream::connect(addr).await.unwrap();
+    let mut polite = TcpStream::connect(addr).await.unwrap();
+    polite.write_all(POLITE).await.unwrap();
+    closed(&mut silent).await;
+    closed(&mut polite).await;
     sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap();
-    for stream in &mut held {
-        closed(stream).await;
+}
+
+/// One local program that keeps its connections open shuts nobody out, whether it has asked for something or not.
+#[tokio::test]
+async fn connections_without_an_open_call_make_room_for_new_ones() {
+    let sidecar = Sidecar::start().await;
+    let addr = sidecar.started().grpc_addr;
+    let mut app = sidecar.echo().await;
+    let mut pool = Vec::new();
+    for _ in 0..MAX_LOOPBACK + 5 {
+        pool.push(call(addr).await);
     }
-    assert!(start.elapsed() >= FIRST_REQUEST - Duration::from_millis(100), "after {:?}", start.elapsed());
-    eventually("a new caller is let in", async || {
-        let channel = crate::harness::connect(addr).await;
-        let mut node = devp2pd::rpc::proto::node_service_client::NodeServiceClient::new(channel);
-        node.get_node_info(GetNodeInfoRequest {}).await.ok()
-    })
-    .await;
+    let mut silent = Vec::new();
+    for _ in 0..MAX_LOOPBACK + 5 {
+        silent.push(TcpStream::connect(addr).await.unwrap());
+    }
+    for _ in 0..10 {
+        pool.push(call(addr).await);
+    }
+    // A connection with a call that is open is not touched.
+    app.barrier(7).await;
 }
 
 #[tokio::test]

@@ -162,7 +162,13 @@ async fn lists_survive_a_restart_and_the_configuration_stands_above_calls() {
 }
 
 async fn trusted_peers(sidecar: &Sidecar) -> Vec<TrustedPeer> {
-    sidecar.peers().list_trusted_peers(ListTrustedPeersRequest {}).await.unwrap().into_inner().trusted_peers
+    sidecar
+        .peers()
+        .list_trusted_peers(ListTrustedPeersRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .trusted_peers
 }
 
 /// One slot, and it is for dialing: whoever comes is refused, unless it is trusted.
@@ -194,7 +200,7 @@ async fn ban(sidecar: &Sidecar, target: Target, force: bool) -> Result<Ban, Stat
 }
 
 async fn bans(sidecar: &Sidecar) -> Vec<Ban> {
-    sidecar.peers().list_bans(ListBansRequest {}).await.unwrap().into_inner().bans
+    sidecar.peers().list_bans(ListBansRequest::default()).await.unwrap().into_inner().bans
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@
 )]
 
 mod access;
+mod answers;
 mod bootnodes;
 mod calls;
 mod counters;
@@ -31,6 +32,7 @@ mod limits;
 mod lists;
 mod messages;
 mod operating;
+mod pages;
 mod process;
 mod refusals;
 mod restarts;

@@ -373,7 +373,7 @@ async fn one_message_for_several_peers() {
     let peer = hub.connected(others[0].0.id()).await;
     assert!(peer.inbound && peer.enode.parse::<Enode>().is_ok());
     eventually("three peers", async || {
-        let peers = hub.peers().list_peers(devp2pd::rpc::proto::ListPeersRequest {}).await.unwrap();
+        let peers = hub.peers().list_peers(devp2pd::rpc::proto::ListPeersRequest::default()).await.unwrap();
         (peers.into_inner().peers.len() == 3).then_some(())
     })
     .await;

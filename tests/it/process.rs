@@ -209,8 +209,9 @@ async fn a_hangup_without_a_terminal_reads_the_configuration_again() {
     };
     let mut peers = PeerServiceClient::new(connect(grpc).await);
     let mut lists = async || {
-        let statics = peers.list_static_peers(ListStaticPeersRequest {}).await.unwrap().into_inner();
-        let trusted = peers.list_trusted_peers(ListTrustedPeersRequest {}).await.unwrap().into_inner();
+        let statics = peers.list_static_peers(ListStaticPeersRequest::default()).await.unwrap().into_inner();
+        let trusted =
+            peers.list_trusted_peers(ListTrustedPeersRequest::default()).await.unwrap().into_inner();
         let mut statics: Vec<_> = statics.static_peers.into_iter().map(|peer| peer.enode).collect();
         statics.sort();
         (statics, trusted.trusted_peers.len())

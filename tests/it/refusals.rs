@@ -208,7 +208,8 @@ async fn registrations_that_cannot_be_right() {
     let request =
         RegisterProtocolsRequest { spec: Some(one(echo())), request_id: "x".repeat(65), takeover: false };
     wrong(sidecar.protocols().register_protocols(request).await, "request_id");
-    let listed = sidecar.protocols().list_registrations(proto::ListRegistrationsRequest {}).await.unwrap();
+    let listed =
+        sidecar.protocols().list_registrations(proto::ListRegistrationsRequest::default()).await.unwrap();
     assert_eq!(listed.into_inner().registrations, [], "a refusal leaves nothing");
 }
 

@@ -89,7 +89,7 @@ impl Copy {
 }
 
 async fn listed(sidecar: &Sidecar) -> Vec<Peer> {
-    sidecar.peers().list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers
+    sidecar.peers().list_peers(ListPeersRequest::default()).await.unwrap().into_inner().peers
 }
 
 #[tokio::test]

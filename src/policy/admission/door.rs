@@ -36,8 +36,8 @@ pub enum Verdict {
 pub enum Event {
     /// Disconnect with this reason. The connection is forgotten here already.
     Close(ConnId, Refusal),
-    /// Close a connection that was in handshake, and perhaps had said who it is: a newer one has its place.
-    PushedOut(ConnId, Option<NodeId>),
+    /// Close a connection that was in handshake: a newer one has its place.
+    PushedOut(ConnId),
     /// Send a Ping, and report the next message of any kind ([`Admission::heard`]).
     Probe(ConnId),
     /// `conn`, which was parked, is the node's connection from now on, in place of `before`.
@@ -146,8 +146,8 @@ impl Admission {
         let pushed_out =
             self.pending.open(conn, ip, exempt, settings.max_pending_inbound, settings.pending_per_subnet)?;
         if let Some(conn) = pushed_out {
-            let id = self.conns.remove(&conn).and_then(|conn| conn.id);
-            self.events.push_back(Event::PushedOut(conn, id));
+            self.conns.remove(&conn);
+            self.events.push_back(Event::PushedOut(conn));
         }
         let opened = Conn { ip, inbound: true, asked_for: false, id: None, served: Vec::new() };
         self.conns.insert(conn, opened);
@@ -160,8 +160,8 @@ impl Admission {
         self.conns.insert(conn, opened);
     }
 
-    /// The first checkpoint: the other side has proved who it is. `listed` says that it is static or trusted.
-    /// Refused: disconnect with the reason; the connection is forgotten here.
+    /// The first checkpoint: the other side has said who it is; one that dialed us has not proved it yet. `listed` says
+    /// that it is static or trusted. Refused: disconnect with the reason; the connection is forgotten here.
     pub fn identified(
         &mut self,
         now: Now,

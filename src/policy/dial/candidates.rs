@@ -124,7 +124,7 @@ impl Candidates {
         None
     }
 
-    /// Keeps those that `keep` says, and removes the others.
+    /// Keeps those for which `keep` returns true, and removes the others.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Waiting) -> bool) {
         for line in &mut self.lines {
             line.retain(|waiting| {

@@ -94,9 +94,6 @@ impl Scheduler {
         if self.task_of.contains_key(id) {
             return Err(Refusal::Dialing);
         }
-        if self.dialing_us.contains_key(id) {
-            return Err(Refusal::DialingUs);
-        }
         rules.check_node(now, id)?;
         check_addr(now, rules, waiting.addr, None)?;
         if self.backoffs.holds(now.mono, id) {

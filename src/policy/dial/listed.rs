@@ -23,10 +23,6 @@ pub const MAX_LISTED: usize = 1024;
 /// When an entry that the rules refuse is looked at again, beside every change of the rules: bans end by themselves.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// How long an entry waits for a node that is dialing us, if we are not told earlier how that ended. Above the
-/// handshake's deadline.
-const DIALING_US: Duration = Duration::from_secs(10);
-
 /// The first and the longest pause between two questions to discovery about one node. As in geth.
 const RESOLVE_FIRST: Duration = Duration::from_secs(60);
 const RESOLVE_CAP: Duration = Duration::from_secs(3600);
@@ -248,7 +244,7 @@ impl Scheduler {
             return EntryState::WaitingForProtocol;
         }
         match (entry.refused, entry.due) {
-            (Some(reason), _) if reason != Refusal::DialingUs => refusal(reason),
+            (Some(reason), _) => refusal(reason),
             _ if entry.resolving && entry.target().is_none() => EntryState::Resolving,
             (None, Some(due)) if due > now.mono => EntryState::BackingOff { until: wall(now, due) },
             _ => EntryState::WaitingForSlot,
@@ -269,8 +265,7 @@ impl Scheduler {
             }
             if let Some(refusal) = refusal {
                 self.refused(now, refusal);
-                let pause = if refusal == Refusal::DialingUs { DIALING_US } else { RECHECK };
-                self.set_due(&id, Some(now.mono + pause));
+                self.set_due(&id, Some(now.mono + RECHECK));
             }
         }
     }
@@ -282,9 +277,6 @@ impl Scheduler {
             return Ok(());
         }
         rules.check_node(now, id)?;
-        if self.dialing_us.contains_key(id) {
-            return Err(Refusal::DialingUs);
-        }
         // What discovery found is dropped as soon as it may not be dialed; what was given remains.
         if let (Some(addr), Some(_)) = (entry.addr(), &entry.found)
             && check_addr(now, rules, addr, entry.widest).is_err()
@@ -381,7 +373,7 @@ impl Scheduler {
         self.run(now, rules);
     }
 
-    /// Looks at refused entries again, and at those that wait for an inbound attempt.
+    /// Looks at refused entries again.
     pub(super) fn recheck_entries(&mut self, now: Now) {
         let refused: Vec<_> =
             self.entries.values().filter(|entry| entry.refused.is_some()).map(|entry| entry.id).collect();

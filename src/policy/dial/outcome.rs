@@ -2,9 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::super::{
-    cause::Cause, dial_filter::RegistrationId, fork_following::SETTLED, refusal::Refusal, rules::Rules,
-};
+use super::super::{cause::Cause, dial_filter::RegistrationId, fork_following::SETTLED, rules::Rules};
 use super::{
     backoff::{FORGIVEN_AFTER, wait},
     entry::Standing,
@@ -180,26 +178,6 @@ impl Scheduler {
         let kept = self.peers.values().filter(same).any(|peer| settled(peer.standing.since));
         let news = self.registrations.rejected(hash, ip, kept);
         self.actions.extend(news.into_iter().map(Action::Fork));
-    }
-
-    /// An inbound connection of this node is in handshake: we do not dial it meanwhile.
-    pub fn inbound_pending(&mut self, id: NodeId) {
-        *self.dialing_us.entry(id).or_default() += 1;
-    }
-
-    /// An inbound connection left the handshake, one way or the other.
-    pub fn inbound_ended(&mut self, now: Now, rules: &Rules, id: &NodeId) {
-        if let Some(count) = self.dialing_us.get_mut(id) {
-            *count -= 1;
-            if *count == 0 {
-                self.dialing_us.remove(id);
-                let waits = |refused| refused == Some(Refusal::DialingUs);
-                if self.entries.get(id).is_some_and(|entry| waits(entry.refused)) {
-                    self.set_due(id, Some(now.mono));
-                }
-            }
-        }
-        self.run(now, rules);
     }
 
     /// Decides when a node is dialed again after its dial or connection, which began at `began`, ended.

@@ -174,8 +174,6 @@ pub struct Scheduler {
     pub(super) task_of: BTreeMap<NodeId, TaskId>,
     pub(super) next_task: u64,
     pub(super) peers: BTreeMap<NodeId, Peer>,
-    /// Inbound connections that are in handshake, by node; admission bounds them.
-    pub(super) dialing_us: BTreeMap<NodeId, usize>,
     pub(super) candidates: Candidates,
     pub(super) backoffs: Backoffs,
     pub(super) history: History,
@@ -214,7 +212,6 @@ impl Scheduler {
             task_of: BTreeMap::new(),
             next_task: 0,
             peers: BTreeMap::new(),
-            dialing_us: BTreeMap::new(),
             candidates: Candidates::default(),
             backoffs: Backoffs::new(),
             history: History::new(),

@@ -185,20 +185,18 @@ impl Policy {
         result
     }
 
-    /// The other side proved to be `id`. Refused: disconnect with the reason, before Hello.
+    /// The other side says that it is `id`. Refused: disconnect with the reason, before Hello.
+    ///
+    /// Who dialed us has proved nothing yet: an auth message may name the key of any node, and a recorded one may be
+    /// sent again. The first frame, which is Hello, is the proof. So nothing but this connection may depend on the
+    /// claim; above all, a dial of ours to that node goes on.
     pub fn conn_identified(&mut self, now: Now, conn: ConnId, id: NodeId) -> Result<(), Refusal> {
-        let inbound = !self.task_of.contains_key(&conn);
         let listed = is_listed(&self.dial, &id);
+        let inbound = !self.task_of.contains_key(&conn);
         let ip = self.admission.address(conn).filter(|_| inbound);
         let result = self.admission.identified(now, &self.rules, self.slots(), conn, id, listed);
-        match result {
-            Ok(()) if inbound => {
-                let global = |ip| AddressClass::of(ip) == AddressClass::Global;
-                self.reached_from_outside |= self.admission.address(conn).is_some_and(global);
-                self.dial.inbound_pending(id);
-            }
-            Ok(()) => {}
-            Err(refusal) => self.refuse(now, conn, refusal),
+        if let Err(refusal) = result {
+            self.refuse(now, conn, refusal);
         }
         self.note_source(now, ip, result.err());
         result
@@ -212,6 +210,10 @@ impl Policy {
         served: &[RegistrationId],
     ) -> Result<Verdict, Refusal> {
         let identity = self.admission.identity(conn);
+        if identity.is_some_and(|(_, inbound)| inbound) {
+            let global = |ip| AddressClass::of(ip) == AddressClass::Global;
+            self.reached_from_outside |= self.admission.address(conn).is_some_and(global);
+        }
         let listed = identity.is_some_and(|(id, _)| is_listed(&self.dial, &id));
         let ip = self.admission.address(conn).filter(|_| identity.is_some_and(|(_, inbound)| inbound));
         let result = self.admission.ready(now, &self.rules, self.slots(), conn, listed, served);
@@ -224,9 +226,6 @@ impl Policy {
             _ => {}
         }
         self.note_source(now, ip, result.err());
-        if let Some((id, true)) = identity {
-            self.dial.inbound_ended(now, &self.rules, &id);
-        }
         self.drain_admission(now);
         result
     }
@@ -239,16 +238,8 @@ impl Policy {
 
     /// A connection closed: `cause` and `detail` say why, if it was not us.
     pub fn conn_closed(&mut self, now: Now, conn: ConnId, cause: Cause, detail: &str) {
-        let inbound = !self.task_of.contains_key(&conn);
-        let in_handshake = self.admission.served(conn).is_empty();
-        match self.admission.closed(&self.rules, conn) {
-            Closed::Forgotten => {}
-            Closed::Handshake(id) => {
-                if let Some(id) = id.filter(|_| inbound && in_handshake) {
-                    self.dial.inbound_ended(now, &self.rules, &id);
-                }
-            }
-            Closed::Peer { id, .. } => self.dial.peer_disconnected(now, &self.rules, &id, cause, detail),
+        if let Closed::Peer { id, .. } = self.admission.closed(&self.rules, conn) {
+            self.dial.peer_disconnected(now, &self.rules, &id, cause, detail);
         }
         if let Some(task) = self.task_of.remove(&conn) {
             self.dial.dial_failed(now, &self.rules, task, cause, detail);
@@ -362,8 +353,8 @@ impl Policy {
         self.refused_sources.found(now.mono)
     }
 
-    /// Whether anyone on the Internet has ever dialed us and proved who it is: the proof that our port is open. Behind
-    /// an address translation that hides who dials, nobody can tell, and this stays false.
+    /// Whether a node on the Internet has ever dialed us, proved who it is and shared a protocol: the proof that our
+    /// port is open. Behind an address translation that hides who dials, this stays false.
     #[must_use]
     pub fn reached_from_outside(&self) -> bool {
         self.reached_from_outside
@@ -426,12 +417,7 @@ impl Policy {
                     self.dial.peer_connected(now, &self.rules, id, inbound, &served);
                 }
                 Event::Close(conn, refusal) => self.refuse(now, conn, refusal),
-                Event::PushedOut(_, id) => {
-                    self.note_refusal(now, Some(Refusal::PushedOut));
-                    if let Some(id) = id {
-                        self.dial.inbound_ended(now, &self.rules, &id);
-                    }
-                }
+                Event::PushedOut(_) => self.note_refusal(now, Some(Refusal::PushedOut)),
                 Event::Probe(_) => {}
             }
             self.actions.push_back(translate(event));
@@ -458,7 +444,7 @@ fn is_listed(dial: &Scheduler, id: &NodeId) -> bool {
 fn translate(event: Event) -> Action {
     match event {
         Event::Close(conn, refusal) => Action::Close(conn, CloseReason::Refused(refusal)),
-        Event::PushedOut(conn, _) => Action::Close(conn, CloseReason::Refused(Refusal::PushedOut)),
+        Event::PushedOut(conn) => Action::Close(conn, CloseReason::Refused(Refusal::PushedOut)),
         Event::Probe(conn) => Action::Probe(conn),
         Event::Promoted { conn, before, id } => Action::Promoted { conn, before, id },
     }

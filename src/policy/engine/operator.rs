@@ -225,12 +225,21 @@ impl Policy {
 
     /// Takes back what was kept: after the configuration's entries, before anything else. A peer that was banned
     /// with force stays listed.
-    pub fn restore(&mut self, now: Now, lists: &Parsed) -> Result<(), AddError> {
+    ///
+    /// Returns the entries that have no place any more, each with the reason: the node that has become ourselves because
+    /// its key was moved here, and what the lists of the configuration left no room for. They are no reason not to start.
+    #[must_use]
+    pub fn restore(&mut self, now: Now, lists: &Parsed) -> Vec<(String, AddError)> {
+        let mut left_out = Vec::new();
         for node in &lists.static_peers {
-            self.dial.add_static(now, &self.rules, node, ListSource::Call)?;
+            if let Err(error) = self.dial.add_static(now, &self.rules, node, ListSource::Call) {
+                left_out.push((node.id().to_string(), error));
+            }
         }
         for node in &lists.trusted_peers {
-            self.dial.add_trusted(now, &self.rules, node, ListSource::Call)?;
+            if let Err(error) = self.dial.add_trusted(now, &self.rules, node, ListSource::Call) {
+                left_out.push((node.id().to_string(), error));
+            }
         }
         for (target, until, reason) in &lists.bans {
             let ban =
@@ -239,7 +248,7 @@ impl Policy {
             let _ = self.rules.bans.restore(now.unix, ban);
         }
         self.dial.rules_changed(now, &self.rules);
-        Ok(())
+        left_out
     }
 
     fn lists_changed(&mut self) {

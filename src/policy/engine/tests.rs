@@ -170,12 +170,12 @@ fn a_thousand_connections_from_one_address_are_one_every_thirty_seconds() {
 fn a_thousand_addresses_of_one_network_get_its_share() {
     let mut bench = Bench::new(Settings::default());
     let from = |n: u64| IpAddr::from([0x2600, 0, 0, (n % 20) as u16, 0, 0, 0, n as u16]);
-    // Slow sockets first: four in handshake at once from each /64, and the throttle lets one of a /64 in.
+    // Slow sockets first: eight in handshake at once from one /48, whatever the throttle lets in.
     for n in 0..1000 {
         let conn = bench.conn();
         let _ = bench.policy.conn_accepted(bench.now, conn, from(n));
     }
-    assert_eq!(bench.policy.admission.pending(), 20);
+    assert_eq!(bench.policy.admission.pending(), 8);
     // Honest handshakes, over an hour: at most five peers of each /64, ten of the /48.
     let mut bench = Bench::new(Settings::default());
     for n in 0..1000 {
@@ -266,6 +266,35 @@ fn limits_are_checked_again_after_the_handshake() {
     bench.policy.conn_closed(bench.now, conns[1], Cause::Requested, "");
     assert_eq!(bench.peers(), 0);
     assert!(bench.knock(7).is_ok());
+}
+
+/// An auth message may name anybody's key, and a recorded one may be sent again: neither keeps us from dialing the node.
+#[test]
+fn a_claim_to_be_a_node_keeps_nobody_from_dialing_it() {
+    let mut bench = Bench::new(Settings::default());
+    bench.policy.add_trusted(bench.now, &enode(3), ListSource::Call).unwrap();
+    bench.drain();
+    assert!(
+        bench.dials.pop().is_some_and(|dial| dial.id == id(3)),
+        "a trusted peer with an address is dialed"
+    );
+    for n in 0..8 {
+        for claimed in [1, 2] {
+            let conn = bench.conn();
+            bench.policy.conn_accepted(bench.now, conn, ip(100 + 2 * n + claimed)).unwrap();
+            bench.policy.conn_identified(bench.now, conn, id(claimed)).unwrap();
+        }
+    }
+    bench.policy.add_static(bench.now, &enode(1), ListSource::Call).unwrap();
+    let (public_key, addr) = (key(2), SocketAddr::new(ip(2), 30303));
+    let candidate = Candidate { public_key, addr, record: None, source: Source::V4, served: Duration::ZERO };
+    bench.policy.candidate(bench.now, candidate).unwrap();
+    bench.drain();
+    let dialed: Vec<NodeId> = bench.dials.iter().map(|dial| dial.id).collect();
+    assert_eq!(dialed, [id(1), id(2)]);
+    assert!(!bench.policy.reached_from_outside(), "nobody has proved anything");
+    assert!(bench.answer(1).is_ok() && bench.answer(2).is_ok());
+    assert_eq!(bench.peers(), 2);
 }
 
 #[test]
@@ -411,7 +440,7 @@ fn what_calls_added_survives_a_restart() {
     assert!(lists.static_peers.contains(&named), "a name stays a name");
     let mut again = Bench::new(Settings::default());
     again.policy.add_static(again.now, &enode(1), ListSource::Config).unwrap();
-    again.policy.restore(bench.now, &lists.parse().unwrap()).unwrap();
+    assert_eq!(again.policy.restore(bench.now, &lists.parse().unwrap()), []);
     assert_eq!(again.policy.lists(bench.now), lists);
     assert!(again.policy.ban_of(bench.now, None, Some("8.8.8.8".parse().unwrap())).is_some());
     let target: BanTarget = "8.8.0.0/16".parse().unwrap();

@@ -29,7 +29,7 @@ use tower_layer::Layer;
 use super::{
     super::{
         proto::ErrorReason,
-        server::{decoding::Budgeted, incoming::Connection},
+        server::{decoding::Budgeted, incoming::Connection, seats::OpenCall},
         status::{self, Refusal},
     },
     Access, Caller, Role, judge, methods,
@@ -56,7 +56,7 @@ impl Gate {
     }
 
     /// Lets the request in, or says why not.
-    fn admit(&self, request: Request) -> Result<(Request, Call), Refusal> {
+    fn admit(&self, request: Request) -> Result<(Request, (Call, OpenCall)), Refusal> {
         // Without connect info the request did not come over our listeners: a fault of ours.
         let connection = request.extensions().get::<Connection>();
         let connection = connection.ok_or_else(|| Refusal::internal("a call without a connection"))?.clone();
@@ -76,10 +76,11 @@ impl Gate {
             None => Caller { name: connection.origin.name().into(), role: Role::Read, proven: false },
         };
         let call = Calls::begin(&self.calls, &caller.name)?;
+        let open = connection.standing.call(needs.role.is_some());
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(caller);
         let body = Budgeted::new(body, needs.max_request, connection.share);
-        Ok((http::Request::from_parts(parts, Body::new(body)), call))
+        Ok((http::Request::from_parts(parts, Body::new(body)), (call, open)))
     }
 
     fn judge(&self, connection: &Connection, headers: &http::HeaderMap) -> Result<Caller, Refusal> {

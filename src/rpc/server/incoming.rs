@@ -2,9 +2,13 @@
 //! something.
 //!
 //! The gRPC library gives every accepted socket a task and memory, whoever sent it. So a connection is admitted here
-//! first: at most [`MAX_CONNECTIONS`] in all and [`MAX_PER_ORIGIN`] a caller, and one that has not sent its HTTP/2
-//! preface and the headers of a first request within [`FIRST_REQUEST`], a TLS handshake included, is cut. After that the
-//! server's own HTTP/2 pings notice who is gone.
+//! first: it gets a seat, for which an idle one may have to go, and one that has not sent its HTTP/2 preface and the
+//! headers of a first request within [`FIRST_REQUEST`], a TLS handshake included, is cut. After that the server's own
+//! HTTP/2 pings notice who is gone. One from another machine that has made no authorised call ends after
+//! [`FIRST_AUTHORISED`].
+//!
+//! A client that speaks HTTP/1 gets one fixed answer that says what this port is, with status 400 and nothing that would
+//! let a page in a browser read it, and its connection ends.
 
 use std::{
     io,
@@ -16,9 +20,9 @@ use std::{
 
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, Sleep, sleep},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -26,12 +30,16 @@ use tonic::transport::server::Connected;
 
 use super::{
     decoding::{Budget, Share},
-    seats::{Census, MAX_CONNECTIONS, MAX_PER_ORIGIN, MAX_REMOTE, Origin, Seat},
+    seats::{Census, MAX_CONNECTIONS, MAX_LOOPBACK, MAX_PER_ORIGIN, MAX_REMOTE, Origin, Seat, Standing},
     tls,
 };
 
 /// Time for preface and first request.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(5);
+
+/// Time for the first authorised call of a connection from another machine: strangers can open calls that need no
+/// role, reflection for one, and keep them open.
+pub const FIRST_AUTHORISED: Duration = Duration::from_secs(60);
 
 /// Pause after a failed accept; the usual cause, no free file descriptors, does not pass faster.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -48,6 +56,8 @@ pub struct Connection {
     pub certificate: Option<Arc<[String]>>,
     /// What its requests may hold while they are decoded.
     pub share: Share,
+    /// Where its calls are noted.
+    pub standing: Standing,
 }
 
 /// A socket the gRPC port listens on.
@@ -70,10 +80,24 @@ enum Transport {
 #[derive(Debug)]
 pub struct Admitted {
     transport: Transport,
+    /// What was read to see which protocol it speaks, and has not been handed on.
+    early: Early,
     connection: Connection,
     _seat: Seat,
     /// Until the first request has been seen.
     probation: Probation,
+    /// Until the first authorised call; nothing for this machine, and once there was one.
+    unauthorised: Option<Pin<Box<Sleep>>>,
+    /// Ends when its seat has to be given up. `None`: it has been.
+    cut: Option<oneshot::Receiver<()>>,
+}
+
+/// The first bytes of a connection.
+#[derive(Debug, Default)]
+struct Early {
+    bytes: [u8; PREFACE_BYTES],
+    given: usize,
+    have: usize,
 }
 
 impl Connected for Admitted {
@@ -116,7 +140,7 @@ async fn accept_from(
                 continue;
             }
         };
-        let Some(seat) = Seat::take(&census, origin.clone()) else {
+        let Some((seat, cut)) = Seat::take(&census, &origin) else {
             if said.is_some_and(|at| at.elapsed() < SAY_AGAIN) {
                 unsaid += 1;
                 continue;
@@ -124,64 +148,153 @@ async fn accept_from(
             tracing::warn!(
                 caller = origin.name(),
                 earlier = unsaid,
-                "refused a gRPC connection: {MAX_PER_ORIGIN} of one caller, {MAX_REMOTE} from elsewhere, or \
-                 {MAX_CONNECTIONS} in all are open"
+                "refused a gRPC connection: {MAX_PER_ORIGIN} of one caller, {MAX_LOOPBACK} over loopback, {MAX_REMOTE} \
+                 from elsewhere, or {MAX_CONNECTIONS} in all have calls open"
             );
             (said, unsaid) = (Some(Instant::now()), 0);
             continue;
         };
-        let connection = Connection { origin, certificate: None, share: budget.share() };
-        let probation = Some((Box::pin(sleep(FIRST_REQUEST)), Preamble::default()));
-        match socket {
-            Socket::Plain(transport) => {
-                let new = Admitted { transport, connection, _seat: seat, probation };
-                if admitted.send(Ok(new)).await.is_err() {
-                    return;
-                }
-            }
-            // A client may be slow; the others need not wait for it. There are as many of these as seats.
-            Socket::Tls(stream, config) => {
-                tokio::spawn(shake_hands(stream, config, connection, seat, probation, admitted.clone()));
-            }
-        }
+        let remote = matches!(origin, Origin::Remote(_));
+        let standing = seat.standing();
+        let connection = Connection { origin, certificate: None, share: budget.share(), standing };
+        let newcomer = Newcomer {
+            connection,
+            seat,
+            cut,
+            deadline: Box::pin(sleep(FIRST_REQUEST)),
+            unauthorised: remote.then(|| Box::pin(sleep(FIRST_AUTHORISED))),
+        };
+        // A client may be slow; the others need not wait for it. There are as many of these as seats.
+        tokio::spawn(newcomer.enter(socket, admitted.clone()));
     }
 }
 
 /// Until when a connection must have asked for something, and how far it has come.
 type Probation = Option<(Pin<Box<Sleep>>, Preamble)>;
 
-async fn shake_hands(
-    stream: TcpStream,
-    config: Arc<ServerConfig>,
-    mut connection: Connection,
+/// A connection that has a seat and has not shown yet what it speaks.
+struct Newcomer {
+    connection: Connection,
     seat: Seat,
-    mut probation: Probation,
-    admitted: mpsc::Sender<io::Result<Admitted>>,
-) {
-    let Some((deadline, _)) = &mut probation else { return };
-    let shaken = tokio::select! {
-        shaken = TlsAcceptor::from(config).accept(stream) => shaken,
-        () = deadline => Err(io::ErrorKind::TimedOut.into()),
-        () = admitted.closed() => return,
-    };
-    let stream = match shaken {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::debug!(%error, origin = connection.origin.name(), "a TLS handshake failed");
-            return;
+    cut: oneshot::Receiver<()>,
+    deadline: Pin<Box<Sleep>>,
+    unauthorised: Option<Pin<Box<Sleep>>>,
+}
+
+impl Newcomer {
+    /// Finds out what the client speaks and hands the connection to the server, or ends it.
+    async fn enter(mut self, socket: Socket, admitted: mpsc::Sender<io::Result<Admitted>>) {
+        let origin = self.connection.origin.clone();
+        let entering = async {
+            let (mut transport, certificate) = socket.transport().await?;
+            self.connection.certificate = certificate;
+            let early = Early::read(&mut transport).await?;
+            if early.is_http1() {
+                say_what_this_is(&mut transport).await?;
+                return Ok(None);
+            }
+            io::Result::Ok(Some((transport, early)))
+        };
+        let entered = tokio::select! {
+            entered = entering => entered,
+            () = &mut self.deadline => Err(io::ErrorKind::TimedOut.into()),
+            _ = &mut self.cut => return,
+            () = admitted.closed() => return,
+        };
+        let (transport, early) = match entered {
+            Ok(Some(entered)) => entered,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, origin = origin.name(), "a gRPC connection came to nothing");
+                return;
+            }
+        };
+        let Self { connection, seat, cut, deadline, unauthorised } = self;
+        let probation = Some((deadline, Preamble::default()));
+        let new =
+            Admitted { transport, early, connection, _seat: seat, probation, unauthorised, cut: Some(cut) };
+        // The receiver is gone when the server stops.
+        let _ = admitted.send(Ok(new)).await;
+    }
+}
+
+impl Early {
+    /// Reads until it is clear whether this may be HTTP/2.
+    async fn read(transport: &mut Transport) -> io::Result<Self> {
+        let mut early = Self::default();
+        while early.have < CLEAR && PREFACE.starts_with(early.seen()) {
+            let free = early.bytes.get_mut(early.have..).unwrap_or_default();
+            match transport.read(free).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => early.have += count,
+            }
         }
-    };
-    let client = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    connection.certificate = client.map(|certificate| tls::names(certificate).into());
-    let new = Admitted { transport: Transport::Tls(Box::new(stream)), connection, _seat: seat, probation };
-    // The receiver is gone when the server stops.
-    let _ = admitted.send(Ok(new)).await;
+        Ok(early)
+    }
+
+    fn seen(&self) -> &[u8] {
+        self.bytes.get(..self.have).unwrap_or_default()
+    }
+
+    /// Whether it begins as a request of HTTP/1 does: with a method, which is a word in capitals, and not with HTTP/2's
+    /// preface. A word that is not complete yet is believed.
+    fn is_http1(&self) -> bool {
+        let seen = self.seen();
+        let word = seen.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+        let ends_well = seen.get(word).is_none_or(|byte| *byte == b' ');
+        !PREFACE.starts_with(seen) && word > 0 && ends_well
+    }
+
+    /// Hands on what was read, as much as fits.
+    fn give(&mut self, buf: &mut ReadBuf<'_>) {
+        let left = self.bytes.get(self.given..self.have).unwrap_or_default();
+        let count = left.len().min(buf.remaining());
+        buf.put_slice(left.get(..count).unwrap_or_default());
+        self.given += count;
+    }
+
+    fn is_given(&self) -> bool {
+        self.given == self.have
+    }
+}
+
+/// Answers a client of HTTP/1, and takes what it still sends, so that the answer is not lost with the connection.
+async fn say_what_this_is(transport: &mut Transport) -> io::Result<()> {
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{HTTP1_ANSWER}",
+        HTTP1_ANSWER.len()
+    );
+    transport.write_all(answer.as_bytes()).await?;
+    transport.shutdown().await?;
+    let mut rest = [0; 1024];
+    for _ in 0..MAX_HTTP1_READS {
+        if transport.read(&mut rest).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// An accepted socket.
 enum Socket {
     Plain(Transport),
     Tls(TcpStream, Arc<ServerConfig>),
+}
+
+impl Socket {
+    /// What to read and write, after a TLS handshake where there is one; and the names in the client's certificate.
+    async fn transport(self) -> io::Result<(Transport, Option<Arc<[String]>>)> {
+        match self {
+            Self::Plain(transport) => Ok((transport, None)),
+            Self::Tls(stream, config) => {
+                let stream = TlsAcceptor::from(config).accept(stream).await?;
+                let client = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let names = client.map(|certificate| tls::names(certificate).into());
+                Ok((Transport::Tls(Box::new(stream)), names))
+            }
+        }
+    }
 }
 
 async fn accept_one(listener: &Listener) -> io::Result<(Socket, Origin)> {
@@ -214,7 +327,18 @@ struct Preamble {
 }
 
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n` (RFC 9113, 3.4); hyper checks its text.
+const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_BYTES: usize = 24;
+
+/// Bytes after which it is clear that it is HTTP/2: no method of HTTP/1 begins so.
+const CLEAR: usize = 4;
+
+/// What a client of HTTP/1 is told.
+const HTTP1_ANSWER: &str = "This is the gRPC port of devp2pd. It speaks gRPC over HTTP/2 alone: use a gRPC client, \
+                            for example grpcurl. The probes and metrics are on the port of --http-addr.\n";
+
+/// Reads of 1 KiB that are made of what such a client still sends.
+const MAX_HTTP1_READS: usize = 64;
 
 /// Frame type HEADERS (RFC 9113, 6.2).
 const HEADERS: u8 = 1;
@@ -257,11 +381,27 @@ impl AsyncRead for Admitted {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.cut.as_mut().is_none_or(|cut| Pin::new(cut).poll(cx).is_ready()) {
+            this.cut = None;
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "made room for a newer connection",
+            )));
+        }
+        if let Some(deadline) = &mut this.unauthorised
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            if !this.connection.standing.is_authorised() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            this.unauthorised = None;
+        }
         let before = buf.filled().len();
-        let polled = match &mut this.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        let polled = if this.early.is_given() {
+            Pin::new(&mut this.transport).poll_read(cx, buf)
+        } else {
+            this.early.give(buf);
+            Poll::Ready(Ok(()))
         };
         if let Some((deadline, preamble)) = &mut this.probation {
             let fresh = buf.filled().get(before..).unwrap_or_default();
@@ -275,28 +415,42 @@ impl AsyncRead for Admitted {
     }
 }
 
-impl AsyncWrite for Admitted {
+impl AsyncRead for Transport {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -305,11 +459,37 @@ impl AsyncWrite for Admitted {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+impl AsyncWrite for Admitted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -337,6 +517,47 @@ mod tests {
             assert!(seen, "chunks of {size}");
             let mut early = Preamble::default();
             assert!(!early.request_began(&bytes[..bytes.len() - 1]));
+        }
+    }
+
+    fn early(bytes: &[u8]) -> Early {
+        let mut early = Early { have: bytes.len().min(PREFACE_BYTES), ..Early::default() };
+        let have = early.have;
+        early.bytes[..have].copy_from_slice(&bytes[..have]);
+        early
+    }
+
+    #[test]
+    fn http_1_is_told_from_http_2_and_from_noise() {
+        for http1 in [
+            "GET / HTTP/1.1\r\n",
+            "POST /x HTTP/1.0\r\n",
+            "PUT / H",
+            "PATCH",
+            "P ",
+            "PROPFIND / HTTP/1.1\r\n",
+            "G",
+        ] {
+            assert!(early(http1.as_bytes()).is_http1(), "{http1}");
+        }
+        for other in
+            [&PREFACE[..], b"PRI ", b"PRI", b"P", b"", b"\x16\x03\x01", b"get / HTTP/1.1", b"GET\0", b"\xff"]
+        {
+            assert!(!early(other).is_http1(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_read_early_is_handed_on_whole() {
+        for room in 1..30 {
+            let (mut early, mut seen) = (early(&PREFACE[..]), Vec::new());
+            while !early.is_given() {
+                let mut space = vec![0; room];
+                let mut buf = ReadBuf::new(&mut space);
+                early.give(&mut buf);
+                seen.extend_from_slice(buf.filled());
+            }
+            assert_eq!(seen, PREFACE, "{room}");
         }
     }
 }

@@ -1,21 +1,38 @@
-//! Where connections to the gRPC port come from, and how many each place may have.
+//! Where connections to the gRPC port come from, how many each place may have, and who makes room when there are too
+//! many.
 //!
 //! Whoever can reach the port can open connections before it has shown who it is, so they are counted by where they come
-//! from. A seat is free again when its connection ends.
+//! from. A full house refuses nobody who would use his seat: a connection goes for the new one,
 //!
-//! Left out: how many calls a caller may have open (`access::gate`).
+//! 1. first one that has made no authorised call and has none open, the longest idle first;
+//! 2. then one that has made no authorised call, although it has calls open: reflection and health need no credential;
+//! 3. then one without an open call, the longest idle first.
+//!
+//! Only connections whose seat would be of use are looked at: of the same place when that has its share, of strangers
+//! when those have theirs. A client whose idle connection was closed connects again when it has something to ask; every
+//! gRPC library does.
+//!
+//! Left out: how many calls a caller may have open (`access::gate`), and how a connection is closed (`incoming`).
 
 use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Connections to the gRPC port in all. A client needs one; each costs a task and, unread, up to HTTP/2's window.
-pub const MAX_CONNECTIONS: usize = 256;
+use tokio::sync::oneshot;
 
-/// Connections of one caller: all processes of this machine that use loopback TCP are one.
+use crate::node::endpoint::Subnet;
+
+/// Connections to the gRPC port in all. A client needs one; each costs a task and, unread, up to HTTP/2's window.
+pub const MAX_CONNECTIONS: usize = 448;
+
+/// Connections of one user over the Unix socket, or of one address elsewhere (IPv6: one /64).
 pub const MAX_PER_ORIGIN: usize = 64;
+
+/// Connections over loopback TCP. All processes of this machine look alike there, and one of them should not be able to
+/// take the seats of all others by having a large pool.
+pub const MAX_LOOPBACK: usize = 192;
 
 /// Connections of callers on other machines, in all: the rest is for this one, so that strangers who fill what is open
 /// to them never lock the operator out.
@@ -27,7 +44,7 @@ pub enum Origin {
     /// Somebody on this machine, over loopback TCP: every local process is the same caller.
     Loopback,
     /// Somebody elsewhere, over TCP that the operator opened to them.
-    Remote(std::net::IpAddr),
+    Remote(IpAddr),
     /// A process of this user, over the Unix socket.
     Uid(u32),
 }
@@ -47,50 +64,176 @@ impl Origin {
             Self::Uid(uid) => format!("uid:{uid}"),
         }
     }
+
+    fn place(&self) -> Place {
+        match self {
+            Self::Loopback => Place::Loopback,
+            // One line has a whole /64.
+            Self::Remote(IpAddr::V6(ip)) => Place::Net64(Subnet::narrow(IpAddr::V6(*ip))),
+            Self::Remote(ip) => Place::Ip(*ip),
+            Self::Uid(uid) => Place::Uid(*uid),
+        }
+    }
+}
+
+/// What seats are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    Loopback,
+    Ip(IpAddr),
+    Net64(Subnet),
+    Uid(u32),
+}
+
+impl Place {
+    fn is_remote(self) -> bool {
+        matches!(self, Self::Ip(_) | Self::Net64(_))
+    }
+
+    fn limit(self) -> usize {
+        if self == Self::Loopback { MAX_LOOPBACK } else { MAX_PER_ORIGIN }
+    }
+}
+
+/// A connection that has a seat.
+#[derive(Debug)]
+struct Seated {
+    place: Place,
+    /// Calls that are open.
+    calls: usize,
+    /// Whether it has ever made a call that needs a role, with that role.
+    authorised: bool,
+    /// When it last had a call, or came, in the order of events.
+    idle_since: u64,
+    /// Its end tells the connection that it has to go.
+    _tie: oneshot::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Census {
-    total: usize,
+    seated: BTreeMap<u64, Seated>,
     remote: usize,
-    by_origin: HashMap<Origin, usize>,
+    by_place: HashMap<Place, usize>,
+    events: u64,
+}
+
+impl Census {
+    fn next(&mut self) -> u64 {
+        self.events += 1;
+        self.events
+    }
+
+    fn leave(&mut self, id: u64) {
+        let Some(Seated { place, .. }) = self.seated.remove(&id) else { return };
+        self.remote -= usize::from(place.is_remote());
+        if let Some(own) = self.by_place.get_mut(&place) {
+            *own -= 1;
+            if *own == 0 {
+                self.by_place.remove(&place);
+            }
+        }
+    }
+
+    /// Makes room for a connection from `place`, at the cost of another one. Linear in the seats, of which there are few.
+    fn make_room(&mut self, place: Place) -> bool {
+        let own_full = self.by_place.get(&place).copied().unwrap_or(0) >= place.limit();
+        let remote_full = place.is_remote() && self.remote >= MAX_REMOTE;
+        if !own_full && !remote_full && self.seated.len() < MAX_CONNECTIONS {
+            return true;
+        }
+        let of_use = |seated: &Seated| match (own_full, remote_full) {
+            (true, _) => seated.place == place,
+            (false, true) => seated.place.is_remote(),
+            (false, false) => true,
+        };
+        let rank = |seated: &Seated| match (seated.authorised, seated.calls) {
+            (false, 0) => Some(0),
+            (false, _) => Some(1),
+            (true, 0) => Some(2),
+            (true, _) => None,
+        };
+        let candidates = self.seated.iter().filter(|(_, seated)| of_use(seated));
+        let first = candidates.filter_map(|(id, seated)| Some((rank(seated)?, seated.idle_since, *id))).min();
+        let Some((_, _, id)) = first else { return false };
+        self.leave(id);
+        true
+    }
+}
+
+type Shared = Arc<Mutex<Census>>;
+
+fn lock(census: &Shared) -> MutexGuard<'_, Census> {
+    census.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection's place among the admitted ones. Free again when dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
-    census: Arc<Mutex<Census>>,
-    origin: Origin,
-}
+pub(super) struct Seat(Standing);
 
 impl Seat {
-    pub(super) fn take(census: &Arc<Mutex<Census>>, origin: Origin) -> Option<Self> {
-        let mut counts = census.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.by_origin.get(&origin).copied().unwrap_or(0);
-        let remote = usize::from(matches!(origin, Origin::Remote(_)));
-        if counts.total >= MAX_CONNECTIONS || own >= MAX_PER_ORIGIN || counts.remote + remote > MAX_REMOTE {
+    /// Takes a seat. The receiver ends when it has to be given up. `None`: all are in use by calls.
+    pub(super) fn take(census: &Shared, origin: &Origin) -> Option<(Self, oneshot::Receiver<()>)> {
+        let place = origin.place();
+        let mut counts = lock(census);
+        if !counts.make_room(place) {
             return None;
         }
-        counts.total += 1;
-        counts.remote += remote;
-        counts.by_origin.insert(origin.clone(), own + 1);
+        let id = counts.next();
+        let (tie, cut) = oneshot::channel();
+        let seated = Seated { place, calls: 0, authorised: false, idle_since: id, _tie: tie };
+        counts.seated.insert(id, seated);
+        counts.remote += usize::from(place.is_remote());
+        *counts.by_place.entry(place).or_default() += 1;
         drop(counts);
-        Some(Self { census: Arc::clone(census), origin })
+        Some((Self(Standing { census: Arc::clone(census), id }), cut))
+    }
+
+    /// What is told of its calls.
+    pub(super) fn standing(&self) -> Standing {
+        self.0.clone()
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut counts = self.census.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.total = counts.total.saturating_sub(1);
-        if matches!(self.origin, Origin::Remote(_)) {
-            counts.remote = counts.remote.saturating_sub(1);
+        lock(&self.0.census).leave(self.0.id);
+    }
+}
+
+/// Where a connection's calls are noted.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    census: Shared,
+    id: u64,
+}
+
+impl Standing {
+    /// Notes a call, until what is returned is dropped. `authorised`: it needs a role, and its caller has it.
+    pub(in crate::rpc) fn call(&self, authorised: bool) -> OpenCall {
+        if let Some(seated) = lock(&self.census).seated.get_mut(&self.id) {
+            seated.calls += 1;
+            seated.authorised |= authorised;
         }
-        if let Some(own) = counts.by_origin.get_mut(&self.origin) {
-            *own -= 1;
-            if *own == 0 {
-                counts.by_origin.remove(&self.origin);
-            }
+        OpenCall(self.clone())
+    }
+
+    /// Whether it has made an authorised call.
+    pub(super) fn is_authorised(&self) -> bool {
+        lock(&self.census).seated.get(&self.id).is_some_and(|seated| seated.authorised)
+    }
+}
+
+/// A call of a connection, while it is open.
+#[derive(Debug)]
+pub(in crate::rpc) struct OpenCall(Standing);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.0.census);
+        let now = counts.next();
+        if let Some(seated) = counts.seated.get_mut(&self.0.id) {
+            seated.calls -= 1;
+            seated.idle_since = now;
         }
     }
 }
@@ -99,30 +242,103 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    type Taken = (Seat, oneshot::Receiver<()>);
+
+    fn take(census: &Shared, origin: &Origin) -> Taken {
+        Seat::take(census, origin).expect("a seat")
+    }
+
+    fn fill(census: &Shared, origin: &Origin) -> Vec<Taken> {
+        (0..origin.place().limit()).map(|_| take(census, origin)).collect()
+    }
+
+    fn is_cut(taken: &mut Taken) -> bool {
+        taken.1.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+    }
+
+    fn remote(last: u8) -> Origin {
+        Origin::Remote([192, 0, 2, last].into())
+    }
+
     #[test]
     fn seats_are_limited_per_origin_and_freed() {
+        for origin in [Origin::Loopback, Origin::Uid(7), remote(1)] {
+            let census = Arc::default();
+            let seats = fill(&census, &origin);
+            let calls: Vec<OpenCall> = seats.iter().map(|(seat, _)| seat.standing().call(true)).collect();
+            assert!(Seat::take(&census, &origin).is_none(), "{origin:?}: all are in use");
+            assert!(Seat::take(&census, &Origin::Uid(0)).is_some());
+            drop(calls);
+            drop(seats);
+            assert!(Seat::take(&census, &origin).is_some());
+            let census = lock(&census);
+            assert!(census.by_place.is_empty() && census.seated.is_empty() && census.remote == 0);
+        }
+    }
+
+    #[test]
+    fn idle_connections_make_room_the_longest_idle_first() {
         let census = Arc::default();
-        let seats: Vec<_> =
-            (0..MAX_PER_ORIGIN).map(|_| Seat::take(&census, Origin::Loopback).unwrap()).collect();
-        assert!(Seat::take(&census, Origin::Loopback).is_none());
-        assert!(Seat::take(&census, Origin::Uid(0)).is_some());
-        drop(seats);
-        assert!(Seat::take(&census, Origin::Loopback).is_some());
-        assert!(census.lock().unwrap().by_origin.is_empty());
+        let mut seats = fill(&census, &Origin::Loopback);
+        // All have made a call; one has it open, and the first had its last call after all others.
+        let open = seats[1].0.standing().call(true);
+        for (seat, _) in seats.iter().skip(2).chain(seats.first()) {
+            drop(seat.standing().call(true));
+        }
+        let newcomers: Vec<Taken> = (0..MAX_LOOPBACK - 2)
+            .map(|_| {
+                let taken = take(&census, &Origin::Loopback);
+                drop(taken.0.standing().call(true));
+                taken
+            })
+            .collect();
+        let cut: Vec<bool> = seats.iter_mut().map(is_cut).collect();
+        assert_eq!((cut[0], cut[1]), (false, false), "the last to be used, and the one in use");
+        assert!(cut[2..].iter().all(|cut| *cut));
+        let _more = take(&census, &Origin::Loopback);
+        assert!(is_cut(&mut seats[0]) && !is_cut(&mut seats[1]));
+        drop((open, newcomers));
+    }
+
+    #[test]
+    fn who_has_no_credential_makes_room_before_all_others() {
+        let census = Arc::default();
+        // Strangers hold all seats of strangers with calls that need no role.
+        let mut strangers: Vec<Taken> = (1..=3).flat_map(|last| fill(&census, &remote(last))).collect();
+        let open: Vec<OpenCall> = strangers.iter().map(|(seat, _)| seat.standing().call(false)).collect();
+        assert_eq!(strangers.len(), MAX_REMOTE);
+        let mut friend = take(&census, &remote(9));
+        assert!(is_cut(&mut strangers[0]));
+        drop(friend.0.standing().call(true));
+        // And they push nobody out who has one.
+        for _ in 0..3 * MAX_REMOTE {
+            let (seat, _) = take(&census, &remote(1));
+            let _call = seat.standing().call(false);
+        }
+        assert!(!is_cut(&mut friend));
+        drop(open);
     }
 
     #[test]
     fn strangers_leave_seats_to_this_machine() {
         let census = Arc::default();
-        let remote = |last| Origin::Remote([192, 0, 2, last].into());
-        let strangers: Vec<_> = (0..8)
-            .flat_map(|last| (0..32).map_while(|_| Seat::take(&census, remote(last))).collect::<Vec<_>>())
-            .collect();
-        assert_eq!(strangers.len(), MAX_REMOTE);
-        assert!(Seat::take(&census, remote(9)).is_none());
-        let local: Vec<_> = (0..MAX_PER_ORIGIN).map_while(|_| Seat::take(&census, Origin::Uid(0))).collect();
-        assert_eq!(local.len(), MAX_CONNECTIONS - MAX_REMOTE);
-        drop(strangers);
-        assert!(Seat::take(&census, remote(9)).is_some());
+        let strangers: Vec<Taken> = (1..=3).flat_map(|last| fill(&census, &remote(last))).collect();
+        let busy: Vec<OpenCall> = strangers.iter().map(|(seat, _)| seat.standing().call(true)).collect();
+        assert!(Seat::take(&census, &remote(9)).is_none());
+        let local = fill(&census, &Origin::Loopback);
+        let unix = fill(&census, &Origin::Uid(0));
+        assert_eq!(strangers.len() + local.len() + unix.len(), MAX_CONNECTIONS);
+        drop((busy, local, unix));
+        assert!(Seat::take(&census, &remote(9)).is_some());
+    }
+
+    #[test]
+    fn the_addresses_of_one_line_are_one_place() {
+        let census = Arc::default();
+        let line = |host: u16| Origin::Remote([0x2600, 0, 0, 1, 0, 0, 0, host].into());
+        let seats: Vec<Taken> = (0..64).map(|host| take(&census, &line(host))).collect();
+        let _open: Vec<OpenCall> = seats.iter().map(|(seat, _)| seat.standing().call(true)).collect();
+        assert!(Seat::take(&census, &line(99)).is_none());
+        assert!(Seat::take(&census, &Origin::Remote([0x2600, 0, 0, 2, 0, 0, 0, 1].into())).is_some());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::error::{LeaseError, shown};
+use super::error::{LeaseError, cut, shown};
 use super::registration::{Attempt, LeaseStream, Registration, State};
 use super::spec::RegistrationSpec;
 use super::token::{RegistrationId, ResumeToken, Secret};
@@ -112,7 +112,7 @@ impl Registry {
                 self.without_token().map(|()| id)
             }
             Who::Protocol(protocol) => {
-                let unknown = || LeaseError::ProtocolNotRegistered { protocol: shown(protocol) };
+                let unknown = || LeaseError::ProtocolNotRegistered { protocol: cut(protocol) };
                 let (name, version) = parse_protocol(protocol).ok_or_else(unknown)?;
                 let registration = self.owner(name).ok_or_else(unknown)?;
                 registration.spec.protocol(name, version).ok_or_else(unknown)?;

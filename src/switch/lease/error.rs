@@ -64,6 +64,9 @@ pub enum LeaseError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// Several fields have values that cannot be right: path and problem of each.
+    #[error("{}", list(_0))]
+    InvalidFields(Vec<(String, String)>),
     /// The caller may not do this.
     #[error("{what}")]
     NotAuthorized {
@@ -83,7 +86,7 @@ impl LeaseError {
             Self::RegistrationNotFound { .. } => ErrorReason::RegistrationNotFound,
             Self::ResumeTokenStale { .. } => ErrorReason::ResumeTokenStale,
             Self::LimitReached { .. } => ErrorReason::LimitReached,
-            Self::InvalidField { .. } => ErrorReason::InvalidField,
+            Self::InvalidField { .. } | Self::InvalidFields(_) => ErrorReason::InvalidField,
             Self::NotAuthorized { .. } => ErrorReason::NotAuthorized,
         }
     }
@@ -91,6 +94,49 @@ impl LeaseError {
     pub(super) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::InvalidField { field: field.into(), problem: problem.into() }
     }
+}
+
+fn list(problems: &[(String, String)]) -> String {
+    let each: Vec<String> = problems.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
+    each.join("; ")
+}
+
+/// What is wrong with the fields of one request: all of it, so that a caller does not mend one field for the next error.
+#[derive(Debug, Default)]
+pub(super) struct Wrong(Vec<(String, String)>);
+
+impl Wrong {
+    /// A field has a value that cannot be right.
+    pub(super) fn field(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.0.push((field.into(), problem.into()));
+    }
+
+    /// Notes the fields that a check found. Other errors stand alone and are returned.
+    pub(super) fn note(&mut self, checked: Result<(), LeaseError>) -> Result<(), LeaseError> {
+        match checked {
+            Err(LeaseError::InvalidField { field, problem }) => self.0.push((field, problem)),
+            Err(LeaseError::InvalidFields(fields)) => self.0.extend(fields),
+            other => return other,
+        }
+        Ok(())
+    }
+
+    /// Nothing, or what was found.
+    pub(super) fn verdict(mut self) -> Result<(), LeaseError> {
+        match (self.0.pop(), self.0.is_empty()) {
+            (None, _) => Ok(()),
+            (Some((field, problem)), true) => Err(LeaseError::InvalidField { field, problem }),
+            (Some(last), false) => {
+                self.0.push(last);
+                Err(LeaseError::InvalidFields(self.0))
+            }
+        }
+    }
+}
+
+/// At most 40 characters of what a caller wrote, as it stands there: for particulars that programs compare.
+pub(super) fn cut(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 fn until(expire_time: Option<Duration>) -> String {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rlp::RlpStream;
 
 use super::super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count, network_of};
-use super::error::{LeaseError, shown};
+use super::error::{LeaseError, Wrong, shown};
 use super::wanted::Wanted;
 use crate::delivery::overflow::MAX_STALL_LIMIT;
 use crate::delivery::{MAX_KEEP_FIRST, OverflowPolicy};
@@ -97,23 +97,24 @@ impl RegistrationSpec {
     /// Whether everything in it can be right. `any_message_count`: the operator allows other counts than
     /// the known ones.
     pub fn check(&self, any_message_count: bool) -> Result<(), LeaseError> {
+        let mut wrong = Wrong::default();
         let id = &*self.client_id;
         if id.is_empty() || id.len() > MAX_CLIENT_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
             let problem = format!("{} is not 1 to {MAX_CLIENT_ID} printable ASCII characters", shown(id));
-            return Err(LeaseError::field("spec.client_id", problem));
+            wrong.field("spec.client_id", problem);
         }
         if self.linger() > MAX_LINGER {
             let problem =
                 format!("{} s is more than the {} s allowed", self.linger().as_secs(), MAX_LINGER.as_secs());
-            return Err(LeaseError::field("spec.linger", problem));
+            wrong.field("spec.linger", problem);
         }
         if self.overflow.stall_limit > MAX_STALL_LIMIT {
             let problem = format!("more than the {} s that a peer waits for", MAX_STALL_LIMIT.as_secs());
-            return Err(LeaseError::field("spec.overflow_policy.stall_limit", problem));
+            wrong.field("spec.overflow_policy.stall_limit", problem);
         }
-        self.wanted.check()?;
+        wrong.note(self.wanted.check())?;
         if self.protocols.is_empty() {
-            return Err(LeaseError::field("spec.protocols", "at least one is needed"));
+            wrong.field("spec.protocols", "at least one is needed");
         }
         if self.protocols.len() > MAX_PROTOCOLS {
             return Err(LeaseError::LimitReached {
@@ -124,26 +125,27 @@ impl RegistrationSpec {
         let mut seen = HashSet::new();
         for (index, protocol) in self.protocols.iter().enumerate() {
             let field = |name: &str| format!("spec.protocols[{index}].{name}");
-            protocol.check(any_message_count, field)?;
+            wrong.note(protocol.check(any_message_count, field))?;
             if !seen.insert((&protocol.capability.name, protocol.capability.version)) {
                 let problem = format!("{} stands twice in the list", protocol.capability);
-                return Err(LeaseError::field(field("name"), problem));
+                wrong.field(field("name"), problem);
             }
         }
-        Ok(())
+        wrong.verdict()
     }
 }
 
 impl ProtocolSpec {
     fn check(&self, any_message_count: bool, field: impl Fn(&str) -> String) -> Result<(), LeaseError> {
+        let mut wrong = Wrong::default();
         let Capability { name, version, message_count } = &self.capability;
         if !check_name(name) {
             let problem = format!("{} is not 1 to 8 printable ASCII characters without '/'", shown(name));
-            return Err(LeaseError::field(field("name"), problem));
+            wrong.field(field("name"), problem);
         }
         if !(1..=MAX_MESSAGE_COUNT).contains(message_count) {
             let problem = format!("{message_count} is not between 1 and {MAX_MESSAGE_COUNT}");
-            return Err(LeaseError::field(field("message_count"), problem));
+            wrong.field(field("message_count"), problem);
         }
         match known_message_count(name, *version) {
             Some(right) if right != *message_count && !any_message_count => {
@@ -153,20 +155,21 @@ impl ProtocolSpec {
                      capabilities",
                     self.capability
                 );
-                return Err(LeaseError::field(field("message_count"), problem));
+                wrong.field(field("message_count"), problem);
             }
             _ => {}
         }
         if self.max_message_bytes > MAX_MESSAGE_BYTES {
             let problem =
                 format!("{} is more than RLPx carries ({MAX_MESSAGE_BYTES})", self.max_message_bytes);
-            return Err(LeaseError::field(field("max_message_bytes"), problem));
+            wrong.field(field("max_message_bytes"), problem);
         }
         if self.keep_first > MAX_KEEP_FIRST {
             let problem = format!("{} is more than the {MAX_KEEP_FIRST} that can be kept", self.keep_first);
-            return Err(LeaseError::field(field("keep_first"), problem));
+            wrong.field(field("keep_first"), problem);
         }
-        check_greeting(&self.greeting, *message_count, field)
+        wrong.note(check_greeting(&self.greeting, *message_count, field))?;
+        wrong.verdict()
     }
 }
 

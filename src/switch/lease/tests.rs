@@ -457,3 +457,22 @@ fn a_greeting_is_replaced_whole_or_not_at_all() {
     }
     assert_eq!(world.registry.get(id).unwrap().spec().protocols[0].greeting, greeting(1));
 }
+
+#[test]
+fn all_wrong_fields_of_a_spec_are_named() {
+    let one = spec("a", &[("", 1, 1)]).check(false);
+    assert!(matches!(one, Err(LeaseError::InvalidField { field, .. }) if field == "spec.protocols[0].name"));
+    let Err(LeaseError::InvalidFields(fields)) =
+        spec("", &[("", 1, 0), ("x", 1, 1), ("x", 1, 1)]).check(false)
+    else {
+        panic!("several fields are wrong")
+    };
+    let paths: Vec<&str> = fields.iter().map(|(field, _)| field.as_str()).collect();
+    let expected = [
+        "spec.client_id",
+        "spec.protocols[0].name",
+        "spec.protocols[0].message_count",
+        "spec.protocols[2].name",
+    ];
+    assert_eq!(paths, expected);
+}

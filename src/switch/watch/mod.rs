@@ -12,8 +12,10 @@
 //! - **A key that went and came back** is told as removed and added, however much was folded: a new session with an
 //!   old peer is not an update.
 //!
-//! The number of keys is the owner's to bound. Where strangers choose the keys, there is no state to replicate and
-//! [`Happenings`] is the right thing.
+//! The number of keys that are there is the owner's to bound. What keys that went have left behind is bounded here, in
+//! changes and in bytes ([`MAX_GONE_BYTES`]): when it is too much, the oldest changes go, and a watcher that had not
+//! come so far begins anew. Where strangers choose the keys, there is no state to replicate and [`Happenings`] is the
+//! right thing.
 //!
 //! Left out: filters, text on the wire, and waking watchers when something changed.
 
@@ -31,6 +33,9 @@ pub use happenings::{HappeningCursor, Happenings, MAX_HAPPENINGS, Missed};
 
 /// How many changes are kept for watchers that lag or resume.
 pub const MAX_CHANGES: usize = 65_536;
+
+/// How many bytes the last values of keys that went may have in all: some thousand peers.
+pub const MAX_GONE_BYTES: usize = 4 << 20;
 
 /// What happened to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +71,8 @@ struct Entry<V> {
     life: u64,
     /// The position of its last change.
     latest: u64,
+    /// Bytes of the last value of a key that went; 0 while it is there.
+    gone_bytes: usize,
 }
 
 /// A change in the ring. Its position follows from its place.
@@ -84,6 +91,8 @@ pub struct Watch<K, V> {
     present: usize,
     ring: VecDeque<Past<K>>,
     capacity: usize,
+    /// The sum over all entries.
+    gone_bytes: usize,
     /// The position of the last change; the first has 1.
     head: u64,
 }
@@ -99,6 +108,7 @@ impl<K: Ord + Clone, V> Watch<K, V> {
             present: 0,
             ring: VecDeque::new(),
             capacity: capacity.max(1),
+            gone_bytes: 0,
             head: 0,
         }
     }
@@ -142,20 +152,23 @@ impl<K: Ord + Clone, V> Watch<K, V> {
             } else {
                 self.present = self.present.saturating_add(1);
             }
-            *entry = Entry { value, present: true, life, latest };
+            self.gone_bytes = self.gone_bytes.saturating_sub(entry.gone_bytes);
+            *entry = Entry { value, present: true, life, latest, gone_bytes: 0 };
         } else {
             self.present = self.present.saturating_add(1);
-            self.entries.insert(key.clone(), Entry { value, present: true, life, latest });
+            self.entries.insert(key.clone(), Entry { value, present: true, life, latest, gone_bytes: 0 });
         }
         self.record(Past { key, kind, life });
     }
 
-    /// A key is gone. `last` is told to watchers, so it should say why.
-    pub fn remove(&mut self, key: &K, last: V) {
+    /// A key is gone. `last` is told to watchers, so it should say why. It is kept for watchers that lag, so it should
+    /// be small; `bytes` is what it takes, on the heap too.
+    pub fn remove(&mut self, key: &K, last: V, bytes: usize) {
         let latest = self.head.saturating_add(1);
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.present) else { return };
         let life = entry.life;
-        *entry = Entry { value: Arc::new(last), present: false, life, latest };
+        *entry = Entry { value: Arc::new(last), present: false, life, latest, gone_bytes: bytes };
+        self.gone_bytes = self.gone_bytes.saturating_add(bytes);
         self.present = self.present.saturating_sub(1);
         self.record(Past { key: key.clone(), kind: Kind::Removed, life });
     }
@@ -163,14 +176,14 @@ impl<K: Ord + Clone, V> Watch<K, V> {
     fn record(&mut self, past: Past<K>) {
         self.head = self.head.saturating_add(1);
         self.ring.push_back(past);
-        if self.ring.len() <= self.capacity {
-            return;
-        }
-        let position = self.oldest();
-        if let Some(past) = self.ring.pop_front()
-            && self.entries.get(&past.key).is_some_and(|entry| !entry.present && entry.latest == position)
-        {
-            self.entries.remove(&past.key);
+        while self.ring.len() > self.capacity || self.gone_bytes > MAX_GONE_BYTES {
+            let position = self.oldest();
+            let Some(past) = self.ring.pop_front() else { return };
+            if self.entries.get(&past.key).is_some_and(|entry| !entry.present && entry.latest == position)
+                && let Some(entry) = self.entries.remove(&past.key)
+            {
+                self.gone_bytes = self.gone_bytes.saturating_sub(entry.gone_bytes);
+            }
         }
     }
 

@@ -25,7 +25,7 @@ fn snapshot_then_changes() {
     for key in 1..=3 {
         watch.set(key, 10);
     }
-    watch.remove(&2, 99);
+    watch.remove(&2, 99, 0);
     let mut cursor = watch.watch(None);
     let (seen, mark) = pulled(&watch, &mut cursor, 1);
     assert_eq!((seen, mark.synced, mark.more), (vec!["Snapshot 1 10".into()], false, true));
@@ -35,7 +35,7 @@ fn snapshot_then_changes() {
     assert!(watch.is_current(&cursor));
     watch.set(2, 20);
     watch.set(1, 11);
-    watch.remove(&3, 30);
+    watch.remove(&3, 30, 0);
     assert!(!watch.is_current(&cursor));
     let (seen, mark) = pulled(&watch, &mut cursor, 500);
     assert_eq!(seen, ["Added 2 20", "Updated 1 11", "Removed 3 30"]);
@@ -53,10 +53,10 @@ fn what_changed_often_is_told_once() {
     for value in 1..=1000 {
         watch.set(1, value);
     }
-    watch.remove(&2, 7); // went and came back: not an update
+    watch.remove(&2, 7, 0); // went and came back: not an update
     watch.set(2, 8);
     watch.set(3, 1); // came and went unseen
-    watch.remove(&3, 2);
+    watch.remove(&3, 2, 0);
     watch.set(4, 1);
     watch.set(4, 2);
     let (seen, mark) = pulled(&watch, &mut cursor, 500);
@@ -75,7 +75,7 @@ fn resuming() {
     let (_, mark) = pulled(&watch, &mut cursor, 9);
     let token = token(&mark);
     watch.set(2, 2);
-    watch.remove(&1, 0);
+    watch.remove(&1, 0, 0);
     let mut resumed = watch.watch(Some(token));
     let (seen, mark) = pulled(&watch, &mut resumed, 9);
     assert_eq!((seen, mark.reset), (vec!["Added 2 2".into(), "Removed 1 0".into()], false));
@@ -108,7 +108,7 @@ fn memory_is_bounded_by_keys_and_ring() {
     watch.pull(&mut cursor, 10, &mut Vec::new());
     for key in 0..10_000 {
         watch.set(key, 0);
-        watch.remove(&key, 1);
+        watch.remove(&key, 1, 0);
     }
     assert!(watch.is_empty());
     assert!(watch.entries.len() <= 100, "{} entries are remembered", watch.entries.len());
@@ -185,7 +185,7 @@ proptest! {
         for operation in operations {
             match operation {
                 Operation::Set(key, value) => watch.set(key, value),
-                Operation::Remove(key) => watch.remove(&key, 0),
+                Operation::Remove(key) => watch.remove(&key, 0, 0),
                 Operation::Pull(max) => { pull(&watch, &mut cursor, &mut copy, max)?; }
                 Operation::Resume(with_token) => {
                     let token = copy.token.filter(|_| with_token);
@@ -205,4 +205,31 @@ proptest! {
         let state: BTreeMap<u8, u32> = watch.iter().map(|(key, value)| (*key, **value)).collect();
         prop_assert_eq!(copy.state, state);
     }
+}
+
+#[test]
+fn what_went_is_bounded_in_bytes() {
+    let mut watch: Watch<u32, u32> = Watch::new(1, MAX_CHANGES);
+    watch.set(0, 0);
+    let mut early = watch.watch(None);
+    let mut out = Vec::new();
+    while watch.pull(&mut early, 10, &mut out).more {}
+    let bytes = MAX_GONE_BYTES / 100;
+    for key in 1..10_000 {
+        watch.set(key, key);
+        watch.remove(&key, key, bytes);
+        assert!(watch.gone_bytes <= MAX_GONE_BYTES && watch.entries.len() <= 102);
+    }
+    assert_eq!(watch.gone_bytes, 100 * bytes);
+    // Who had not come so far begins anew and has the state; what is there is not concerned.
+    out.clear();
+    let mark = watch.pull(&mut early, 10, &mut out);
+    assert!(mark.reset && out.is_empty());
+    while watch.pull(&mut early, 10, &mut out).more {}
+    assert_eq!(out.iter().map(|change| change.key).collect::<Vec<_>>(), [0]);
+    // A key that comes back takes its last value with it; one that never was adds nothing.
+    watch.set(9_999, 1);
+    assert_eq!(watch.gone_bytes, 99 * bytes);
+    watch.remove(&77_777, 1, bytes);
+    assert_eq!(watch.gone_bytes, 99 * bytes);
 }

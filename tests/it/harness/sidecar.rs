@@ -125,7 +125,12 @@ impl Sidecar {
 
     /// The static list.
     pub(crate) async fn static_peers(&self) -> Vec<StaticPeer> {
-        self.peers().list_static_peers(ListStaticPeersRequest {}).await.unwrap().into_inner().static_peers
+        self.peers()
+            .list_static_peers(ListStaticPeersRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .static_peers
     }
 
     /// Waits until the only static peer is in this state, and answers its entry.

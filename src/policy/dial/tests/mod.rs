@@ -78,10 +78,6 @@ enum Do {
     Fail(u64, Cause),
     /// A node dialed us and is a peer.
     In(u64),
-    /// A node is dialing us.
-    Knock(u64),
-    /// It is no longer.
-    KnockOver(u64),
     /// A peer went.
     Gone(u64, Cause),
     /// Discovery found a node at the address of another one, or did not.
@@ -151,8 +147,6 @@ impl Bench {
                 let task = self.task(*n);
                 self.dial.dial_failed(now, &self.rules, task, *cause, "as scripted");
             }
-            Do::Knock(n) => dial.inbound_pending(id(*n)),
-            Do::KnockOver(n) => dial.inbound_ended(now, rules, &id(*n)),
             Do::Gone(n, cause) => dial.peer_disconnected(now, rules, &id(*n), *cause, "as scripted"),
             Do::Found(n, at) => {
                 let found = at.map(|at| Enode::at(key(*n), addr(at)));
