@@ -374,7 +374,7 @@ impl State {
             self.release_channels(id, gone, None, "the protocol is not registered any more");
         }
         if let Some(kept) = self.kept.get_mut(&id) {
-            let announced = spec.announced();
+            let announced = spec.announced(self.network.as_ref());
             if announced.is_some() || kept.announces {
                 kept.announces = announced.is_some();
                 let owner = EntryOwner::Registration(kept.policy_id.0);

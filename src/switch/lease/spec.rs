@@ -111,7 +111,6 @@ impl RegistrationSpec {
             let problem = format!("more than the {} s that a peer waits for", MAX_STALL_LIMIT.as_secs());
             return Err(LeaseError::field("spec.overflow_policy.stall_limit", problem));
         }
-        self.wanted.check()?;
         if self.protocols.is_empty() {
             return Err(LeaseError::field("spec.protocols", "at least one is needed"));
         }
