@@ -303,6 +303,7 @@ impl App {
             instance_id: Arc::clone(&instance_id),
             leases: switch::lease::Config {
                 any_message_count: config.grpc.any_message_count,
+                has_network: Preset::of(config.network).is_some(),
                 message_counts: config.grpc.message_counts.clone(),
                 require_resume_token: config.grpc.require_resume_token,
                 client_name_len: client_name.len(),

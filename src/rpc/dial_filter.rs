@@ -20,6 +20,15 @@ pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusa
         Some(Filter::RecordEntry(proto::RecordEntryFilter { key, accepted_values })) => {
             Ok(Wanted::Entry { key, accepted: accepted_values.into_iter().map(Into::into).collect() })
         }
+        Some(Filter::Fork(fork)) if fork.genesis_hash.is_empty() => {
+            if fork.genesis_time != 0 || !fork.fork_heights.is_empty() || !fork.fork_times.is_empty() {
+                let problem = "is missing. Give its 32 bytes with the forks; without it and without forks, the network \
+                               that the sidecar was started for is meant";
+                return Err(Refusal::field("spec.dial_filter.fork.genesis_hash", problem));
+            }
+            let head = Head { height: fork.head_height, time: fork.head_time };
+            Ok(Wanted::Network { head, announce: fork.announce })
+        }
         Some(Filter::Fork(fork)) => {
             let genesis_hash = <[u8; 32]>::try_from(&fork.genesis_hash[..]).map_err(|_| {
                 let problem = format!("must have 32 bytes, not {}", fork.genesis_hash.len());
@@ -45,6 +54,12 @@ pub(super) fn view(wanted: &Wanted) -> Option<proto::DialFilter> {
         Wanted::Entry { key, accepted } => Filter::RecordEntry(proto::RecordEntryFilter {
             key: key.clone(),
             accepted_values: accepted.iter().map(|value| value.clone().into()).collect(),
+        }),
+        Wanted::Network { head, announce } => Filter::Fork(proto::ForkFilter {
+            head_height: head.height,
+            head_time: head.time,
+            announce: *announce,
+            ..proto::ForkFilter::default()
         }),
         Wanted::Fork(chain) => Filter::Fork(proto::ForkFilter {
             genesis_hash: chain.genesis_hash.to_vec().into(),

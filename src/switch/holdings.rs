@@ -378,7 +378,7 @@ impl State {
             self.release_channels(id, gone, None, DisconnectReason::Requested, detail);
         }
         if let Some(kept) = self.kept.get_mut(&id) {
-            let announced = spec.announced();
+            let announced = spec.announced(self.network.as_ref());
             if announced.is_some() || kept.announces {
                 kept.announces = announced.is_some();
                 let owner = EntryOwner::Registration(kept.policy_id.0);

@@ -5,8 +5,8 @@ use devp2pd::{
     node::{ForkId, Record},
     rpc::proto::{
         AddBootnodeRequest, DeleteRegistrationRequest, DialFilter, ForkFilter, GetNodeInfoRequest,
-        GetNodeInfoResponse, RegistrationSpec, UpdateRegistrationRequest, delete_registration_request,
-        dial_filter::Filter, update_registration_request::Registration as By,
+        GetNodeInfoResponse, RegisterProtocolsRequest, RegistrationSpec, UpdateRegistrationRequest,
+        delete_registration_request, dial_filter::Filter, update_registration_request::Registration as By,
     },
 };
 
@@ -67,6 +67,32 @@ async fn a_fork_filter_announces_its_chain_for_as_long_as_it_is_registered() {
     let delete = DeleteRegistrationRequest { registration: Some(by) };
     sidecar.protocols().delete_registration(delete).await.unwrap();
     announces(&sidecar, None).await;
+}
+
+/// An application that leaves the chain to the sidecar: filter and entry are those of --network.
+#[tokio::test]
+async fn the_chain_of_the_network_need_not_be_described() {
+    let today = Preset::of(Network::Sepolia).unwrap().fork_schedule().end().0;
+    let of_the_network = |fork: ForkFilter| RegistrationSpec {
+        dial_filter: Some(DialFilter { filter: Some(Filter::Fork(fork)) }),
+        ..spec("client", &[("eth", 69, 18)])
+    };
+    let announcing = || of_the_network(ForkFilter { announce: true, ..Default::default() });
+    let flags = ["--network", "sepolia", "--bootnodes", "none", "--dns-tree", "none"];
+    let sidecar = Sidecar::start_with(&flags).await;
+    let register = async |sidecar: &Sidecar, spec: RegistrationSpec| {
+        let request = RegisterProtocolsRequest { spec: Some(spec), ..Default::default() };
+        sidecar.protocols().register_protocols(request).await
+    };
+    let registered = register(&sidecar, announcing()).await.unwrap().into_inner().registration.unwrap();
+    assert_eq!(registered.spec.unwrap().dial_filter, announcing().dial_filter);
+    announces(&sidecar, Some(today)).await;
+    // Forks without their chain, and a chain where no network is known.
+    let half = of_the_network(ForkFilter { fork_times: vec![1], ..Default::default() });
+    let error = register(&sidecar, half).await.unwrap_err();
+    assert!(error.message().contains("genesis_hash"), "{error}");
+    let error = register(&Sidecar::start().await, announcing()).await.unwrap_err();
+    assert!(error.message().contains("--network none"), "{error}");
 }
 
 #[tokio::test]

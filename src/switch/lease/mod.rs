@@ -64,6 +64,8 @@ pub struct Config {
     pub max_per_principal: usize,
     /// Whether message counts other than those everybody knows are accepted.
     pub any_message_count: bool,
+    /// Whether the sidecar was started for a network, whose chain registrations may ask for without describing it.
+    pub has_network: bool,
     /// Capabilities whose message counts the operator knows, beside those that everybody knows.
     pub message_counts: Vec<Capability>,
     /// Whether only a resume token may act for a registration, not its client id or a protocol's name.
@@ -79,6 +81,7 @@ impl Default for Config {
             max_registrations: 32,
             max_per_principal: 32,
             any_message_count: false,
+            has_network: false,
             message_counts: Vec::new(),
             require_resume_token: false,
             client_name_len: 128,
@@ -243,6 +246,7 @@ impl Registry {
     /// Whether a spec can be registered beside what the others registered.
     fn check(&self, now: Now, id: Option<RegistrationId>, spec: &RegistrationSpec) -> Result<(), LeaseError> {
         spec.check(self.config.any_message_count)?;
+        spec.wanted.check(self.config.has_network)?;
         self.check_message_counts(spec)?;
         if let Some(registration) = id.and_then(|id| self.get(id))
             && registration.spec.client_id != spec.client_id

@@ -112,7 +112,6 @@ impl RegistrationSpec {
             let problem = format!("more than the {} s that a peer waits for", MAX_STALL_LIMIT.as_secs());
             wrong.field("spec.overflow_policy.stall_limit", problem);
         }
-        wrong.note(self.wanted.check())?;
         if self.protocols.is_empty() {
             wrong.field("spec.protocols", "at least one is needed");
         }

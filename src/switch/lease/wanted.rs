@@ -41,6 +41,13 @@ pub enum Wanted {
     },
     /// Those that can be of a chain.
     Fork(Arc<Chain>),
+    /// Those of the network that the sidecar was started for.
+    Network {
+        /// How far the application has followed it.
+        head: Head,
+        /// Whether our record says that we are on it.
+        announce: bool,
+    },
 }
 
 /// A chain as an application describes it.
@@ -69,13 +76,19 @@ impl Chain {
 }
 
 impl Wanted {
-    /// Whether it can be right.
-    pub(super) fn check(&self) -> Result<(), LeaseError> {
+    /// Whether it can be right. `has_network` says whether the sidecar was started for a network.
+    pub(super) fn check(&self, has_network: bool) -> Result<(), LeaseError> {
         let wrong = |field: &str, problem: String| {
             Err(LeaseError::field(format!("spec.dial_filter.{field}"), problem))
         };
         match self {
             Self::Unsaid | Self::Any => Ok(()),
+            Self::Network { .. } if !has_network => wrong(
+                "fork.genesis_hash",
+                "must have 32 bytes: the sidecar was started without a network (--network none), so it knows no chain"
+                    .to_owned(),
+            ),
+            Self::Network { .. } => Ok(()),
             Self::Entry { key, .. } if key.is_empty() || key.len() > MAX_KEY => {
                 wrong("record_entry.key", format!("must have 1 to {MAX_KEY} bytes"))
             }
@@ -115,7 +128,11 @@ impl RegistrationSpec {
             (Wanted::Unsaid, Some(schedule)) if self.protocol(ETH, None).is_some() => {
                 DialFilter::Fork { schedule: Arc::clone(schedule), head: Head::default() }
             }
-            (Wanted::Unsaid | Wanted::Any, _) => DialFilter::Any,
+            (Wanted::Network { head, .. }, Some(schedule)) => {
+                DialFilter::Fork { schedule: Arc::clone(schedule), head: *head }
+            }
+            // A network that is not there was refused when it was registered.
+            (Wanted::Unsaid | Wanted::Any | Wanted::Network { .. }, _) => DialFilter::Any,
             (Wanted::Entry { key, accepted }, _) if accepted.is_empty() => {
                 DialFilter::HasKey(key.as_bytes().to_vec())
             }
@@ -128,10 +145,11 @@ impl RegistrationSpec {
         }
     }
 
-    /// The chain that our record is to announce for the registration, if it asks for that.
+    /// The chain that our record is to announce for the registration, if it asks for that; `network` as above.
     #[must_use]
-    pub fn announced(&self) -> Option<(Arc<ForkSchedule>, Head)> {
+    pub fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
         match &self.wanted {
+            Wanted::Network { head, announce: true } => Some((Arc::clone(network?), *head)),
             Wanted::Fork(chain) if chain.announce => Some((Arc::new(chain.schedule()), chain.head)),
             _ => None,
         }
