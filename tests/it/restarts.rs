@@ -2,7 +2,7 @@
 
 use devp2pd::rpc::proto::{ConnectPeerRequest, PeerSource};
 
-use crate::harness::{Sidecar, spec};
+use crate::harness::{PATIENCE, Sidecar, spec};
 
 /// The other node is in no table, in no list, and dials nobody: only the database knows of it.
 #[tokio::test]
@@ -15,10 +15,17 @@ async fn the_last_good_peers_are_dialed_after_a_restart() {
     let connect = ConnectPeerRequest { node: other.enode(), ..ConnectPeerRequest::default() };
     before.peers().connect_peer(connect).await.unwrap();
     before.connected(other.id()).await;
-    let dir = before.stop().await;
+    let mut dir = before.stop().await;
     drop(ours);
-    let after = Sidecar::start_in(dir, &flags).await;
-    let _ours = after.application(spec("ours", &[("echo", 1, 8)])).await;
-    let peer = after.connected(other.id()).await;
-    assert_eq!(peer.source(), PeerSource::Database);
+    // A machine that is too busy for one handshake in time gets another start: the peer stays in the database.
+    for _ in 0..5 {
+        let after = Sidecar::start_in(dir, &flags).await;
+        let _ours = after.application(spec("ours", &[("echo", 1, 8)])).await;
+        if let Ok(peer) = tokio::time::timeout(PATIENCE / 3, after.connected(other.id())).await {
+            assert_eq!(peer.source(), PeerSource::Database);
+            return;
+        }
+        dir = after.stop().await;
+    }
+    panic!("nobody dialed the peer of the earlier run");
 }
