@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
+
+use super::peer_socket;
 
 /// How long a name may take (geth: 5 s).
 const LOOKUP: Duration = Duration::from_secs(5);
@@ -103,7 +106,9 @@ async fn race(
 }
 
 async fn open(addr: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(addr).await?;
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    peer_socket::prepare(&SockRef::from(&socket))?;
+    let stream = socket.connect(addr).await?;
     // Messages are batched before they are written; the kernel must not wait for more.
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -5,12 +5,14 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::sleep,
 };
+
+use super::peer_socket;
 
 /// Connections the kernel may hold before we accept them.
 const BACKLOG: i32 = 1024;
@@ -36,6 +38,7 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     // A restart must not wait for connections of the previous process to time out.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    peer_socket::prepare(&SockRef::from(&socket))?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
