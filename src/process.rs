@@ -127,8 +127,8 @@ pub enum FileLimit {
     },
 }
 
-/// Raises the limit of open files to what `peers` connections take: systems start processes with 1,024, which is
-/// enough for nobody who asks for 2,000 peers.
+/// Raises the limit of open files to what `peers` connections take: systems start processes with a limit of 1,024, which
+/// does not suffice for 2,000 peers.
 pub fn raise_file_limit(peers: usize) -> FileLimit {
     let now = getrlimit(Resource::Nofile);
     let (target, outcome) = plan(peers, now.current, now.maximum);

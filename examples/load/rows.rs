@@ -36,6 +36,11 @@ impl Plan {
     fn span(&self) -> Duration {
         Duration::from_secs(self.seconds)
     }
+
+    /// The span of one of several phases of a row: what a phase shows does not change after this long.
+    fn phase(&self) -> Duration {
+        Duration::from_secs(self.seconds.min(40))
+    }
 }
 
 /// One line of the table.
@@ -238,10 +243,10 @@ async fn asks(plan: &Plan) -> Vec<Outcome> {
     vec![lossless(format!("{count} requests of 100 KB answers at 20 MB/s"), sent, &reader.seen, all, note)]
 }
 
-async fn trickle(plan: &Plan) -> Vec<Outcome> {
+async fn trickle(_: &Plan) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for (name, action) in [("drop", Action::DropAndReport), ("wait", Action::Wait)] {
-        let seconds = plan.seconds.max(40);
+        let seconds = 60;
         let (sidecar, reader, _, mut geth) = with_geth(Reading { auto_credit: false, action }).await;
         reader.seen.pace.store(16 * KIB as u64, Ordering::Relaxed);
         geth.pour(16 * KIB, seconds);
@@ -282,8 +287,8 @@ async fn trickle(plan: &Plan) -> Vec<Outcome> {
     outcomes
 }
 
-async fn dead(plan: &Plan) -> Vec<Outcome> {
-    let seconds = plan.seconds.max(40);
+async fn dead(_: &Plan) -> Vec<Outcome> {
+    let seconds = 40;
     let (sidecar, reader, _, mut geth) = with_geth(Reading::BY_HAND).await;
     reader.seen.stopped.store(true, Ordering::Relaxed);
     geth.pour(16 * KIB, seconds);
@@ -345,7 +350,7 @@ async fn beside(plan: &Plan) -> Vec<Outcome> {
     for (rate, pace) in rates.iter_mut().zip([0, 16 * KIB as u64, 0]) {
         other.seen.pace.store(pace, Ordering::Relaxed);
         let started = Instant::now();
-        let until = Until::Time(started + plan.span());
+        let until = Until::Time(started + plan.phase());
         let before = fast.seen.messages();
         let (more, _) = tokio::join!(
             to_fast.pour(*fast_channel, FLOOD, &payload, until),
@@ -392,7 +397,7 @@ async fn slow_link(plan: &Plan) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let mut total = 0;
     for size in [KIB, 5_000_000] {
-        let until = Until::Time(Instant::now() + plan.span());
+        let until = Until::Time(Instant::now() + plan.phase());
         total += sender.pour(channel, FLOOD, &noise(size), until).await;
         let all = reader.seen.reaches(total).await;
         outcomes.push(lossless(
@@ -432,8 +437,8 @@ async fn both_stop(plan: &Plan) -> Vec<Outcome> {
         seen.stopped.store(true, Ordering::Relaxed);
     }
     let payload = noise(16 * KIB);
-    let stop = Duration::from_secs(plan.seconds.max(20));
-    let until = Until::Time(Instant::now() + stop + plan.span());
+    let stop = Duration::from_secs(20);
+    let until = Until::Time(Instant::now() + stop + plan.phase());
     let seens = [std::sync::Arc::clone(&first.seen), std::sync::Arc::clone(&second.seen)];
     let wake = async {
         tokio::time::sleep(stop).await;

@@ -77,7 +77,7 @@ pub struct Config {
 pub struct Peers {
     /// Where peers are accepted. Port 0 lets the system choose. Empty: nowhere.
     pub listen_addrs: Vec<SocketAddr>,
-    /// Whether `listen_addrs` are all there are: a family that the machine lacks may then be missing.
+    /// Whether `listen_addrs` means all addresses (`any`): an address family that the machine lacks is then skipped.
     pub any_family: bool,
     /// The port for TCP and UDP where a listening address names none; it stands in enode and record.
     pub port: u16,

@@ -291,7 +291,8 @@ fn peer_list(values: &[Item<String>], key: &str, layers: &Layers) -> Result<Vec<
     let values: Vec<String> = Item::values(values).cloned().collect();
     let list: Vec<NodeRef> = nodes(&values, key, layers)?;
     for (index, node) in list.iter().enumerate() {
-        if let Err(error) = node.check_dialable() {
+        let check = if key == "static-peers" { node.check_dialable() } else { node.check_address() };
+        if let Err(error) = check {
             return Err(layers.wrong(key, format!("entry {} ({node}): {error}", index + 1)));
         }
     }

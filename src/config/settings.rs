@@ -57,10 +57,10 @@ pub(super) struct Settings {
     /// Read settings from this TOML file.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Say whether the configuration is valid, and exit.
+    /// Check the configuration, print the result, and exit.
     #[arg(long)]
     pub(super) check_config: bool,
-    /// Print the configuration as a TOML file, with where each value comes from, and exit.
+    /// Print the configuration as a TOML file, with the origin of each value, and exit.
     #[arg(long)]
     pub(super) print_config: bool,
 
@@ -68,7 +68,7 @@ pub(super) struct Settings {
     /// ~/.local/share.
     #[arg(long, value_name = "DIR", help_heading = "Node")]
     pub(super) data_dir: Option<PathBuf>,
-    /// Take bootnodes, DNS tree and fork filter of this network.
+    /// Use the bootnodes, DNS tree and fork filter of this network.
     #[arg(long, value_name = "NAME", default_value = "mainnet", help_heading = "Node")]
     pub(super) network: Network,
     /// Read the node's key (64 hex digits) from this file. Default: nodekey in the data directory, made at first
@@ -78,17 +78,17 @@ pub(super) struct Settings {
     /// Put this word into the name that peers see: devp2pd/WORD/v….
     #[arg(long, value_name = "WORD", help_heading = "Node")]
     pub(super) identity: Option<String>,
-    /// Run on so many threads; 0 is one per core.
+    /// Run tasks on this many threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value = "0", help_heading = "Node")]
     pub(super) worker_threads: usize,
-    /// Exit at most this long after being told to stop.
+    /// Exit at most this long after a signal or call to stop.
     #[arg(long, value_name = "TIME", default_value = "25s", help_heading = "Node")]
     pub(super) shutdown_grace: Span,
 
     /// Use this port for peers, TCP and UDP; 0 lets the system choose.
     #[arg(long, value_name = "PORT", default_value = "30303", help_heading = "Peers")]
     pub(super) port: u16,
-    /// Accept peers on these addresses, with a port of their own or --port; `any` is all addresses, IPv4 and IPv6.
+    /// Accept peers on these addresses, each with its own port or with --port; `any` is all addresses, IPv4 and IPv6.
     #[arg(
         long,
         value_name = "IP[:PORT]",
@@ -101,64 +101,64 @@ pub(super) struct Settings {
     /// one of each family), stun, stun:HOST, stun:HOST:PORT.
     #[arg(long, value_name = "HOW", default_value = "any", help_heading = "Peers")]
     pub(super) nat: crate::net::nat::NatMethod,
-    /// Keep at most so many peers; static and trusted ones come on top.
+    /// Keep at most this many peers; static and trusted peers come on top.
     #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
     pub(super) maxpeers: usize,
     /// Always keep a connection to these nodes (enode:// or enr:), at most 1024. The node itself may be among them.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Peers")]
     pub(super) static_peers: Vec<Item<String>>,
-    /// Let these nodes in even when all slots are taken.
+    /// Accept these nodes even when all slots are taken, at most 1024.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Peers")]
     pub(super) trusted_peers: Vec<Item<String>>,
-    /// Dial and let in static and trusted peers only.
+    /// Dial and accept static and trusted peers only.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
     pub(super) allowlist_only: bool,
-    /// Talk to these networks only (192.0.2.0/24); all, if none is given.
+    /// Communicate with these networks only (192.0.2.0/24); default: all networks.
     #[arg(long, value_name = "CIDRS", value_delimiter = ',', help_heading = "Peers")]
     pub(super) netrestrict: Vec<Item<Net>>,
-    /// Dial nobody.
+    /// Dial no peers.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
     pub(super) nodial: bool,
-    /// Accept nobody.
+    /// Accept no peers.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
     pub(super) nolisten: bool,
-    /// Fill one in so many slots by dialing; the rest is for those who dial us.
+    /// Fill one of every N slots by dialing; the others are for peers that dial this node.
     #[arg(long, value_name = "N", default_value = "3", help_heading = "Peers")]
     pub(super) dial_ratio: NonZeroUsize,
     /// Give up a dial after this time.
     #[arg(long, value_name = "TIME", default_value = "15s", help_heading = "Peers")]
     pub(super) dial_timeout: Span,
-    /// Dial at most so many nodes at a time.
+    /// Dial at most this many nodes at a time.
     #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
     pub(super) max_pending_dials: NonZeroUsize,
-    /// Keep at most so many accepted connections that have not authenticated.
+    /// Keep at most this many accepted connections that have not authenticated.
     #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
     pub(super) max_pending_inbound: NonZeroUsize,
     /// Accept one connection per IP address (IPv6: per /64) in this time; 0s accepts any number.
     #[arg(long, value_name = "TIME", default_value = "30s", help_heading = "Peers")]
     pub(super) inbound_throttle: Span,
-    /// Keep at most so many peers from one network (IPv4 /24, IPv6 /64; a /48 twice as many); 0 is no limit.
+    /// Keep at most this many peers from one network (IPv4 /24, IPv6 /64; a /48 twice as many); 0 is no limit.
     #[arg(long, value_name = "N", default_value = "5", help_heading = "Peers")]
     pub(super) max_peers_per_subnet: usize,
-    /// Keep at most so many connections from one network that have not authenticated; 0 is no limit.
+    /// Keep at most this many unauthenticated connections from one network; 0 is no limit.
     #[arg(long, value_name = "N", default_value = "4", help_heading = "Peers")]
     pub(super) max_pending_per_subnet: usize,
-    /// When all slots are taken, let one peer make room for another about this often.
+    /// When all slots are taken, replace one peer about this often.
     #[arg(long, value_name = "TIME", default_value = "none", help_heading = "Peers")]
     pub(super) churn: OrNone<Span>,
     /// Dial private addresses that DNS trees and host names give, even from a public address.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "Peers")]
     pub(super) allow_lan: bool,
-    /// Receive at most so many bytes per second from each peer (64KiB, 1MiB).
+    /// Receive at most this many bytes per second from each peer (64KiB, 1MiB).
     #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
     pub(super) peer_receive_rate: OrNone<ByteRate>,
-    /// Send at most so many bytes per second to each peer.
+    /// Send at most this many bytes per second to each peer.
     #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
     pub(super) peer_send_rate: OrNone<ByteRate>,
-    /// Receive at most so many bytes per second from all peers together.
+    /// Receive at most this many bytes per second from all peers together.
     #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
     pub(super) receive_rate: OrNone<ByteRate>,
-    /// Send at most so many bytes per second to all peers together.
+    /// Send at most this many bytes per second to all peers together.
     #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
     pub(super) send_rate: OrNone<ByteRate>,
     /// Offer a protocol that is registered late to connected peers by reconnecting them one by one.
@@ -191,8 +191,8 @@ pub(super) struct Settings {
     /// Bind discovery's UDP here instead of on the peers' addresses and port.
     #[arg(long, value_name = "IP:PORT", default_value = "none", help_heading = "Discovery")]
     pub(super) discovery_addr: OrNone<Address>,
-    /// Send at most so many discovery packets per second, where a firewall or NAT counts flows; what is beyond is
-    /// dropped. A bootnode needs hundreds.
+    /// Send at most this many discovery packets per second, for firewalls and NATs that count flows; further packets
+    /// are dropped. A bootnode needs hundreds.
     #[arg(long, value_name = "N", default_value = "none", help_heading = "Discovery")]
     pub(super) discovery_rate: OrNone<NonZeroU32>,
     /// Ask this DNS server for trees instead of the system's.
@@ -205,32 +205,32 @@ pub(super) struct Settings {
     /// Serve gRPC on this Unix socket too; `auto` is grpc.sock in the data directory, `none` makes none.
     #[arg(long, value_name = "PATH", default_value = "auto", help_heading = "gRPC")]
     pub(super) grpc_socket: SocketPath,
-    /// Let callers over TCP in by this file of tokens, certificates and users alone; it is read again when it changes.
+    /// Accept only the callers in this file (tokens, certificates, users) over TCP; a change takes effect at once.
     #[arg(long, value_name = "FILE", help_heading = "gRPC")]
     pub(super) grpc_access: Option<PathBuf>,
-    /// Serve the TCP address with TLS, with this certificate (PEM, with those between it and its CA).
+    /// Serve the TCP address with TLS and this certificate (PEM, followed by its intermediate certificates).
     #[arg(long, value_name = "FILE", help_heading = "gRPC")]
     pub(super) grpc_tls_cert: Option<PathBuf>,
-    /// The private key of that certificate (PEM), readable by its owner only.
+    /// The private key of that certificate (PEM); a file that other users can read is refused.
     #[arg(long, value_name = "FILE", help_heading = "gRPC")]
     pub(super) grpc_tls_key: Option<PathBuf>,
-    /// Ask clients for a certificate of this CA (PEM); the access file says what each may do.
+    /// Require client certificates of this CA (PEM); the access file says what each client may do.
     #[arg(long, value_name = "FILE", help_heading = "gRPC")]
     pub(super) grpc_tls_client_ca: Option<PathBuf>,
-    /// Allow a gRPC address off loopback without an access file. Everyone who reaches it can do nearly everything.
+    /// Allow a gRPC address off loopback without an access file. Every host that reaches it can then make nearly every call.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) insecure_listen: bool,
-    /// Let a registration be acted for by its token alone, not by name.
+    /// Require the resume token in calls for a registration; its name is not enough.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) require_resume_token: bool,
-    /// Let a slow application hold the socket of a peer that another application uses too, for at most this time
-    /// without a proof of progress (up to 9s).
+    /// Let a slow application hold a peer that another application uses too, for at most this time without a proof of
+    /// progress (up to 9s).
     #[arg(long, value_name = "TIME", default_value = "500ms", help_heading = "gRPC")]
     pub(super) max_shared_stall: Span,
     /// Let an application end a connection that another application uses too.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) end_shared_sessions: bool,
-    /// Let protocols that we know (eth, snap) be registered with another message count than they have.
+    /// Accept registrations of known protocols (eth, snap) with a message count that differs from the known one.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) any_message_count: bool,
     /// Refuse to register these protocols with other message counts (NAME/VERSION=COUNT); common ones are known.
@@ -240,7 +240,7 @@ pub(super) struct Settings {
     /// Serve the probes /livez and /readyz on this TCP address; `none` serves none.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9303", help_heading = "Operation")]
     pub(super) http_addr: OrNone<Address>,
-    /// Log these events: a level (error, warn, info, debug, trace), or levels by room: info,devp2pd::net=debug.
+    /// Log these events: a level (error, warn, info, debug, trace), or levels by module: info,devp2pd::net=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", help_heading = "Operation")]
     pub(super) log: String,
     /// Write events in this format; auto is text on a terminal and JSON elsewhere.

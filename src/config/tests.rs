@@ -160,7 +160,7 @@ fn errors_name_the_place_and_what_would_be_right() {
     let key = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
     let at = |host: &str| enode(30303).replace("192.0.2.7", host);
     let discovery_alone = format!("{}?discport=30301", enode(0));
-    config(&["--bootnodes", &discovery_alone], &[HOME]);
+    config(&["--bootnodes", &discovery_alone, "--trusted-peers", &discovery_alone], &[HOME]);
     for (args, env, expected) in [
         (&["--prot", "1"][..], &[][..], &["unexpected argument '--prot'", "--port"][..]),
         (&["--port", "70000"], &[], &["--port", "70000"]),

@@ -102,6 +102,12 @@ impl NodeRef {
         if matches!(self, Self::Enode(enode) if enode.tcp == 0) {
             return Err(NotDialable::NoTcpPort);
         }
+        self.check_address()
+    }
+
+    /// An error if the reference names an address that is not the address of one node. A TCP port is not needed: for
+    /// nodes that are let in and need not be dialed.
+    pub fn check_address(&self) -> Result<(), NotDialable> {
         match self.enode().map(|enode| enode.host) {
             Some(Host::Ip(ip)) if !is_unicast(ip) => Err(NotDialable::NotUnicast(ip)),
             _ => Ok(()),
@@ -184,6 +190,8 @@ mod tests {
             assert!(matches!(check(&format!("{at}:30303")), Err(NotDialable::NotUnicast(_))), "{at}");
         }
         assert_eq!(check("10.0.0.1:0?discport=1"), Err(NotDialable::NoTcpPort));
+        let trusted: NodeRef = format!("enode://{key}@10.0.0.1:0?discport=1").parse().unwrap();
+        assert_eq!(trusted.check_address(), Ok(()), "it can be let in");
         assert_eq!(key.to_string().parse::<NodeRef>().unwrap().check_dialable(), Ok(()));
     }
 

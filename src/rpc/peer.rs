@@ -275,7 +275,8 @@ impl PeerService for Peers {
         &self,
         request: Request<proto::AddTrustedPeerRequest>,
     ) -> Result<Response<proto::AddTrustedPeerResponse>, Status> {
-        let node = dialable_node("node", &request.get_ref().node)?;
+        let node = node_ref("node", &request.get_ref().node)?;
+        node.check_address().map_err(|error| Refusal::field("node", error))?;
         let entry = self.handle.add_trusted(node).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::AddTrustedPeerResponse { trusted_peer: Some(trusted_peer(&entry)) }))
     }
