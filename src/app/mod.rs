@@ -35,10 +35,9 @@ use finding::{Finding, FindingTasks};
 use sockets::Sockets;
 
 use crate::{
-    Now,
     config::{
         Config, Grpc, Network, Rehello, Tls,
-        networks::{Knowledge, Preset},
+        networks::{self, Knowledge, Preset},
     },
     delivery::INBOUND_BUDGET,
     http::{self, Probes, Stage},
@@ -419,7 +418,7 @@ impl App {
             grpc_socket: socket.as_ref().map(|place| place.path().to_owned()),
             http_addr,
             data_dir: data_dir.path().to_owned(),
-            network: network_line(config.network, now),
+            network: networks::describe(config.network, now.unix),
             warnings: config.warnings,
         };
         Ok(Self {
@@ -605,17 +604,6 @@ fn preset_facts(network: Network) -> Option<NetworkFacts> {
     let preset = Preset::of(network)?;
     let Knowledge { release, released, forks } = preset.knowledge();
     Some(NetworkFacts { name: preset.name.to_owned(), release, released, forks })
-}
-
-/// The network and what is known of its forks, for people.
-fn network_line(network: Network, now: Now) -> String {
-    let Some(preset) = Preset::of(network) else {
-        return "none: bootnodes and forks come from settings and applications".to_owned();
-    };
-    let (name, knowledge) = (preset.name, preset.knowledge());
-    let forks: Vec<&str> = knowledge.forks.iter().map(|(name, _)| *name).collect();
-    let days = knowledge.age_days(now.unix);
-    format!("{name}, forks {}; from {}, {days} days old", forks.join(", "), knowledge.release)
 }
 
 /// Our name in Hello: `devp2pd/[identity/]v<version>/<os>-<arch>`.

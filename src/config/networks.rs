@@ -90,6 +90,18 @@ impl Preset {
     }
 }
 
+/// The network and what is known of its forks at `unix`, a Unix time: one line for people.
+#[must_use]
+pub fn describe(network: Network, unix: Duration) -> String {
+    let Some(preset) = Preset::of(network) else {
+        return "none: bootnodes and forks come from settings and applications".to_owned();
+    };
+    let knowledge = preset.knowledge();
+    let forks: Vec<&str> = knowledge.forks.iter().map(|(name, _)| *name).collect();
+    let days = knowledge.age_days(unix);
+    format!("{}, forks {}; from {}, {days} days old", preset.name, forks.join(", "), knowledge.release)
+}
+
 const MAINNET: Preset = Preset {
     name: "mainnet",
     bootnodes: &[

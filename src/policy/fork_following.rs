@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Networks (IPv4 /24, IPv6 /48) that must show nodes of a fork before it is followed, and that must reject it before it
-/// is dropped. Whoever has addresses in three networks can also run a node that passes every filter.
+/// is dropped. An attacker with addresses in three networks can also run nodes that pass every filter.
 pub const NETWORKS: usize = 3;
 
 /// How far a fork may lie ahead of our clock. A node that announces it has passed it, so this allows for clocks only.
