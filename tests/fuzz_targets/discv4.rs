@@ -192,10 +192,10 @@ impl Scene {
                 });
             }
             8 => drop(self.engine.handle_datagram(now, actor.addr, body)),
-            9 => self.engine.ping(now, query, &contact),
+            9 => drop(self.engine.ping(now, query, &contact)),
             10 => self.engine.request_enr(now, query, &contact),
-            11 => self.engine.lookup(now, query, [number; 64]),
-            12 => self.engine.resolve(now, query, contact.id, Some(contact.public_key), Some(contact)),
+            11 => drop(self.engine.lookup(now, query, [number; 64])),
+            12 => drop(self.engine.resolve(now, query, contact.id, Some(contact.public_key), Some(contact))),
             13 => self.engine.add_bootnode(now, contact),
             14 => self.engine.add_seed(now, contact),
             15 => self.engine.remove(now, &contact.id),
