@@ -35,6 +35,7 @@ use finding::{Finding, FindingTasks};
 use sockets::Sockets;
 
 use crate::{
+    Now,
     config::{
         Config, Grpc, Network, Rehello, Tls,
         networks::{self, Knowledge, Preset},

@@ -143,8 +143,8 @@ impl Network {
             let asker = others.into_iter().find(|asker| asker != target).unwrap_or(0);
             let key = self.nodes[*target].engine.public_key();
             begun.push((key.id(), self.now.mono));
-            // No lookup is refused here: they run one at a time.
-            let _ = self.nodes[asker].engine.lookup(self.now, QueryId(number), key.to_uncompressed());
+            let outcome = self.nodes[asker].engine.lookup(self.now, QueryId(number), key.to_uncompressed());
+            assert_eq!(outcome, Ok(()), "node {asker} is too busy");
             self.drain(asker, false);
             self.run(Duration::from_millis(20));
         }

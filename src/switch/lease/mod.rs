@@ -23,7 +23,7 @@
 //! [`Registry::register`] and [`Registry::attach`] answer at once; leases that end on their own leave through
 //! [`Registry::poll_action`] after [`Registry::handle_timeout`]. Nothing is remembered over a restart of the sidecar.
 //!
-//! Left out: the channels of a registration ([`inbox`](super::inbox)), what its names mean for live sessions, and
+//! Left out: the channels of a registration ([`delivery`](crate::delivery)), what its names mean for live sessions, and
 //! whether the caller's principal is who it says.
 
 mod claim;
