@@ -36,7 +36,7 @@ pub(super) fn run(data: &[u8]) {
         value += 1;
         match operation {
             0..=2 => source.set(argument % 20, value),
-            3 | 4 => source.remove(&(argument % 20), value),
+            3 | 4 => source.remove(&(argument % 20), value, 0),
             5 | 6 => {
                 let mark = pull(&source, &mut cursor, &mut copy, 1 + argument % 9);
                 token = mark.token.or(token);
