@@ -29,6 +29,29 @@ pub struct AttachParams {
     pub auto_credit: bool,
 }
 
+/// The most credit that one update may give, in bytes: more than any window or memory. A client that returns more has
+/// a number wrong.
+pub const MAX_CREDIT: u64 = 1 << 40;
+
+/// Why credit was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreditError {
+    /// No channel has had this number on this stream.
+    #[error(
+        "no channel {channel} was opened on this stream; channel_opened tells the numbers, and 0 is the stream itself"
+    )]
+    NeverOpened {
+        /// The number.
+        channel: u32,
+    },
+    /// The amount cannot be right.
+    #[error("{bytes} bytes are beyond any window; return what the messages that you have processed cost")]
+    TooMuch {
+        /// The amount.
+        bytes: u64,
+    },
+}
+
 /// Names one attachment of an inbox. An older one can neither pull nor give credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamId(u64);
@@ -44,6 +67,8 @@ pub(super) struct Stream {
     pub(super) max_whole: usize,
     pub(super) numbers: HashMap<u32, ChannelKey>,
     pub(super) next_number: u32,
+    /// Credit came for a number of this stream: the client knows them.
+    pub(super) credited: bool,
     pub(super) schedule: Schedule,
     /// Whether its last pull found nothing: then it wants to be woken.
     pub(super) idle: bool,
@@ -89,6 +114,7 @@ impl<P> Inbox<P> {
             max_whole: max_frame.saturating_sub(EVENT_OVERHEAD),
             numbers: HashMap::new(),
             next_number: 1,
+            credited: false,
             schedule: Schedule::default(),
             idle: false,
         };
@@ -185,20 +211,37 @@ impl<P> Inbox<P> {
     }
 
     /// The application returned credit: for the channel with this number, or for the stream (`0`). Credit for a
-    /// channel that is closed is ignored.
-    pub fn credit(&mut self, stream: StreamId, number: u32, bytes: u64) {
-        let Some(attached) = self.stream.as_mut().filter(|attached| attached.id == stream) else { return };
+    /// channel that is closed is ignored, and so is what a client that has just resumed says of numbers of its stream
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// The number was never used on this stream, or the amount is beyond any window.
+    pub fn credit(&mut self, stream: StreamId, number: u32, bytes: u64) -> Result<(), CreditError> {
+        let earlier_streams = self.streams > 1;
+        let Some(attached) = self.stream.as_mut().filter(|attached| attached.id == stream) else {
+            return Ok(());
+        };
+        if bytes > MAX_CREDIT {
+            return Err(CreditError::TooMuch { bytes });
+        }
         if number == 0 {
             attached.window.give(bytes);
             self.signal();
-            return;
+            return Ok(());
         }
-        let Some(&key) = attached.numbers.get(&number) else { return };
-        let Some(channel) = self.channels.get_mut(key) else { return };
+        if number >= attached.next_number {
+            let just_resumed = earlier_streams && !attached.credited;
+            return if just_resumed { Ok(()) } else { Err(CreditError::NeverOpened { channel: number }) };
+        }
+        attached.credited = true;
+        let Some(&key) = attached.numbers.get(&number) else { return Ok(()) };
+        let Some(channel) = self.channels.get_mut(key) else { return Ok(()) };
         channel.credit(bytes);
         if channel.on.place == Place::NoCredit {
             self.enlist(key);
         }
+        Ok(())
     }
 
     /// The channel that has this number on this stream.

@@ -49,7 +49,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-pub use attach::{AttachParams, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};
+pub use attach::{AttachParams, CreditError, DEFAULT_MAX_FRAME, MAX_CREDIT, MIN_MAX_FRAME, StreamId};
 pub use budget::{Budget, INBOUND_BUDGET, Share};
 pub use channel::{MAX_KEEP_FIRST, MAX_KEEP_FIRST_BYTES};
 pub use credit::{DEFAULT_CHANNEL_WINDOW, DEFAULT_STREAM_WINDOW, MESSAGE_COST, cost};

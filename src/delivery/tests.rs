@@ -194,19 +194,19 @@ fn credit_opens_and_closes_windows() {
         ["1 message 36", "1 message 36", "2 message 436"],
         "each until its window is used up; one message may take it below zero"
     );
-    inbox.credit(stream, 2, 300);
+    inbox.credit(stream, 2, 300).unwrap();
     assert!(inbox.see(stream).is_empty(), "zero is not open");
-    inbox.credit(stream, 2, 1);
+    inbox.credit(stream, 2, 1).unwrap();
     assert_eq!(inbox.see(stream), ["2 message 436"]);
-    inbox.credit(stream, 1, 10_000);
+    inbox.credit(stream, 1, 10_000).unwrap();
     assert!(inbox.see(stream).is_empty(), "the stream's window: 1000 - 2 * 100 - 2 * 500");
-    inbox.credit(stream, 0, 201);
+    inbox.credit(stream, 0, 201).unwrap();
     assert_eq!(inbox.see(stream), ["1 message 36"]);
-    inbox.credit(stream, 0, 10_000);
+    inbox.credit(stream, 0, 10_000).unwrap();
     assert_eq!(inbox.see(stream), ["1 message 36"]);
-    inbox.credit(stream, 9, 1); // no such channel: ignored
+    assert!(inbox.credit(stream, 9, 1).is_err(), "no such channel");
     let next = inbox.attach(manual(0, 0));
-    inbox.credit(stream, 2, 10_000); // not its stream any more
+    inbox.credit(stream, 2, 10_000).unwrap(); // not its stream any more
     assert_eq!(
         inbox.see(next),
         [
@@ -246,7 +246,7 @@ fn a_full_queue_drops_and_says_where() {
         assert_eq!(matches!(inbox.queue(key, len), Push::Queued), queued, "{len}");
     }
     assert_eq!(inbox.see(stream), ["1 opened 1/eth at 0", "1 message 36"]);
-    inbox.credit(stream, 1, 1 << 20);
+    inbox.credit(stream, 1, 1 << 20).unwrap();
     assert_eq!(inbox.see(stream), ["1 message 36", "1 gap 2 11"]);
     inbox.queue(key, 7);
     assert_eq!(inbox.see(stream), ["1 message 7"]);
@@ -530,4 +530,44 @@ fn the_end_of_a_registration_frees_everything() {
     assert!(matches!(inbox.queue(key, 1), Push::Closed));
     drop(inbox);
     assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn credit_that_cannot_be_right_is_told() {
+    let mut inbox = inbox();
+    let stream = inbox.attach(manual(0, 0));
+    let key = inbox.open(about(1, "eth")).unwrap();
+    assert_eq!(
+        inbox.credit(stream, 1, 64),
+        Err(CreditError::NeverOpened { channel: 1 }),
+        "not told of it yet"
+    );
+    inbox.see(stream);
+    let too_much = MAX_CREDIT + 1;
+    // channel, bytes → what becomes of the credit
+    let table = [
+        (1, 64, Ok(())),
+        (0, 64, Ok(())),
+        (0, MAX_CREDIT, Ok(())),
+        (0, too_much, Err(CreditError::TooMuch { bytes: too_much })),
+        (1, u64::MAX, Err(CreditError::TooMuch { bytes: u64::MAX })),
+        (2, 64, Err(CreditError::NeverOpened { channel: 2 })),
+    ];
+    for (channel, bytes, expected) in table {
+        assert_eq!(inbox.credit(stream, channel, bytes), expected, "{bytes} for {channel}");
+    }
+    inbox.close(key, ended(ClosedBy::Remote));
+    inbox.see(stream);
+    assert_eq!(inbox.credit(stream, 1, 64), Ok(()), "it crossed the end of the channel");
+    // A client that resumes may still return credit for the numbers of its stream before.
+    let next = inbox.attach(manual(0, 0));
+    inbox.open(about(2, "eth")).unwrap();
+    inbox.see(next);
+    assert_eq!(inbox.credit(next, 7, 64), Ok(()));
+    assert_eq!(inbox.credit(next, 1, 64), Ok(()));
+    assert_eq!(
+        inbox.credit(next, 7, 64),
+        Err(CreditError::NeverOpened { channel: 7 }),
+        "it knows the numbers"
+    );
 }

@@ -381,7 +381,7 @@ impl Outbound {
     }
 
     /// The session has ended: nothing more is taken or written.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let hooks: Vec<ProgressHook> = {
             let mut inner = self.lock();
             if !std::mem::replace(&mut inner.closed, true) {

@@ -17,6 +17,10 @@ pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
             "the channel's send window is used up; wait for credit".to_owned(),
         ),
         SendError::NotConnected => (ErrorReason::PeerNotConnected, "the channel is closed".to_owned()),
+        SendError::NeverOpened { channel } => (
+            ErrorReason::PeerNotConnected,
+            format!("no channel {channel} was opened on this stream; channel_opened tells the numbers"),
+        ),
         SendError::CodeOutOfRange { message_count } => (
             ErrorReason::MessageCodeOutOfRange,
             format!("the protocol has message codes 0 to {}", message_count.saturating_sub(1)),

@@ -24,7 +24,7 @@ use super::{
     registration,
     status::{self, Refusal},
 };
-use crate::delivery::AttachParams;
+use crate::delivery::{AttachParams, CreditError};
 use crate::{
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
     switch::{
@@ -238,8 +238,10 @@ async fn obey(
         )),
         client_event::Event::Message(message) => send(attachment, compressor, &message),
         client_event::Event::WindowUpdate(update) => {
-            attachment.credit(update.channel_id, update.bytes);
-            Ok(())
+            attachment.credit(update.channel_id, update.bytes).map_err(|error| match error {
+                CreditError::NeverOpened { .. } => Refusal::field("window_update.channel_id", error),
+                CreditError::TooMuch { .. } => Refusal::field("window_update.bytes", error),
+            })
         }
         client_event::Event::Barrier(barrier) => {
             attachment.reply(Reply::Barrier { nonce: barrier.nonce });

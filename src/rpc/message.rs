@@ -54,7 +54,9 @@ impl Messages {
             match error {
                 SendError::CodeOutOfRange { message_count } => refusal.with("message_count", message_count),
                 SendError::TooLarge { bytes, limit } => refusal.with("bytes", bytes).with("limit", limit),
-                SendError::WindowExceeded | SendError::NotConnected => refusal,
+                SendError::WindowExceeded | SendError::NotConnected | SendError::NeverOpened { .. } => {
+                    refusal
+                }
             }
         };
         let bytes = request.payload.len();

@@ -19,7 +19,7 @@ use super::{
     registrations::{Ended, Holding, RegistrationId},
     session::{Session, SessionChannel},
 };
-use crate::delivery::{Event, Pull, SharedInbox, StreamId};
+use crate::delivery::{CreditError, Event, Pull, SharedInbox, StreamId};
 use crate::{
     net::outbound::{Lane, Refused, SEND_WINDOW},
     rlpx::{Compressed, frame::check_len},
@@ -110,8 +110,13 @@ pub enum Reply {
 pub enum SendError {
     /// The channel's window is used up.
     WindowExceeded,
-    /// No such channel, or its session has ended.
+    /// The channel has ended.
     NotConnected,
+    /// No channel has had this number on this stream.
+    NeverOpened {
+        /// The number.
+        channel: u32,
+    },
     /// The capability has fewer codes.
     CodeOutOfRange {
         /// How many it has.
@@ -161,6 +166,8 @@ struct Target {
 #[derive(Default)]
 struct Sending {
     targets: HashMap<u32, Target>,
+    /// The highest number that a channel of this stream has had.
+    highest_channel: u32,
     /// Channels whose sockets took something since the reader looked.
     moved: Vec<u32>,
     replies: VecDeque<Reply>,
@@ -311,6 +318,7 @@ impl Attachment {
                         // nobody.
                         moved: true,
                     };
+                    sending.highest_channel = sending.highest_channel.max(number);
                     sending.targets.insert(number, target);
                     sending.moved.push(number);
                     let (weak, waker) = (Arc::downgrade(&self.sending), Arc::clone(&self.holding.waker));
@@ -370,8 +378,12 @@ impl Attachment {
     }
 
     /// The application can take more: on one channel, or on the stream (channel 0).
-    pub fn credit(&self, channel: u32, bytes: u64) {
-        self.holding.inbox.lock().credit(self.stream, channel, bytes);
+    ///
+    /// # Errors
+    ///
+    /// Credit that cannot be right.
+    pub fn credit(&self, channel: u32, bytes: u64) -> Result<(), CreditError> {
+        self.holding.inbox.lock().credit(self.stream, channel, bytes)
     }
 
     /// The session and channel behind a number.
@@ -426,7 +438,10 @@ impl Sending {
         send_id: u64,
         want_result: bool,
     ) -> Result<(), SendError> {
-        let target = self.targets.get_mut(&channel).ok_or(SendError::NotConnected)?;
+        let highest = self.highest_channel;
+        let missing =
+            || if channel > highest { SendError::NeverOpened { channel } } else { SendError::NotConnected };
+        let target = self.targets.get_mut(&channel).ok_or_else(missing)?;
         let to = &target.peer.channel;
         target.peer.check(code, message)?;
         let outbound = &target.peer.session.outbound;

@@ -42,7 +42,7 @@ use crate::{
         outbound::OutboundBudget,
     },
     node::{AddressClass, Enode, ForkSchedule, Head, NodeId, NodeRef, PublicKey, local::EntryOwner},
-    p2p::{DisconnectReason, LocalNode, Side},
+    p2p::{LocalNode, Side},
     policy::{
         Action, Cause, Policy, Settings,
         dial::{self, Candidate, Dial, QueryId, TaskId},
@@ -275,8 +275,8 @@ impl State {
         match job {
             Job::Connection(connection) => {
                 if let Some(link) = self.links.get(&connection) {
-                    // From here on its queue refuses.
-                    link.outbound.disconnect(DisconnectReason::SubprotocolError);
+                    // Its queue refuses from here on, gives its budget back, and callers that wait for it are told.
+                    link.outbound.close();
                 }
                 let detail = "a fault of this sidecar, see its log".to_owned();
                 let end = End { by: Side::Local, reason: None, detail, timed_out: false };

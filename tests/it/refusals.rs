@@ -322,9 +322,14 @@ async fn streams_that_do_not_begin_or_go_on_as_they_must() {
     let again = Wish::Attach(attach(spec("app", &[("echo", 1, 8)])));
     let unnumbered = Wish::Message(OutboundMessage { want_result: true, ..message(1, 0, []) });
     let nowhere = Wish::Message(OutboundMessage { channel_ids: vec![], ..message(1, 0, []) });
-    for (wish, field) in
-        [(again, None), (unnumbered, Some("message.send_id")), (nowhere, Some("message.channel_ids"))]
-    {
+    let credit = |channel_id, bytes| Wish::WindowUpdate(proto::WindowUpdate { channel_id, bytes });
+    for (wish, field) in [
+        (again, None),
+        (unnumbered, Some("message.send_id")),
+        (nowhere, Some("message.channel_ids")),
+        (credit(7, 64), Some("window_update.channel_id")),
+        (credit(0, u64::MAX), Some("window_update.bytes")),
+    ] {
         let mut app = sidecar.echo().await;
         app.barrier(1).await;
         app.tell(wish).await;

@@ -289,8 +289,8 @@ impl World {
         known.counted = true; // it has seen this announcement, and what was lost before
         known.window += bytes as i64;
         self.window += bytes as i64;
-        self.inbox.credit(stream, number, bytes);
-        self.inbox.credit(stream, 0, bytes);
+        self.inbox.credit(stream, number, bytes).expect("a number of this stream");
+        self.inbox.credit(stream, 0, bytes).expect("a number of this stream");
     }
 
     fn close(&mut self, index: usize) {
