@@ -145,14 +145,13 @@ impl Referee {
     /// lost.
     pub(crate) fn kept_pace(&self, limit: Duration) -> bool {
         let mut from = 0;
-        for last in &self.stretches {
-            while self.stretches.get(from + 1).is_some_and(|next| last.to - next.from.min(last.to) >= limit) {
+        for (at, last) in self.stretches.iter().enumerate() {
+            // The shortest time that ends here and is long enough.
+            while from < at && last.to - self.stretches[from + 1].from >= limit {
                 from += 1;
             }
-            if let Some(first) = self.stretches.get(from)
-                && last.to.saturating_sub(first.from) >= limit
-                && last.read - first.read < PROOF
-            {
+            let first = self.stretches[from];
+            if last.to - first.from >= limit && last.read - first.read < PROOF {
                 return false;
             }
         }
