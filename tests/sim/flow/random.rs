@@ -15,7 +15,7 @@ use super::{
 };
 
 /// How many runs; an unoptimized build makes do with fewer.
-const RUNS: u64 = if cfg!(debug_assertions) { 60 } else { 1_000 };
+const RUNS: u64 = if cfg!(debug_assertions) { 60 } else { 400 };
 
 /// A run ends when so many messages were read: floods of tiny ones take no longer than others.
 const MOST: u64 = 30_000;
