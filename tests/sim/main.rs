@@ -5,6 +5,7 @@
 
 mod adversary;
 mod discv4;
+mod flow;
 mod network;
 mod notary;
 mod wire;
