@@ -305,7 +305,8 @@ impl Reader {
                 self.seen.lost.fetch_add(gap.messages, Ordering::Relaxed);
                 return;
             }
-            Event::ChannelClosed(_) => {
+            Event::ChannelClosed(closed) => {
+                eprintln!("a channel was closed: {:?} by {}: {}", closed.reason(), closed.by, closed.detail);
                 self.seen.closed.fetch_add(1, Ordering::Relaxed);
                 return;
             }

@@ -139,7 +139,7 @@ impl Application {
         let ignored = std::mem::take(&mut self.ignored);
         if let Some(stream) = self.stream {
             for (number, _) in self.numbers.iter().filter(|(_, channel)| ignored.contains(channel)) {
-                self.inbox.lock().credit(stream, *number, 1 << 40);
+                self.inbox.lock().credit(stream, *number, 1 << 40).unwrap();
             }
         }
     }
@@ -203,9 +203,9 @@ impl Application {
     fn credit(&mut self, number: u32, price: u64) {
         let Some(stream) = self.stream.filter(|_| !self.params.auto_credit) else { return };
         let mut inbox = self.inbox.lock();
-        inbox.credit(stream, 0, price);
+        inbox.credit(stream, 0, price).unwrap();
         if !self.numbers.get(&number).is_some_and(|channel| self.ignored.contains(channel)) {
-            inbox.credit(stream, number, price);
+            inbox.credit(stream, number, price).unwrap();
         }
     }
 

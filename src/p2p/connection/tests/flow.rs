@@ -204,7 +204,7 @@ fn back_pressure_stops_reading_not_pinging() {
             pings.push(second);
         }
     }
-    let expected: Vec<_> = (0..10).map(|round| 1 + 10 * round).collect();
+    let expected: Vec<_> = (0..8).map(|round| 1 + 13 * round).collect();
     assert_eq!(pings, expected, "once to ask for a Pong, which does not come, then to keep the peer");
     assert_eq!(lab.received.len(), waiting);
     assert_eq!(lab.messages().len(), 1);
@@ -212,11 +212,11 @@ fn back_pressure_stops_reading_not_pinging() {
     lab.engine.handle_bytes(lab.now, &mut lab.received);
     assert_eq!(lab.messages().len(), 1);
     // The peer's silence while it was held is not counted, what was there before is.
-    assert_eq!(lab.run_to_deadline(), seconds(6), "the next ping");
+    assert_eq!(lab.run_to_deadline(), seconds(7), "the next ping");
     lab.hear();
     assert_eq!(lab.run_to_deadline(), seconds(15));
     lab.hear();
-    assert_eq!(lab.run_to_deadline(), seconds(9));
+    assert_eq!(lab.run_to_deadline(), seconds(8));
     lab.expect_fault(Fault::Silence);
 }
 
