@@ -238,7 +238,8 @@ async fn asks(plan: &Plan) -> Vec<Outcome> {
     request[..4].copy_from_slice(&100_000_u32.to_be_bytes());
     let sent = reader.pour(channel, ASK, &request.into(), Until::Count(count)).await;
     let all = reader.seen.reaches(sent).await;
-    let write = tokio::task::spawn_blocking(move || geth.longest_write()).await.unwrap();
+    // It is kept until the line is judged: its end would close the channel.
+    let (write, _geth) = tokio::task::spawn_blocking(move || (geth.longest_write(), geth)).await.unwrap();
     let note = format!("longest write {:.1} s", write.as_secs_f64());
     vec![lossless(format!("{count} requests of 100 KB answers at 20 MB/s"), sent, &reader.seen, all, note)]
 }
