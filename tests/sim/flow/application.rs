@@ -189,11 +189,18 @@ impl Application {
             events.into_iter().for_each(|event| self.hear(now, event));
             moved = true;
         }
+        while self.rate == FULL_SPEED
+            && !paused
+            && let Some((number, price)) = self.pulled.pop_front()
+        {
+            self.credit(number, price);
+            moved = true;
+        }
         if self.busy_until.is_none()
             && !paused
             && let Some((_, price)) = self.pulled.front()
         {
-            let time = if self.rate == FULL_SPEED { Duration::ZERO } else { time_for(*price, self.rate) };
+            let time = time_for(*price, self.rate);
             self.busy_until = Some(now + time);
             moved = true;
         }
