@@ -35,6 +35,12 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Whether all of it is taken: connections read nothing more until some of it comes back.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.used() >= self.limit
+    }
+
     /// What one channel may hold now: it takes one more message while it holds less.
     fn bound(&self) -> u64 {
         let used = self.used();
@@ -76,6 +82,13 @@ impl Share {
         // One step is kept by an inbox that drains: it is about to fill again.
         if bytes > self.taken || self.taken.saturating_sub(bytes) > 2 * STEP {
             self.take(bytes.next_multiple_of(STEP));
+        }
+    }
+
+    /// The owner holds nothing now, and keeps no step either: connections are many, and most of them are idle.
+    pub fn release(&mut self) {
+        if self.taken > 0 {
+            self.take(0);
         }
     }
 
@@ -124,6 +137,22 @@ mod tests {
         assert_eq!(share.bound(), 0, "the bound holds for all");
         drop(share);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn an_owner_that_holds_nothing_can_give_all_of_it_back() {
+        let budget = Budget::new(4 * STEP);
+        let mut shares: Vec<_> = (0..100).map(|_| Share::new(Arc::clone(&budget))).collect();
+        for share in &mut shares {
+            share.hold(1);
+            share.hold(0);
+            share.release();
+        }
+        assert_eq!(budget.used(), 0, "a hundred idle connections hold nothing");
+        shares[0].hold(4 * STEP);
+        assert!(budget.is_full());
+        shares[0].release();
+        assert!(!budget.is_full());
     }
 
     #[test]

@@ -49,6 +49,10 @@ use crate::{
 /// enough that it is still in cache and Disconnect is not stuck behind.
 const WRITE_AHEAD: usize = 64 * 1024;
 
+/// How long a connection waits before it looks again whether the budget over all applications has room. Short enough that
+/// nobody notices, long enough that a thousand connections cost nothing while they wait.
+const MEMORY_SHORT: Duration = Duration::from_millis(100);
+
 /// How long the last bytes, Disconnect among them, may take to leave (geth allows 1 s).
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -205,6 +209,10 @@ impl Task<'_> {
                 self.flush(stream).await;
                 return end;
             }
+            if self.engine.wants_bytes() && shared.inbound.is_full() {
+                // What was read and waits is bounded over all connections: none reads a message that would only be held.
+                self.engine.pause(now, now.mono + MEMORY_SHORT);
+            }
             arm(timer.as_mut(), [self.engine.poll_timeout(), self.unsent_until].into_iter().flatten().min());
             let held = self.engine.hold().is_some();
             let beyond_chunk = self.buffer.as_ref().map_or(0, BytesMut::capacity).saturating_sub(CHUNK);
@@ -255,7 +263,10 @@ impl Task<'_> {
     async fn deliver(&mut self, now: Now) {
         let mut sinks = ToSinks { sinks: &self.sinks, traffic: self.traffic, closed: &mut self.closed };
         self.engine.deliver(now, &mut sinks);
-        self.waiting.hold(self.engine.backlog() as u64);
+        match self.engine.backlog() {
+            0 => self.waiting.release(),
+            bytes => self.waiting.hold(bytes as u64),
+        }
         for channel in std::mem::take(&mut self.closed) {
             let _ = self.events.send(Event::ChannelClosed { connection: self.id, channel }).await;
         }

@@ -3,7 +3,10 @@
 //! Connections here run without a switch, so that the budget they share is at hand; a script gives the switch's answers.
 //! That bytes which trickle in do not extend a frame's 30 seconds is tested in virtual time, with the engine.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use devp2pd::{
     delivery::{Budget, INBOUND_BUDGET},
@@ -54,8 +57,25 @@ impl MessageSink for Lengths {
     }
 }
 
+/// Has no room, ever.
+struct Full;
+
+impl MessageSink for Full {
+    fn offer(&self, now: Instant, message: Inbound, _: HeldTime) -> Sunk {
+        let until = now + Duration::from_secs(1);
+        Sunk::Offer(Offer::Hold { payload: message.payload, until, charged: true })
+    }
+
+    fn offer_last(&self, _: Instant, _: Inbound) {}
+}
+
 impl Place {
     async fn new(budget: usize) -> Self {
+        Self::with(budget, INBOUND_BUDGET, true).await
+    }
+
+    /// `takes`: whether messages find room.
+    async fn with(budget: usize, inbound: u64, takes: bool) -> Self {
         let (events, mut said) = mpsc::channel(64);
         let (lengths, messages) = mpsc::channel(64);
         let mut connections = JoinSet::new();
@@ -67,7 +87,9 @@ impl Place {
                         let _ = reply.send(Ok(vec![echo]));
                     }
                     Event::Negotiated { reply, .. } => {
-                        let _ = reply.send(Ok(Open::Session(vec![Box::new(Lengths(lengths.clone()))])));
+                        let sink: Box<dyn MessageSink> =
+                            if takes { Box::new(Lengths(lengths.clone())) } else { Box::new(Full) };
+                        let _ = reply.send(Ok(Open::Session(vec![sink])));
                     }
                     Event::Heard { .. } | Event::ChannelClosed { .. } | Event::Closed { .. } => {}
                 }
@@ -82,7 +104,7 @@ impl Place {
                 budget: ReceiveBudget::new(budget),
                 turns: Turns::among(1),
                 bandwidth: Bandwidth::default(),
-                inbound: Budget::new(INBOUND_BUDGET),
+                inbound: Budget::new(inbound),
             }),
             connections,
             events,
@@ -184,4 +206,26 @@ async fn the_budget_is_one_for_all_and_small_peers_do_not_need_it() {
     rand::RngCore::fill_bytes(&mut StdRng::seed_from_u64(1), &mut payload);
     large.send(FIRST, &payload).await;
     assert_eq!(soon("a message", place.messages.recv()).await, Some(200_000));
+}
+
+/// Peers whose messages wait for an application that takes none: all of them together hold what the budget over all
+/// applications allows and the message that crosses it, however many they are.
+#[tokio::test]
+async fn what_connections_hold_for_applications_is_bounded_over_all_of_them() {
+    const MIB: u64 = 1 << 20;
+    let mut place = Place::with(256 << 20, 32 * MIB, false).await;
+    let mut peers = Vec::new();
+    for seed in 0..12 {
+        let mut peer = place.peer(seed).await;
+        // 400 KB on the wire, which the kernel takes.
+        peer.send(FIRST, &vec![0; 8 << 20]).await;
+        peers.push(peer);
+    }
+    let inbound = Arc::clone(&place.shared.inbound);
+    eventually("the budget is full", async || inbound.is_full().then_some(())).await;
+    for _ in 0..20 {
+        assert!(inbound.used() <= 41 * MIB, "{} MiB are held", inbound.used() / MIB);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(peers);
 }
