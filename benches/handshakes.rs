@@ -28,6 +28,7 @@ use devp2pd::{
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
         connection::{Connection, ConnectionId, Event, Role, Shared},
         outbound::Outbound,
+        traffic::BaseTotals,
         turns::Turns,
     },
     node::NodeKey,
@@ -115,6 +116,7 @@ async fn flood(turns: usize) -> (u64, Vec<Duration>) {
         turns: Turns::among(turns.min(1 << 20)),
         bandwidth: Bandwidth::default(),
         inbound: Budget::new(INBOUND_BUDGET),
+        base: BaseTotals::default(),
     });
     let (events, mut said) = mpsc::channel(64);
     tokio::spawn(async move {

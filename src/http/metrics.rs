@@ -184,7 +184,7 @@ impl Numbers {
     }
 
     fn messages(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Figures { traffic, applications, inbound_queued, outbound_queued, .. } = &self.figures;
+        let Figures { traffic, applications, base, inbound_queued, outbound_queued, .. } = &self.figures;
         let rows = by("direction", [("in", traffic.bytes_in), ("out", traffic.bytes_out)]);
         counter(out, "wire_bytes", "Bytes over connections with peers", &rows)?;
         let versions: Vec<String> =
@@ -213,6 +213,15 @@ impl Numbers {
         let name = "application_holding_channels";
         let help = "Channels that hold their peer, because the application takes messages too slowly";
         gauge(out, name, help, &each(|of| of.holding_channels as u64))?;
+        let name = "application_discarded_messages";
+        let help = "Messages on channels that had closed, whose capability is mute on that connection";
+        counter(out, name, help, &each(|of| of.discarded))?;
+        let name = "application_memory_drops";
+        let help = "Messages dropped because memory of the whole process was short";
+        counter(out, name, help, &each(|of| of.forced))?;
+        let rows = [("ping", base.pings_unanswered), ("other", base.base_ignored)];
+        let help = "Messages of the base protocol without effect, on connections that have ended";
+        counter(out, "base_messages_ignored", help, &by("kind", rows))?;
         let rows = by("for", [("applications", *inbound_queued), ("peers", *outbound_queued)]);
         gauge(out, "queued_bytes", "Bytes that wait", &rows)
     }

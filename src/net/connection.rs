@@ -36,7 +36,7 @@ use super::{
     buffers::{BudgetShare, BufferPool, CHUNK, ReceiveBudget},
     clock,
     outbound::{Outbound, Receipt},
-    traffic::Traffic,
+    traffic::{BaseTotals, Traffic},
     turns::Turns,
 };
 use crate::{
@@ -67,6 +67,8 @@ pub struct Shared {
     pub turns: Turns,
     /// How much may go over them.
     pub bandwidth: Bandwidth,
+    /// What was counted on connections that have ended.
+    pub base: BaseTotals,
     /// What waits for all applications, messages that connections hold included.
     pub inbound: Arc<Budget>,
 }
@@ -145,6 +147,7 @@ impl Connection {
         };
         let end = task.drive(&stream, &mut control, &space, &shared).await;
         task.deliver_last();
+        shared.base.add(task.engine.counters());
         outbound.close();
         drop(stream);
         // The owner of peers outlives its connections unless the process is ending.

@@ -27,7 +27,7 @@ use crate::{
 /// still taken, so that one message of any size always fits.
 pub const SEND_WINDOW: u64 = 1024 * 1024;
 
-/// What a message costs beyond its bytes, here and in all credit windows (DESIGN 4.5): queues of tiny messages are
+/// What a message costs beyond its bytes, here and in all credit windows (docs/grpc.md): queues of tiny messages are
 /// bounded too.
 pub const MESSAGE_COST: u64 = 64;
 

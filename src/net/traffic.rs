@@ -10,8 +10,33 @@ use std::{
 
 use crate::{
     Now,
-    p2p::{ChannelIndex, intake::Hold},
+    p2p::{self, ChannelIndex, intake::Hold},
 };
+
+/// Messages of the base protocol that had no effect, over all connections that have ended.
+#[derive(Debug, Default)]
+pub struct BaseTotals {
+    pings_unanswered: AtomicU64,
+    ignored: AtomicU64,
+}
+
+impl BaseTotals {
+    /// A connection has ended.
+    pub(super) fn add(&self, counters: p2p::Counters) {
+        let p2p::Counters { pings_unanswered, base_ignored } = counters;
+        self.pings_unanswered.fetch_add(pings_unanswered, Ordering::Relaxed);
+        self.ignored.fetch_add(base_ignored, Ordering::Relaxed);
+    }
+
+    /// The sums so far.
+    #[must_use]
+    pub fn sums(&self) -> p2p::Counters {
+        p2p::Counters {
+            pings_unanswered: self.pings_unanswered.load(Ordering::Relaxed),
+            base_ignored: self.ignored.load(Ordering::Relaxed),
+        }
+    }
+}
 
 /// Counters of one session. Bytes are those of the socket, messages those of sub-protocols.
 #[derive(Debug, Default)]

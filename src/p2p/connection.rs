@@ -61,20 +61,12 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reading stops while this many actions wait to be taken.
 pub const MAX_ACTIONS: usize = 1024;
 
-/// What was counted on one connection.
+/// Messages of the base protocol that had no effect on one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes of all frames read while open.
-    pub wire_bytes_in: u64,
-    /// Bytes written, handshake included.
-    pub wire_bytes_out: u64,
-    /// Messages of shared capabilities read.
-    pub messages_in: u64,
-    /// Messages of shared capabilities written.
-    pub messages_out: u64,
     /// Pings that were not answered because too many pongs were owed.
     pub pings_unanswered: u64,
-    /// Base messages without effect: a second Hello, an unexpected Pong, unknown codes.
+    /// A second Hello, an unexpected Pong, unknown codes.
     pub base_ignored: u64,
 }
 

@@ -9,6 +9,7 @@ use super::{lease::StateName, registrations::SwitchError, session::Session, stat
 use crate::delivery::Lost;
 use crate::{
     net::traffic::ChannelTraffic,
+    p2p::Counters,
     policy::{Slots, Warning, recent::Counts},
 };
 
@@ -68,6 +69,8 @@ pub struct Figures {
     pub inbound_queued: u64,
     /// Bytes that wait for peers.
     pub outbound_queued: u64,
+    /// Messages of the base protocol that had no effect, on connections that have ended.
+    pub base: Counters,
     /// What applications lost and hold now, by client id.
     pub applications: BTreeMap<Arc<str>, Application>,
     /// Registrations by state.
@@ -91,6 +94,10 @@ pub struct Application {
     pub waiting_bytes: u64,
     /// Its channels that hold their connection.
     pub holding_channels: usize,
+    /// Messages on channels that had closed: its capability is mute there.
+    pub discarded: u64,
+    /// How often the memory of the whole process, and not a channel's own bound, decided that a message does not fit.
+    pub forced: u64,
 }
 
 impl Figures {
@@ -125,9 +132,12 @@ impl State {
             application.lost.messages += lost.messages;
             application.lost.bytes += lost.bytes;
             application.waiting_bytes += inbox.waiting();
+            application.discarded += inbox.counters().discarded;
+            application.forced += inbox.counters().forced;
             application.holding_channels += inbox.holding().map_or(0, |(channels, _)| channels);
         }
         Figures {
+            base: self.shared.base.sums(),
             applications,
             inbound,
             dialed: self.sessions.len() - inbound,

@@ -30,6 +30,7 @@ use crate::{
         discovery::Discovery,
         listener::Accepted,
         node_db::NodeDb,
+        traffic::BaseTotals,
         turns::Turns,
     },
     node::{AddressClass, ForkSchedule, Head, NodeId, NodeRef, local::EntryOwner},
@@ -119,6 +120,7 @@ impl Switch {
             turns: Turns::among(tokio::runtime::Handle::current().metrics().num_workers()),
             bandwidth: Bandwidth::new(clock::now().mono, config.bandwidth),
             inbound: Budget::new(config.inbox_budget),
+            base: BaseTotals::default(),
         });
         let state = State::new(clock::now(), config, events, shared, handle.clone());
         let switch = Self { state, commands: command_queue, events: event_queue, accepted, lists, sources };

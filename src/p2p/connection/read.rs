@@ -64,8 +64,6 @@ impl Connection {
                 if mem::take(&mut self.probing) {
                     self.actions.push_back(Action::Heard);
                 }
-                self.counters.wire_bytes_in =
-                    self.counters.wire_bytes_in.saturating_add(frame.wire_len as u64);
                 if frame.code < BASE_CODES { self.base_message(now, &frame)? } else { self.message(&frame)? }
             }
             Stage::Closing(_) | Stage::Closed => {
@@ -108,7 +106,6 @@ impl Connection {
         } else {
             self.decompressor.copy(&frame.payload)
         };
-        self.counters.messages_in += 1;
         self.intake.push(Inbound { channel, code: relative, payload, wire_bytes: frame.wire_len });
         Ok(())
     }

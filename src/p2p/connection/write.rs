@@ -44,7 +44,6 @@ impl Connection {
             _ => {}
         }
         let written = out.len().saturating_sub(before);
-        self.counters.wire_bytes_out = self.counters.wire_bytes_out.saturating_add(written as u64);
         if let Stage::Open(open) = &mut self.stage
             && !out.is_empty()
         {
@@ -87,7 +86,6 @@ impl Connection {
             messages += 1;
         }
         if messages > 0 {
-            self.counters.messages_out = self.counters.messages_out.saturating_add(messages as u64);
             self.written(messages, out.len().saturating_sub(before));
         }
     }
