@@ -145,7 +145,8 @@ impl Connection {
             unwritable: false,
             end: None,
         };
-        let end = task.drive(&stream, &mut control, &space, &shared).await;
+        let mut end = task.drive(&stream, &mut control, &space, &shared).await;
+        end.proven = task.engine.remote_hello().is_some();
         task.deliver_last();
         shared.base.add(task.engine.counters());
         outbound.close();
@@ -322,7 +323,7 @@ impl Task<'_> {
                         )
                     );
                     let detail = fault.map(|fault| fault.to_string()).unwrap_or_default();
-                    self.end.get_or_insert(End { by, reason, detail, timed_out });
+                    self.end.get_or_insert(End { by, reason, detail, timed_out, proven: false });
                 }
             }
         }
@@ -491,7 +492,8 @@ impl Task<'_> {
             io::ErrorKind::UnexpectedEof => "the remote closed the connection".to_owned(),
             _ => format!("the connection broke: {error}"),
         };
-        self.end.get_or_insert(End { by: p2p::Side::Remote, reason: None, detail, timed_out: false });
+        let by = p2p::Side::Remote;
+        self.end.get_or_insert(End { by, reason: None, detail, timed_out: false, proven: false });
     }
 }
 

@@ -451,6 +451,9 @@ impl State {
         let Some(link) = self.links.get(&id) else { return };
         let established = matches!(link.stage, Stage::Open { .. });
         let cause = cause::of_end(&end, established);
+        if end.proven && link.inbound {
+            self.policy.reached_by(link.remote.ip());
+        }
         let (by, detail) = match (&link.closing, end.by) {
             (Some((by, detail)), Side::Local) => (by.clone(), Arc::clone(detail)),
             (_, Side::Local) => (ClosedBy::Sidecar, Arc::from(end.detail.as_str())),

@@ -279,7 +279,7 @@ impl State {
                     link.outbound.close();
                 }
                 let detail = "a fault of this sidecar, see its log".to_owned();
-                let end = End { by: Side::Local, reason: None, detail, timed_out: false };
+                let end = End { by: Side::Local, reason: None, detail, timed_out: false, proven: false };
                 self.event(now, connection::Event::Closed { connection, end });
             }
             Job::Dial(dial) => {

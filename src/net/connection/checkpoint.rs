@@ -123,4 +123,6 @@ pub struct End {
     pub detail: String,
     /// Whether it ended because nothing came in time.
     pub timed_out: bool,
+    /// Whether the other side had proved its key: its Hello came in a frame that verified.
+    pub proven: bool,
 }

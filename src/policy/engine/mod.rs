@@ -210,9 +210,10 @@ impl Policy {
         served: &[RegistrationId],
     ) -> Result<Verdict, Refusal> {
         let identity = self.admission.identity(conn);
-        if identity.is_some_and(|(_, inbound)| inbound) {
-            let global = |ip| AddressClass::of(ip) == AddressClass::Global;
-            self.reached_from_outside |= self.admission.address(conn).is_some_and(global);
+        if identity.is_some_and(|(_, inbound)| inbound)
+            && let Some(ip) = self.admission.address(conn)
+        {
+            self.reached_by(ip);
         }
         let listed = identity.is_some_and(|(id, _)| is_listed(&self.dial, &id));
         let ip = self.admission.address(conn).filter(|_| identity.is_some_and(|(_, inbound)| inbound));
@@ -245,6 +246,11 @@ impl Policy {
             self.dial.dial_failed(now, &self.rules, task, cause, detail);
         }
         self.drain_admission(now);
+    }
+
+    /// A node that dialed us from this address has proved its key, whatever became of its connection.
+    pub fn reached_by(&mut self, ip: IpAddr) {
+        self.reached_from_outside |= AddressClass::of(ip) == AddressClass::Global;
     }
 
     /// Time passed.
@@ -353,8 +359,7 @@ impl Policy {
         self.refused_sources.found(now.mono)
     }
 
-    /// Whether a node on the Internet has ever dialed us, proved who it is and shared a protocol: the proof that our
-    /// port is open. Behind an address translation that hides who dials, this stays false.
+    /// Whether a node on the Internet has ever dialed us and proved who it is: the proof that our port is open. Behind an address translation that hides who dials, this stays false.
     #[must_use]
     pub fn reached_from_outside(&self) -> bool {
         self.reached_from_outside
