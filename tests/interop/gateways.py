@@ -125,7 +125,8 @@ def behind(case, method):
     gateway = Gateway(case, method)
     sidecar = Program(case, "sidecar", [
         "ip", "netns", "exec", gateway.lan, case.tools.devp2pd, "--network", "none", "--nat", method, "--port", "0",
-        "--listen-addr", INSIDE, "--grpc-addr", "127.0.0.1:0", "--http-addr", "none", "--data-dir", case.folder / "data"])
+        "--listen-addr", INSIDE, "--grpc-addr", "127.0.0.1:0", "--http-addr", "none", "--inbound-throttle", "0s",
+        "--data-dir", case.folder / "data"])
     grpc = sidecar.wait(lambda line: (found := re.search(r"(?i)grpc\W.*?(127\.0\.0\.1:\d+)", line))
                         and found.group(1), 30, "the gRPC address")
 
@@ -146,6 +147,10 @@ def behind(case, method):
     done = gateway.inside(gateway.wan, case.tools.devp2p, "rlpx", "ping", enode)
     expect("devp2pd/" in done.stdout, f"a stranger got {done.stdout}{done.stderr}")
     gateway.inside(gateway.wan, case.tools.devp2p, "discv4", "ping", "--addr", f"{STRANGER}:0", enode)
+    expect(not info()["peers"].get("reachedFromOutside"), "an RLPx ping says no Hello, so nobody has proved a key")
+    # One that says Hello has, though it shares no protocol.
+    gateway.inside(gateway.wan, "timeout", "10", case.tools.geth_peer, "-listen", f"{STRANGER}:0", "-static", enode,
+                   fails=True)
     expect(info()["peers"].get("reachedFromOutside"), "nobody noticed that a stranger came in")
     sidecar.process.send_signal(signal.SIGTERM)
     expect(sidecar.exit_status(30) == 0, "the sidecar did not stop cleanly")
