@@ -134,7 +134,8 @@ fn mb(bytes: u64, time: Duration) -> String {
 fn size_name(size: usize) -> String {
     match size {
         LARGEST => "16 MiB - 1".to_owned(),
-        size if size >= MIB => format!("{} MiB", size / MIB),
+        size if size % MIB == 0 => format!("{} MiB", size / MIB),
+        size if size >= MIB => format!("{:.1} MB", size as f64 / 1e6),
         size if size >= KIB => format!("{} KiB", size / KIB),
         size => format!("{size} B"),
     }
