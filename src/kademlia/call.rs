@@ -1,6 +1,6 @@
 //! Why a request to a node was not made, or came to nothing.
 //!
-//! Both protocols refuse for the same reasons, and whoever asked wants to know whom to blame: the node that was named,
+//! Both protocols refuse for the same reasons, and a caller wants to know what is to blame: the node that was named,
 //! the request, or how busy we are. Left out: how a node is asked (the engines), and what a caller is told (`rpc`).
 
 /// The most lookups of one protocol at a time. Each asks three nodes at a time; refresh and walk make at most four.

@@ -323,7 +323,7 @@ impl State {
             }
             let Some(action) = self.policy.poll_action() else { break };
             match action {
-                // No more dials: each gets its answer at once, and with it whoever waits for it.
+                // No more dials: each gets its answer at once, and so does the caller that waits for it.
                 Action::Dial(dial::Action::LookupHost { task, .. }) if self.draining => {
                     self.policy.dial_failed(now, task, Cause::LocalFault, STOPPING);
                 }

@@ -2,7 +2,7 @@
 //!
 //! Everything that happens comes in through one of the bounded queues below and is dealt with one at a time, in
 //! microseconds. Whatever takes longer (connections, dials, lookups) is a task of its own that reports back, and the
-//! lists are kept by whoever watches them: nothing here waits for a disk.
+//! lists are kept by the task that watches them: nothing here waits for a disk.
 
 use std::{io, net::IpAddr, sync::Arc};
 

@@ -156,7 +156,7 @@ async fn lists_that_nobody_takes_hold_nothing_up() {
     }
     assert_eq!(handle.peers().await.unwrap().len(), 0);
     let newest = lists.borrow().clone().unwrap();
-    assert_eq!(newest.bans.len(), 50, "the newest state is there for whoever writes it");
+    assert_eq!(newest.bans.len(), 50, "the newest state is there to be written");
     drop(stop);
     running.await.unwrap();
 }

@@ -34,7 +34,7 @@ async fn a_batch_leaves_in_order_and_what_cannot_be_sent_holds_up_nobody() {
     let mut port = UdpPort::bind(&["127.0.0.1".parse().unwrap()], 0).unwrap();
     let reader = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = reader.local_addr().unwrap();
-    // Port 0 is nobody's, and more than one batch goes out.
+    // No packet can go to port 0, and more than one batch goes out.
     for number in 0..100_u8 {
         if number % 10 == 3 {
             port.send("127.0.0.1:0".parse().unwrap(), b"to nobody");

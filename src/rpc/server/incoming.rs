@@ -258,7 +258,7 @@ impl Early {
     }
 }
 
-/// Answers a client of HTTP/1, and takes what it still sends, so that the answer is not lost with the connection.
+/// Sends a client of HTTP/1 its answer, and takes what it still sends, so that the answer is not lost with the connection.
 async fn say_what_this_is(transport: &mut Transport) -> io::Result<()> {
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
