@@ -396,6 +396,13 @@ impl Outbound {
     }
 }
 
+impl Drop for Outbound {
+    /// A connection that is cut before it has keys ends without a word, and its share of the budget with it.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,6 +459,21 @@ mod tests {
             session.close();
         });
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_queue_that_is_dropped_takes_no_share_any_more() {
+        let budget = Arc::<OutboundBudget>::default();
+        (0..1000).for_each(|_| drop(Outbound::new(Arc::clone(&budget))));
+        assert_eq!(
+            budget.sessions.load(Ordering::Acquire),
+            0,
+            "connections that were cut in their handshake"
+        );
+        let closed = Outbound::new(Arc::clone(&budget));
+        closed.close();
+        drop(closed);
+        assert_eq!(budget.sessions.load(Ordering::Acquire), 0, "once, not twice");
     }
 
     #[test]
