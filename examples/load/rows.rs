@@ -420,28 +420,22 @@ async fn two_fast(plan: &Plan) -> Vec<Outcome> {
 }
 
 async fn slow_link(plan: &Plan) -> Vec<Outcome> {
-    let (a, b) = (Sidecar::start(&[]).await, Sidecar::start(&[]).await);
-    let at = a.enode.rfind('@').unwrap();
-    let address = a.enode[at + 1..].split('?').next().unwrap().parse().unwrap();
-    let proxy = link::slow(address, 1e6).await;
-    b.dial(&format!("{}@{proxy}", &a.enode[..at])).await;
-    let mut reader = Application::attach(&a, "reader", "load", Reading::BY_HAND).await;
-    let mut sender = Application::attach(&b, "sender", "load", Reading::AUTO).await;
-    reader.channel().await;
-    let channel = sender.channel().await;
     let mut outcomes = Vec::new();
-    let mut total = 0;
     for size in [KIB, 5_000_000] {
+        let (a, b) = (Sidecar::start(&[]).await, Sidecar::start(&[]).await);
+        let at = a.enode.rfind('@').unwrap();
+        let address = a.enode[at + 1..].split('?').next().unwrap().parse().unwrap();
+        let proxy = link::slow(address, 1e6).await;
+        b.dial(&format!("{}@{proxy}", &a.enode[..at])).await;
+        let mut reader = Application::attach(&a, "reader", "load", Reading::BY_HAND).await;
+        let mut sender = Application::attach(&b, "sender", "load", Reading::AUTO).await;
+        reader.channel().await;
+        let channel = sender.channel().await;
         let until = Until::Time(Instant::now() + plan.phase());
-        total += sender.pour(channel, FLOOD, &noise(size), until).await;
-        let all = reader.seen.reaches(total).await;
-        outcomes.push(lossless(
-            format!("{} over 1 MB/s", size_name(size)),
-            total,
-            &reader.seen,
-            all,
-            String::new(),
-        ));
+        let sent = sender.pour(channel, FLOOD, &noise(size), until).await;
+        let all = reader.seen.reaches(sent).await;
+        let what = format!("{} over 1 MB/s", size_name(size));
+        outcomes.push(lossless(what, sent, &reader.seen, all, String::new()));
     }
     outcomes
 }
