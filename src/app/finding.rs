@@ -15,10 +15,11 @@ use crate::{
     net::{
         clock, dialer,
         discovery::{self, Discovery, contact_of},
-        dns_discovery::{self, DnsNode},
+        dns_discovery,
         nat::{self, NatMethod},
         node_db::{self, NodeDb, StoredPeer},
         resolver::Resolver,
+        running::Running,
     },
     node::{
         Enode, Host, NodeKey, NodeRef,
@@ -33,9 +34,6 @@ const CANDIDATES: usize = 64;
 
 /// Peers of earlier runs that are offered. More than a full house has dialed slots, because some have gone.
 const PEERS: usize = 64;
-
-/// Nodes of DNS trees that are fetched ahead: one dialer's worth.
-const DNS_NODES: usize = 8;
 
 /// How soon the host name of a bootnode is asked for again, and how seldom at the end. A resolver is somebody else's.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -57,7 +55,7 @@ pub(super) struct FindingTasks {
     stop_driver: oneshot::Sender<()>,
     gateway: Option<Owned<()>>,
     stop_gateway: watch::Sender<bool>,
-    _dns: Option<Owned<()>>,
+    _dns: Option<Running>,
     _names: Option<Owned<()>>,
     _peers: Option<Owned<()>>,
     db: Option<NodeDb>,
@@ -123,19 +121,16 @@ pub(super) fn start(
     };
     let (demand, wanted) = watch::channel(0);
     let (candidates_sender, candidates) = mpsc::channel(CANDIDATES);
-    let (tree_counters, trees) = watch::channel(dnsdisc::Counters::default());
+    // Without trees the counters stay where they are.
+    let (_, mut trees) = watch::channel(dnsdisc::Counters::default());
     let dns = match (links(config, preset), resolver) {
         (links, _) if links.is_empty() => None,
         (links, Ok(resolver)) => {
-            let feed = feed_from_dns(
-                links,
-                resolver,
-                wanted.clone(),
-                candidates_sender.clone(),
-                tree_counters,
-                fork(),
-            );
-            Some(Owned(tokio::spawn(feed)))
+            let (demand, candidates) = (wanted.clone(), candidates_sender.clone());
+            let (counters, feed) =
+                dns_discovery::start(dns_discovery::Feed { links, resolver, demand, candidates, rng: fork() });
+            trees = counters;
+            Some(feed)
         }
         (_, Err(error)) => {
             tracing::warn!(%error, "DNS trees are not read");
@@ -270,46 +265,5 @@ async fn feed_from_database(
         if candidates.send(candidate).await.is_err() {
             return;
         }
-    }
-}
-
-/// Reads trees while the dialer has room for candidates.
-async fn feed_from_dns(
-    links: Vec<Link>,
-    resolver: Resolver,
-    mut demand: watch::Receiver<usize>,
-    candidates: mpsc::Sender<Candidate>,
-    counters: watch::Sender<dnsdisc::Counters>,
-    rng: StdRng,
-) {
-    // Nothing is asked before the first free slot.
-    if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
-        return;
-    }
-    let client = dnsdisc::Client::new(clock::now(), dnsdisc::Config { allow_private: false }, &links, rng);
-    let (nodes, mut found) = mpsc::channel::<DnsNode>(DNS_NODES);
-    let reading = dns_discovery::run(client, resolver, nodes, counters);
-    let feeding = async {
-        loop {
-            if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
-                return;
-            }
-            let Some(DnsNode { record, .. }) = found.recv().await else { return };
-            let Some(addr) = record.tcp_addr() else { continue };
-            let candidate = Candidate {
-                public_key: record.public_key(),
-                addr,
-                record: Some(record),
-                source: Source::Dns,
-                served: Duration::ZERO,
-            };
-            if candidates.send(candidate).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = reading => {}
-        () = feeding => {}
     }
 }

@@ -4,6 +4,7 @@
 //! | file | what it drives |
 //! | --- | --- |
 //! | [`clock`] | the one reader of the clocks |
+//! | [`running`] | a task of a component, and how it is stopped |
 //! | [`data_dir`], [`key_file`] | what survives a restart: who may use it, and who we are |
 //! | [`secret_file`] | files that nobody else may read |
 //! | [`listener`], [`dialer`] | how TCP connections come about |
@@ -36,6 +37,7 @@ pub mod node_db;
 pub mod outbound;
 mod peer_socket;
 pub mod resolver;
+pub mod running;
 pub mod secret_file;
 pub mod state_file;
 #[cfg(test)]
