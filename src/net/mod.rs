@@ -16,6 +16,7 @@
 //! | [`turns`] | whose turn it is to do the arithmetic of a handshake |
 //! | [`traffic`] | what went over a connection |
 //! | [`udp`], [`discovery`] | the sockets of discovery, and the task that feeds its engines |
+//! | [`bootnode_names`] | bootnodes that are given by host name |
 //! | [`node_db`] | nodes that were alive, for the next start |
 //! | [`nat`] | gateways: our outside address, our ports open there |
 //! | [`resolver`] | names to addresses and TXT records |
@@ -23,6 +24,7 @@
 //! | [`state_file`] | small files for what must not be lost |
 
 pub mod bandwidth;
+pub mod bootnode_names;
 pub mod buffers;
 pub mod clock;
 pub mod connection;
