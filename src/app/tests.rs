@@ -1,11 +1,22 @@
 //! A start that fails, at whatever step, leaves nothing: no port, no lock, no task.
 
-use std::{cell::RefCell, net::UdpSocket, path::Path};
+use std::{
+    cell::RefCell,
+    io,
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+    sync::Mutex,
+};
 
 use tempfile::TempDir;
+use tokio::{sync::oneshot, time::sleep};
 
 use super::*;
-use crate::config::{self, Request};
+use crate::{
+    config::{self, Request},
+    node::NodeRef,
+    switch::peers::PeerSettings,
+};
 
 const STEPS: [Step; 8] = [
     Step::DataDir,
@@ -101,6 +112,64 @@ async fn a_port_that_is_taken_is_named_and_the_others_are_given_back() {
     }
 }
 
+/// Lines of the log, as this thread writes them.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// The components that have stopped, in order.
+    fn stopped(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let component = |line: &str| {
+            let (before, rest) = line.split_once("component=\"")?;
+            before.contains(" stopped ").then(|| rest.trim_end_matches('"').to_owned())
+        };
+        text.lines().filter_map(component).collect()
+    }
+}
+
+/// The last port is taken, so all components but the probes have started. They stop in reverse, while what each of them
+/// uses still runs, and the operator reads one line.
+#[tokio::test]
+async fn a_failure_in_the_middle_stops_in_reverse_what_had_started() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone());
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let error =
+        App::start(Config { http_addr: Some(taken), ..Config::default() }).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("cannot serve the probes on {taken}")), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let reverse = [
+        "the gRPC server",
+        "the credentials",
+        "the switch",
+        "the lists' file",
+        "discovery",
+        "the record's file",
+        "the peers of earlier runs",
+        "the node database",
+    ];
+    assert_eq!(lines.stopped(), reverse);
+}
+
 /// A sidecar that is dropped instead of stopped is cut, and nothing of it goes on.
 #[tokio::test]
 async fn a_dropped_sidecar_leaves_nothing() {
@@ -134,13 +203,13 @@ async fn a_list_that_names_this_node_starts_without_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_switch_that_hangs_does_not_hold_the_stop() {
     let (dir, ports) = (TempDir::new().unwrap(), free_ports());
-    let mut app = App::start(config(dir.path(), ports)).await.unwrap();
-    app.grace = Duration::from_millis(300);
+    let config = Config { shutdown_grace: Duration::from_millis(300), ..config(dir.path(), ports) };
+    let app = App::start(config).await.unwrap();
     let gate = Arc::new(std::sync::Barrier::new(2));
     let (hangs, hung) = oneshot::channel();
     let (handle, inner) = (app.handle.clone(), Arc::clone(&gate));
     let call = tokio::spawn(async move {
-        let hang = move |_: &mut switch::peers::PeerSettings| {
+        let hang = move |_: &mut PeerSettings| {
             let _ = hangs.send(());
             inner.wait();
         };

@@ -1,8 +1,9 @@
 //! The loader as an operator meets it: tables of command lines, variables and files.
 
-use std::fs;
+use std::{fs, num::NonZeroUsize, time::Duration};
 
 use super::*;
+use crate::net::nat::NatMethod;
 
 const HOME: (&str, &str) = ("HOME", "/home/op");
 
@@ -46,7 +47,7 @@ fn enode(port: u16) -> String {
 #[test]
 fn defaults_are_what_the_documentation_says() {
     let config = config(&[], &[HOME]);
-    assert_eq!(config.data_dir, Path::new("/home/op/.local/share/devp2pd"));
+    assert_eq!(config.data_dir.as_deref(), Some(Path::new("/home/op/.local/share/devp2pd")));
     assert_eq!(config.peers.listen_addrs, ["0.0.0.0:30303".parse().unwrap(), "[::]:30303".parse().unwrap()]);
     assert!(config.peers.any_family && config.discovery.rate.is_none());
     assert_eq!((config.peers.max_peers, config.peers.dial), (50, true));
@@ -58,6 +59,25 @@ fn defaults_are_what_the_documentation_says() {
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
     assert_eq!((config.worker_threads, config.nodekey, config.identity), (None, None, None));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+/// What a program gets that runs a sidecar itself is what these flags give, so the two sets of defaults cannot part.
+#[test]
+fn the_default_in_code_is_a_node_by_itself_on_loopback() {
+    let flags = [
+        "--network=none",
+        "--nat=none",
+        "--listen-addr=127.0.0.1",
+        "--port=0",
+        "--grpc-addr=127.0.0.1:0",
+        "--grpc-socket=none",
+        "--http-addr=127.0.0.1:0",
+    ];
+    let loaded = config(&flags, &[HOME]);
+    assert_eq!(
+        Config { data_dir: loaded.data_dir.clone(), values: loaded.values.clone(), ..Config::default() },
+        loaded
+    );
 }
 
 #[test]

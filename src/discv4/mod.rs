@@ -10,7 +10,8 @@
 //! - An answer counts only if we asked that node at that address ([`conversation`]).
 //! - A node that just proved itself hears nothing unasked from us for a second: it is reading what it asked for.
 //!
-//! Reading order: [`packet`], [`crypto`], [`limits`], [`bonds`], [`conversation`], [`action`], [`engine`], [`skew`].
+//! Reading order: [`packet`], [`crypto`], [`limits`], [`bonds`], [`conversation`], [`action`], [`verdict`] (what became of a packet),
+//! `outbox`, [`engine`], [`skew`].
 //!
 //! Left out: the socket, telling discv4 from discv5, the node database, signing our record (`net`).
 

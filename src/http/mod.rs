@@ -10,6 +10,8 @@
 //! A browser must not be made to ask for a stranger's page: only requests whose `Host` is an IP address or
 //! `localhost` are answered (DNS rebinding), there are no CORS headers, and nothing but GET does anything.
 //!
+//! `server` holds the bounds on clients.
+//!
 //! Left out: gRPC's own health service (`rpc::descriptors`).
 
 mod metrics;

@@ -7,6 +7,8 @@
 //!
 //! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum differs, we read what it writes.
 //!
+//! [`Connection`] stands in [`connection`], what it tells its driver in [`action`], and what it is told of us in `local`.
+//!
 //! Left out: which connections are wanted (`policy`), sockets (`net`), and every message of an application.
 
 pub mod action;

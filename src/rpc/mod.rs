@@ -4,6 +4,16 @@
 //! and what it answers becomes messages of the contract in `proto/`. Who may ask for what is decided here, before every
 //! call: `server` admits connections, `access` admits calls.
 //!
+//! | files | what they do |
+//! | --- | --- |
+//! | [`server`], [`access`] | connections and their limits; who may call what |
+//! | [`node`], [`peer`], [`protocol`], [`message`], [`discovery`] | the services |
+//! | `exchange`, `reader`, `receive`, `events`, `broadcast`, `registration` | parts of the services of messages and protocols |
+//! | `talk`, `watch`, `paging` | TALKREQ for applications, watches, pages of long lists |
+//! | `convert`, `settings`, `dial_filter` | values to and from the contract |
+//! | [`status`] | errors, with their reasons |
+//! | [`descriptors`] | reflection and health |
+//!
 //! Left out: what a registration or a peer is (`switch`), and where the server listens (`app`).
 
 pub mod access;

@@ -22,7 +22,7 @@
 //! | [`session`], [`registrations`] | one peer, one registration, as others see them |
 //! | [`attachment`], `sink` | where a stream sends and receives, and where a connection delivers |
 //! | [`boards`], [`watched`] | what can be watched, and how watchers are woken |
-//! | [`figures`], `cause` | numbers for metrics, and why a connection ended in the policy's words |
+//! | [`figures`], `losses`, `cause` | numbers for metrics, the log lines about lost messages, and why a connection ended in the policy's words |
 
 pub mod attachment;
 pub mod boards;
