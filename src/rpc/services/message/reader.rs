@@ -10,8 +10,11 @@ use std::{
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::{proto::ErrorReason, registration, status::Refusal};
 use crate::delivery::Event;
+use crate::rpc::{
+    proto::ErrorReason,
+    translate::{registration, status::Refusal},
+};
 use crate::switch::{
     Draining, Handle,
     attachment::{Attachment, PeerChannel, Read, Reply},

@@ -12,11 +12,9 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
-use super::{
-    convert,
+use crate::rpc::{
     proto::{self, ErrorReason},
-    registration,
-    status::Refusal,
+    translate::{peer as convert, registration, status::Refusal},
 };
 use crate::switch::{
     Boards, Principal,

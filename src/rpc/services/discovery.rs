@@ -10,13 +10,10 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    convert, node_ref, paging, principal,
-    proto::{self, DiscoverySource, ErrorReason, discovery_service_server::DiscoveryService},
-    status::Refusal,
-    talk::TalkServer,
-    watch,
-};
+mod talk;
+
+use self::talk::TalkServer;
+use super::{paging, principal, watch};
 use crate::{
     kademlia::{self, CallError, Contact, Placement, call::MAX_LOOKUPS},
     net::{
@@ -25,6 +22,13 @@ use crate::{
     },
     node::{Enode, NodeId, NodeRef, id::keccak256, local::EntryError},
     policy::dial::Source,
+    rpc::{
+        proto::{self, DiscoverySource, ErrorReason, discovery_service_server::DiscoveryService},
+        translate::{
+            node_ref, peer as convert,
+            status::{self, Refusal},
+        },
+    },
     switch::Boards,
 };
 
@@ -374,7 +378,7 @@ impl DiscoveryService for Nodes {
                     "the first event of the stream must be \"serve\" with the name of a protocol",
                 )),
                 Err(status) => {
-                    let _ = out.send(Err(super::status::with_reason(status))).await;
+                    let _ = out.send(Err(status::with_reason(status))).await;
                     return;
                 }
             };

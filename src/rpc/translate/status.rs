@@ -14,7 +14,7 @@ use std::{collections::HashMap, time::Duration};
 use prost::Message as _;
 use tonic::{Code, Status};
 
-use super::{
+use crate::rpc::{
     google_rpc::{BadRequest, ErrorInfo, RetryInfo, Status as RpcStatus, bad_request::FieldViolation},
     proto::ErrorReason,
 };
@@ -78,7 +78,7 @@ impl Refusal {
     }
 
     /// The fields that are to blame, and nothing else is: to be told with others of the same request.
-    pub(super) fn into_fields(self) -> Vec<(String, String)> {
+    pub(in crate::rpc) fn into_fields(self) -> Vec<(String, String)> {
         self.fields
     }
 

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use super::{
-    convert,
-    proto::{self, ErrorReason, server_event},
-};
+use super::peer as convert;
 use crate::delivery::{Close, Event, Opened, Part};
+use crate::rpc::proto::{self, ErrorReason, server_event};
 use crate::switch::attachment::{PeerChannel, Reply, SendError};
 
 /// Why a message was refused: the reason for programs, and a sentence.
-pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
+pub(in crate::rpc) fn send_error(error: SendError) -> (ErrorReason, String) {
     match error {
         SendError::WindowExceeded => (
             ErrorReason::SendWindowExceeded,
@@ -35,7 +33,7 @@ pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
     }
 }
 
-pub(super) fn reply_event(reply: Reply) -> server_event::Event {
+pub(in crate::rpc) fn reply_event(reply: Reply) -> server_event::Event {
     match reply {
         Reply::Failure { send_id, channel, reason } => {
             let (reason, detail) = send_error(reason);
@@ -60,17 +58,17 @@ pub(super) fn reply_event(reply: Reply) -> server_event::Event {
     }
 }
 
-pub(super) fn drain(deadline: Duration) -> proto::DrainNotice {
+pub(in crate::rpc) fn drain(deadline: Duration) -> proto::DrainNotice {
     proto::DrainNotice { deadline: Some(convert::timestamp(deadline)) }
 }
 
-pub(super) fn fragment(part: Part) -> proto::Fragment {
+pub(in crate::rpc) fn fragment(part: Part) -> proto::Fragment {
     // A message has at most 24 bits of length.
     let int = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     proto::Fragment { total_bytes: int(part.total), offset: int(part.offset) }
 }
 
-pub(super) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
+pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
         capability: Some(convert::capability(&opened.about.peer.channel)),
@@ -89,7 +87,7 @@ pub(super) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
     }
 }
 
-pub(super) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
+pub(in crate::rpc) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
     proto::ChannelClosed {
         channel_id: channel,
         reason: convert::disconnect_reason(close.reason).into(),
@@ -99,7 +97,7 @@ pub(super) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
     }
 }
 
-pub(super) fn inbound_event(event: Event<PeerChannel>) -> server_event::Event {
+pub(in crate::rpc) fn inbound_event(event: Event<PeerChannel>) -> server_event::Event {
     match event {
         Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open)),
         Event::Message { channel, code, payload, part } => {

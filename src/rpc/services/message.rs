@@ -5,18 +5,20 @@ use std::{pin::Pin, time::Duration};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    events::send_error,
-    exchange::ExchangeStream,
-    node_ref, principal,
-    proto::{self, message_service_server::MessageService},
-    receive::ReceiveStream,
-    registration,
-    status::Refusal,
-};
+mod broadcast;
+mod exchange;
+mod reader;
+mod receive;
+
+use self::{exchange::ExchangeStream, receive::ReceiveStream};
+use super::principal;
 use crate::{
     net::outbound::{Lane, Refused},
     rlpx::Compressor,
+    rpc::{
+        proto::{self, message_service_server::MessageService},
+        translate::{event::send_error, node_ref, registration, status::Refusal},
+    },
     switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };
 
@@ -127,7 +129,7 @@ impl MessageService for Messages {
         request: Request<proto::BroadcastMessageRequest>,
     ) -> Result<Response<proto::BroadcastMessageResponse>, Status> {
         let caller = principal(&request);
-        let answer = super::broadcast::broadcast(&self.handle, caller, request.into_inner()).await?;
+        let answer = broadcast::broadcast(&self.handle, caller, request.into_inner()).await?;
         Ok(Response::new(answer))
     }
 }

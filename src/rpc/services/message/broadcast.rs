@@ -4,16 +4,14 @@
 
 use std::collections::HashSet;
 
-use super::{
-    events::send_error,
-    node_ref,
-    proto::{self, broadcast_message_request::Sender},
-    status::Refusal,
-};
 use crate::{
     net::outbound::{Lane, Refused},
     node::NodeId,
     rlpx::Compressor,
+    rpc::{
+        proto::{self, broadcast_message_request::Sender},
+        translate::{event::send_error, node_ref, status::Refusal},
+    },
     switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };
 

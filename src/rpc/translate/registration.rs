@@ -5,14 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use tonic::Status;
 
-use super::{
-    convert, dial_filter, exchange,
-    proto::{self, ErrorReason},
-    status::Refusal,
-};
-use crate::delivery::{Action, OverflowPolicy};
+use super::{dial_filter, peer as convert, status::Refusal};
+use crate::delivery::{Action, AttachParams, OverflowPolicy};
 use crate::{
     policy::dial::{AddError, RemoveError},
+    rpc::proto::{self, ErrorReason},
     switch::{
         Capability,
         lease::{
@@ -95,7 +92,7 @@ fn list_refusal(error: &ListError, message: String) -> Refusal {
 }
 
 /// Why a stream ended that its client did not end.
-pub(super) fn ended(ended: Ended) -> Status {
+pub(in crate::rpc) fn ended(ended: Ended) -> Status {
     match ended {
         Ended::TakenOver => Refusal::new(
             ErrorReason::ResumeTokenStale,
@@ -112,7 +109,7 @@ pub(super) fn ended(ended: Ended) -> Status {
 }
 
 /// A duration of a request: not negative, at most `max`.
-pub(super) fn duration(
+pub(in crate::rpc) fn duration(
     field: &str,
     duration: Option<prost_types::Duration>,
     max: Duration,
@@ -129,7 +126,7 @@ pub(super) fn duration(
 }
 
 /// The spec of a request. The rules of its content are the lease's; here it only becomes typed.
-pub(super) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
+pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
     let spec =
         spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
     let policy = spec.overflow_policy.unwrap_or_default();
@@ -178,17 +175,17 @@ fn protocol(spec: proto::ProtocolSpec) -> ProtocolSpec {
     }
 }
 
-pub(super) fn payload(payload: proto::Payload) -> Greeting {
+pub(in crate::rpc) fn payload(payload: proto::Payload) -> Greeting {
     Greeting { code: payload.code, payload: payload.payload }
 }
 
 /// What `SetGreeting` and the event `set_greeting` carry: name, version, messages.
-pub(super) fn greeting(event: proto::SetGreeting) -> (String, u32, Vec<Greeting>) {
+pub(in crate::rpc) fn greeting(event: proto::SetGreeting) -> (String, u32, Vec<Greeting>) {
     (event.name, event.version, event.messages.into_iter().map(payload).collect())
 }
 
 /// The caller's name for an attempt.
-pub(super) fn request_id(text: String) -> Result<String, Refusal> {
+pub(in crate::rpc) fn request_id(text: String) -> Result<String, Refusal> {
     /// A UUID has 36 characters.
     const LIMIT: usize = 64;
     if text.len() > LIMIT {
@@ -197,8 +194,13 @@ pub(super) fn request_id(text: String) -> Result<String, Refusal> {
     Ok(text)
 }
 
-pub(super) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Refusal> {
-    let params = exchange::params(&attach);
+pub(in crate::rpc) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Refusal> {
+    let params = AttachParams {
+        stream_window: attach.stream_window_bytes,
+        channel_window: attach.channel_window_bytes,
+        max_frame_bytes: attach.max_frame_bytes as usize,
+        auto_credit: attach.auto_credit,
+    };
     let target = match attach.target {
         Some(proto::attach::Target::ResumeToken(text)) => Target::Token(text),
         Some(proto::attach::Target::Spec(value)) => Target::Spec(spec(Some(value))?),
@@ -215,7 +217,9 @@ pub(super) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Ref
     })
 }
 
-pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<AttachRequest, Refusal> {
+pub(in crate::rpc) fn receive_request(
+    request: proto::ReceiveMessagesRequest,
+) -> Result<AttachRequest, Refusal> {
     use proto::receive_messages_request::Target as Wanted;
     let target = match request.target {
         Some(Wanted::ResumeToken(text)) => Target::Token(text),
@@ -225,7 +229,7 @@ pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<
             return Err(Refusal::field("target", "must name a spec, a resume_token or a client_id"));
         }
     };
-    let params = crate::delivery::AttachParams {
+    let params = AttachParams {
         max_frame_bytes: request.max_frame_bytes as usize,
         auto_credit: true,
         ..Default::default()
@@ -281,7 +285,7 @@ fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {
 }
 
 /// A registration as everybody may see it: without secrets.
-pub(super) fn view(view: &RegistrationView) -> proto::Registration {
+pub(in crate::rpc) fn view(view: &RegistrationView) -> proto::Registration {
     proto::Registration {
         registration_id: view.id.to_string(),
         spec: Some(spec_view(&view.spec)),
@@ -302,7 +306,7 @@ pub(super) fn view(view: &RegistrationView) -> proto::Registration {
     }
 }
 
-pub(super) fn attached(attached: &Attached) -> proto::Attached {
+pub(in crate::rpc) fn attached(attached: &Attached) -> proto::Attached {
     proto::Attached {
         registration: Some(view(&attached.registration)),
         resume_token: attached.token.expose(),
@@ -314,7 +318,7 @@ pub(super) fn attached(attached: &Attached) -> proto::Attached {
 }
 
 /// A registration named by its public id.
-pub(super) fn registration_id(text: &str) -> Result<RegistrationId, Refusal> {
+pub(in crate::rpc) fn registration_id(text: &str) -> Result<RegistrationId, Refusal> {
     RegistrationId::parse(text)
         .ok_or_else(|| Refusal::field("registration_id", "is not a registration id (16 hex digits)"))
 }

@@ -10,14 +10,15 @@ use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{
-    convert,
-    events::{closed, drain, fragment, opened},
-    proto::{self, receive_messages_response::Event as Out},
-    reader::{Found, Reader},
-    registration,
-};
+use super::reader::{Found, Reader};
 use crate::delivery::Event;
+use crate::rpc::{
+    proto::{self, receive_messages_response::Event as Out},
+    translate::{
+        event::{closed, drain, fragment, opened},
+        peer as convert, registration,
+    },
+};
 use crate::switch::{
     Handle,
     attachment::{PeerChannel, Reply},

@@ -6,12 +6,7 @@ use data_encoding::HEXLOWER;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
-use super::{
-    access::{Caller, Role},
-    caller, convert,
-    proto::{self, ErrorReason, node_service_server::NodeService},
-    status::Refusal,
-};
+use super::{caller, discovery};
 use crate::{
     net::clock,
     net::discovery::{Counters, Discovery, DiscoveryError, contact_of},
@@ -20,6 +15,11 @@ use crate::{
         local::{EntryError, EntryOwner},
     },
     policy::fork_following::Followed,
+    rpc::{
+        access::{Caller, Role},
+        proto::{self, ErrorReason, node_service_server::NodeService},
+        translate::{node_ref, peer as convert, status::Refusal},
+    },
     switch::{Handle, peers::PeersSummary, registrations::Acting},
 };
 
@@ -155,7 +155,7 @@ impl Node {
     /// Why an entry was not changed; an owner by its client id.
     async fn entry_refusal(&self, error: DiscoveryError) -> Refusal {
         let DiscoveryError::Entry(EntryError::Owned { key, owner }) = &error else {
-            return super::discovery::refuse(error);
+            return discovery::refuse(error);
         };
         let owner = match owner {
             EntryOwner::Operator => "the operator".to_owned(),
@@ -230,7 +230,7 @@ impl NodeService for Node {
         _request: Request<proto::GetNodeInfoRequest>,
     ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
         let peers = self.handle.summary().await.map_err(Refusal::from)?;
-        let counters = self.discovery.counters().await.map_err(super::discovery::refuse)?;
+        let counters = self.discovery.counters().await.map_err(discovery::refuse)?;
         let facts = &self.facts;
         let record = self.discovery.record().borrow().clone();
         Ok(Response::new(proto::GetNodeInfoResponse {
@@ -277,7 +277,7 @@ impl NodeService for Node {
         };
         // A lease that ended meanwhile has released its entries before this one was set.
         if let Err(ended) = self.owner(&caller, acting.as_ref()).await {
-            self.discovery.release_entries(owner).await.map_err(super::discovery::refuse)?;
+            self.discovery.release_entries(owner).await.map_err(discovery::refuse)?;
             return Err(ended.into());
         }
         Ok(Response::new(proto::SetRecordEntryResponse { enr: record.to_string() }))
@@ -333,11 +333,11 @@ impl NodeService for Node {
         &self,
         request: Request<proto::AddBootnodeRequest>,
     ) -> Result<Response<proto::AddBootnodeResponse>, Status> {
-        let node = super::node_ref("node", &request.get_ref().node)?;
+        let node = node_ref("node", &request.get_ref().node)?;
         let contact = contact_of(&node).ok_or_else(|| {
             Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
         })?;
-        self.discovery.add_bootnode(contact, None).await.map_err(super::discovery::refuse)?;
+        self.discovery.add_bootnode(contact, None).await.map_err(discovery::refuse)?;
         Ok(Response::new(proto::AddBootnodeResponse {}))
     }
 }

@@ -2,16 +2,16 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{
-    paging, principal,
-    proto::{self, protocol_service_server::ProtocolService},
-    registration,
-    status::Refusal,
-    watch,
-};
-use crate::switch::{
-    Handle,
-    registrations::{Acting, Lookup, RegistrationView, Target},
+use super::{paging, principal, watch};
+use crate::{
+    rpc::{
+        proto::{self, protocol_service_server::ProtocolService},
+        translate::{registration, status::Refusal},
+    },
+    switch::{
+        Handle,
+        registrations::{Acting, Lookup, RegistrationView, Target},
+    },
 };
 
 /// The service.

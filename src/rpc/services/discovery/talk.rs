@@ -9,13 +9,14 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::{
-    proto::{self, ErrorReason},
-    status::Refusal,
-};
+use super::refuse;
 use crate::{
     discv5::{MAX_TALK_RESPONSE, TalkError, TalkToken},
     net::discovery::{Discovery, DiscoveryError, TalkQuestion},
+    rpc::{
+        proto::{self, ErrorReason},
+        translate::status::{self, Refusal},
+    },
 };
 
 /// How long an application has to answer a TALKREQ; the asker waits 700 ms in geth, of which the way takes some.
@@ -80,7 +81,7 @@ impl TalkServer {
         match outcome {
             // Too late: the asker has its empty answer.
             Ok(()) | Err(DiscoveryError::Talk(_)) => Ok(None),
-            Err(error) => Err(super::discovery::refuse(error)),
+            Err(error) => Err(refuse(error)),
         }
     }
 
@@ -138,7 +139,7 @@ impl TalkServer {
                         Ok(())
                     }
                     Err(status) => {
-                        let _ = out.send(Err(super::status::with_reason(status))).await;
+                        let _ = out.send(Err(status::with_reason(status))).await;
                         return;
                     }
                 },

@@ -4,8 +4,8 @@ use std::{num::NonZeroU64, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{proto, registration, status::Refusal};
-use crate::{node::network, policy::ChurnSettings, switch::peers::PeerSettings};
+use super::{registration, status::Refusal};
+use crate::{node::network, policy::ChurnSettings, rpc::proto, switch::peers::PeerSettings};
 
 /// The most peers that may be asked for: beyond it files, not settings, are the limit.
 const MAX_PEERS: u32 = 65_536;
@@ -20,7 +20,7 @@ const MIN_RATE: u64 = 1024;
 const MAX_NETWORKS: usize = 1024;
 
 /// What a request changes, checked: a function of the settings before it.
-pub(super) fn change(
+pub(in crate::rpc) fn change(
     wish: proto::PeerSettings,
 ) -> Result<impl FnOnce(&mut PeerSettings) + Send + 'static, Refusal> {
     let field = |name: &str| format!("settings.{name}");
@@ -102,7 +102,7 @@ fn networks(list: &[String]) -> Result<Vec<IpNet>, Refusal> {
 }
 
 /// All settings, each of them set.
-pub(super) fn view(settings: &PeerSettings) -> proto::PeerSettings {
+pub(in crate::rpc) fn view(settings: &PeerSettings) -> proto::PeerSettings {
     let PeerSettings { policy, bandwidth } = settings;
     let int = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
     let time = |time: Duration| prost_types::Duration::try_from(time).ok();

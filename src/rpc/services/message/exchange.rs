@@ -16,17 +16,18 @@ use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
-use super::{
-    convert,
-    events::{inbound_event, reply_event},
-    proto::{self, ErrorReason, client_event, server_event},
-    reader::{Found, Reader, no_attach},
-    registration,
-    status::{self, Refusal},
-};
-use crate::delivery::{AttachParams, CreditError};
+use super::reader::{Found, Reader, no_attach};
+use crate::delivery::CreditError;
 use crate::{
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
+    rpc::{
+        proto::{self, ErrorReason, client_event, server_event},
+        translate::{
+            event::{inbound_event, reply_event},
+            peer as convert, registration,
+            status::{self, Refusal},
+        },
+    },
     switch::{
         Handle, Principal,
         attachment::{Attachment, Reply, SendError},
@@ -297,16 +298,6 @@ fn send(
             }
             Ok(())
         }
-    }
-}
-
-/// What an application asks for when it attaches, in the switch's words.
-pub(super) fn params(attach: &proto::Attach) -> AttachParams {
-    AttachParams {
-        stream_window: attach.stream_window_bytes,
-        channel_window: attach.channel_window_bytes,
-        max_frame_bytes: attach.max_frame_bytes as usize,
-        auto_credit: attach.auto_credit,
     }
 }
 

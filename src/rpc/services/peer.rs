@@ -4,18 +4,16 @@ use std::{net::IpAddr, time::Duration};
 
 use tonic::{Request, Response, Status};
 
-use super::{
-    convert, dialable_node, node_ref, paging, principal,
-    proto::{self, ErrorReason, peer_service_server::PeerService},
-    registration, settings,
-    status::Refusal,
-    watch,
-};
+use super::{paging, principal, watch};
 use crate::{
     node::{NodeId, network},
     policy::{
         Ban, BanError, BanTarget,
         dial::{ConnectOutcome, EntryState, LastError, ListEntry, ListSource},
+    },
+    rpc::{
+        proto::{self, ErrorReason, peer_service_server::PeerService},
+        translate::{dialable_node, node_ref, peer as convert, registration, settings, status::Refusal},
     },
     switch::{Handle, PeerView, peers::BanRequest},
 };

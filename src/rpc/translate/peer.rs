@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 
-use super::proto;
 use crate::delivery::ClosedBy;
 use crate::{
     node::Enode,
@@ -16,6 +15,7 @@ use crate::{
         Cause,
         dial::{Kind, Source},
     },
+    rpc::proto,
     switch::{
         PeerView,
         boards::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
@@ -32,7 +32,7 @@ const MAX_LISTED_CLIENT: usize = 128;
 const MAX_LISTED_CAPABILITY: usize = 32;
 
 /// A stranger's text as people may read it: control characters and the like escaped, cut to [`MAX_TEXT`].
-pub(super) fn text(stranger: &str) -> String {
+pub(in crate::rpc) fn text(stranger: &str) -> String {
     text_up_to(MAX_TEXT, stranger)
 }
 
@@ -49,7 +49,7 @@ fn text_up_to(characters: usize, stranger: &str) -> String {
 }
 
 /// Wall time since the epoch.
-pub(super) fn timestamp(unix: Duration) -> Timestamp {
+pub(in crate::rpc) fn timestamp(unix: Duration) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(unix.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(unix.subsec_nanos()).unwrap_or_default(),
@@ -57,32 +57,32 @@ pub(super) fn timestamp(unix: Duration) -> Timestamp {
 }
 
 /// A disconnect reason: the wire's code plus one, so that 0 stays "unspecified".
-pub(super) fn disconnect_reason(code: u8) -> proto::DisconnectReason {
+pub(in crate::rpc) fn disconnect_reason(code: u8) -> proto::DisconnectReason {
     proto::DisconnectReason::try_from(i32::from(code) + 1).unwrap_or(proto::DisconnectReason::Unspecified)
 }
 
 /// The wire's code of a requested reason; `Requested` where none was named.
-pub(super) fn wire_reason(reason: proto::DisconnectReason) -> p2p::DisconnectReason {
+pub(in crate::rpc) fn wire_reason(reason: proto::DisconnectReason) -> p2p::DisconnectReason {
     let code = u8::try_from(reason as i32 - 1).unwrap_or(0);
     p2p::DisconnectReason::from_code(code)
 }
 
-pub(super) fn capability(channel: &SessionChannel) -> proto::Capability {
+pub(in crate::rpc) fn capability(channel: &SessionChannel) -> proto::Capability {
     proto::Capability { name: channel.name.to_string(), version: channel.version }
 }
 
 /// An enode URL for a person: what a stranger could put into it is only a host name, which URLs escape.
-pub(super) fn enode(enode: &Enode) -> String {
+pub(in crate::rpc) fn enode(enode: &Enode) -> String {
     enode.to_string()
 }
 
 /// A peer with what the lists say of it.
-pub(super) fn peer(view: &PeerView) -> proto::Peer {
+pub(in crate::rpc) fn peer(view: &PeerView) -> proto::Peer {
     proto::Peer { roles: roles(view.is_static, view.is_trusted), ..session(&view.session) }
 }
 
 /// The same for a list, where what strangers wrote is cut shorter: a list of peers with the longest Hellos stays short.
-pub(super) fn listed_peer(view: &PeerView) -> proto::Peer {
+pub(in crate::rpc) fn listed_peer(view: &PeerView) -> proto::Peer {
     let hello = &view.session.hello;
     let capabilities = hello.capabilities.iter().map(|capability| proto::Capability {
         name: text_up_to(MAX_LISTED_CAPABILITY, &capability.name),
@@ -104,7 +104,7 @@ fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {
 }
 
 /// A peer that went, as far as it is remembered.
-pub(super) fn gone_peer(gone: &GonePeer) -> proto::Peer {
+pub(in crate::rpc) fn gone_peer(gone: &GonePeer) -> proto::Peer {
     proto::Peer {
         node_id: gone.node_id.to_string(),
         public_key: gone.enode.public_key.to_string(),
@@ -124,7 +124,7 @@ pub(super) fn gone_peer(gone: &GonePeer) -> proto::Peer {
 }
 
 /// A peer as its session knows it, with the roles that it had when the session opened.
-pub(super) fn session(session: &Session) -> proto::Peer {
+pub(in crate::rpc) fn session(session: &Session) -> proto::Peer {
     proto::Peer {
         node_id: session.node_id.to_string(),
         public_key: session.public_key.to_string(),
@@ -162,7 +162,7 @@ fn peer_source(kind: Kind) -> proto::PeerSource {
 }
 
 /// Why a dial failed or a connection ended.
-pub(super) fn cause(cause: Cause) -> proto::PeerErrorReason {
+pub(in crate::rpc) fn cause(cause: Cause) -> proto::PeerErrorReason {
     use proto::PeerErrorReason as R;
     match cause {
         Cause::Unreachable => R::Unreachable,
@@ -187,7 +187,7 @@ pub(super) fn cause(cause: Cause) -> proto::PeerErrorReason {
 }
 
 /// Who closed something, by the names of the contract.
-pub(super) fn closed_by(by: &ClosedBy) -> String {
+pub(in crate::rpc) fn closed_by(by: &ClosedBy) -> String {
     match by {
         ClosedBy::Remote => "remote".to_owned(),
         ClosedBy::Sidecar => "sidecar".to_owned(),
@@ -197,7 +197,7 @@ pub(super) fn closed_by(by: &ClosedBy) -> String {
 }
 
 /// How a session ended.
-pub(super) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
+pub(in crate::rpc) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
     proto::PeerEnd {
         time: Some(timestamp(end.time)),
         reason: disconnect_reason(end.reason.code()).into(),
@@ -207,7 +207,7 @@ pub(super) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
 }
 
 /// An attempt that came to nothing.
-pub(super) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
+pub(in crate::rpc) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
     use proto::failed_attempt::Attempt as A;
     let what = match &attempt.what {
         What::Dial { id, addr, kind, cause: why } => A::Dial(proto::FailedDial {
@@ -237,13 +237,13 @@ pub(super) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
 }
 
 /// Attempts that a watch was not told of.
-pub(super) fn missed(missed: Missed) -> proto::MissedAttempts {
+pub(in crate::rpc) fn missed(missed: Missed) -> proto::MissedAttempts {
     let (inbound, reason) = reason_name(missed.reason);
     proto::MissedAttempts { reason: reason.to_owned(), inbound, count: missed.count }
 }
 
 /// What went over a session's connection.
-pub(super) fn traffic(session: &Session) -> proto::PeerTraffic {
+pub(in crate::rpc) fn traffic(session: &Session) -> proto::PeerTraffic {
     let traffic = session.traffic.snapshot();
     let (messages, cost) = session.outbound.waiting();
     let duration = |duration| prost_types::Duration::try_from(duration).ok();
