@@ -13,7 +13,7 @@ use crate::{
     switch::{
         Capability,
         lease::{
-            Greeting, LeaseError, MAX_HELLO, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId,
+            Greeting, LeaseError, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId,
             RegistrationSpec, StateName,
         },
         peers::ListError,
@@ -64,8 +64,8 @@ fn lease_refusal(error: LeaseError, message: String) -> Refusal {
         LeaseError::ResumeTokenStale { generation } => {
             Refusal::new(ErrorReason::ResumeTokenStale, message).with("generation", generation)
         }
-        LeaseError::LimitReached { limit: MAX_HELLO, .. } => {
-            Refusal::new(ErrorReason::HelloTooLarge, message).with("limit", MAX_HELLO)
+        LeaseError::HelloTooLarge { limit } => {
+            Refusal::new(ErrorReason::HelloTooLarge, message).with("limit", limit)
         }
         LeaseError::LimitReached { what, limit } => {
             Refusal::new(ErrorReason::LimitReached, message).with("limit", limit).with("what", what)
