@@ -2,41 +2,19 @@
 
 use std::time::Duration;
 
-use super::peer as convert;
+use super::{
+    errors,
+    peer::{capability, closed_by, session},
+    value::{disconnect_reason, text, timestamp},
+};
 use crate::delivery::{Close, Event, Opened, Part};
 use crate::rpc::proto::{self, ErrorReason, server_event};
-use crate::switch::attachment::{PeerChannel, Reply, SendError};
-
-/// Why a message was refused: the reason for programs, and a sentence.
-pub(in crate::rpc) fn send_error(error: SendError) -> (ErrorReason, String) {
-    match error {
-        SendError::WindowExceeded => (
-            ErrorReason::SendWindowExceeded,
-            "the channel's send window is used up; wait for credit".to_owned(),
-        ),
-        SendError::NotConnected => (ErrorReason::PeerNotConnected, "the channel is closed".to_owned()),
-        SendError::NeverOpened { channel } => (
-            ErrorReason::PeerNotConnected,
-            format!("no channel {channel} was opened on this stream; channel_opened tells the numbers"),
-        ),
-        SendError::CodeOutOfRange { message_count } => (
-            ErrorReason::MessageCodeOutOfRange,
-            format!("the protocol has message codes 0 to {}", message_count.saturating_sub(1)),
-        ),
-        SendError::TooLarge { bytes, limit } => (
-            ErrorReason::MessageTooLarge,
-            format!(
-                "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits \
-                 (16776442 bytes of data that does not compress)"
-            ),
-        ),
-    }
-}
+use crate::switch::attachment::{PeerChannel, Reply};
 
 pub(in crate::rpc) fn reply_event(reply: Reply) -> server_event::Event {
     match reply {
         Reply::Failure { send_id, channel, reason } => {
-            let (reason, detail) = send_error(reason);
+            let (reason, detail) = errors::unsent(reason);
             server_event::Event::SendFailure(proto::SendFailure {
                 send_id,
                 channel_id: channel,
@@ -59,7 +37,7 @@ pub(in crate::rpc) fn reply_event(reply: Reply) -> server_event::Event {
 }
 
 pub(in crate::rpc) fn drain(deadline: Duration) -> proto::DrainNotice {
-    proto::DrainNotice { deadline: Some(convert::timestamp(deadline)) }
+    proto::DrainNotice { deadline: Some(timestamp(deadline)) }
 }
 
 pub(in crate::rpc) fn fragment(part: Part) -> proto::Fragment {
@@ -71,8 +49,8 @@ pub(in crate::rpc) fn fragment(part: Part) -> proto::Fragment {
 pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
-        capability: Some(convert::capability(&opened.about.peer.channel)),
-        peer: Some(convert::session(&opened.about.peer.session)),
+        capability: Some(capability(&opened.about.peer.channel)),
+        peer: Some(session(&opened.about.peer.session)),
         existing: opened.existing,
         send_window_bytes: opened.send_window,
         session_id: opened.about.session_id,
@@ -90,9 +68,9 @@ pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpene
 pub(in crate::rpc) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
     proto::ChannelClosed {
         channel_id: channel,
-        reason: convert::disconnect_reason(close.reason).into(),
-        by: convert::closed_by(&close.by),
-        detail: convert::text(&close.detail),
+        reason: disconnect_reason(close.reason).into(),
+        by: closed_by(&close.by),
+        detail: text(&close.detail),
         unsent_messages: close.unsent_messages,
     }
 }

@@ -1,16 +1,9 @@
-//! Values of the switch as messages of the contract, and back where that is one rule.
-//!
-//! What strangers wrote (client names, capability names) is cut and escaped here, once, before it reaches anybody's
-//! terminal.
+//! Peers, attempts to become one, and what went over their connections.
 
-use std::time::Duration;
-
-use prost_types::Timestamp;
-
+use super::value::{disconnect_reason, text, text_up_to, timestamp};
 use crate::delivery::ClosedBy;
 use crate::{
     node::Enode,
-    p2p,
     policy::{
         Cause,
         dial::{Kind, Source},
@@ -24,48 +17,9 @@ use crate::{
     },
 };
 
-/// Characters of a stranger's text that are passed on.
-const MAX_TEXT: usize = 256;
-
-/// The same in lists, where many strangers stand: a client's name, and the name of a capability.
+/// Characters of strangers' texts in lists, where many strangers stand: a client's name, and the name of a capability.
 const MAX_LISTED_CLIENT: usize = 128;
 const MAX_LISTED_CAPABILITY: usize = 32;
-
-/// A stranger's text as people may read it: control characters and the like escaped, cut to [`MAX_TEXT`].
-pub(in crate::rpc) fn text(stranger: &str) -> String {
-    text_up_to(MAX_TEXT, stranger)
-}
-
-fn text_up_to(characters: usize, stranger: &str) -> String {
-    let mut out = String::new();
-    for character in stranger.chars().take(characters) {
-        if character.is_control() || matches!(character, '\u{200e}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            out.extend(character.escape_unicode());
-        } else {
-            out.push(character);
-        }
-    }
-    out
-}
-
-/// Wall time since the epoch.
-pub(in crate::rpc) fn timestamp(unix: Duration) -> Timestamp {
-    Timestamp {
-        seconds: i64::try_from(unix.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(unix.subsec_nanos()).unwrap_or_default(),
-    }
-}
-
-/// A disconnect reason: the wire's code plus one, so that 0 stays "unspecified".
-pub(in crate::rpc) fn disconnect_reason(code: u8) -> proto::DisconnectReason {
-    proto::DisconnectReason::try_from(i32::from(code) + 1).unwrap_or(proto::DisconnectReason::Unspecified)
-}
-
-/// The wire's code of a requested reason; `Requested` where none was named.
-pub(in crate::rpc) fn wire_reason(reason: proto::DisconnectReason) -> p2p::DisconnectReason {
-    let code = u8::try_from(reason as i32 - 1).unwrap_or(0);
-    p2p::DisconnectReason::from_code(code)
-}
 
 pub(in crate::rpc) fn capability(channel: &SessionChannel) -> proto::Capability {
     proto::Capability { name: channel.name.to_string(), version: channel.version }
@@ -276,18 +230,5 @@ pub(in crate::rpc) fn traffic(session: &Session) -> proto::PeerTraffic {
                 }
             })
             .collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_do_not_write_on_the_terminal() {
-        assert_eq!(text("Geth/v1.17.5"), "Geth/v1.17.5");
-        assert_eq!(text("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\u{a}");
-        assert_eq!(text("\u{202e}gnp.exe"), "\\u{202e}gnp.exe");
-        assert_eq!(text(&"x".repeat(10_000)).len(), MAX_TEXT);
     }
 }

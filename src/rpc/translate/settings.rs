@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{registration, status::Refusal};
+use super::{status::Refusal, value::duration};
 use crate::{node::network, policy::ChurnSettings, rpc::proto, switch::peers::PeerSettings};
 
 /// The most peers that may be asked for: beyond it files, not settings, are the limit.
@@ -36,7 +36,7 @@ pub(in crate::rpc) fn change(
     let max_pending_inbound = count("max_pending_inbound", wish.max_pending_inbound, 1)?;
     let per_subnet = count("max_peers_per_subnet", wish.max_peers_per_subnet, 0)?;
     let pending_per_subnet = count("max_pending_per_subnet", wish.max_pending_per_subnet, 0)?;
-    let time = |name: &str, value| registration::duration(&field(name), value, MAX_TIME);
+    let time = |name: &str, value| duration(&field(name), value, MAX_TIME);
     let dial_timeout = time("dial_timeout", wish.dial_timeout)?;
     if dial_timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(Refusal::field(field("dial_timeout"), "must be longer than 0s"));

@@ -9,7 +9,6 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::refuse;
 use crate::{
     discv5::{MAX_TALK_RESPONSE, TalkError, TalkToken},
     net::discovery::{Discovery, DiscoveryError, TalkQuestion},
@@ -81,7 +80,7 @@ impl TalkServer {
         match outcome {
             // Too late: the asker has its empty answer.
             Ok(()) | Err(DiscoveryError::Talk(_)) => Ok(None),
-            Err(error) => Err(refuse(error)),
+            Err(error) => Err(error.into()),
         }
     }
 

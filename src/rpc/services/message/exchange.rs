@@ -17,20 +17,19 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 use super::reader::{Found, Reader, no_attach};
-use crate::delivery::CreditError;
 use crate::{
-    rlpx::{Compressor, snappy::MAX_PAYLOAD},
     rpc::{
         proto::{self, ErrorReason, client_event, server_event},
         translate::{
             event::{inbound_event, reply_event},
-            peer as convert, registration,
+            registration,
             status::{self, Refusal},
+            value::wire_reason,
         },
     },
     switch::{
         Handle, Principal,
-        attachment::{Attachment, Reply, SendError},
+        attachment::{Attachment, Encoder, Reply, StreamMessage},
         registrations::Attached,
     },
 };
@@ -194,7 +193,7 @@ async fn read_requests(
     // Held weakly: the stream's end must detach even while we wait for the client here.
     let weak = Arc::downgrade(&attachment);
     drop(attachment);
-    let mut compressor = Compressor::default();
+    let mut encoder = Encoder::default();
     loop {
         for event in events {
             let Some(attachment) = weak.upgrade() else { return };
@@ -203,7 +202,7 @@ async fn read_requests(
                 return;
             }
             let Some(event) = event.event else { continue };
-            if let Err(refusal) = obey(&attachment, &mut compressor, event).await {
+            if let Err(refusal) = obey(&attachment, &mut encoder, event).await {
                 *verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal.into());
                 attachment.wake();
                 return;
@@ -229,7 +228,7 @@ async fn read_requests(
 /// Does what one event of the application asks for. An error ends the stream.
 async fn obey(
     attachment: &Attachment,
-    compressor: &mut Compressor,
+    encoder: &mut Encoder,
     event: client_event::Event,
 ) -> Result<(), Refusal> {
     match event {
@@ -237,13 +236,8 @@ async fn obey(
             ErrorReason::StreamProtocolViolation,
             "\"attach\" is the first event of a stream and comes once",
         )),
-        client_event::Event::Message(message) => send(attachment, compressor, &message),
-        client_event::Event::WindowUpdate(update) => {
-            attachment.credit(update.channel_id, update.bytes).map_err(|error| match error {
-                CreditError::NeverOpened { .. } => Refusal::field("window_update.channel_id", error),
-                CreditError::TooMuch { .. } => Refusal::field("window_update.bytes", error),
-            })
-        }
+        client_event::Event::Message(message) => send(attachment, encoder, &message),
+        client_event::Event::WindowUpdate(update) => Ok(attachment.credit(update.channel_id, update.bytes)?),
         client_event::Event::Barrier(barrier) => {
             attachment.reply(Reply::Barrier { nonce: barrier.nonce });
             Ok(())
@@ -251,7 +245,7 @@ async fn obey(
         client_event::Event::DisconnectChannel(disconnect) => {
             // A channel that is gone already is what was asked for.
             if let Some(target) = attachment.target(disconnect.channel_id) {
-                let reason = convert::wire_reason(disconnect.reason());
+                let reason = wire_reason(disconnect.reason());
                 let owner = attachment.registration();
                 attachment.handle().disconnect_channel(owner, target, reason, disconnect.end_session).await?;
             }
@@ -267,7 +261,7 @@ async fn obey(
 
 fn send(
     attachment: &Attachment,
-    compressor: &mut Compressor,
+    encoder: &mut Encoder,
     message: &proto::OutboundMessage,
 ) -> Result<(), Refusal> {
     if message.want_result && message.send_id == 0 {
@@ -277,28 +271,18 @@ fn send(
         let problem = format!("names {} channels; 1 to {MAX_TARGETS} are allowed", message.channel_ids.len());
         return Err(Refusal::field("message.channel_ids", problem));
     }
-    match compressor.compress(&message.payload) {
-        Ok(compressed) => {
-            attachment.send(
-                &message.channel_ids,
-                message.code,
-                &compressed,
-                message.send_id,
-                message.want_result,
-            );
-            Ok(())
-        }
-        Err(_) => {
-            for &channel in &message.channel_ids {
-                attachment.reply(Reply::Failure {
-                    send_id: message.send_id,
-                    channel,
-                    reason: SendError::TooLarge { bytes: message.payload.len(), limit: MAX_PAYLOAD },
-                });
-            }
-            Ok(())
-        }
-    }
+    let proto::OutboundMessage { channel_ids, code, payload, send_id, want_result } = message;
+    attachment.send(
+        encoder,
+        &StreamMessage {
+            channels: channel_ids,
+            code: *code,
+            payload,
+            send_id: *send_id,
+            want_result: *want_result,
+        },
+    );
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::delivery::Event;
 use crate::rpc::{
     proto::ErrorReason,
-    translate::{registration, status::Refusal},
+    translate::{errors, status::Refusal},
 };
 use crate::switch::{
     Draining, Handle,
@@ -78,8 +78,7 @@ impl Reader {
                     Draining::No => {}
                     Draining::Until(deadline) => attachment.announce_drain(deadline),
                     Draining::Over => {
-                        let status = registration::ended(Ended::Drained);
-                        return self.end(Some(status));
+                        return self.end(Some(errors::ended(Ended::Drained).into()));
                     }
                 }
                 self.replies.clear();
@@ -97,8 +96,8 @@ impl Reader {
                         self.end(Some(refusal.into()))
                     }
                     Poll::Ready(Read::Ended) => {
-                        let status = registration::ended(attachment.why_ended());
-                        self.end(Some(status))
+                        let refusal = errors::ended(attachment.why_ended());
+                        self.end(Some(refusal.into()))
                     }
                 }
             }

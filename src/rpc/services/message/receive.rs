@@ -16,7 +16,7 @@ use crate::rpc::{
     proto::{self, receive_messages_response::Event as Out},
     translate::{
         event::{closed, drain, fragment, opened},
-        peer as convert, registration,
+        peer, registration,
     },
 };
 use crate::switch::{
@@ -43,7 +43,7 @@ impl ReceiveStream {
         match event {
             Event::Opened(open) => {
                 let about = &open.about;
-                let name = (about.peer.session.node_id.to_string(), convert::capability(&about.peer.channel));
+                let name = (about.peer.session.node_id.to_string(), peer::capability(&about.peer.channel));
                 self.names.insert(open.channel, name);
                 Out::ChannelOpened(opened(*open))
             }
