@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
+    vec::Drain,
 };
 
 use super::{
@@ -298,10 +299,39 @@ impl std::fmt::Debug for Attachment {
     }
 }
 
+/// What one read of a stream found: replies, and the events that stand behind them. Kept and filled again by each read.
+#[derive(Debug, Default)]
+pub struct Batch {
+    replies: Vec<Reply>,
+    events: Vec<Event<PeerChannel>>,
+    /// The send windows of the channels that `events` opens, in their order.
+    windows: VecDeque<u64>,
+}
+
+impl Batch {
+    /// Takes everything out: the replies; and the events, each with the send window of the channel that it opens, in bytes
+    /// (0 for all other events).
+    pub fn drain(&mut self) -> (Drain<'_, Reply>, impl Iterator<Item = (Event<PeerChannel>, u64)>) {
+        let Self { replies, events, windows } = self;
+        let events = events.drain(..).map(|event| {
+            let opens = matches!(event, Event::Opened(_));
+            let window = if opens { windows.pop_front().unwrap_or_default() } else { 0 };
+            (event, window)
+        });
+        (replies.drain(..), events)
+    }
+
+    fn clear(&mut self) {
+        self.replies.clear();
+        self.events.clear();
+        self.windows.clear();
+    }
+}
+
 /// How reading went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// Events or replies were appended.
+    /// There are events or replies.
     Some,
     /// Another stream took over, or the registration has ended.
     Ended,
@@ -341,15 +371,15 @@ impl Attachment {
         self.holding.why_ended()
     }
 
-    /// Appends what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
+    /// Fills `batch` with what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
     pub fn poll_read(
         &self,
         cx: &mut Context<'_>,
         max_bytes: usize,
         max_events: usize,
-        replies: &mut Vec<Reply>,
-        events: &mut Vec<Event<PeerChannel>>,
+        batch: &mut Batch,
     ) -> Poll<Read> {
+        batch.clear();
         {
             let mut sending = lock(&self.sending);
             // The registration has one waker, which is the next stream's by now.
@@ -363,20 +393,26 @@ impl Attachment {
             }
             sending.settle();
             let count = sending.replies.len().min(max_events);
-            replies.extend(sending.replies.drain(..count));
+            batch.replies.extend(sending.replies.drain(..count));
         }
-        let left = max_events.saturating_sub(replies.len());
+        let left = max_events.saturating_sub(batch.replies.len());
+        let events = &mut batch.events;
         if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
             return Poll::Ready(Read::Ended);
         }
-        self.note(events, replies);
-        if replies.is_empty() && events.is_empty() { Poll::Pending } else { Poll::Ready(Read::Some) }
+        self.note(batch);
+        if batch.replies.is_empty() && batch.events.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Read::Some)
+        }
     }
 
-    /// Learns the numbers of channels from the events on their way to the application, and tells it how much it may
-    /// send. Results of a channel that ends go into `replies`, which stand before the events.
-    fn note(&self, events: &mut [Event<PeerChannel>], replies: &mut Vec<Reply>) {
-        for event in events {
+    /// Learns the numbers of channels from the events on their way to the application, and how much it may send on each.
+    /// Results of a channel that ends become replies, which stand before the events.
+    fn note(&self, batch: &mut Batch) {
+        let Batch { replies, events, windows } = batch;
+        for event in events.iter() {
             match event {
                 Event::Opened(opened) => {
                     let peer = opened.about.peer.clone();
@@ -390,10 +426,10 @@ impl Attachment {
                     // numbers are of one moment. A session that has ended, and is only told of for what it left behind,
                     // takes nothing.
                     let progress = outbound.progress(index).stream;
-                    opened.send_window = match outbound.is_closed() {
+                    windows.push_back(match outbound.is_closed() {
                         true => 0,
                         false => SEND_WINDOW.saturating_sub(progress.waiting_cost()),
-                    };
+                    });
                     let target = Target {
                         peer,
                         credited: progress.written_cost,

@@ -46,13 +46,13 @@ pub(in crate::rpc) fn fragment(part: Part) -> proto::Fragment {
     proto::Fragment { total_bytes: int(part.total), offset: int(part.offset) }
 }
 
-pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
+pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>, send_window: u64) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
         capability: Some(capability(&opened.about.peer.channel)),
         peer: Some(session(&opened.about.peer.session)),
         existing: opened.existing,
-        send_window_bytes: opened.send_window,
+        send_window_bytes: send_window,
         session_id: opened.about.session_id,
         position: opened.position,
         uncredited_messages: opened.uncredited_messages,
@@ -75,9 +75,9 @@ pub(in crate::rpc) fn closed(channel: u32, close: &Close) -> proto::ChannelClose
     }
 }
 
-pub(in crate::rpc) fn inbound_event(event: Event<PeerChannel>) -> server_event::Event {
+pub(in crate::rpc) fn inbound_event(event: Event<PeerChannel>, send_window: u64) -> server_event::Event {
     match event {
-        Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open)),
+        Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open, send_window)),
         Event::Message { channel, code, payload, part } => {
             server_event::Event::Message(proto::InboundMessage {
                 channel_id: channel,

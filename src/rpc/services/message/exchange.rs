@@ -124,11 +124,10 @@ impl Stream for ExchangeStream {
                 vec![event(server_event::Event::Attached(registration::attached(&attached)))]
             }
             Poll::Ready(Found::Batch) => {
-                this.ending.told(this.reader.replies.len());
-                let replies = this.reader.replies.drain(..).map(|reply| event(reply_event(reply)));
-                replies
-                    .chain(this.reader.events.drain(..).map(|inbound| event(inbound_event(inbound))))
-                    .collect()
+                let (replies, inbound) = this.reader.batch.drain();
+                this.ending.told(replies.len());
+                let inbound = inbound.map(|(inbound, send_window)| inbound_event(inbound, send_window));
+                replies.map(reply_event).chain(inbound).map(event).collect()
             }
             Poll::Ready(Found::End(status)) => return Poll::Ready(status.map(Err)),
             Poll::Pending => {

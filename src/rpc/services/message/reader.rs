@@ -10,14 +10,13 @@ use std::{
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use crate::delivery::Event;
 use crate::rpc::{
     proto::ErrorReason,
     translate::{errors, status::Refusal},
 };
 use crate::switch::{
     Draining, Handle,
-    attachment::{Attachment, PeerChannel, Read, Reply},
+    attachment::{Attachment, Batch, Read},
     registrations::{Attached, Ended},
 };
 
@@ -29,8 +28,8 @@ pub(super) struct Reader {
     state: State,
     max_bytes: usize,
     handle: Handle,
-    pub(super) replies: Vec<Reply>,
-    pub(super) events: Vec<Event<PeerChannel>>,
+    /// What the last read found.
+    pub(super) batch: Batch,
 }
 
 enum State {
@@ -49,13 +48,7 @@ pub(super) enum Found {
 
 impl Reader {
     pub(super) fn new(handle: Handle, attaching: oneshot::Receiver<Result<Attached, Status>>) -> Self {
-        Self {
-            state: State::Attaching(attaching),
-            max_bytes: FRAME_BYTES,
-            handle,
-            replies: Vec::new(),
-            events: Vec::new(),
-        }
+        Self { state: State::Attaching(attaching), max_bytes: FRAME_BYTES, handle, batch: Batch::default() }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, max_events: usize) -> Poll<Found> {
@@ -81,11 +74,7 @@ impl Reader {
                         return self.end(Some(errors::ended(Ended::Drained).into()));
                     }
                 }
-                self.replies.clear();
-                self.events.clear();
-                let read =
-                    attachment.poll_read(cx, self.max_bytes, max_events, &mut self.replies, &mut self.events);
-                match read {
+                match attachment.poll_read(cx, self.max_bytes, max_events, &mut self.batch) {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(Read::Some) => Poll::Ready(Found::Batch),
                     Poll::Ready(Read::Overrun) => {
