@@ -269,3 +269,6 @@ pub(in crate::rpc) fn ended(ended: Ended) -> Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,3 +232,32 @@ pub(in crate::rpc) fn traffic(session: &Session) -> proto::PeerTraffic {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_cause_has_a_reason_of_its_own_under_the_same_name() {
+        let mut told = BTreeSet::new();
+        for one in Cause::ALL {
+            let reason = cause(one);
+            let name = format!("PEER_ERROR_REASON_{}", one.name().to_uppercase());
+            assert_eq!(reason.as_str_name(), name, "{one:?}");
+            assert!(told.insert(i32::from(reason)), "{one:?}");
+        }
+    }
+
+    #[test]
+    fn each_way_to_a_peer_has_a_source_of_its_own() {
+        let sources = [Source::V4, Source::V5, Source::Dns, Source::Database].map(Kind::Dynamic);
+        let kinds = [Kind::Static, Kind::Trusted, Kind::OneOff].into_iter().chain(sources);
+        let told: BTreeSet<i32> = kinds.map(|kind| peer_source(kind).into()).collect();
+        assert_eq!(told.len(), 7);
+        for nobody_dialed in [proto::PeerSource::Unspecified, proto::PeerSource::Inbound] {
+            assert!(!told.contains(&nobody_dialed.into()));
+        }
+    }
+}

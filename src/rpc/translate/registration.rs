@@ -244,3 +244,6 @@ pub(in crate::rpc) fn registration_id(text: &str) -> Result<RegistrationId, Refu
     RegistrationId::parse(text)
         .ok_or_else(|| Refusal::field("registration_id", "is not a registration id (16 hex digits)"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -271,11 +271,13 @@ fn cut(text: &str, limit: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// What a client reads out of a status.
-    fn read(status: &Status) -> (RpcStatus, ErrorInfo, Option<RetryInfo>, Option<BadRequest>) {
+    pub(in crate::rpc::translate) fn read(
+        status: &Status,
+    ) -> (RpcStatus, ErrorInfo, Option<RetryInfo>, Option<BadRequest>) {
         let rpc = RpcStatus::decode(status.details()).unwrap();
         let find = |name: &str| {
             let url = format!("type.googleapis.com/google.rpc.{name}");
@@ -290,7 +292,8 @@ mod tests {
         (rpc, info, retry, bad)
     }
 
-    fn reasons() -> impl Iterator<Item = ErrorReason> {
+    /// All reasons of the contract.
+    pub(in crate::rpc::translate) fn reasons() -> impl Iterator<Item = ErrorReason> {
         (0..200).filter_map(|number| ErrorReason::try_from(number).ok())
     }
 

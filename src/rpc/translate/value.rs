@@ -94,4 +94,47 @@ mod tests {
         assert_eq!(text("\u{202e}gnp.exe"), "\\u{202e}gnp.exe");
         assert_eq!(text(&"x".repeat(10_000)).len(), MAX_TEXT);
     }
+
+    #[test]
+    fn a_disconnect_reason_of_the_contract_is_the_code_on_the_wire_plus_one() {
+        for code in 0..=u8::MAX {
+            let told = disconnect_reason(code);
+            if told == proto::DisconnectReason::Unspecified {
+                continue;
+            }
+            assert_eq!(told as i32, i32::from(code) + 1);
+            assert_eq!(wire_reason(told).code(), code);
+        }
+        assert_eq!(wire_reason(proto::DisconnectReason::Unspecified), p2p::DisconnectReason::Requested);
+        for reason in [p2p::DisconnectReason::Requested, p2p::DisconnectReason::SubprotocolError] {
+            assert_eq!(wire_reason(disconnect_reason(reason.code())), reason);
+        }
+    }
+
+    #[test]
+    fn a_duration_is_within_its_limit_or_names_its_field() {
+        let read = |seconds, nanos| {
+            duration("wait", Some(prost_types::Duration { seconds, nanos }), Duration::from_secs(10))
+        };
+        assert_eq!(duration("wait", None, Duration::ZERO), Ok(None));
+        assert_eq!(read(10, 0), Ok(Some(Duration::from_secs(10))));
+        assert_eq!(read(0, 5), Ok(Some(Duration::from_nanos(5))));
+        for (seconds, nanos, problem) in
+            [(10, 1, "at most \"10s\""), (-1, 0, "not be negative"), (0, -1, "not be negative")]
+        {
+            let refusal = read(seconds, nanos).unwrap_err();
+            assert!(refusal.message().starts_with("wait: "), "{refusal:?}");
+            assert!(refusal.message().contains(problem), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_missing_or_wrong_names_its_field() {
+        for text in ["", "x", "enode://"] {
+            let refusal = node_ref("except[3]", text).unwrap_err();
+            assert_eq!(refusal.into_fields().first().map(|(field, _)| field.as_str()), Some("except[3]"));
+        }
+        let id = "07".repeat(32);
+        assert!(node_ref("node", &id).is_ok());
+    }
 }
