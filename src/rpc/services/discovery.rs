@@ -11,7 +11,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 mod talk;
 
-use self::talk::TalkServer;
 use super::{paging, principal, watch};
 use crate::{
     kademlia::{self, CallError, Contact},
@@ -22,11 +21,11 @@ use crate::{
     node::{NodeId, id::keccak256},
     policy::dial::Source,
     rpc::{
-        proto::{self, ErrorReason, discovery_service_server::DiscoveryService},
+        proto::{self, discovery_service_server::DiscoveryService},
         translate::{
             discovery::{node, protocol, removal, table_node},
             errors::talk_too_long,
-            status::{self, Refusal},
+            status::Refusal,
             value::{node_ref, timestamp},
         },
     },
@@ -235,34 +234,9 @@ impl DiscoveryService for Nodes {
         &self,
         request: Request<Streaming<proto::ServeTalkRequest>>,
     ) -> Result<Response<Self::ServeTalkStream>, Status> {
-        let mut requests = request.into_inner();
         let (out, stream) = mpsc::channel(FRAMES);
-        let discovery = self.discovery.clone();
         // Headers go out before the first event is read: some clients wait for them before they send it.
-        tokio::spawn(async move {
-            use proto::serve_talk_request::Event as In;
-            let served = match requests.message().await {
-                Ok(Some(proto::ServeTalkRequest { event: Some(In::Serve(start)) }))
-                    if !start.protocol.is_empty() =>
-                {
-                    discovery.serve_talk(start.protocol.into_bytes().into()).await.map_err(Refusal::from)
-                }
-                Ok(_) => Err(Refusal::new(
-                    ErrorReason::StreamProtocolViolation,
-                    "the first event of the stream must be \"serve\" with the name of a protocol",
-                )),
-                Err(status) => {
-                    let _ = out.send(Err(status::with_reason(status))).await;
-                    return;
-                }
-            };
-            match served {
-                Ok(questions) => {
-                    TalkServer::new(discovery).run(requests, questions, out).await;
-                }
-                Err(refusal) => drop(out.send(Err(refusal.into())).await),
-            }
-        });
+        tokio::spawn(talk::serve(self.discovery.clone(), request.into_inner(), out));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
