@@ -12,7 +12,7 @@
 //!
 //! `server` holds the bounds on clients.
 //!
-//! Left out: gRPC's own health service (`rpc::descriptors`).
+//! Left out: gRPC's own health service (`rpc::services::descriptors`).
 
 mod metrics;
 mod server;

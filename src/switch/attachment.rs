@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
+    vec::Drain,
 };
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
 use crate::delivery::{CreditError, Event, Pull, SharedInbox, StreamId};
 use crate::{
     net::outbound::{Lane, Refused, SEND_WINDOW},
-    rlpx::{Compressed, frame::check_len},
+    rlpx::{Compressed, Compressor, MessageTooLarge, frame::check_len, snappy::MAX_PAYLOAD},
 };
 
 /// Replies that may wait for a stream whose reader is asleep. At about a hundred bytes each this is some MiB; an
@@ -32,6 +33,45 @@ pub const MAX_REPLIES: usize = 65_536;
 /// Credit is returned to the sender in steps of this size: a quarter of the window, so that a window cannot run dry
 /// unnoticed and small messages do not cost a reply each.
 const CREDIT_STEP: u64 = SEND_WINDOW / 4;
+
+/// A message that is ready to be queued for any number of peers: its payload was compressed once, and all queues share
+/// the bytes.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// The message code inside the capability.
+    code: u32,
+    payload: Compressed,
+}
+
+/// Encodes messages for peers. It keeps its tables and its buffer from one message to the next, so each stream has its own.
+#[derive(Debug, Default)]
+pub struct Encoder(Compressor);
+
+impl Encoder {
+    /// Encodes a message.
+    ///
+    /// # Errors
+    ///
+    /// No frame of any peer has room for the payload.
+    pub fn encode(&mut self, code: u32, payload: &[u8]) -> Result<Encoded, MessageTooLarge> {
+        Ok(Encoded { code, payload: self.0.compress(payload)? })
+    }
+}
+
+/// A message of a stream, for numbered channels of that stream.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamMessage<'a> {
+    /// The channels.
+    pub channels: &'a [u32],
+    /// The message code inside the capability.
+    pub code: u32,
+    /// What is sent, uncompressed.
+    pub payload: &'a [u8],
+    /// The sender's number for the message.
+    pub send_id: u64,
+    /// Whether the sender wants to hear when a socket took it.
+    pub want_result: bool,
+}
 
 /// One channel of one session, as an inbox knows it.
 #[derive(Clone, Debug)]
@@ -43,20 +83,57 @@ pub struct PeerChannel {
 }
 
 impl PeerChannel {
-    /// Whether the message can go to this peer at all: everything that the engine would refuse, found out where the
-    /// sender can still be told.
-    pub fn check(&self, code: u32, message: &Compressed) -> Result<(), SendError> {
+    /// Queues a message of a call for this peer, or refuses it; never waits. Returns the message's number, for
+    /// [`Self::wait_written`].
+    ///
+    /// # Errors
+    ///
+    /// The peer cannot get the message, or its queue has no room for it.
+    pub fn send(&self, message: &Encoded) -> Result<u64, SendError> {
+        self.queue(Lane::Call, message)
+    }
+
+    /// The same for a message that goes to this peer alone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::send`].
+    pub fn send_payload(&self, code: u32, payload: &[u8]) -> Result<u64, SendError> {
+        let too_large = |_| SendError::TooLarge { bytes: payload.len(), limit: self.channel.max_message };
+        self.send(&Encoder::default().encode(code, payload).map_err(too_large)?)
+    }
+
+    /// Waits until the peer's socket took the message with this number. Returns false if the session ended first.
+    pub async fn wait_written(&self, number: u64) -> bool {
+        self.session.outbound.wait_written(Lane::Call, self.channel.index, number).await
+    }
+
+    /// The one way into the queue of a peer, for streams and calls: checks the message, and says in the sender's terms
+    /// why it was not taken.
+    fn queue(&self, lane: Lane, message: &Encoded) -> Result<u64, SendError> {
+        self.check(message)?;
+        let (index, code) = (self.channel.index, u64::from(message.code));
+        self.session.outbound.send(lane, index, code, message.payload.clone()).map_err(
+            |refused| match refused {
+                Refused::Full => SendError::WindowExceeded,
+                Refused::Closed => SendError::NotConnected,
+            },
+        )
+    }
+
+    /// Whether the message can go to this peer at all. It is found out here because the sender can still be told.
+    fn check(&self, message: &Encoded) -> Result<(), SendError> {
         let SessionChannel { offset, message_count, max_message, .. } = self.channel;
-        let code = u64::from(code);
+        let code = u64::from(message.code);
         if code >= message_count {
             return Err(SendError::CodeOutOfRange { message_count });
         }
-        let bytes = message.raw_len();
+        let bytes = message.payload.raw_len();
         if bytes > max_message {
             return Err(SendError::TooLarge { bytes, limit: max_message });
         }
         // A peer of an early base protocol gets messages as they are.
-        let on_wire = if self.session.hello.has_snappy() { message.as_bytes().len() } else { bytes };
+        let on_wire = if self.session.hello.has_snappy() { message.payload.as_bytes().len() } else { bytes };
         check_len(offset.saturating_add(code), on_wire)
             .map_err(|_| SendError::TooLarge { bytes, limit: max_message })
     }
@@ -106,23 +183,31 @@ pub enum Reply {
 }
 
 /// Why a message was not accepted for a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// The channel's window is used up.
+    #[error("the channel's send window is used up; wait for credit")]
     WindowExceeded,
     /// The channel has ended.
+    #[error("the channel is closed")]
     NotConnected,
     /// No channel has had this number on this stream.
+    #[error("no channel {channel} was opened on this stream; channel_opened tells the numbers")]
     NeverOpened {
         /// The number.
         channel: u32,
     },
     /// The capability has fewer codes.
+    #[error("the protocol has message codes 0 to {}", message_count.saturating_sub(1))]
     CodeOutOfRange {
         /// How many it has.
         message_count: u64,
     },
     /// It is larger than the protocol's owner allows, or than a frame carries.
+    #[error(
+        "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits (16776442 bytes of \
+         data that does not compress)"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -214,10 +299,39 @@ impl std::fmt::Debug for Attachment {
     }
 }
 
+/// What one read of a stream found: replies, and the events that stand behind them. Kept and filled again by each read.
+#[derive(Debug, Default)]
+pub struct Batch {
+    replies: Vec<Reply>,
+    events: Vec<Event<PeerChannel>>,
+    /// The send windows of the channels that `events` opens, in their order.
+    windows: VecDeque<u64>,
+}
+
+impl Batch {
+    /// Takes everything out: the replies; and the events, each with the send window of the channel that it opens, in bytes
+    /// (0 for all other events).
+    pub fn drain(&mut self) -> (Drain<'_, Reply>, impl Iterator<Item = (Event<PeerChannel>, u64)>) {
+        let Self { replies, events, windows } = self;
+        let events = events.drain(..).map(|event| {
+            let opens = matches!(event, Event::Opened(_));
+            let window = if opens { windows.pop_front().unwrap_or_default() } else { 0 };
+            (event, window)
+        });
+        (replies.drain(..), events)
+    }
+
+    fn clear(&mut self) {
+        self.replies.clear();
+        self.events.clear();
+        self.windows.clear();
+    }
+}
+
 /// How reading went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// Events or replies were appended.
+    /// There are events or replies.
     Some,
     /// Another stream took over, or the registration has ended.
     Ended,
@@ -257,15 +371,15 @@ impl Attachment {
         self.holding.why_ended()
     }
 
-    /// Appends what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
+    /// Fills `batch` with what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
     pub fn poll_read(
         &self,
         cx: &mut Context<'_>,
         max_bytes: usize,
         max_events: usize,
-        replies: &mut Vec<Reply>,
-        events: &mut Vec<Event<PeerChannel>>,
+        batch: &mut Batch,
     ) -> Poll<Read> {
+        batch.clear();
         {
             let mut sending = lock(&self.sending);
             // The registration has one waker, which is the next stream's by now.
@@ -279,20 +393,26 @@ impl Attachment {
             }
             sending.settle();
             let count = sending.replies.len().min(max_events);
-            replies.extend(sending.replies.drain(..count));
+            batch.replies.extend(sending.replies.drain(..count));
         }
-        let left = max_events.saturating_sub(replies.len());
+        let left = max_events.saturating_sub(batch.replies.len());
+        let events = &mut batch.events;
         if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
             return Poll::Ready(Read::Ended);
         }
-        self.note(events, replies);
-        if replies.is_empty() && events.is_empty() { Poll::Pending } else { Poll::Ready(Read::Some) }
+        self.note(batch);
+        if batch.replies.is_empty() && batch.events.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Read::Some)
+        }
     }
 
-    /// Learns the numbers of channels from the events on their way to the application, and tells it how much it may
-    /// send. Results of a channel that ends go into `replies`, which stand before the events.
-    fn note(&self, events: &mut [Event<PeerChannel>], replies: &mut Vec<Reply>) {
-        for event in events {
+    /// Learns the numbers of channels from the events on their way to the application, and how much it may send on each.
+    /// Results of a channel that ends become replies, which stand before the events.
+    fn note(&self, batch: &mut Batch) {
+        let Batch { replies, events, windows } = batch;
+        for event in events.iter() {
             match event {
                 Event::Opened(opened) => {
                     let peer = opened.about.peer.clone();
@@ -306,10 +426,10 @@ impl Attachment {
                     // numbers are of one moment. A session that has ended, and is only told of for what it left behind,
                     // takes nothing.
                     let progress = outbound.progress(index).stream;
-                    opened.send_window = match outbound.is_closed() {
+                    windows.push_back(match outbound.is_closed() {
                         true => 0,
                         false => SEND_WINDOW.saturating_sub(progress.waiting_cost()),
-                    };
+                    });
                     let target = Target {
                         peer,
                         credited: progress.written_cost,
@@ -348,8 +468,12 @@ impl Attachment {
         }
     }
 
-    /// Sends a compressed message on numbered channels. Refusals become replies; nothing waits.
-    pub fn send(&self, channels: &[u32], code: u32, message: &Compressed, send_id: u64, want_result: bool) {
+    /// Sends a message on numbered channels. Refusals become replies; nothing waits.
+    pub fn send(&self, encoder: &mut Encoder, message: &StreamMessage<'_>) {
+        let StreamMessage { channels, code, payload, send_id, want_result } = *message;
+        // Encoded before the lock is taken: the reading half waits for it.
+        let too_large = |_| SendError::TooLarge { bytes: payload.len(), limit: MAX_PAYLOAD };
+        let encoded = encoder.encode(code, payload).map_err(too_large);
         let mut wake = false;
         {
             let mut sending = lock(&self.sending);
@@ -360,7 +484,11 @@ impl Attachment {
             for &channel in channels {
                 // The outbound queue's lock is taken inside this one; progress hooks, which take this one, are called
                 // without it.
-                if let Err(reason) = sending.send(channel, code, message, send_id, want_result) {
+                let sent = match &encoded {
+                    Ok(message) => sending.send(channel, message, send_id, want_result),
+                    Err(error) => Err(*error),
+                };
+                if let Err(reason) = sent {
                     sending.reply(Reply::Failure { send_id, channel, reason });
                     wake = true;
                 }
@@ -433,8 +561,7 @@ impl Sending {
     fn send(
         &mut self,
         channel: u32,
-        code: u32,
-        message: &Compressed,
+        message: &Encoded,
         send_id: u64,
         want_result: bool,
     ) -> Result<(), SendError> {
@@ -442,16 +569,7 @@ impl Sending {
         let missing =
             || if channel > highest { SendError::NeverOpened { channel } } else { SendError::NotConnected };
         let target = self.targets.get_mut(&channel).ok_or_else(missing)?;
-        let to = &target.peer.channel;
-        target.peer.check(code, message)?;
-        let outbound = &target.peer.session.outbound;
-        let number =
-            outbound.send(Lane::Stream, to.index, u64::from(code), message.clone()).map_err(|refused| {
-                match refused {
-                    Refused::Full => SendError::WindowExceeded,
-                    Refused::Closed => SendError::NotConnected,
-                }
-            })?;
+        let number = target.peer.queue(Lane::Stream, message)?;
         if want_result {
             target.results.push_back((number, send_id));
         }

@@ -268,10 +268,7 @@ impl Registry {
         let others = self.iter().filter(|other| Some(other.id) != id).flat_map(|other| &other.spec.protocols);
         let all = others.chain(&spec.protocols).map(|protocol| &protocol.capability);
         if hello_len(self.config.client_name_len, all) > MAX_HELLO {
-            return Err(LeaseError::LimitReached {
-                what: "bytes of Hello, with these capabilities",
-                limit: MAX_HELLO,
-            });
+            return Err(LeaseError::HelloTooLarge { limit: MAX_HELLO });
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::{collections::HashMap, time::Duration};
 use prost::Message as _;
 use tonic::{Code, Status};
 
-use super::{
+use crate::rpc::{
     google_rpc::{BadRequest, ErrorInfo, RetryInfo, Status as RpcStatus, bad_request::FieldViolation},
     proto::ErrorReason,
 };
@@ -78,7 +78,7 @@ impl Refusal {
     }
 
     /// The fields that are to blame, and nothing else is: to be told with others of the same request.
-    pub(super) fn into_fields(self) -> Vec<(String, String)> {
+    pub(in crate::rpc) fn into_fields(self) -> Vec<(String, String)> {
         self.fields
     }
 
@@ -271,11 +271,13 @@ fn cut(text: &str, limit: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// What a client reads out of a status.
-    fn read(status: &Status) -> (RpcStatus, ErrorInfo, Option<RetryInfo>, Option<BadRequest>) {
+    pub(in crate::rpc::translate) fn read(
+        status: &Status,
+    ) -> (RpcStatus, ErrorInfo, Option<RetryInfo>, Option<BadRequest>) {
         let rpc = RpcStatus::decode(status.details()).unwrap();
         let find = |name: &str| {
             let url = format!("type.googleapis.com/google.rpc.{name}");
@@ -290,7 +292,8 @@ mod tests {
         (rpc, info, retry, bad)
     }
 
-    fn reasons() -> impl Iterator<Item = ErrorReason> {
+    /// All reasons of the contract.
+    pub(in crate::rpc::translate) fn reasons() -> impl Iterator<Item = ErrorReason> {
         (0..200).filter_map(|number| ErrorReason::try_from(number).ok())
     }
 

@@ -4,8 +4,8 @@ use std::{num::NonZeroU64, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{proto, registration, status::Refusal};
-use crate::{node::network, policy::ChurnSettings, switch::peers::PeerSettings};
+use super::{status::Refusal, value::duration};
+use crate::{node::network, policy::ChurnSettings, rpc::proto, switch::peers::PeerSettings};
 
 /// The most peers that may be asked for: beyond it files, not settings, are the limit.
 const MAX_PEERS: u32 = 65_536;
@@ -20,7 +20,7 @@ const MIN_RATE: u64 = 1024;
 const MAX_NETWORKS: usize = 1024;
 
 /// What a request changes, checked: a function of the settings before it.
-pub(super) fn change(
+pub(in crate::rpc) fn change(
     wish: proto::PeerSettings,
 ) -> Result<impl FnOnce(&mut PeerSettings) + Send + 'static, Refusal> {
     let field = |name: &str| format!("settings.{name}");
@@ -36,7 +36,7 @@ pub(super) fn change(
     let max_pending_inbound = count("max_pending_inbound", wish.max_pending_inbound, 1)?;
     let per_subnet = count("max_peers_per_subnet", wish.max_peers_per_subnet, 0)?;
     let pending_per_subnet = count("max_pending_per_subnet", wish.max_pending_per_subnet, 0)?;
-    let time = |name: &str, value| registration::duration(&field(name), value, MAX_TIME);
+    let time = |name: &str, value| duration(&field(name), value, MAX_TIME);
     let dial_timeout = time("dial_timeout", wish.dial_timeout)?;
     if dial_timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(Refusal::field(field("dial_timeout"), "must be longer than 0s"));
@@ -102,7 +102,7 @@ fn networks(list: &[String]) -> Result<Vec<IpNet>, Refusal> {
 }
 
 /// All settings, each of them set.
-pub(super) fn view(settings: &PeerSettings) -> proto::PeerSettings {
+pub(in crate::rpc) fn view(settings: &PeerSettings) -> proto::PeerSettings {
     let PeerSettings { policy, bandwidth } = settings;
     let int = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
     let time = |time: Duration| prost_types::Duration::try_from(time).ok();
@@ -127,5 +127,79 @@ pub(super) fn view(settings: &PeerSettings) -> proto::PeerSettings {
         peer_send_rate: rate(bandwidth.peer_out),
         receive_rate: rate(bandwidth.total_in),
         send_rate: rate(bandwidth.total_out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> PeerSettings {
+        PeerSettings { policy: crate::policy::Settings::default(), bandwidth: Default::default() }
+    }
+
+    /// All settings, none of which is the default.
+    fn all() -> proto::PeerSettings {
+        let time = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        proto::PeerSettings {
+            max_peers: Some(7),
+            dial_ratio: Some(5),
+            max_pending_dials: Some(6),
+            max_pending_inbound: Some(8),
+            dial_timeout: time(9),
+            inbound_throttle: time(10),
+            max_peers_per_subnet: Some(11),
+            max_pending_per_subnet: Some(12),
+            churn_interval: time(13),
+            dialing: Some(!settings().policy.dialing),
+            allowlist_only: Some(!settings().policy.allowlist_only),
+            allow_lan: Some(!settings().policy.allow_lan),
+            net_restrict: Some(proto::NetworkList { networks: vec!["10.0.0.0/8".to_owned()] }),
+            peer_receive_rate: Some(2_001),
+            peer_send_rate: Some(2_002),
+            receive_rate: Some(2_003),
+            send_rate: Some(2_004),
+        }
+    }
+
+    #[test]
+    fn what_is_set_is_what_is_shown() {
+        let mut now = settings();
+        change(all()).unwrap()(&mut now);
+        assert_eq!(view(&now), all());
+        change(proto::PeerSettings::default()).unwrap()(&mut now);
+        assert_eq!(view(&now), all(), "what is not said stays");
+        let none = prost_types::Duration { seconds: 0, nanos: 0 };
+        let off = proto::PeerSettings {
+            churn_interval: Some(none),
+            send_rate: Some(0),
+            ..proto::PeerSettings::default()
+        };
+        change(off).unwrap()(&mut now);
+        let expected = proto::PeerSettings { churn_interval: Some(none), send_rate: Some(0), ..all() };
+        assert_eq!(view(&now), expected);
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_right_names_its_field() {
+        let time = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        let none = proto::PeerSettings::default;
+        let networks = |networks| Some(proto::NetworkList { networks });
+        for (wish, field) in [
+            (proto::PeerSettings { max_peers: Some(MAX_PEERS + 1), ..none() }, "max_peers"),
+            (proto::PeerSettings { dial_ratio: Some(0), ..none() }, "dial_ratio"),
+            (proto::PeerSettings { dial_timeout: time(0, 0), ..none() }, "dial_timeout"),
+            (proto::PeerSettings { inbound_throttle: time(-1, 0), ..none() }, "inbound_throttle"),
+            (proto::PeerSettings { churn_interval: time(0, 1), ..none() }, "churn_interval"),
+            (proto::PeerSettings { send_rate: Some(MIN_RATE - 1), ..none() }, "send_rate"),
+            (
+                proto::PeerSettings { net_restrict: networks(vec!["x".to_owned()]), ..none() },
+                "net_restrict.networks[0]",
+            ),
+        ] {
+            let Err(refusal) = change(wish) else { panic!("{field} was taken") };
+            let fields = refusal.into_fields();
+            assert_eq!(fields.first().map(|(name, _)| name.clone()), Some(format!("settings.{field}")));
+        }
     }
 }

@@ -12,11 +12,9 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
-use super::{
-    convert,
+use crate::rpc::{
     proto::{self, ErrorReason},
-    registration,
-    status::Refusal,
+    translate::{peer, registration, status::Refusal, value::duration},
 };
 use crate::switch::{
     Boards, Principal,
@@ -79,16 +77,12 @@ impl Wish {
             (_, Ok(token)) => Token::Some(token),
             (_, Err(_)) => Token::Unknown,
         };
-        let interval = registration::duration("mark_interval", interval, MAX_MARK_INTERVAL)?;
+        let interval = duration("mark_interval", interval, MAX_MARK_INTERVAL)?;
         let interval = interval.unwrap_or(MARK_INTERVAL);
         if interval < MIN_MARK_INTERVAL {
             return Err(Refusal::field("mark_interval", "must be at least 1 s"));
         }
-        let seat = boards.seat(&principal.name).map_err(|full| {
-            Refusal::new(ErrorReason::LimitReached, full.to_string())
-                .with("limit", full.limit)
-                .with("what", "watches")
-        })?;
+        let seat = boards.seat(&principal.name)?;
         Ok(Self { token, interval, seat })
     }
 
@@ -191,17 +185,17 @@ pub(super) fn peers(boards: &Boards, wish: Wish) -> WatchStream<proto::WatchPeer
         boards.peers.read(|board| (wish.cursor(&board.peers), board.attempts.watch()));
     stream(boards.peers.clone(), wish, move |board| {
         let (changes, mark_of) = changes(&board.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
-            let (peer, end) = match &*change.value {
-                PeerState::Connected(view) => (convert::peer(view), None),
-                PeerState::Gone(gone) => (convert::gone_peer(gone), Some(convert::peer_end(&gone.end))),
+            let (seen, end) = match &*change.value {
+                PeerState::Connected(view) => (peer::peer(view), None),
+                PeerState::Gone(gone) => (peer::gone_peer(gone), Some(peer::peer_end(&gone.end))),
             };
-            Some(proto::PeerChange { r#type: kind.into(), peer: Some(peer), end })
+            Some(proto::PeerChange { r#type: kind.into(), peer: Some(seen), end })
         });
         let mut failed_attempts = Vec::new();
         let missed = board.attempts.pull(&mut attempts, FRAME_CHANGES, |attempt| {
-            failed_attempts.push(convert::attempt(attempt));
+            failed_attempts.push(peer::attempt(attempt));
         });
-        let missed_attempts: Vec<_> = missed.into_iter().map(convert::missed).collect();
+        let missed_attempts: Vec<_> = missed.into_iter().map(peer::missed).collect();
         let says_something = is_news(&mark_of)
             || !(changes.is_empty() && failed_attempts.is_empty() && missed_attempts.is_empty());
         let more = mark_of.more || failed_attempts.len() == FRAME_CHANGES;

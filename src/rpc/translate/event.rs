@@ -3,42 +3,18 @@
 use std::time::Duration;
 
 use super::{
-    convert,
-    proto::{self, ErrorReason, server_event},
+    errors,
+    peer::{capability, closed_by, session},
+    value::{disconnect_reason, text, timestamp},
 };
 use crate::delivery::{Close, Event, Opened, Part};
-use crate::switch::attachment::{PeerChannel, Reply, SendError};
+use crate::rpc::proto::{self, ErrorReason, server_event};
+use crate::switch::attachment::{PeerChannel, Reply};
 
-/// Why a message was refused: the reason for programs, and a sentence.
-pub(super) fn send_error(error: SendError) -> (ErrorReason, String) {
-    match error {
-        SendError::WindowExceeded => (
-            ErrorReason::SendWindowExceeded,
-            "the channel's send window is used up; wait for credit".to_owned(),
-        ),
-        SendError::NotConnected => (ErrorReason::PeerNotConnected, "the channel is closed".to_owned()),
-        SendError::NeverOpened { channel } => (
-            ErrorReason::PeerNotConnected,
-            format!("no channel {channel} was opened on this stream; channel_opened tells the numbers"),
-        ),
-        SendError::CodeOutOfRange { message_count } => (
-            ErrorReason::MessageCodeOutOfRange,
-            format!("the protocol has message codes 0 to {}", message_count.saturating_sub(1)),
-        ),
-        SendError::TooLarge { bytes, limit } => (
-            ErrorReason::MessageTooLarge,
-            format!(
-                "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits \
-                 (16776442 bytes of data that does not compress)"
-            ),
-        ),
-    }
-}
-
-pub(super) fn reply_event(reply: Reply) -> server_event::Event {
+pub(in crate::rpc) fn reply_event(reply: Reply) -> server_event::Event {
     match reply {
         Reply::Failure { send_id, channel, reason } => {
-            let (reason, detail) = send_error(reason);
+            let (reason, detail) = errors::unsent(reason);
             server_event::Event::SendFailure(proto::SendFailure {
                 send_id,
                 channel_id: channel,
@@ -60,23 +36,23 @@ pub(super) fn reply_event(reply: Reply) -> server_event::Event {
     }
 }
 
-pub(super) fn drain(deadline: Duration) -> proto::DrainNotice {
-    proto::DrainNotice { deadline: Some(convert::timestamp(deadline)) }
+pub(in crate::rpc) fn drain(deadline: Duration) -> proto::DrainNotice {
+    proto::DrainNotice { deadline: Some(timestamp(deadline)) }
 }
 
-pub(super) fn fragment(part: Part) -> proto::Fragment {
+pub(in crate::rpc) fn fragment(part: Part) -> proto::Fragment {
     // A message has at most 24 bits of length.
     let int = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     proto::Fragment { total_bytes: int(part.total), offset: int(part.offset) }
 }
 
-pub(super) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
+pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>, send_window: u64) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
-        capability: Some(convert::capability(&opened.about.peer.channel)),
-        peer: Some(convert::session(&opened.about.peer.session)),
+        capability: Some(capability(&opened.about.peer.channel)),
+        peer: Some(session(&opened.about.peer.session)),
         existing: opened.existing,
-        send_window_bytes: opened.send_window,
+        send_window_bytes: send_window,
         session_id: opened.about.session_id,
         position: opened.position,
         uncredited_messages: opened.uncredited_messages,
@@ -89,19 +65,19 @@ pub(super) fn opened(opened: Opened<PeerChannel>) -> proto::ChannelOpened {
     }
 }
 
-pub(super) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
+pub(in crate::rpc) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
     proto::ChannelClosed {
         channel_id: channel,
-        reason: convert::disconnect_reason(close.reason).into(),
-        by: convert::closed_by(&close.by),
-        detail: convert::text(&close.detail),
+        reason: disconnect_reason(close.reason).into(),
+        by: closed_by(&close.by),
+        detail: text(&close.detail),
         unsent_messages: close.unsent_messages,
     }
 }
 
-pub(super) fn inbound_event(event: Event<PeerChannel>) -> server_event::Event {
+pub(in crate::rpc) fn inbound_event(event: Event<PeerChannel>, send_window: u64) -> server_event::Event {
     match event {
-        Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open)),
+        Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open, send_window)),
         Event::Message { channel, code, payload, part } => {
             server_event::Event::Message(proto::InboundMessage {
                 channel_id: channel,

@@ -3,133 +3,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tonic::Status;
-
 use super::{
-    convert, dial_filter, exchange,
-    proto::{self, ErrorReason},
+    dial_filter,
     status::Refusal,
+    value::{duration, timestamp},
 };
-use crate::delivery::{Action, OverflowPolicy};
+use crate::delivery::{Action, AttachParams, OverflowPolicy};
 use crate::{
-    policy::dial::{AddError, RemoveError},
+    rpc::proto,
     switch::{
         Capability,
         lease::{
-            Greeting, LeaseError, MAX_HELLO, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId,
-            RegistrationSpec, StateName,
+            Greeting, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId, RegistrationSpec,
+            StateName,
         },
-        peers::ListError,
-        registrations::{AttachRequest, Attached, Ended, RegistrationView, SwitchError, Target},
+        registrations::{Acting, AttachRequest, Attached, RegistrationView, Target},
     },
 };
 
-/// A refusal of the switch, in the contract's words.
-impl From<SwitchError> for Refusal {
-    fn from(error: SwitchError) -> Self {
-        let message = error.to_string();
-        match error {
-            SwitchError::Stopped => Self::new(ErrorReason::ServerDraining, "the sidecar is stopping"),
-            SwitchError::Lease(lease) => lease_refusal(lease, message),
-            SwitchError::PeerNotConnected { node } => {
-                Self::new(ErrorReason::PeerNotConnected, message).with("node_id", node)
-            }
-            SwitchError::ProtocolNotShared { node, protocol } => {
-                Self::new(ErrorReason::ProtocolNotShared, message)
-                    .with("node_id", node)
-                    .with("protocol", protocol)
-            }
-            SwitchError::SharedSession { .. } => Self::forbidden(message),
-            SwitchError::List(list) => list_refusal(&list, message),
-        }
-    }
-}
-
-fn lease_refusal(error: LeaseError, message: String) -> Refusal {
-    match error {
-        LeaseError::ProtocolAlreadyRegistered { protocol, owner, state, expire_time } => {
-            let refusal = Refusal::new(ErrorReason::ProtocolAlreadyRegistered, message)
-                .with("protocol", protocol)
-                .with("owner", owner)
-                .with("state", state);
-            match expire_time {
-                Some(time) => refusal.with("expire_time", time.as_secs()),
-                None => refusal,
-            }
-        }
-        LeaseError::ProtocolNotRegistered { protocol } => {
-            Refusal::new(ErrorReason::ProtocolNotRegistered, message).with("protocol", protocol)
-        }
-        LeaseError::RegistrationAttached { client_id } => {
-            Refusal::new(ErrorReason::RegistrationAttached, message).with("client_id", client_id)
-        }
-        LeaseError::RegistrationNotFound { .. } => Refusal::new(ErrorReason::RegistrationNotFound, message),
-        LeaseError::ResumeTokenStale { generation } => {
-            Refusal::new(ErrorReason::ResumeTokenStale, message).with("generation", generation)
-        }
-        LeaseError::LimitReached { limit: MAX_HELLO, .. } => {
-            Refusal::new(ErrorReason::HelloTooLarge, message).with("limit", MAX_HELLO)
-        }
-        LeaseError::LimitReached { what, limit } => {
-            Refusal::new(ErrorReason::LimitReached, message).with("limit", limit).with("what", what)
-        }
-        LeaseError::InvalidField { field, problem } => Refusal::field(field, problem),
-        LeaseError::InvalidFields(fields) => Refusal::fields(fields),
-        LeaseError::NotAuthorized { .. } => Refusal::forbidden(message),
-    }
-}
-
-fn list_refusal(error: &ListError, message: String) -> Refusal {
-    match error {
-        ListError::Add(AddError::OwnIdentity) => Refusal::field("node", message),
-        ListError::Add(AddError::Banned(ban)) => Refusal::new(ErrorReason::NodeBanned, message)
-            .with("target", ban.target)
-            .with("expire_time", ban.until.as_secs()),
-        ListError::Add(AddError::AddressUnknown) => Refusal::new(ErrorReason::NodeAddressUnknown, message),
-        ListError::Add(AddError::Full { max }) => {
-            Refusal::new(ErrorReason::LimitReached, message).with("limit", max)
-        }
-        ListError::Remove(RemoveError::NotListed) => Refusal::new(ErrorReason::EntryNotFound, message),
-        ListError::Remove(RemoveError::FromConfig) => Refusal::new(ErrorReason::EntryFromConfig, message),
-    }
-}
-
-/// Why a stream ended that its client did not end.
-pub(super) fn ended(ended: Ended) -> Status {
-    match ended {
-        Ended::TakenOver => Refusal::new(
-            ErrorReason::ResumeTokenStale,
-            "another stream of the registration was attached; this one is over",
-        ),
-        Ended::Deleted => {
-            Refusal::new(ErrorReason::RegistrationNotFound, "the registration was deleted; register again")
-        }
-        Ended::Drained => {
-            Refusal::new(ErrorReason::ServerDraining, "the sidecar is stopping; reconnect when it is back")
-        }
-    }
-    .into()
-}
-
-/// A duration of a request: not negative, at most `max`.
-pub(super) fn duration(
-    field: &str,
-    duration: Option<prost_types::Duration>,
-    max: Duration,
-) -> Result<Option<Duration>, Refusal> {
-    let Some(duration) = duration else { return Ok(None) };
-    let duration = Duration::try_from(duration).map_err(|_| {
-        Refusal::field(field, "is a duration that must not be negative, such as \"10s\" in JSON")
-    })?;
-    if duration > max {
-        let problem = format!("must be at most \"{}s\"", max.as_secs());
-        return Err(Refusal::field(field, problem));
-    }
-    Ok(Some(duration))
-}
-
 /// The spec of a request. The rules of its content are the lease's; here it only becomes typed.
-pub(super) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
+pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
     let spec =
         spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
     let policy = spec.overflow_policy.unwrap_or_default();
@@ -178,17 +71,43 @@ fn protocol(spec: proto::ProtocolSpec) -> ProtocolSpec {
     }
 }
 
-pub(super) fn payload(payload: proto::Payload) -> Greeting {
+pub(in crate::rpc) fn payload(payload: proto::Payload) -> Greeting {
     Greeting { code: payload.code, payload: payload.payload }
 }
 
 /// What `SetGreeting` and the event `set_greeting` carry: name, version, messages.
-pub(super) fn greeting(event: proto::SetGreeting) -> (String, u32, Vec<Greeting>) {
+pub(in crate::rpc) fn greeting(event: proto::SetGreeting) -> (String, u32, Vec<Greeting>) {
     (event.name, event.version, event.messages.into_iter().map(payload).collect())
 }
 
+/// On whose behalf a call acts: each request has a `oneof` of its own for the same two ways to say it.
+macro_rules! acting {
+    ($($of:ty),+ $(,)?) => {$(
+        impl From<$of> for Acting {
+            fn from(by: $of) -> Self {
+                type By = $of;
+                match by {
+                    By::ResumeToken(text) => Self::Token(text),
+                    By::ClientId(id) => Self::Client(id.into()),
+                }
+            }
+        }
+    )+};
+}
+
+acting!(
+    proto::update_registration_request::Registration,
+    proto::set_greeting_request::Registration,
+    proto::renew_registration_request::Registration,
+    proto::delete_registration_request::Registration,
+    proto::set_record_entry_request::Registration,
+    proto::delete_record_entry_request::Registration,
+    proto::send_message_request::Sender,
+    proto::broadcast_message_request::Sender,
+);
+
 /// The caller's name for an attempt.
-pub(super) fn request_id(text: String) -> Result<String, Refusal> {
+pub(in crate::rpc) fn request_id(text: String) -> Result<String, Refusal> {
     /// A UUID has 36 characters.
     const LIMIT: usize = 64;
     if text.len() > LIMIT {
@@ -197,8 +116,13 @@ pub(super) fn request_id(text: String) -> Result<String, Refusal> {
     Ok(text)
 }
 
-pub(super) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Refusal> {
-    let params = exchange::params(&attach);
+pub(in crate::rpc) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Refusal> {
+    let params = AttachParams {
+        stream_window: attach.stream_window_bytes,
+        channel_window: attach.channel_window_bytes,
+        max_frame_bytes: attach.max_frame_bytes as usize,
+        auto_credit: attach.auto_credit,
+    };
     let target = match attach.target {
         Some(proto::attach::Target::ResumeToken(text)) => Target::Token(text),
         Some(proto::attach::Target::Spec(value)) => Target::Spec(spec(Some(value))?),
@@ -215,7 +139,9 @@ pub(super) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Ref
     })
 }
 
-pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<AttachRequest, Refusal> {
+pub(in crate::rpc) fn receive_request(
+    request: proto::ReceiveMessagesRequest,
+) -> Result<AttachRequest, Refusal> {
     use proto::receive_messages_request::Target as Wanted;
     let target = match request.target {
         Some(Wanted::ResumeToken(text)) => Target::Token(text),
@@ -225,7 +151,7 @@ pub(super) fn receive_request(request: proto::ReceiveMessagesRequest) -> Result<
             return Err(Refusal::field("target", "must name a spec, a resume_token or a client_id"));
         }
     };
-    let params = crate::delivery::AttachParams {
+    let params = AttachParams {
         max_frame_bytes: request.max_frame_bytes as usize,
         auto_credit: true,
         ..Default::default()
@@ -281,7 +207,7 @@ fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {
 }
 
 /// A registration as everybody may see it: without secrets.
-pub(super) fn view(view: &RegistrationView) -> proto::Registration {
+pub(in crate::rpc) fn view(view: &RegistrationView) -> proto::Registration {
     proto::Registration {
         registration_id: view.id.to_string(),
         spec: Some(spec_view(&view.spec)),
@@ -292,17 +218,17 @@ pub(super) fn view(view: &RegistrationView) -> proto::Registration {
         }
         .into(),
         generation: view.generation,
-        expire_time: view.expire_time.map(convert::timestamp),
+        expire_time: view.expire_time.map(timestamp),
         open_channels: u32::try_from(view.open_channels).unwrap_or(u32::MAX),
         waiting_bytes: view.waiting_bytes,
         holding_channels: u32::try_from(view.holding_channels).unwrap_or(u32::MAX),
-        holding_since: view.holding_since.map(convert::timestamp),
+        holding_since: view.holding_since.map(timestamp),
         lost_messages: view.lost.messages,
         lost_bytes: view.lost.bytes,
     }
 }
 
-pub(super) fn attached(attached: &Attached) -> proto::Attached {
+pub(in crate::rpc) fn attached(attached: &Attached) -> proto::Attached {
     proto::Attached {
         registration: Some(view(&attached.registration)),
         resume_token: attached.token.expose(),
@@ -314,7 +240,10 @@ pub(super) fn attached(attached: &Attached) -> proto::Attached {
 }
 
 /// A registration named by its public id.
-pub(super) fn registration_id(text: &str) -> Result<RegistrationId, Refusal> {
+pub(in crate::rpc) fn registration_id(text: &str) -> Result<RegistrationId, Refusal> {
     RegistrationId::parse(text)
         .ok_or_else(|| Refusal::field("registration_id", "is not a registration id (16 hex digits)"))
 }
+
+#[cfg(test)]
+mod tests;

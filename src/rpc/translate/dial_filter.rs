@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{
-    proto::{self, dial_filter::Filter},
-    status::Refusal,
-};
+use super::status::Refusal;
 use crate::{
     node::Head,
+    rpc::proto::{self, dial_filter::Filter},
     switch::lease::{Chain, Wanted},
 };
 

@@ -1,21 +1,20 @@
 //! PeerService: who is connected, and the lists and bans that operators keep.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use super::{
-    convert, dialable_node, node_ref, paging, principal,
-    proto::{self, ErrorReason, peer_service_server::PeerService},
-    registration, settings,
-    status::Refusal,
-    watch,
-};
+use super::{paging, principal, watch};
 use crate::{
-    node::{NodeId, network},
-    policy::{
-        Ban, BanError, BanTarget,
-        dial::{ConnectOutcome, EntryState, LastError, ListEntry, ListSource},
+    rpc::{
+        proto::{self, peer_service_server::PeerService},
+        translate::{
+            errors,
+            lists::{self, no_target, static_peer, target_ip, target_node, target_subnet, trusted_peer},
+            peer, settings,
+            status::Refusal,
+            value::{dialable_node, duration, node_ref, timestamp, wire_reason},
+        },
     },
     switch::{Handle, PeerView, peers::BanRequest},
 };
@@ -48,135 +47,9 @@ impl Peers {
     async fn connect(&self, request: proto::ConnectPeerRequest) -> Result<proto::Peer, Refusal> {
         let node = dialable_node("node", &request.node)?;
         let id = node.id();
-        let timeout = registration::duration("timeout", request.timeout, MAX_CONNECT_TIMEOUT)?
-            .unwrap_or(CONNECT_TIMEOUT);
+        let timeout = duration("timeout", request.timeout, MAX_CONNECT_TIMEOUT)?.unwrap_or(CONNECT_TIMEOUT);
         let outcome = self.handle.connect(node, timeout).await?;
-        outcome.map(|view| convert::peer(&view)).map_err(|outcome| connect_refusal(id, outcome))
-    }
-}
-
-fn connect_refusal(id: NodeId, outcome: ConnectOutcome) -> Refusal {
-    use crate::policy::Refusal as Why;
-    let refusal = match outcome {
-        ConnectOutcome::Failed { cause, detail } => {
-            let message = if detail.is_empty() { cause.to_string() } else { format!("{cause}: {detail}") };
-            Refusal::new(ErrorReason::DialFailed, message).with("cause", cause.name())
-        }
-        ConnectOutcome::Refused(why) => {
-            let reason = match why {
-                Why::BannedNode | Why::BannedAddress => ErrorReason::NodeBanned,
-                Why::AddressUnknown => ErrorReason::NodeAddressUnknown,
-                Why::NoProtocol => ErrorReason::ProtocolNotRegistered,
-                Why::QueueFull => ErrorReason::LimitReached,
-                _ => ErrorReason::DialFailed,
-            };
-            Refusal::new(reason, format!("not dialed: {why}")).with("cause", why.name())
-        }
-        ConnectOutcome::TimedOut => {
-            Refusal::new(ErrorReason::TimedOut, "the dial took longer than its timeout")
-        }
-        ConnectOutcome::Connected => {
-            Refusal::new(ErrorReason::PeerNotConnected, "the peer connected and left again at once")
-        }
-    };
-    refusal.with("node_id", id)
-}
-
-fn peer_error(error: &LastError) -> proto::PeerError {
-    proto::PeerError {
-        time: Some(convert::timestamp(error.time)),
-        reason: convert::cause(error.cause).into(),
-        detail: convert::text(&error.detail),
-    }
-}
-
-/// State, since when, and what there is to say.
-fn state(entry: &ListEntry) -> (proto::StaticPeerState, Option<Duration>, String) {
-    use proto::StaticPeerState as S;
-    match entry.state {
-        EntryState::Connected { since, inbound } => {
-            let how = if inbound { "the peer dialed us" } else { "we dialed the peer" };
-            (S::Connected, Some(since), how.to_owned())
-        }
-        EntryState::Dialing { since } => (S::Dialing, Some(since), String::new()),
-        EntryState::Resolving => (S::Resolving, None, "discovery is asked for the address".to_owned()),
-        EntryState::BackingOff { .. } => {
-            (S::BackingOff, None, "see last_error and next_dial_time".to_owned())
-        }
-        EntryState::WaitingForProtocol => {
-            (S::WaitingForProtocol, None, "dialed as soon as a protocol is registered".to_owned())
-        }
-        EntryState::WaitingForSlot => {
-            (S::WaitingForSlot, None, "dialed as soon as fewer dials are in progress".to_owned())
-        }
-        EntryState::Refused(refusal) => (S::Refused, None, refusal.to_string()),
-    }
-}
-
-fn entry_source(source: Option<ListSource>) -> proto::EntrySource {
-    match source {
-        Some(ListSource::Config) => proto::EntrySource::Config,
-        Some(ListSource::Call) => proto::EntrySource::Call,
-        None => proto::EntrySource::Unspecified,
-    }
-}
-
-fn static_peer(entry: &ListEntry) -> proto::StaticPeer {
-    let (state, since, detail) = state(entry);
-    proto::StaticPeer {
-        enode: entry.enode.as_ref().map(ToString::to_string).unwrap_or_default(),
-        node_id: entry.id.to_string(),
-        state: state.into(),
-        since: since.map(convert::timestamp),
-        detail,
-        last_error: entry.last_error.as_ref().map(peer_error),
-        next_dial_time: entry.next_dial.map(convert::timestamp),
-        source: entry_source(entry.as_static).into(),
-    }
-}
-
-fn trusted_peer(entry: &ListEntry) -> proto::TrustedPeer {
-    let proto::StaticPeer { enode, node_id, state, since, detail, last_error, next_dial_time, .. } =
-        static_peer(entry);
-    let source = entry_source(entry.as_trusted).into();
-    proto::TrustedPeer { enode, node_id, state, since, detail, last_error, next_dial_time, source }
-}
-
-fn ban_view(ban: &Ban) -> proto::Ban {
-    proto::Ban {
-        target: ban.target.to_string(),
-        expire_time: Some(convert::timestamp(ban.until)),
-        reason: convert::text(&ban.reason),
-    }
-}
-
-fn target_node(text: &str) -> Result<BanTarget, Refusal> {
-    Ok(BanTarget::Node(node_ref("node", text)?.id()))
-}
-
-fn target_ip(text: &str) -> Result<BanTarget, Refusal> {
-    let ip: IpAddr =
-        text.parse().map_err(|_| Refusal::field("ip", "is not an IP address, as 203.0.113.7"))?;
-    Ok(BanTarget::ip(ip))
-}
-
-fn target_subnet(text: &str) -> Result<BanTarget, Refusal> {
-    let net = network::parse(text).map_err(|error| Refusal::field("subnet", error))?;
-    Ok(BanTarget::net(net))
-}
-
-fn no_target() -> Refusal {
-    Refusal::field("target", "is missing; name a node, an ip or a subnet")
-}
-
-fn ban_refusal(error: &BanError) -> Refusal {
-    let message = error.to_string();
-    match error {
-        BanError::Protected(id) => Refusal::field("force", message).with("node_id", id),
-        BanError::NotBanned => Refusal::new(ErrorReason::EntryNotFound, message),
-        BanError::Full => Refusal::new(ErrorReason::LimitReached, message),
-        BanError::OwnIdentity | BanError::Target => Refusal::field("target", message),
-        BanError::ZeroDuration => Refusal::field("duration", message),
+        outcome.map(|view| peer::peer(&view)).map_err(|outcome| errors::not_connected(id, outcome))
     }
 }
 
@@ -203,7 +76,7 @@ impl PeerService for Peers {
         let wish = paging::Wish::new(page_size, &page_token)?;
         let peers = self.handle.peers().await.map_err(Refusal::from)?;
         let id = |view: &PeerView| view.session.node_id.to_string();
-        let (peers, next_page_token) = wish.page(peers, id, convert::listed_peer);
+        let (peers, next_page_token) = wish.page(peers, id, peer::listed_peer);
         Ok(Response::new(proto::ListPeersResponse { peers, next_page_token }))
     }
 
@@ -214,8 +87,8 @@ impl PeerService for Peers {
         let node = node_ref("node", &request.get_ref().node)?.id();
         let view = self.handle.peer(node).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::GetPeerResponse {
-            peer: Some(convert::peer(&view)),
-            traffic: Some(convert::traffic(&view.session)),
+            peer: Some(peer::peer(&view)),
+            traffic: Some(peer::traffic(&view.session)),
         }))
     }
 
@@ -225,9 +98,9 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::DisconnectPeerResponse>, Status> {
         let request = request.into_inner();
         let node = node_ref("node", &request.node)?.id();
-        let reason = convert::wire_reason(request.reason());
+        let reason = wire_reason(request.reason());
         let redial = self.handle.disconnect_peer(node, reason).await.map_err(Refusal::from)?;
-        let next_dial_time = redial.map(convert::timestamp);
+        let next_dial_time = redial.map(timestamp);
         Ok(Response::new(proto::DisconnectPeerResponse { next_dial_time }))
     }
 
@@ -237,7 +110,7 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::AddStaticPeerResponse>, Status> {
         let request = request.into_inner();
         let node = dialable_node("node", &request.node)?;
-        let wait = registration::duration("wait", request.wait, MAX_WAIT)?.unwrap_or_default();
+        let wait = duration("wait", request.wait, MAX_WAIT)?.unwrap_or_default();
         let entry = self.handle.add_static_and_wait(node, wait).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::AddStaticPeerResponse { static_peer: Some(static_peer(&entry)) }))
     }
@@ -332,13 +205,13 @@ impl PeerService for Peers {
             Some(T::Subnet(text)) => target_subnet(text)?,
             None => return Err(no_target().into()),
         };
-        let duration = registration::duration("duration", request.duration, MAX_BAN)?.unwrap_or_default();
+        let duration = duration("duration", request.duration, MAX_BAN)?.unwrap_or_default();
         if duration.is_zero() {
             return Err(Refusal::field("duration", "must be above zero; UnbanPeer lifts a ban").into());
         }
         let ban = BanRequest { target, duration, reason: request.reason, force: request.force };
-        let ban = self.handle.ban(ban).await.map_err(Refusal::from)?.map_err(|error| ban_refusal(&error))?;
-        Ok(Response::new(proto::BanPeerResponse { ban: Some(ban_view(&ban)) }))
+        let ban = self.handle.ban(ban).await.map_err(Refusal::from)?.map_err(Refusal::from)?;
+        Ok(Response::new(proto::BanPeerResponse { ban: Some(lists::ban(&ban)) }))
     }
 
     async fn unban_peer(
@@ -352,7 +225,7 @@ impl PeerService for Peers {
             Some(T::Subnet(text)) => target_subnet(text)?,
             None => return Err(no_target().into()),
         };
-        self.handle.unban(target).await.map_err(Refusal::from)?.map_err(|error| ban_refusal(&error))?;
+        self.handle.unban(target).await.map_err(Refusal::from)?.map_err(Refusal::from)?;
         Ok(Response::new(proto::UnbanPeerResponse {}))
     }
 
@@ -363,7 +236,7 @@ impl PeerService for Peers {
         let proto::ListBansRequest { page_size, page_token } = request.into_inner();
         let wish = paging::Wish::new(page_size, &page_token)?;
         let bans = self.handle.bans().await.map_err(Refusal::from)?;
-        let (bans, next_page_token) = wish.page(bans, |ban| ban.target.to_string(), ban_view);
+        let (bans, next_page_token) = wish.page(bans, |ban| ban.target.to_string(), lists::ban);
         Ok(Response::new(proto::ListBansResponse { bans, next_page_token }))
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Bound;
 use data_encoding::BASE64URL_NOPAD;
 use prost::Message;
 
-use super::status::Refusal;
+use crate::rpc::translate::status::Refusal;
 
 /// Bytes of one page. gRPC clients accept messages of 4 MiB unless they are told otherwise; the rest is for the token
 /// and for the element that is larger than all others.

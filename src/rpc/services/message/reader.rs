@@ -10,11 +10,13 @@ use std::{
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::{proto::ErrorReason, registration, status::Refusal};
-use crate::delivery::Event;
+use crate::rpc::{
+    proto::ErrorReason,
+    translate::{errors, status::Refusal},
+};
 use crate::switch::{
     Draining, Handle,
-    attachment::{Attachment, PeerChannel, Read, Reply},
+    attachment::{Attachment, Batch, Read},
     registrations::{Attached, Ended},
 };
 
@@ -26,8 +28,8 @@ pub(super) struct Reader {
     state: State,
     max_bytes: usize,
     handle: Handle,
-    pub(super) replies: Vec<Reply>,
-    pub(super) events: Vec<Event<PeerChannel>>,
+    /// What the last read found.
+    pub(super) batch: Batch,
 }
 
 enum State {
@@ -46,13 +48,7 @@ pub(super) enum Found {
 
 impl Reader {
     pub(super) fn new(handle: Handle, attaching: oneshot::Receiver<Result<Attached, Status>>) -> Self {
-        Self {
-            state: State::Attaching(attaching),
-            max_bytes: FRAME_BYTES,
-            handle,
-            replies: Vec::new(),
-            events: Vec::new(),
-        }
+        Self { state: State::Attaching(attaching), max_bytes: FRAME_BYTES, handle, batch: Batch::default() }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, max_events: usize) -> Poll<Found> {
@@ -75,15 +71,10 @@ impl Reader {
                     Draining::No => {}
                     Draining::Until(deadline) => attachment.announce_drain(deadline),
                     Draining::Over => {
-                        let status = registration::ended(Ended::Drained);
-                        return self.end(Some(status));
+                        return self.end(Some(errors::ended(Ended::Drained).into()));
                     }
                 }
-                self.replies.clear();
-                self.events.clear();
-                let read =
-                    attachment.poll_read(cx, self.max_bytes, max_events, &mut self.replies, &mut self.events);
-                match read {
+                match attachment.poll_read(cx, self.max_bytes, max_events, &mut self.batch) {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(Read::Some) => Poll::Ready(Found::Batch),
                     Poll::Ready(Read::Overrun) => {
@@ -94,8 +85,8 @@ impl Reader {
                         self.end(Some(refusal.into()))
                     }
                     Poll::Ready(Read::Ended) => {
-                        let status = registration::ended(attachment.why_ended());
-                        self.end(Some(status))
+                        let refusal = errors::ended(attachment.why_ended());
+                        self.end(Some(refusal.into()))
                     }
                 }
             }

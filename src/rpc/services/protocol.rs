@@ -2,16 +2,16 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{
-    paging, principal,
-    proto::{self, protocol_service_server::ProtocolService},
-    registration,
-    status::Refusal,
-    watch,
-};
-use crate::switch::{
-    Handle,
-    registrations::{Acting, Lookup, RegistrationView, Target},
+use super::{paging, principal, watch};
+use crate::{
+    rpc::{
+        proto::{self, protocol_service_server::ProtocolService},
+        translate::{registration, status::Refusal},
+    },
+    switch::{
+        Handle,
+        registrations::{Acting, Lookup, RegistrationView, Target},
+    },
 };
 
 /// The service.
@@ -72,14 +72,9 @@ impl ProtocolService for Protocols {
         &self,
         request: Request<proto::UpdateRegistrationRequest>,
     ) -> Result<Response<proto::UpdateRegistrationResponse>, Status> {
-        use proto::update_registration_request::Registration as By;
         let caller = principal(&request);
         let request = request.into_inner();
-        let acting = match request.registration {
-            Some(By::ResumeToken(text)) => Acting::Token(text),
-            Some(By::ClientId(id)) => Acting::Client(id.into()),
-            None => return Err(missing().into()),
-        };
+        let acting = request.registration.map(Acting::from).ok_or_else(missing)?;
         let spec = registration::spec(request.spec)?;
         let view = self.handle.update_registration(caller, acting, spec).await.map_err(Refusal::from)?;
         let registration = Some(registration::view(&view));
@@ -90,14 +85,9 @@ impl ProtocolService for Protocols {
         &self,
         request: Request<proto::SetGreetingRequest>,
     ) -> Result<Response<proto::SetGreetingResponse>, Status> {
-        use proto::set_greeting_request::Registration as By;
         let caller = principal(&request);
         let request = request.into_inner();
-        let acting = match request.registration {
-            Some(By::ResumeToken(text)) => Acting::Token(text),
-            Some(By::ClientId(id)) => Acting::Client(id.into()),
-            None => return Err(missing().into()),
-        };
+        let acting = request.registration.map(Acting::from).ok_or_else(missing)?;
         let greeting = request.messages.into_iter().map(registration::payload).collect();
         let (name, version) = (request.name, request.version);
         self.handle.set_greeting_of(caller, acting, name, version, greeting).await.map_err(Refusal::from)?;
@@ -108,13 +98,8 @@ impl ProtocolService for Protocols {
         &self,
         request: Request<proto::RenewRegistrationRequest>,
     ) -> Result<Response<proto::RenewRegistrationResponse>, Status> {
-        use proto::renew_registration_request::Registration as By;
         let caller = principal(&request);
-        let acting = match request.into_inner().registration {
-            Some(By::ResumeToken(text)) => Acting::Token(text),
-            Some(By::ClientId(id)) => Acting::Client(id.into()),
-            None => return Err(missing().into()),
-        };
+        let acting = request.into_inner().registration.map(Acting::from).ok_or_else(missing)?;
         let view = self.handle.renew(caller, acting).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::RenewRegistrationResponse { registration: Some(registration::view(&view)) }))
     }
@@ -123,13 +108,8 @@ impl ProtocolService for Protocols {
         &self,
         request: Request<proto::DeleteRegistrationRequest>,
     ) -> Result<Response<proto::DeleteRegistrationResponse>, Status> {
-        use proto::delete_registration_request::Registration as By;
         let caller = principal(&request);
-        let acting = match request.into_inner().registration {
-            Some(By::ResumeToken(text)) => Acting::Token(text),
-            Some(By::ClientId(id)) => Acting::Client(id.into()),
-            None => return Err(missing().into()),
-        };
+        let acting = request.into_inner().registration.map(Acting::from).ok_or_else(missing)?;
         self.handle.delete(caller, acting).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::DeleteRegistrationResponse {}))
     }

@@ -1,21 +1,14 @@
-//! Values of the switch as messages of the contract, and back where that is one rule.
-//!
-//! What strangers wrote (client names, capability names) is cut and escaped here, once, before it reaches anybody's
-//! terminal.
+//! Peers, attempts to become one, and what went over their connections.
 
-use std::time::Duration;
-
-use prost_types::Timestamp;
-
-use super::proto;
+use super::value::{disconnect_reason, text, text_up_to, timestamp};
 use crate::delivery::ClosedBy;
 use crate::{
     node::Enode,
-    p2p,
     policy::{
         Cause,
         dial::{Kind, Source},
     },
+    rpc::proto,
     switch::{
         PeerView,
         boards::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
@@ -24,65 +17,26 @@ use crate::{
     },
 };
 
-/// Characters of a stranger's text that are passed on.
-const MAX_TEXT: usize = 256;
-
-/// The same in lists, where many strangers stand: a client's name, and the name of a capability.
+/// Characters of strangers' texts in lists, where many strangers stand: a client's name, and the name of a capability.
 const MAX_LISTED_CLIENT: usize = 128;
 const MAX_LISTED_CAPABILITY: usize = 32;
 
-/// A stranger's text as people may read it: control characters and the like escaped, cut to [`MAX_TEXT`].
-pub(super) fn text(stranger: &str) -> String {
-    text_up_to(MAX_TEXT, stranger)
-}
-
-fn text_up_to(characters: usize, stranger: &str) -> String {
-    let mut out = String::new();
-    for character in stranger.chars().take(characters) {
-        if character.is_control() || matches!(character, '\u{200e}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-            out.extend(character.escape_unicode());
-        } else {
-            out.push(character);
-        }
-    }
-    out
-}
-
-/// Wall time since the epoch.
-pub(super) fn timestamp(unix: Duration) -> Timestamp {
-    Timestamp {
-        seconds: i64::try_from(unix.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(unix.subsec_nanos()).unwrap_or_default(),
-    }
-}
-
-/// A disconnect reason: the wire's code plus one, so that 0 stays "unspecified".
-pub(super) fn disconnect_reason(code: u8) -> proto::DisconnectReason {
-    proto::DisconnectReason::try_from(i32::from(code) + 1).unwrap_or(proto::DisconnectReason::Unspecified)
-}
-
-/// The wire's code of a requested reason; `Requested` where none was named.
-pub(super) fn wire_reason(reason: proto::DisconnectReason) -> p2p::DisconnectReason {
-    let code = u8::try_from(reason as i32 - 1).unwrap_or(0);
-    p2p::DisconnectReason::from_code(code)
-}
-
-pub(super) fn capability(channel: &SessionChannel) -> proto::Capability {
+pub(in crate::rpc) fn capability(channel: &SessionChannel) -> proto::Capability {
     proto::Capability { name: channel.name.to_string(), version: channel.version }
 }
 
 /// An enode URL for a person: what a stranger could put into it is only a host name, which URLs escape.
-pub(super) fn enode(enode: &Enode) -> String {
+pub(in crate::rpc) fn enode(enode: &Enode) -> String {
     enode.to_string()
 }
 
 /// A peer with what the lists say of it.
-pub(super) fn peer(view: &PeerView) -> proto::Peer {
+pub(in crate::rpc) fn peer(view: &PeerView) -> proto::Peer {
     proto::Peer { roles: roles(view.is_static, view.is_trusted), ..session(&view.session) }
 }
 
 /// The same for a list, where what strangers wrote is cut shorter: a list of peers with the longest Hellos stays short.
-pub(super) fn listed_peer(view: &PeerView) -> proto::Peer {
+pub(in crate::rpc) fn listed_peer(view: &PeerView) -> proto::Peer {
     let hello = &view.session.hello;
     let capabilities = hello.capabilities.iter().map(|capability| proto::Capability {
         name: text_up_to(MAX_LISTED_CAPABILITY, &capability.name),
@@ -104,7 +58,7 @@ fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {
 }
 
 /// A peer that went, as far as it is remembered.
-pub(super) fn gone_peer(gone: &GonePeer) -> proto::Peer {
+pub(in crate::rpc) fn gone_peer(gone: &GonePeer) -> proto::Peer {
     proto::Peer {
         node_id: gone.node_id.to_string(),
         public_key: gone.enode.public_key.to_string(),
@@ -124,7 +78,7 @@ pub(super) fn gone_peer(gone: &GonePeer) -> proto::Peer {
 }
 
 /// A peer as its session knows it, with the roles that it had when the session opened.
-pub(super) fn session(session: &Session) -> proto::Peer {
+pub(in crate::rpc) fn session(session: &Session) -> proto::Peer {
     proto::Peer {
         node_id: session.node_id.to_string(),
         public_key: session.public_key.to_string(),
@@ -162,7 +116,7 @@ fn peer_source(kind: Kind) -> proto::PeerSource {
 }
 
 /// Why a dial failed or a connection ended.
-pub(super) fn cause(cause: Cause) -> proto::PeerErrorReason {
+pub(in crate::rpc) fn cause(cause: Cause) -> proto::PeerErrorReason {
     use proto::PeerErrorReason as R;
     match cause {
         Cause::Unreachable => R::Unreachable,
@@ -187,7 +141,7 @@ pub(super) fn cause(cause: Cause) -> proto::PeerErrorReason {
 }
 
 /// Who closed something, by the names of the contract.
-pub(super) fn closed_by(by: &ClosedBy) -> String {
+pub(in crate::rpc) fn closed_by(by: &ClosedBy) -> String {
     match by {
         ClosedBy::Remote => "remote".to_owned(),
         ClosedBy::Sidecar => "sidecar".to_owned(),
@@ -197,7 +151,7 @@ pub(super) fn closed_by(by: &ClosedBy) -> String {
 }
 
 /// How a session ended.
-pub(super) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
+pub(in crate::rpc) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
     proto::PeerEnd {
         time: Some(timestamp(end.time)),
         reason: disconnect_reason(end.reason.code()).into(),
@@ -207,7 +161,7 @@ pub(super) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
 }
 
 /// An attempt that came to nothing.
-pub(super) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
+pub(in crate::rpc) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
     use proto::failed_attempt::Attempt as A;
     let what = match &attempt.what {
         What::Dial { id, addr, kind, cause: why } => A::Dial(proto::FailedDial {
@@ -237,13 +191,13 @@ pub(super) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
 }
 
 /// Attempts that a watch was not told of.
-pub(super) fn missed(missed: Missed) -> proto::MissedAttempts {
+pub(in crate::rpc) fn missed(missed: Missed) -> proto::MissedAttempts {
     let (inbound, reason) = reason_name(missed.reason);
     proto::MissedAttempts { reason: reason.to_owned(), inbound, count: missed.count }
 }
 
 /// What went over a session's connection.
-pub(super) fn traffic(session: &Session) -> proto::PeerTraffic {
+pub(in crate::rpc) fn traffic(session: &Session) -> proto::PeerTraffic {
     let traffic = session.traffic.snapshot();
     let (messages, cost) = session.outbound.waiting();
     let duration = |duration| prost_types::Duration::try_from(duration).ok();
@@ -281,13 +235,29 @@ pub(super) fn traffic(session: &Session) -> proto::PeerTraffic {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn strangers_do_not_write_on_the_terminal() {
-        assert_eq!(text("Geth/v1.17.5"), "Geth/v1.17.5");
-        assert_eq!(text("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\u{a}");
-        assert_eq!(text("\u{202e}gnp.exe"), "\\u{202e}gnp.exe");
-        assert_eq!(text(&"x".repeat(10_000)).len(), MAX_TEXT);
+    fn each_cause_has_a_reason_of_its_own_under_the_same_name() {
+        let mut told = BTreeSet::new();
+        for one in Cause::ALL {
+            let reason = cause(one);
+            let name = format!("PEER_ERROR_REASON_{}", one.name().to_uppercase());
+            assert_eq!(reason.as_str_name(), name, "{one:?}");
+            assert!(told.insert(i32::from(reason)), "{one:?}");
+        }
+    }
+
+    #[test]
+    fn each_way_to_a_peer_has_a_source_of_its_own() {
+        let sources = [Source::V4, Source::V5, Source::Dns, Source::Database].map(Kind::Dynamic);
+        let kinds = [Kind::Static, Kind::Trusted, Kind::OneOff].into_iter().chain(sources);
+        let told: BTreeSet<i32> = kinds.map(|kind| peer_source(kind).into()).collect();
+        assert_eq!(told.len(), 7);
+        for nobody_dialed in [proto::PeerSource::Unspecified, proto::PeerSource::Inbound] {
+            assert!(!told.contains(&nobody_dialed.into()));
+        }
     }
 }

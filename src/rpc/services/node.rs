@@ -2,25 +2,28 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use data_encoding::HEXLOWER;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
-use super::{
-    access::{Caller, Role},
-    caller, convert,
-    proto::{self, ErrorReason, node_service_server::NodeService},
-    status::Refusal,
-};
+use super::caller;
 use crate::{
     net::clock,
-    net::discovery::{Counters, Discovery, DiscoveryError, contact_of},
+    net::discovery::{Discovery, DiscoveryError, contact_of},
     node::{
         Enode, PublicKey, Record,
         local::{EntryError, EntryOwner},
     },
-    policy::fork_following::Followed,
-    switch::{Handle, peers::PeersSummary, registrations::Acting},
+    rpc::{
+        access::{Caller, Role},
+        proto::{self, node_service_server::NodeService},
+        translate::{
+            errors,
+            node::{discovery_summary, followed, summary},
+            status::Refusal,
+            value::{node_ref, timestamp},
+        },
+    },
+    switch::{Handle, registrations::Acting},
 };
 
 /// What this version can do beyond the first one, by name: clients may ask for it before they rely on it.
@@ -62,26 +65,16 @@ pub struct NetworkFacts {
     pub forks: Vec<(&'static str, u64)>,
 }
 
-impl NetworkFacts {
-    fn view(&self, unix: Duration) -> proto::NetworkPreset {
-        let days = unix.saturating_sub(self.released).as_secs() / 86_400;
-        let fork = |(name, time): &(&str, u64)| proto::NetworkFork { name: (*name).to_owned(), time: *time };
-        proto::NetworkPreset {
-            name: self.name.clone(),
-            release: self.release.to_owned(),
-            release_time: Some(convert::timestamp(self.released)),
-            age_days: u32::try_from(days).unwrap_or(u32::MAX),
-            forks: self.forks.iter().map(fork).collect(),
-        }
-    }
-}
-
-fn followed(fork: &Followed) -> proto::FollowedFork {
-    proto::FollowedFork {
-        hash: HEXLOWER.encode(&fork.hash),
-        previous_hash: HEXLOWER.encode(&fork.before),
-        time: fork.time,
-        followed_since: Some(convert::timestamp(fork.since)),
+/// What this version knows of the network, at a wall time.
+fn network(facts: &NetworkFacts, unix: Duration) -> proto::NetworkPreset {
+    let days = unix.saturating_sub(facts.released).as_secs() / 86_400;
+    let fork = |(name, time): &(&str, u64)| proto::NetworkFork { name: (*name).to_owned(), time: *time };
+    proto::NetworkPreset {
+        name: facts.name.clone(),
+        release: facts.release.to_owned(),
+        release_time: Some(timestamp(facts.released)),
+        age_days: u32::try_from(days).unwrap_or(u32::MAX),
+        forks: facts.forks.iter().map(fork).collect(),
     }
 }
 
@@ -155,7 +148,7 @@ impl Node {
     /// Why an entry was not changed; an owner by its client id.
     async fn entry_refusal(&self, error: DiscoveryError) -> Refusal {
         let DiscoveryError::Entry(EntryError::Owned { key, owner }) = &error else {
-            return super::discovery::refuse(error);
+            return error.into();
         };
         let owner = match owner {
             EntryOwner::Operator => "the operator".to_owned(),
@@ -163,8 +156,7 @@ impl Node {
                 self.handle.entry_client(*owner).await.map(|client| client.to_string()).unwrap_or_default()
             }
         };
-        let message = format!("the record entry {key:?} belongs to {owner}; it must delete it first");
-        Refusal::new(ErrorReason::RecordKeyOwned, message).with("key", key).with("owner", owner)
+        errors::record_key_owned(key, &owner)
     }
 }
 
@@ -189,40 +181,6 @@ pub fn enode_of(record: &Record) -> Option<Enode> {
     Some(Enode { udp, ..Enode::at(record.public_key(), addr) })
 }
 
-fn summary(summary: &PeersSummary) -> proto::PeerSummary {
-    let int = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let counts = &summary.recent;
-    proto::PeerSummary {
-        connected: int(summary.connected),
-        dialed_slots: int(summary.slots.dialed),
-        dialed_used: int(summary.dialed),
-        inbound_slots: int(summary.slots.inbound),
-        inbound_used: int(summary.inbound),
-        candidates_seen: counts.seen,
-        not_dialed: counts.not_dialed.iter().map(|(why, count)| (why.name().to_owned(), *count)).collect(),
-        dialed: counts.dialed,
-        failed: counts.failed.iter().map(|(cause, count)| (cause.name().to_owned(), *count)).collect(),
-        succeeded: counts.connected,
-        not_let_in: counts.not_let_in.iter().map(|(why, count)| (why.name().to_owned(), *count)).collect(),
-        let_in: counts.let_in,
-        reached_from_outside: summary.reached_from_outside,
-    }
-}
-
-fn discovery_summary(counters: Counters) -> proto::DiscoverySummary {
-    let Counters { v4, v5, noise, unroutable, over_rate, sockets, .. } = counters;
-    proto::DiscoverySummary {
-        discv4_received: v4,
-        discv5_received: v5,
-        noise,
-        oversize: sockets.oversize,
-        sent: sockets.sent,
-        unsent: sockets.unsent,
-        unroutable,
-        over_rate,
-    }
-}
-
 #[tonic::async_trait]
 impl NodeService for Node {
     async fn get_node_info(
@@ -230,7 +188,7 @@ impl NodeService for Node {
         _request: Request<proto::GetNodeInfoRequest>,
     ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
         let peers = self.handle.summary().await.map_err(Refusal::from)?;
-        let counters = self.discovery.counters().await.map_err(super::discovery::refuse)?;
+        let counters = self.discovery.counters().await.map_err(Refusal::from)?;
         let facts = &self.facts;
         let record = self.discovery.record().borrow().clone();
         Ok(Response::new(proto::GetNodeInfoResponse {
@@ -242,7 +200,7 @@ impl NodeService for Node {
             instance_id: facts.instance_id.to_string(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             client_name: facts.client_name.clone(),
-            start_time: Some(convert::timestamp(facts.start_time)),
+            start_time: Some(timestamp(facts.start_time)),
             warnings: facts
                 .warnings
                 .iter()
@@ -253,7 +211,7 @@ impl NodeService for Node {
             features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             peers: Some(summary(&peers)),
             discovery: Some(discovery_summary(counters)),
-            network: facts.network.as_ref().map(|network| network.view(clock::now().unix)),
+            network: facts.network.as_ref().map(|facts| network(facts, clock::now().unix)),
             followed_forks: peers.followed_forks.iter().map(followed).collect(),
         }))
     }
@@ -262,13 +220,9 @@ impl NodeService for Node {
         &self,
         request: Request<proto::SetRecordEntryRequest>,
     ) -> Result<Response<proto::SetRecordEntryResponse>, Status> {
-        use proto::set_record_entry_request::Registration as By;
         let caller = caller(&request);
         let proto::SetRecordEntryRequest { key, value, registration } = request.into_inner();
-        let acting = registration.map(|by| match by {
-            By::ResumeToken(text) => Acting::Token(text),
-            By::ClientId(id) => Acting::Client(id.into()),
-        });
+        let acting = registration.map(Acting::from);
         let owner = self.owner(&caller, acting.as_ref()).await?;
         let set = self.discovery.set_entry(owner, key, value.to_vec()).await;
         let record = match set {
@@ -277,7 +231,7 @@ impl NodeService for Node {
         };
         // A lease that ended meanwhile has released its entries before this one was set.
         if let Err(ended) = self.owner(&caller, acting.as_ref()).await {
-            self.discovery.release_entries(owner).await.map_err(super::discovery::refuse)?;
+            self.discovery.release_entries(owner).await.map_err(Refusal::from)?;
             return Err(ended.into());
         }
         Ok(Response::new(proto::SetRecordEntryResponse { enr: record.to_string() }))
@@ -287,13 +241,9 @@ impl NodeService for Node {
         &self,
         request: Request<proto::DeleteRecordEntryRequest>,
     ) -> Result<Response<proto::DeleteRecordEntryResponse>, Status> {
-        use proto::delete_record_entry_request::Registration as By;
         let caller = caller(&request);
         let proto::DeleteRecordEntryRequest { key, registration } = request.into_inner();
-        let acting = registration.map(|by| match by {
-            By::ResumeToken(text) => Acting::Token(text),
-            By::ClientId(id) => Acting::Client(id.into()),
-        });
+        let acting = registration.map(Acting::from);
         let owner = self.owner(&caller, acting.as_ref()).await?;
         match self.discovery.delete_entry(owner, key).await {
             Ok(record) => Ok(Response::new(proto::DeleteRecordEntryResponse { enr: record.to_string() })),
@@ -309,7 +259,7 @@ impl NodeService for Node {
         tracing::info!("told to stop by a call");
         self.controls.stop.notify_one();
         let end = clock::now().unix.saturating_add(self.controls.grace);
-        Ok(Response::new(proto::DrainResponse { end_time: Some(convert::timestamp(end)) }))
+        Ok(Response::new(proto::DrainResponse { end_time: Some(timestamp(end)) }))
     }
 
     async fn set_log_filter(
@@ -333,11 +283,11 @@ impl NodeService for Node {
         &self,
         request: Request<proto::AddBootnodeRequest>,
     ) -> Result<Response<proto::AddBootnodeResponse>, Status> {
-        let node = super::node_ref("node", &request.get_ref().node)?;
+        let node = node_ref("node", &request.get_ref().node)?;
         let contact = contact_of(&node).ok_or_else(|| {
             Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
         })?;
-        self.discovery.add_bootnode(contact, None).await.map_err(super::discovery::refuse)?;
+        self.discovery.add_bootnode(contact, None).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::AddBootnodeResponse {}))
     }
 }

@@ -10,7 +10,7 @@ use prost::Message as _;
 use tonic::service::RoutesBuilder;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::proto::{
+use crate::rpc::proto::{
     discovery_service_server, message_service_server, node_service_server, peer_service_server,
     protocol_service_server,
 };

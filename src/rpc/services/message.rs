@@ -5,18 +5,18 @@ use std::{pin::Pin, time::Duration};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    events::send_error,
-    exchange::ExchangeStream,
-    node_ref, principal,
-    proto::{self, message_service_server::MessageService},
-    receive::ReceiveStream,
-    registration,
-    status::Refusal,
-};
+mod broadcast;
+mod exchange;
+mod reader;
+mod receive;
+
+use self::{exchange::ExchangeStream, receive::ReceiveStream};
+use super::principal;
 use crate::{
-    net::outbound::{Lane, Refused},
-    rlpx::Compressor,
+    rpc::{
+        proto::{self, message_service_server::MessageService},
+        translate::{errors::not_sent, registration, status::Refusal, value::node_ref},
+    },
     switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };
 
@@ -38,47 +38,19 @@ impl Messages {
 
     async fn send(&self, caller: Principal, request: proto::SendMessageRequest) -> Result<(), Refusal> {
         let node = node_ref("node", &request.node)?.id();
-        let acting = match request.sender {
-            Some(proto::send_message_request::Sender::ResumeToken(text)) => Acting::Token(text),
-            Some(proto::send_message_request::Sender::ClientId(id)) => Acting::Client(id.into()),
-            None => Acting::Protocol(request.protocol.clone()),
-        };
+        let acting = request.sender.map_or_else(|| Acting::Protocol(request.protocol.clone()), Acting::from);
         if request.protocol.is_empty() {
             return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
         }
         let target = self.handle.sender(caller, acting, node, request.protocol).await?;
-        let to = &target.channel;
-        let refuse = |error| {
-            let (reason, message) = send_error(error);
-            let refusal = Refusal::new(reason, message);
-            match error {
-                SendError::CodeOutOfRange { message_count } => refusal.with("message_count", message_count),
-                SendError::TooLarge { bytes, limit } => refusal.with("bytes", bytes).with("limit", limit),
-                SendError::WindowExceeded | SendError::NotConnected | SendError::NeverOpened { .. } => {
-                    refusal
-                }
-            }
-        };
-        let bytes = request.payload.len();
-        let limit = to.max_message;
-        let message = Compressor::default()
-            .compress(&request.payload)
-            .map_err(|_| refuse(SendError::TooLarge { bytes, limit }))?;
-        target.check(request.code, &message).map_err(refuse)?;
-        let outbound = &target.session.outbound;
-        let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(
-            |error| match error {
-                Refused::Full => refuse(SendError::WindowExceeded),
-                Refused::Closed => refuse(SendError::NotConnected).with("node_id", node),
-            },
-        )?;
+        let number =
+            target.send_payload(request.code, &request.payload).map_err(|error| not_sent(error, node))?;
         if !request.wait_written {
             return Ok(());
         }
-        match tokio::time::timeout(WRITTEN_TIMEOUT, outbound.wait_written(Lane::Call, to.index, number)).await
-        {
+        match tokio::time::timeout(WRITTEN_TIMEOUT, target.wait_written(number)).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(refuse(SendError::NotConnected).with("node_id", node)),
+            Ok(false) => Err(not_sent(SendError::NotConnected, node)),
             Err(_) => Err(Refusal::new(
                 proto::ErrorReason::TimedOut,
                 "the peer has not taken the message yet; it is still queued",
@@ -127,7 +99,7 @@ impl MessageService for Messages {
         request: Request<proto::BroadcastMessageRequest>,
     ) -> Result<Response<proto::BroadcastMessageResponse>, Status> {
         let caller = principal(&request);
-        let answer = super::broadcast::broadcast(&self.handle, caller, request.into_inner()).await?;
+        let answer = broadcast::broadcast(&self.handle, caller, request.into_inner()).await?;
         Ok(Response::new(answer))
     }
 }

@@ -1,20 +1,17 @@
 //! BroadcastMessage: one message to many peers, for clients that have no stream.
 //!
-//! Compressed once; each peer's queue shares the bytes. What a peer has no room for is told and not tried again.
+//! The message is encoded once; the queues of all peers share the bytes. A peer without room for it is named in the answer,
+//! and nothing is tried again.
 
 use std::collections::HashSet;
 
-use super::{
-    events::send_error,
-    node_ref,
-    proto::{self, broadcast_message_request::Sender},
-    status::Refusal,
-};
 use crate::{
-    net::outbound::{Lane, Refused},
     node::NodeId,
-    rlpx::Compressor,
-    switch::{Handle, Principal, attachment::SendError, registrations::Acting},
+    rpc::{
+        proto,
+        translate::{errors, status::Refusal, value::node_ref},
+    },
+    switch::{Handle, Principal, attachment::Encoder, registrations::Acting},
 };
 
 /// Nodes that a request may except.
@@ -38,15 +35,11 @@ pub(super) async fn broadcast(
         .enumerate()
         .map(|(at, node)| Ok(node_ref(&format!("except[{at}]"), node)?.id()))
         .collect::<Result<_, Refusal>>()?;
-    let acting = match sender {
-        Some(Sender::ResumeToken(text)) => Acting::Token(text),
-        Some(Sender::ClientId(id)) => Acting::Client(id.into()),
-        None => Acting::Protocol(protocol.clone()),
-    };
+    let acting = sender.map_or_else(|| Acting::Protocol(protocol.clone()), Acting::from);
     let channels = handle.senders(caller, acting, protocol).await?;
-    let message = Compressor::default().compress(&payload).map_err(|error| {
-        Refusal::new(proto::ErrorReason::MessageTooLarge, error.to_string()).with("bytes", payload.len())
-    })?;
+    let message = Encoder::default()
+        .encode(code, &payload)
+        .map_err(|error| errors::too_large_for_all(payload.len(), &error))?;
     let most = if max_peers == 0 { usize::MAX } else { max_peers as usize };
     let mut answer = proto::BroadcastMessageResponse::default();
     for target in channels.iter().filter(|target| !except.contains(&target.session.node_id)) {
@@ -54,21 +47,11 @@ pub(super) async fn broadcast(
             break;
         }
         let node_id = target.session.node_id.to_string();
-        let queued = target.check(code, &message).and_then(|()| {
-            let outbound = &target.session.outbound;
-            outbound.send(Lane::Call, target.channel.index, u64::from(code), message.clone()).map_err(
-                |error| match error {
-                    Refused::Full => SendError::WindowExceeded,
-                    Refused::Closed => SendError::NotConnected,
-                },
-            )
-        });
-        match queued {
+        match target.send(&message) {
             Ok(_) => answer.node_ids.push(node_id),
             Err(error) => {
-                let (reason, detail) = send_error(error);
-                let reason = reason.into();
-                answer.refused.push(proto::BroadcastRefusal { node_id, reason, detail });
+                let (reason, detail) = errors::unsent(error);
+                answer.refused.push(proto::BroadcastRefusal { node_id, reason: reason.into(), detail });
             }
         }
     }

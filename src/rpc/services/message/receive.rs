@@ -10,14 +10,15 @@ use tokio::sync::oneshot;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{
-    convert,
-    events::{closed, drain, fragment, opened},
-    proto::{self, receive_messages_response::Event as Out},
-    reader::{Found, Reader},
-    registration,
-};
+use super::reader::{Found, Reader};
 use crate::delivery::Event;
+use crate::rpc::{
+    proto::{self, receive_messages_response::Event as Out},
+    translate::{
+        event::{closed, drain, fragment, opened},
+        peer, registration,
+    },
+};
 use crate::switch::{
     Handle,
     attachment::{PeerChannel, Reply},
@@ -38,13 +39,13 @@ impl ReceiveStream {
         Self { reader: Reader::new(handle, attaching), names: HashMap::new() }
     }
 
-    fn event(&mut self, event: Event<PeerChannel>) -> Out {
+    fn event(&mut self, event: Event<PeerChannel>, send_window: u64) -> Out {
         match event {
             Event::Opened(open) => {
                 let about = &open.about;
-                let name = (about.peer.session.node_id.to_string(), convert::capability(&about.peer.channel));
+                let name = (about.peer.session.node_id.to_string(), peer::capability(&about.peer.channel));
                 self.names.insert(open.channel, name);
-                Out::ChannelOpened(opened(*open))
+                Out::ChannelOpened(opened(*open, send_window))
             }
             Event::Message { channel, code, payload, part } => {
                 let (node_id, capability) = self.names.get(&channel).cloned().unwrap_or_default();
@@ -80,11 +81,15 @@ impl Stream for ReceiveStream {
                 }
                 Poll::Ready(Found::Batch) => {
                     // Credit and results concern senders on the stream, which this one has none of.
-                    if let Some(Reply::Drain { deadline }) = this.reader.replies.pop() {
+                    let (reply, event) = {
+                        let (mut replies, mut events) = this.reader.batch.drain();
+                        (replies.next(), events.next())
+                    };
+                    if let Some(Reply::Drain { deadline }) = reply {
                         break Out::Drain(drain(deadline));
                     }
-                    if let Some(event) = this.reader.events.pop() {
-                        break this.event(event);
+                    if let Some((event, send_window)) = event {
+                        break this.event(event, send_window);
                     }
                 }
                 Poll::Ready(Found::End(status)) => return Poll::Ready(status.map(Err)),
