@@ -16,6 +16,8 @@
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //! | [`delivery`] | from peers to applications: bounded queues that outlive streams, credit, overflow, every loss reported |
+//! | [`lease`] | who owns a capability, for how long, and who may act for it |
+//! | [`watch`] | state copied to watchers: snapshot, changes, marks to resume from |
 //! | [`policy`] | who is dialed, who is let in, who stays, and why |
 //! | [`net`] | drivers, one socket or file each |
 //! | [`switch`] | the one owner of peers and registrations |
@@ -50,6 +52,7 @@ pub mod discv5;
 pub mod dnsdisc;
 pub mod http;
 pub mod kademlia;
+pub mod lease;
 pub mod net;
 pub mod node;
 mod now;
@@ -61,5 +64,6 @@ pub mod rlpx;
 pub mod rpc;
 pub mod switch;
 pub mod telemetry;
+pub mod watch;
 
 pub use now::Now;

@@ -24,6 +24,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("p2p", &["rlpx", "node"]),
     ("policy", &["p2p", "node"]),
     ("delivery", &[]),
+    ("lease", &["delivery", "policy", "node"]),
+    ("watch", &[]),
 ];
 
 /// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc` and

@@ -301,13 +301,13 @@ impl App {
         let switch_config = switch::Config {
             local: LocalNode::new(key, &client_name),
             instance_id: Arc::clone(&instance_id),
-            leases: switch::lease::Config {
+            leases: crate::lease::Config {
                 any_message_count: config.grpc.any_message_count,
                 has_network: Preset::of(config.network).is_some(),
                 message_counts: config.grpc.message_counts.clone(),
                 require_resume_token: config.grpc.require_resume_token,
                 client_name_len: client_name.len(),
-                ..switch::lease::Config::default()
+                ..crate::lease::Config::default()
             },
             settings: settings(&config, &record),
             boards,

@@ -34,9 +34,9 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    lease::Capability,
     net::{bandwidth::Rates, nat::NatMethod},
     node::NodeRef,
-    switch::capability::Capability,
 };
 pub use layers::Origin;
 pub use values::{LogFormat, Network, Rehello};

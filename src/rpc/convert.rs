@@ -20,8 +20,8 @@ use crate::{
         PeerView,
         boards::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
         session::{Session, SessionChannel},
-        watch::Missed,
     },
+    watch::Missed,
 };
 
 /// Characters of a stranger's text that are passed on.

@@ -7,8 +7,8 @@ use super::{
     status::Refusal,
 };
 use crate::{
+    lease::{Chain, Wanted},
     node::Head,
-    switch::lease::{Chain, Wanted},
 };
 
 /// What an application wants dialed.

@@ -12,13 +12,12 @@ use super::{
 };
 use crate::delivery::{Action, OverflowPolicy};
 use crate::{
+    lease::{
+        Capability, Greeting, LeaseError, MAX_HELLO, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec,
+        RegistrationId, RegistrationSpec, StateName,
+    },
     policy::dial::{AddError, RemoveError},
     switch::{
-        Capability,
-        lease::{
-            Greeting, LeaseError, MAX_HELLO, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId,
-            RegistrationSpec, StateName,
-        },
         peers::ListError,
         registrations::{AttachRequest, Attached, Ended, RegistrationView, SwitchError, Target},
     },

@@ -18,7 +18,6 @@ use tokio::{
 use super::{
     attachment::PeerChannel,
     boards::{PeerEnd, PeerState, WhyNot},
-    capability::Capability,
     cause,
     losses::{Losses, Origin},
     registrations::{About, RegistrationId},
@@ -29,6 +28,7 @@ use super::{
 use crate::delivery::{ChannelKey, Close, ClosedBy};
 use crate::{
     Now,
+    lease::Capability,
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
         node_db::{StoredPeer, Update},

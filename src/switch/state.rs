@@ -20,7 +20,6 @@ use super::{
     boards::{Boards, What, WhyNot},
     figures::Past,
     handle::Handle,
-    lease::Registry,
     links::Link,
     peers::ConnectReply,
     registrations::{Kept, LeaseConfig, RegistrationId, view},
@@ -33,6 +32,7 @@ use crate::delivery::Budget;
 use crate::{
     Now,
     kademlia::Contact,
+    lease::{self, Registry},
     net::{
         bandwidth::Rates,
         connection::{self, ConnectionId, End},
@@ -317,7 +317,7 @@ impl State {
     /// Turns what policy and leases want into effects, until they want nothing more.
     pub(super) fn settle(&mut self, now: Now) {
         loop {
-            if let Some(super::lease::Action::Ended { registration, expired }) = self.leases.poll_action() {
+            if let Some(lease::Action::Ended { registration, expired }) = self.leases.poll_action() {
                 self.registration_ended(now, &registration, expired);
                 continue;
             }

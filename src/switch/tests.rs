@@ -10,7 +10,6 @@ use tokio::{
 };
 
 use super::{
-    lease::{ProtocolSpec, RegistrationSpec},
     peers::BanRequest,
     registrations::{LeaseConfig, RegistrationId, Target},
     session::SessionChannel,
@@ -20,6 +19,7 @@ use super::{
 };
 use crate::{
     Now,
+    lease::{Capability, ProtocolSpec, RegistrationSpec},
     net::{
         bandwidth::Rates,
         clock,
