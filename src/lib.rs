@@ -61,5 +61,7 @@ pub mod rlpx;
 pub mod rpc;
 pub mod switch;
 pub mod telemetry;
+mod wake;
 
 pub use now::Now;
+pub use wake::{Wake, WakeSlot};

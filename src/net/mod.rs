@@ -14,6 +14,7 @@
 //! | [`buffers`] | receive buffers and what they may hold in all |
 //! | [`turns`] | whose turn it is to do the arithmetic of a handshake |
 //! | [`traffic`] | what went over a connection |
+//! | [`wake`] | tasks that wait for what pure rooms hold |
 //! | [`udp`], [`discovery`] | the sockets of discovery, and the task that feeds its engines |
 //! | [`node_db`] | nodes that were alive, for the next start |
 //! | [`nat`] | gateways: our outside address, our ports open there |
@@ -43,3 +44,4 @@ pub(crate) mod test_dns;
 pub mod traffic;
 pub mod turns;
 pub mod udp;
+pub mod wake;

@@ -22,7 +22,7 @@ pub struct BaseTotals {
 
 impl BaseTotals {
     /// A connection has ended.
-    pub(super) fn add(&self, counters: p2p::Counters) {
+    pub(crate) fn add(&self, counters: p2p::Counters) {
         let p2p::Counters { pings_unanswered, base_ignored } = counters;
         self.pings_unanswered.fetch_add(pings_unanswered, Ordering::Relaxed);
         self.ignored.fetch_add(base_ignored, Ordering::Relaxed);
@@ -121,19 +121,19 @@ pub struct HoldView {
 }
 
 impl Traffic {
-    pub(super) fn received(&self, bytes: usize) {
+    pub(crate) fn received(&self, bytes: usize) {
         self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn sent(&self, bytes: usize) {
+    pub(crate) fn sent(&self, bytes: usize) {
         self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn messages_sent(&self, count: usize) {
+    pub(crate) fn messages_sent(&self, count: usize) {
         self.messages_out.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn message_received(&self, channel: ChannelIndex, bytes: usize) {
+    pub(crate) fn message_received(&self, channel: ChannelIndex, bytes: usize) {
         self.messages_in.fetch_add(1, Ordering::Relaxed);
         if let Some(received) = self.channels.get().and_then(|all| all.get(usize::from(channel.0))) {
             received.messages.fetch_add(1, Ordering::Relaxed);
@@ -156,13 +156,13 @@ impl Traffic {
         received.map(load).unwrap_or_default()
     }
 
-    pub(super) fn round_trip(&self, time: Duration) {
+    pub(crate) fn round_trip(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX - 1);
         self.round_trip.store(micros.saturating_add(1), Ordering::Relaxed);
     }
 
     /// The connection is held, or is not.
-    pub(super) fn show_hold(&self, now: Now, hold: Option<Hold>) {
+    pub(crate) fn show_hold(&self, now: Now, hold: Option<Hold>) {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let before = self.held_since.load(Ordering::Relaxed);
         match hold {

@@ -15,7 +15,10 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    net::outbound::{Lane, Refused},
+    net::{
+        outbound::{Lane, Refused},
+        wake,
+    },
     rlpx::Compressor,
     switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };
@@ -75,8 +78,8 @@ impl Messages {
         if !request.wait_written {
             return Ok(());
         }
-        match tokio::time::timeout(WRITTEN_TIMEOUT, outbound.wait_written(Lane::Call, to.index, number)).await
-        {
+        let written = wake::written(outbound, Lane::Call, to.index, number);
+        match tokio::time::timeout(WRITTEN_TIMEOUT, written).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(refuse(SendError::NotConnected).with("node_id", node)),
             Err(_) => Err(Refusal::new(
