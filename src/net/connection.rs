@@ -35,14 +35,15 @@ use super::{
     bandwidth::{Bandwidth, Direction, Pacer},
     buffers::{BudgetShare, BufferPool, CHUNK, ReceiveBudget},
     clock,
-    outbound::{Outbound, Receipt},
-    traffic::{BaseTotals, Traffic},
     turns::Turns,
 };
 use crate::{
     Now,
     delivery::{Budget, Share},
-    p2p::{self, Action, ChannelIndex, DisconnectReason, Fault, HeldTime, Inbound, LocalNode, Offer},
+    p2p::{
+        self, Action, BaseTotals, ChannelIndex, DisconnectReason, Fault, HeldTime, Inbound, LocalNode, Offer,
+        Outbound, Traffic, outbound::Receipt,
+    },
 };
 
 /// What is encrypted ahead of the socket, which is also what the engine fills at once: enough for a full write, little

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::outbound::{Lane, Outbound};
-use crate::{Wake, p2p::ChannelIndex};
+use crate::{
+    Wake,
+    p2p::{ChannelIndex, Lane, Outbound},
+};
 
 impl Wake for Notify {
     fn wake(&self) {

@@ -15,10 +15,8 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    net::{
-        outbound::{Lane, Refused},
-        wake,
-    },
+    net::wake,
+    p2p::{Lane, Refused},
     rlpx::Compressor,
     switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };

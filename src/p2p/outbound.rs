@@ -16,11 +16,9 @@ use std::{
     },
 };
 
-use crate::{
-    Wake, WakeSlot,
-    p2p::{ChannelIndex, DisconnectReason},
-    rlpx::Compressed,
-};
+use crate::{Wake, WakeSlot, rlpx::Compressed};
+
+use super::{ChannelIndex, DisconnectReason};
 
 /// What one channel may have waiting in each lane: the window that applications see. A message that crosses it is
 /// still taken, so that one message of any size always fits.

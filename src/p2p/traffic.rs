@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    Now,
-    p2p::{self, ChannelIndex, intake::Hold},
-};
+use super::{ChannelIndex, Counters, intake::Hold};
+use crate::Now;
 
 /// Messages of the base protocol that had no effect, over all connections that have ended.
 #[derive(Debug, Default)]
@@ -22,16 +20,16 @@ pub struct BaseTotals {
 
 impl BaseTotals {
     /// A connection has ended.
-    pub(crate) fn add(&self, counters: p2p::Counters) {
-        let p2p::Counters { pings_unanswered, base_ignored } = counters;
+    pub(crate) fn add(&self, counters: Counters) {
+        let Counters { pings_unanswered, base_ignored } = counters;
         self.pings_unanswered.fetch_add(pings_unanswered, Ordering::Relaxed);
         self.ignored.fetch_add(base_ignored, Ordering::Relaxed);
     }
 
     /// The sums so far.
     #[must_use]
-    pub fn sums(&self) -> p2p::Counters {
-        p2p::Counters {
+    pub fn sums(&self) -> Counters {
+        Counters {
             pings_unanswered: self.pings_unanswered.load(Ordering::Relaxed),
             base_ignored: self.ignored.load(Ordering::Relaxed),
         }
