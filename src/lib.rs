@@ -64,6 +64,8 @@ pub mod rlpx;
 pub mod rpc;
 pub mod switch;
 pub mod telemetry;
+mod wake;
 pub mod watch;
 
 pub use now::Now;
+pub use wake::{Wake, WakeSlot};

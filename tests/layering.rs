@@ -44,7 +44,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
 ];
 
 /// What belongs to no room and is open to all: names at the crate root.
-const SHARED: &[&str] = &["rlp", "now", "Now"];
+const SHARED: &[&str] = &["rlp", "now", "Now", "wake", "Wake", "WakeSlot"];
 
 /// Dependencies that pure rooms may use: arithmetic and encodings. Any other one of Cargo.toml is refused there.
 const PURE_CRATES: &[&str] = &[

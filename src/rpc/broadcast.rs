@@ -11,8 +11,8 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    net::outbound::{Lane, Refused},
     node::NodeId,
+    p2p::{Lane, Refused},
     rlpx::Compressor,
     switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };

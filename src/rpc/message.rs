@@ -15,7 +15,8 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    net::outbound::{Lane, Refused},
+    net::wake,
+    p2p::{Lane, Refused},
     rlpx::Compressor,
     switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };
@@ -75,8 +76,8 @@ impl Messages {
         if !request.wait_written {
             return Ok(());
         }
-        match tokio::time::timeout(WRITTEN_TIMEOUT, outbound.wait_written(Lane::Call, to.index, number)).await
-        {
+        let written = wake::written(outbound, Lane::Call, to.index, number);
+        match tokio::time::timeout(WRITTEN_TIMEOUT, written).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(refuse(SendError::NotConnected).with("node_id", node)),
             Err(_) => Err(Refusal::new(

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::delivery::{CreditError, Event, Pull, SharedInbox, StreamId};
 use crate::{
-    net::outbound::{Lane, Refused, SEND_WINDOW},
+    p2p::{Lane, Refused, SEND_WINDOW},
     rlpx::{Compressed, frame::check_len},
 };
 

@@ -356,9 +356,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        net::outbound::Outbound,
         node::NodeKey,
-        p2p::{self, RemoteHello},
+        p2p::{self, Outbound, RemoteHello},
         switch::session::Session,
     };
 

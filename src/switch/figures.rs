@@ -9,8 +9,7 @@ use super::{registrations::SwitchError, session::Session, state::State};
 use crate::delivery::Lost;
 use crate::lease::StateName;
 use crate::{
-    net::traffic::ChannelTraffic,
-    p2p::Counters,
+    p2p::{ChannelTraffic, Counters},
     policy::{Slots, Warning, recent::Counts},
 };
 

@@ -32,11 +32,12 @@ use crate::{
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
         node_db::{StoredPeer, Update},
-        outbound::{Lane, Outbound},
-        traffic::Traffic,
     },
     node::{Enode, Host, NodeId, PublicKey, Record},
-    p2p::{self, Channel, ChannelIndex, DisconnectReason, LocalCapability, RemoteHello, Side},
+    p2p::{
+        self, Channel, ChannelIndex, DisconnectReason, Lane, LocalCapability, Outbound, RemoteHello, Side,
+        Traffic,
+    },
     policy::{
         self, Cause, CloseReason, Refusal,
         admission::Verdict,

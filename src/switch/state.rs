@@ -39,10 +39,9 @@ use crate::{
         dialer::ConnectError,
         listener::Accepted,
         node_db,
-        outbound::OutboundBudget,
     },
     node::{AddressClass, Enode, ForkSchedule, Head, NodeId, NodeRef, PublicKey, local::EntryOwner},
-    p2p::{LocalNode, Side},
+    p2p::{LocalNode, OutboundBudget, Side},
     policy::{
         Action, Cause, Policy, Settings,
         dial::{self, Candidate, Dial, QueryId, TaskId},

@@ -25,10 +25,9 @@ use crate::{
         clock,
         discovery::{self, Setup},
         listener::Accepted,
-        outbound::{Lane, Refused},
     },
     node::{Enode, LocalRecord, NodeKey, NodeRef, local::Ports},
-    p2p::{Channel, ChannelIndex, LocalNode, RemoteHello},
+    p2p::{Channel, ChannelIndex, Lane, LocalNode, Refused, RemoteHello},
     policy::{
         BanTarget, Settings,
         dial::{Candidate, ConnectOutcome, EntryState, Source},
