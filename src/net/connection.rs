@@ -27,9 +27,10 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-pub use checkpoint::{
-    Admission, ConnectionId, Control, End, Event, MessageSink, Open, Opening, Role, Sinks, Sunk,
+pub use crate::p2p::session::{
+    Admission, ConnectionId, Control, End, MessageSink, Open, Opening, Role, Sinks, Sunk,
 };
+pub use checkpoint::Event;
 
 use super::{
     bandwidth::{Bandwidth, Direction, Pacer},

@@ -4,7 +4,7 @@
 //! space of message codes. From then on [`keepalive`] watches that the other side lives, and whoever leaves says why
 //! ([`disconnect`]). [`Connection`] is the engine that runs all of it for one connection; [`intake`] holds what was read
 //! and decides whether reading goes on, [`outbound`] is the queue of messages to one peer, [`outbox`] holds what the engine
-//! has taken of it, [`traffic`] counts, and [`fault`] says what a peer can do wrong and what it is told for it.
+//! has taken of it, [`session`] has the words by which the owner of peers decides, [`traffic`] counts, and [`fault`] says what a peer can do wrong and what it is told for it.
 //!
 //! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum differs, we read what it writes.
 //!
@@ -21,6 +21,7 @@ pub mod keepalive;
 mod local;
 pub mod outbound;
 pub mod outbox;
+pub mod session;
 pub mod traffic;
 
 pub use action::{Action, Side};
