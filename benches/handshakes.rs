@@ -27,12 +27,10 @@ use devp2pd::{
         bandwidth::Bandwidth,
         buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
         connection::{Connection, ConnectionId, Event, Role, Shared},
-        outbound::Outbound,
-        traffic::BaseTotals,
         turns::Turns,
     },
     node::NodeKey,
-    p2p::{DisconnectReason, LocalNode},
+    p2p::{BaseTotals, DisconnectReason, LocalNode, Outbound},
     rlpx::Initiator,
 };
 use rand::{SeedableRng, rngs::StdRng};

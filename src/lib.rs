@@ -38,6 +38,8 @@
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //! | [`delivery`] | from peers to applications: bounded queues that outlive streams, credit, overflow, every loss reported |
+//! | [`lease`] | who owns a capability, for how long, and who may act for it |
+//! | [`watch`] | state copied to watchers: snapshot, changes, marks to resume from |
 //! | [`policy`] | who is dialed, who is let in, who stays, and why |
 //! | [`net`] | drivers, one socket or file each |
 //! | [`switch`] | the one owner of peers and registrations |
@@ -73,6 +75,7 @@ pub mod discv5;
 pub mod dnsdisc;
 pub mod http;
 pub mod kademlia;
+pub mod lease;
 pub mod net;
 pub mod node;
 mod now;
@@ -84,8 +87,11 @@ pub mod rlpx;
 pub mod rpc;
 pub mod switch;
 pub mod telemetry;
+mod wake;
+pub mod watch;
 
 pub use app::{App, StartError, Started};
 pub use config::Config;
 pub use node::{Enode, NodeId, NodeRef, PublicKey, Record};
 pub use now::Now;
+pub use wake::{Wake, WakeSlot};

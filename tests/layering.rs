@@ -33,6 +33,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("p2p", &["rlpx", "node"]),
     ("policy", &["p2p", "node"]),
     ("delivery", &[]),
+    ("lease", &["delivery", "policy", "node"]),
+    ("watch", &[]),
 ];
 
 /// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc` and
@@ -51,7 +53,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
 ];
 
 /// What belongs to no room and is open to all: names at the crate root.
-const SHARED: &[&str] = &["rlp", "now", "Now"];
+const SHARED: &[&str] = &["rlp", "now", "Now", "wake", "Wake", "WakeSlot"];
 
 /// Dependencies that pure rooms may use: arithmetic and encodings. Any other one of Cargo.toml is refused there.
 const PURE_CRATES: &[&str] = &[

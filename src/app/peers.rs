@@ -12,6 +12,7 @@ use super::{
 use crate::{
     config::{Config, Rehello, networks::Preset},
     delivery::INBOUND_BUDGET,
+    lease,
     net::{listener::Accepted, running::Running, state_file::StateFile},
     node::{AddressClass, NodeKey, NodeRef, Record},
     p2p::LocalNode,
@@ -49,13 +50,13 @@ pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Han
     let switch_config = switch::Config {
         local: LocalNode::new(key, client_name),
         instance_id,
-        leases: switch::lease::Config {
+        leases: lease::Config {
             any_message_count: config.grpc.any_message_count,
             has_network: Preset::of(config.network).is_some(),
             message_counts: config.grpc.message_counts.clone(),
             require_resume_token: config.grpc.require_resume_token,
             client_name_len: client_name.len(),
-            ..switch::lease::Config::default()
+            ..lease::Config::default()
         },
         settings: settings(config, record),
         boards,

@@ -19,9 +19,9 @@ use super::{
 use crate::{
     delivery::overflow::MAX_STALL_LIMIT,
     dnsdisc::Link,
+    lease::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count},
     net::bandwidth::Rates,
     node::NodeRef,
-    switch::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count},
 };
 
 /// Characters of the operator's part of our name: with the rest of it the Hello stays small, and peers show it whole.

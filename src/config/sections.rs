@@ -18,9 +18,9 @@ use ipnet::IpNet;
 
 use super::values::{LogFormat, Network, Rehello};
 use crate::{
+    lease::Capability,
     net::{bandwidth::Rates, nat::NatMethod},
     node::NodeRef,
-    switch::capability::Capability,
 };
 
 /// The whole configuration, section by section.

@@ -22,12 +22,12 @@ use tokio::sync::watch;
 
 use crate::{
     discv4, dnsdisc,
+    lease::StateName,
     net::discovery::{Counters, Details, Discovery},
     policy::Warning,
     switch::{
         Handle,
         figures::{Application, Figures},
-        lease::StateName,
     },
 };
 

@@ -27,22 +27,24 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-pub use checkpoint::{
-    Admission, ConnectionId, Control, End, Event, MessageSink, Open, Opening, Role, Sinks, Sunk,
+pub use crate::p2p::session::{
+    Admission, ConnectionId, Control, End, MessageSink, Open, Opening, Role, Sinks, Sunk,
 };
+pub use checkpoint::Event;
 
 use super::{
     bandwidth::{Bandwidth, Direction, Pacer},
     buffers::{BudgetShare, BufferPool, CHUNK, ReceiveBudget},
     clock,
-    outbound::{Outbound, Receipt},
-    traffic::{BaseTotals, Traffic},
     turns::Turns,
 };
 use crate::{
     Now,
     delivery::{Budget, Share},
-    p2p::{self, Action, ChannelIndex, DisconnectReason, Fault, HeldTime, Inbound, LocalNode, Offer},
+    p2p::{
+        self, Action, BaseTotals, ChannelIndex, DisconnectReason, Fault, HeldTime, Inbound, LocalNode, Offer,
+        Outbound, Traffic, outbound::Receipt,
+    },
 };
 
 /// What is encrypted ahead of the socket, which is also what the engine fills at once: enough for a full write, little
@@ -124,6 +126,8 @@ impl Connection {
             }
             Role::Accept => p2p::Connection::accept(local, clock::now(), rng),
         };
+        let work = Arc::new(Notify::new());
+        outbound.wake_by(Arc::clone(&work) as _);
         let mut task = Task {
             id,
             engine,
@@ -145,7 +149,7 @@ impl Connection {
             unwritable: false,
             end: None,
         };
-        let mut end = task.drive(&stream, &mut control, &space, &shared).await;
+        let mut end = task.drive(&stream, &mut control, &work, &space, &shared).await;
         end.proven = task.engine.remote_hello().is_some();
         task.deliver_last();
         shared.base.add(task.engine.counters());
@@ -193,6 +197,7 @@ impl Task<'_> {
         &mut self,
         stream: &TcpStream,
         control: &mut mpsc::Receiver<Control>,
+        work: &Notify,
         space: &Notify,
         shared: &Shared,
     ) -> End {
@@ -241,7 +246,7 @@ impl Task<'_> {
                         self.write_failed(&error);
                     }
                 }
-                () = self.outbound.woken() => {}
+                () = work.notified() => {}
                 verdict = reply(&mut self.awaiting) => self.obey(verdict),
                 Some(control) = control.recv() => self.control(control),
                 () = space.notified(), if held => {}

@@ -10,11 +10,10 @@
 //! | [`listener`], [`dialer`] | how TCP connections come about |
 //! | `peer_socket` | what the kernel may hold for one connection |
 //! | [`connection`] | one connection: its socket and its engine |
-//! | [`outbound`] | messages on their way to one peer |
 //! | [`bandwidth`] | caps on what goes over connections |
 //! | [`buffers`] | receive buffers and what they may hold in all |
 //! | [`turns`] | whose turn it is to do the arithmetic of a handshake |
-//! | [`traffic`] | what went over a connection |
+//! | [`wake`] | tasks that wait for what pure rooms hold |
 //! | [`udp`], [`discovery`] | the sockets of discovery, and the task that feeds its engines |
 //! | [`bootnode_names`] | bootnodes that are given by host name |
 //! | [`node_db`] | nodes that were alive, for the next start |
@@ -36,7 +35,6 @@ pub mod key_file;
 pub mod listener;
 pub mod nat;
 pub mod node_db;
-pub mod outbound;
 mod peer_socket;
 pub mod resolver;
 pub mod running;
@@ -44,6 +42,6 @@ pub mod secret_file;
 pub mod state_file;
 #[cfg(test)]
 pub(crate) mod test_dns;
-pub mod traffic;
 pub mod turns;
 pub mod udp;
+pub mod wake;

@@ -3,7 +3,8 @@
 //! After the RLPx handshake each side says [`hello`] unprompted. What both have is laid out by [`capability`] into one
 //! space of message codes. From then on [`keepalive`] watches that the other side lives, and whoever leaves says why
 //! ([`disconnect`]). [`Connection`] is the engine that runs all of it for one connection; [`intake`] holds what was read
-//! and decides whether reading goes on, [`outbox`] holds what waits to be written, and [`fault`] says what a peer can do wrong and what it is told for it.
+//! and decides whether reading goes on, [`outbound`] is the queue of messages to one peer, [`outbox`] holds what the engine
+//! has taken of it, [`session`] has the words by which the owner of peers decides, [`traffic`] counts, and [`fault`] says what a peer can do wrong and what it is told for it.
 //!
 //! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum differs, we read what it writes.
 //!
@@ -20,7 +21,10 @@ pub mod hello;
 pub mod intake;
 pub mod keepalive;
 mod local;
+pub mod outbound;
 pub mod outbox;
+pub mod session;
+pub mod traffic;
 
 pub use action::{Action, Side};
 pub use capability::{Capability, Channel, ChannelIndex, LocalCapability};
@@ -30,7 +34,9 @@ pub use fault::Fault;
 pub use hello::RemoteHello;
 pub use intake::{Delivery, HeldTime, Inbound, Intake, Offer};
 pub use local::LocalNode;
+pub use outbound::{Lane, MESSAGE_COST, Outbound, OutboundBudget, Refused, SEND_WINDOW};
 pub use outbox::SendError;
+pub use traffic::{BaseTotals, ChannelTraffic, Traffic};
 
 /// The version of the base protocol in our Hello. Version 5 brought snappy (EIP-706).
 pub const VERSION: u8 = 5;

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::delivery::{CreditError, Event, Pull, SharedInbox, StreamId};
 use crate::{
-    net::outbound::{Lane, Refused, SEND_WINDOW},
+    p2p::{Lane, Refused, SEND_WINDOW},
     rlpx::{Compressed, Compressor, MessageTooLarge, frame::check_len, snappy::MAX_PAYLOAD},
 };
 
@@ -84,7 +84,7 @@ pub struct PeerChannel {
 
 impl PeerChannel {
     /// Queues a message of a call for this peer, or refuses it; never waits. Returns the message's number, for
-    /// [`Self::wait_written`].
+    /// `net::wake`.
     ///
     /// # Errors
     ///
@@ -101,11 +101,6 @@ impl PeerChannel {
     pub fn send_payload(&self, code: u32, payload: &[u8]) -> Result<u64, SendError> {
         let too_large = |_| SendError::TooLarge { bytes: payload.len(), limit: self.channel.max_message };
         self.send(&Encoder::default().encode(code, payload).map_err(too_large)?)
-    }
-
-    /// Waits until the peer's socket took the message with this number. Returns false if the session ended first.
-    pub async fn wait_written(&self, number: u64) -> bool {
-        self.session.outbound.wait_written(Lane::Call, self.channel.index, number).await
     }
 
     /// The one way into the queue of a peer, for streams and calls: checks the message, and says in the sender's terms

@@ -3,7 +3,7 @@
 //! Each board is filled by the one task that owns the truth (the switch; discovery's driver through [`TableBoard`])
 //! and read by any number of watchers. What a board holds is bounded by what it mirrors: peer slots, places in tables,
 //! registrations. Of those that went a board keeps little, and all of that within a number of bytes
-//! ([`MAX_GONE_BYTES`](super::watch::MAX_GONE_BYTES)): a peer that went leaves a [`GonePeer`] and not its session.
+//! ([`MAX_GONE_BYTES`](crate::watch::MAX_GONE_BYTES)): a peer that went leaves a [`GonePeer`] and not its session.
 //! Failed attempts have keys that strangers choose, so they go through a ring.
 
 use std::{
@@ -16,7 +16,6 @@ use std::{
 use super::{
     peers::PeerView,
     registrations::{RegistrationId, RegistrationView},
-    watch::{Happenings, MAX_CHANGES, MAX_HAPPENINGS, Watch},
     watched::Watched,
 };
 use crate::delivery::ClosedBy;
@@ -32,6 +31,7 @@ use crate::{
         Cause, Refusal,
         dial::{Kind, Source},
     },
+    watch::{Happenings, MAX_CHANGES, MAX_HAPPENINGS, Watch},
 };
 
 /// Streams that watch, in all. Each may remember one position for each key of what it watches.
@@ -356,9 +356,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        net::outbound::Outbound,
         node::NodeKey,
-        p2p::{self, RemoteHello},
+        p2p::{self, Outbound, RemoteHello},
         switch::session::Session,
     };
 

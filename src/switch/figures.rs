@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{lease::StateName, registrations::SwitchError, session::Session, state::State};
+use super::{registrations::SwitchError, session::Session, state::State};
 use crate::delivery::Lost;
+use crate::lease::StateName;
 use crate::{
-    net::traffic::ChannelTraffic,
-    p2p::Counters,
+    p2p::{ChannelTraffic, Counters},
     policy::{Slots, Warning, recent::Counts},
 };
 

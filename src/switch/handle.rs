@@ -19,7 +19,6 @@ use super::{
     attachment::PeerChannel,
     boards::Boards,
     holdings::Principal,
-    lease::{Greeting, RegistrationSpec},
     peers::{BanRequest, ConnectReply, Listed, PeerSettings, PeerView, PeersSummary},
     registrations::{
         Acting, AttachRequest, Attached, Lookup, Registered, RegistrationId, RegistrationView, SwitchError,
@@ -28,6 +27,7 @@ use super::{
     state::State,
 };
 use crate::delivery::StreamId;
+use crate::lease::{Greeting, RegistrationSpec};
 use crate::{
     Now,
     node::{NodeId, NodeRef, local::EntryOwner},

@@ -6,7 +6,6 @@ use rand::seq::SliceRandom as _;
 
 use super::{
     attachment::{Attachment, PeerChannel},
-    lease::{Caller, Changes, Claimed, Greeting, LeaseError, Registration, RegistrationSpec, Who},
     links::Stage,
     registrations::{
         Acting, AttachRequest, Attached, Holding, Kept, Lookup, Registered, RegistrationId, RegistrationView,
@@ -18,6 +17,7 @@ use super::{
 use crate::delivery::{ClosedBy, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};
 use crate::{
     Now,
+    lease::{Caller, Changes, Claimed, Greeting, LeaseError, Registration, RegistrationSpec, Who},
     node::{NodeId, local::EntryOwner},
     p2p::DisconnectReason,
     policy,
@@ -424,7 +424,7 @@ pub(super) fn others_than(id: RegistrationId, owners: impl Iterator<Item = Regis
     owners.filter(|owner| *owner != id).collect::<BTreeSet<_>>().len()
 }
 
-fn names(protocols: &[super::lease::ProtocolSpec]) -> String {
+fn names(protocols: &[crate::lease::ProtocolSpec]) -> String {
     protocols.iter().map(|protocol| protocol.capability.to_string()).collect::<Vec<_>>().join(", ")
 }
 

@@ -18,7 +18,6 @@ use tokio::{
 use super::{
     attachment::PeerChannel,
     boards::{PeerEnd, PeerState, WhyNot},
-    capability::Capability,
     cause,
     losses::{Losses, Origin},
     registrations::{About, RegistrationId},
@@ -29,14 +28,16 @@ use super::{
 use crate::delivery::{ChannelKey, Close, ClosedBy};
 use crate::{
     Now,
+    lease::Capability,
     net::{
         connection::{self, ConnectionId, Control, End, Event, MessageSink, Open, Role, Sinks},
         node_db::{StoredPeer, Update},
-        outbound::{Lane, Outbound},
-        traffic::Traffic,
     },
     node::{Enode, Host, NodeId, PublicKey, Record},
-    p2p::{self, Channel, ChannelIndex, DisconnectReason, LocalCapability, RemoteHello, Side},
+    p2p::{
+        self, Channel, ChannelIndex, DisconnectReason, Lane, LocalCapability, Outbound, RemoteHello, Side,
+        Traffic,
+    },
     policy::{
         self, Cause, CloseReason, Refusal,
         admission::Verdict,

@@ -12,17 +12,17 @@ use tokio::sync::Notify;
 
 use super::{
     attachment::{Attachment, Fence, Inbox, PeerChannel, StreamWaker},
-    lease::{
-        self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who,
-    },
     losses::LossLog,
     peers::ListError,
 };
 use crate::delivery::Budget;
 use crate::delivery::{AttachParams, ChannelKey, Hooks, Lost, SharedInbox};
+use crate::lease::{
+    self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who,
+};
 use crate::{Now, node::NodeId};
 
-pub use super::lease::RegistrationId;
+pub use crate::lease::RegistrationId;
 
 /// Why the switch refuses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,13 +7,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    net::{
-        connection::ConnectionId,
-        outbound::{MESSAGE_COST, Outbound},
-        traffic::{ChannelTraffic, Traffic},
-    },
+    net::connection::ConnectionId,
     node::{Enode, NodeId, PublicKey, Record},
-    p2p::{ChannelIndex, RemoteHello},
+    p2p::{ChannelIndex, ChannelTraffic, MESSAGE_COST, Outbound, RemoteHello, Traffic},
     policy::dial::Kind,
 };
 

@@ -20,7 +20,6 @@ use super::{
     boards::{Boards, What, WhyNot},
     figures::Past,
     handle::Handle,
-    lease::Registry,
     links::Link,
     peers::ConnectReply,
     registrations::{Kept, LeaseConfig, RegistrationId, view},
@@ -33,16 +32,16 @@ use crate::delivery::Budget;
 use crate::{
     Now,
     kademlia::Contact,
+    lease::{self, Registry},
     net::{
         bandwidth::Rates,
         connection::{self, ConnectionId, End},
         dialer::ConnectError,
         listener::Accepted,
         node_db,
-        outbound::OutboundBudget,
     },
     node::{AddressClass, Enode, ForkSchedule, Head, NodeId, NodeRef, PublicKey, local::EntryOwner},
-    p2p::{LocalNode, Side},
+    p2p::{LocalNode, OutboundBudget, Side},
     policy::{
         Action, Cause, Policy, Settings,
         dial::{self, Candidate, Dial, QueryId, TaskId},
@@ -317,7 +316,7 @@ impl State {
     /// Turns what policy and leases want into effects, until they want nothing more.
     pub(super) fn settle(&mut self, now: Now) {
         loop {
-            if let Some(super::lease::Action::Ended { registration, expired }) = self.leases.poll_action() {
+            if let Some(lease::Action::Ended { registration, expired }) = self.leases.poll_action() {
                 self.registration_ended(now, &registration, expired);
                 continue;
             }

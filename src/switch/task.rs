@@ -30,10 +30,10 @@ use crate::{
         discovery::Discovery,
         listener::Accepted,
         node_db::NodeDb,
-        traffic::BaseTotals,
         turns::Turns,
     },
     node::{AddressClass, ForkSchedule, Head, NodeId, NodeRef, local::EntryOwner},
+    p2p::BaseTotals,
     policy::{
         dial::{Candidate, Dial, TaskId},
         lists::{Lists, Parsed},

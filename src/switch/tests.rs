@@ -10,7 +10,6 @@ use tokio::{
 };
 
 use super::{
-    lease::{ProtocolSpec, RegistrationSpec},
     peers::BanRequest,
     registrations::{LeaseConfig, RegistrationId, Target},
     session::SessionChannel,
@@ -20,15 +19,15 @@ use super::{
 };
 use crate::{
     Now,
+    lease::{Capability, ProtocolSpec, RegistrationSpec},
     net::{
         bandwidth::Rates,
         clock,
         discovery::{self, Setup},
         listener::Accepted,
-        outbound::{Lane, Refused},
     },
     node::{Enode, LocalRecord, NodeKey, NodeRef, local::Ports},
-    p2p::{Channel, ChannelIndex, LocalNode, RemoteHello},
+    p2p::{Channel, ChannelIndex, Lane, LocalNode, Refused, RemoteHello},
     policy::{
         BanTarget, Settings,
         dial::{Candidate, ConnectOutcome, EntryState, Source},

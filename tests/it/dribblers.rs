@@ -14,12 +14,10 @@ use devp2pd::{
         bandwidth::Bandwidth,
         buffers::{BufferPool, CHUNK, ReceiveBudget},
         connection::{Connection, ConnectionId, Event, MessageSink, Open, Role, Shared, Sunk},
-        outbound::Outbound,
-        traffic::BaseTotals,
         turns::Turns,
     },
     node::{NodeKey, PublicKey},
-    p2p::{HeldTime, Inbound, LocalCapability, LocalNode, Offer},
+    p2p::{BaseTotals, HeldTime, Inbound, LocalCapability, LocalNode, Offer, Outbound},
 };
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{

@@ -363,7 +363,7 @@ async fn a_peer_that_stops_reading_holds_its_own_window_and_nothing_else() {
     }
     let request = GetPeerRequest { node: stuck.id() };
     let traffic = sidecar.peers().get_peer(request).await.unwrap().into_inner().traffic.unwrap();
-    let bound = devp2pd::net::outbound::SEND_WINDOW + MESSAGE as u64 + 64;
+    let bound = devp2pd::p2p::SEND_WINDOW + MESSAGE as u64 + 64;
     assert!((1..=bound).contains(&traffic.bytes_waiting), "{} bytes wait", traffic.bytes_waiting);
 
     // A call has a window of its own, and is told when to come back.

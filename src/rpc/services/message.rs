@@ -13,6 +13,7 @@ mod receive;
 use self::{exchange::ExchangeStream, receive::ReceiveStream};
 use super::principal;
 use crate::{
+    net::wake,
     rpc::{
         proto::{self, message_service_server::MessageService},
         translate::{errors::not_sent, registration, status::Refusal, value::node_ref},
@@ -48,7 +49,8 @@ impl Messages {
         if !request.wait_written {
             return Ok(());
         }
-        match tokio::time::timeout(WRITTEN_TIMEOUT, target.wait_written(number)).await {
+        let written = wake::call_written(&target.session.outbound, target.channel.index, number);
+        match tokio::time::timeout(WRITTEN_TIMEOUT, written).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(not_sent(SendError::NotConnected, node)),
             Err(_) => Err(Refusal::new(

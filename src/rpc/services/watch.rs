@@ -19,9 +19,9 @@ use crate::rpc::{
 use crate::switch::{
     Boards, Principal,
     boards::{PeerState, Seat},
-    watch::{Change, Cursor, Kind, Mark, Watch, WatchToken},
     watched::Watched,
 };
+use crate::watch::{Change, Cursor, Kind, Mark, Watch, WatchToken};
 
 /// Changes in one frame. A peer's Hello has 2 KiB, which may grow eightfold when it is escaped: 128 of the worst stay
 /// within the 4 MiB that gRPC clients take by default.

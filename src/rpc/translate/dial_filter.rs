@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::status::Refusal;
 use crate::{
+    lease::{Chain, Wanted},
     node::Head,
     rpc::proto::{self, dial_filter::Filter},
-    switch::lease::{Chain, Wanted},
 };
 
 /// What an application wants dialed.

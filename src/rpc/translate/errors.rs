@@ -12,6 +12,7 @@ use super::status::Refusal;
 use crate::{
     delivery::CreditError,
     kademlia::{CallError, call::MAX_LOOKUPS},
+    lease::LeaseError,
     net::discovery::DiscoveryError,
     node::{NodeId, local::EntryError},
     policy::{
@@ -22,7 +23,6 @@ use crate::{
     switch::{
         attachment::SendError,
         boards::TooManyWatchers,
-        lease::LeaseError,
         peers::ListError,
         registrations::{Ended, SwitchError},
     },

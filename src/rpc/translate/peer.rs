@@ -13,8 +13,8 @@ use crate::{
         PeerView,
         boards::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
         session::{Session, SessionChannel},
-        watch::Missed,
     },
+    watch::Missed,
 };
 
 /// Characters of strangers' texts in lists, where many strangers stand: a client's name, and the name of a capability.

@@ -10,15 +10,12 @@ use super::{
 };
 use crate::delivery::{Action, AttachParams, OverflowPolicy};
 use crate::{
-    rpc::proto,
-    switch::{
-        Capability,
-        lease::{
-            Greeting, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId, RegistrationSpec,
-            StateName,
-        },
-        registrations::{Acting, AttachRequest, Attached, RegistrationView, Target},
+    lease::{
+        Capability, Greeting, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId, RegistrationSpec,
+        StateName,
     },
+    rpc::proto,
+    switch::registrations::{Acting, AttachRequest, Attached, RegistrationView, Target},
 };
 
 /// The spec of a request. The rules of its content are the lease's; here it only becomes typed.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use devp2pd::delivery::OverflowPolicy;
-use devp2pd::switch::capability::Capability;
-use devp2pd::switch::lease::{
+use devp2pd::lease::Capability;
+use devp2pd::lease::ErrorReason;
+use devp2pd::lease::{
     Action, Caller, Claim, Claimed, Config, LeaseError, LeaseStream, ProtocolSpec, RegistrationId,
     RegistrationSpec, Registry, Wanted, Who,
 };
-use devp2pd::switch::reason::ErrorReason;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 

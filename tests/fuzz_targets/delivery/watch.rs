@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use devp2pd::switch::watch::{Cursor, Kind, Watch};
+use devp2pd::watch::{Cursor, Kind, Watch};
 
 use super::Script;
 

@@ -8,9 +8,9 @@ use super::super::status::tests::{read, reasons};
 use super::*;
 use crate::{
     discv5::TalkError,
+    lease::StateName,
     node::local::EntryOwner,
     policy::{Ban, BanTarget, Cause, Refusal as Why, dial::ListSource},
-    switch::lease::StateName,
 };
 
 const NODE: NodeId = NodeId([7; 32]);

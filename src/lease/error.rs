@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::reason::ErrorReason;
+use super::reason::ErrorReason;
 use super::registration::StateName;
 
 /// A refused call on a registration.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 
-use super::super::reason::ErrorReason;
+use super::reason::ErrorReason;
 use std::sync::Arc;
 
 use super::*;

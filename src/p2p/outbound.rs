@@ -16,12 +16,9 @@ use std::{
     },
 };
 
-use tokio::sync::Notify;
+use crate::{Wake, WakeSlot, rlpx::Compressed};
 
-use crate::{
-    p2p::{ChannelIndex, DisconnectReason},
-    rlpx::Compressed,
-};
+use super::{ChannelIndex, DisconnectReason};
 
 /// What one channel may have waiting in each lane: the window that applications see. A message that crosses it is
 /// still taken, so that one message of any size always fits.
@@ -122,6 +119,13 @@ impl ChannelProgress {
         unwritten(self.stream).saturating_add(unwritten(self.call))
     }
 
+    fn of(&self, lane: Lane) -> &LaneProgress {
+        match lane {
+            Lane::Stream => &self.stream,
+            Lane::Call => &self.call,
+        }
+    }
+
     fn lane(&mut self, lane: Lane) -> &mut LaneProgress {
         match lane {
             Lane::Stream => &mut self.stream,
@@ -132,16 +136,16 @@ impl ChannelProgress {
 
 /// A message in the queue.
 #[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) channel: ChannelIndex,
-    pub(super) code: u64,
-    pub(super) message: Compressed,
-    pub(super) receipt: Receipt,
+pub(crate) struct Queued {
+    pub(crate) channel: ChannelIndex,
+    pub(crate) code: u64,
+    pub(crate) message: Compressed,
+    pub(crate) receipt: Receipt,
 }
 
 /// What to report when the socket took the message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Receipt {
+pub(crate) struct Receipt {
     channel: ChannelIndex,
     lane: Lane,
     cost: u64,
@@ -158,18 +162,49 @@ struct Inner {
     /// What this session has taken of the budget.
     held: u64,
     hooks: Vec<Option<ProgressHook>>,
+    watched: Vec<Watched>,
     disconnect: Option<DisconnectReason>,
     closed: bool,
+}
+
+/// A call that waits for one message. There is at most one for each message that is not written yet, which bounds them.
+struct Watched {
+    lane: Lane,
+    channel: ChannelIndex,
+    number: u64,
+    wake: Arc<dyn Wake>,
+}
+
+impl Inner {
+    /// Whether the message was written; `None` while that is open.
+    fn fate(&self, lane: Lane, channel: ChannelIndex, number: u64) -> Option<bool> {
+        let index = usize::from(channel.0);
+        if self.channels.get(index).is_some_and(|progress| number <= progress.of(lane).written) {
+            return Some(true);
+        }
+        (self.closed || self.ended.get(index) != Some(&false)).then_some(false)
+    }
+
+    /// Removes the calls that need not wait any longer.
+    fn decided(&mut self) -> Vec<Watched> {
+        if self.watched.is_empty() {
+            return Vec::new();
+        }
+        let watched = std::mem::take(&mut self.watched);
+        let (open, decided) = watched
+            .into_iter()
+            .partition(|watched| self.fate(watched.lane, watched.channel, watched.number).is_none());
+        self.watched = open;
+        decided
+    }
 }
 
 /// One session's outbound queue. Shared by the senders and the connection task.
 pub struct Outbound {
     inner: Mutex<Inner>,
     budget: Arc<OutboundBudget>,
-    /// Wakes the connection task: a message, or a wish to disconnect.
-    wake: Notify,
-    /// Wakes calls that wait for the socket.
-    moved: Notify,
+    /// Wakes the connection's task: there is a message again, or a wish to disconnect.
+    wake: WakeSlot,
 }
 
 impl std::fmt::Debug for Outbound {
@@ -192,11 +227,11 @@ impl Outbound {
                 ended: Vec::new(),
                 held: 0,
                 hooks: Vec::new(),
+                watched: Vec::new(),
                 disconnect: None,
                 closed: false,
             }),
-            wake: Notify::new(),
-            moved: Notify::new(),
+            wake: WakeSlot::default(),
         })
     }
 
@@ -222,7 +257,7 @@ impl Outbound {
         message: Compressed,
     ) -> Result<u64, Refused> {
         let cost = message.raw_len() as u64 + MESSAGE_COST;
-        let number = {
+        let (number, was_empty) = {
             let mut inner = self.lock();
             let index = usize::from(channel.0);
             if inner.closed || inner.disconnect.is_some() || inner.ended.get(index) == Some(&true) {
@@ -240,37 +275,38 @@ impl Outbound {
             progress.accepted_cost += cost;
             let number = progress.accepted;
             inner.held = inner.held.saturating_add(cost);
+            let was_empty = inner.queue.is_empty();
             inner.queue.push_back(Queued {
                 channel,
                 code,
                 message,
                 receipt: Receipt { channel, lane, cost },
             });
-            number
+            (number, was_empty)
         };
-        self.wake.notify_one();
+        // The task that leaves a message in the queue comes back for it by itself: when the socket has taken what is ahead
+        // of it, when a cap allows more, or when the session opens.
+        if was_empty {
+            self.wake.wake();
+        }
         Ok(number)
     }
 
-    /// Waits until the message with this number was taken by the socket: true, or false when the session ended first.
-    pub async fn wait_written(&self, lane: Lane, channel: ChannelIndex, number: u64) -> bool {
-        loop {
-            let moved = self.moved.notified();
-            {
-                let mut inner = self.lock();
-                let written = inner
-                    .channels
-                    .get_mut(usize::from(channel.0))
-                    .map(|progress| progress.lane(lane).written);
-                if written.is_some_and(|written| number <= written) {
-                    return true;
-                }
-                if inner.closed || inner.ended.get(usize::from(channel.0)) == Some(&true) {
-                    return false;
-                }
-            }
-            moved.await;
+    /// Returns whether the socket took the message with this number; false when its session or channel ended first. While
+    /// neither has happened it returns `None`, and `wake` is called once when it has.
+    pub fn watch_written(
+        &self,
+        lane: Lane,
+        channel: ChannelIndex,
+        number: u64,
+        wake: Arc<dyn Wake>,
+    ) -> Option<bool> {
+        let mut inner = self.lock();
+        let fate = inner.fate(lane, channel, number);
+        if fate.is_none() {
+            inner.watched.push(Watched { lane, channel, number, wake });
         }
+        fate
     }
 
     /// How far a channel has got.
@@ -289,7 +325,7 @@ impl Outbound {
     /// of it as written any more. Returns how many accepted messages were not written by then; those whose frames were
     /// being written may still arrive.
     pub fn end_channel(&self, channel: ChannelIndex) -> u64 {
-        let (hook, unwritten) = {
+        let (hook, decided, unwritten) = {
             let mut inner = self.lock();
             let index = usize::from(channel.0);
             let Some(ended) = inner.ended.get_mut(index) else { return 0 };
@@ -303,11 +339,11 @@ impl Outbound {
             inner.held = inner.held.saturating_sub(gone);
             self.budget.give(gone);
             let progress = inner.channels.get(index).copied().unwrap_or_default();
-            (inner.hooks.get_mut(index).and_then(Option::take), progress.unwritten())
+            (inner.hooks.get_mut(index).and_then(Option::take), inner.decided(), progress.unwritten())
         };
-        self.moved.notify_waiters();
         // Without the lock: a hook takes the lock of a stream, and streams take ours.
         hook.iter().for_each(|hook| hook());
+        decided.iter().for_each(|watched| watched.wake.wake());
         unwritten
     }
 
@@ -321,7 +357,7 @@ impl Outbound {
     /// Asks the connection task to write what is queued, then Disconnect, then to close. The first reason stands.
     pub fn disconnect(&self, reason: DisconnectReason) {
         self.lock().disconnect.get_or_insert(reason);
-        self.wake.notify_one();
+        self.wake.wake();
     }
 
     /// Bytes and messages waiting, over all channels: (messages, cost).
@@ -333,27 +369,27 @@ impl Outbound {
 
     // The connection task's side.
 
-    /// Waits for a message or a wish to disconnect.
-    pub(super) async fn woken(&self) {
-        self.wake.notified().await;
+    /// Sets what wakes the connection's task, once, when it starts.
+    pub fn wake_by(&self, wake: Arc<dyn Wake>) {
+        self.wake.fill(wake);
     }
 
     /// The next message.
-    pub(super) fn take(&self) -> Option<Queued> {
+    pub(crate) fn take(&self) -> Option<Queued> {
         self.lock().queue.pop_front()
     }
 
     /// The wish to disconnect: with `flush`, only once the queue is empty.
-    pub(super) fn wants_disconnect(&self, flush: bool) -> Option<DisconnectReason> {
+    pub(crate) fn wants_disconnect(&self, flush: bool) -> Option<DisconnectReason> {
         let inner = self.lock();
         if flush && !inner.queue.is_empty() { None } else { inner.disconnect }
     }
 
     /// The socket took these messages.
-    pub(super) fn written(&self, receipts: impl Iterator<Item = Receipt>) {
+    pub(crate) fn written(&self, receipts: impl Iterator<Item = Receipt>) {
         let mut moved: u64 = 0;
         let mut hooks: Vec<ProgressHook> = Vec::new();
-        {
+        let decided = {
             let mut inner = self.lock();
             for receipt in receipts {
                 let index = usize::from(receipt.channel.0);
@@ -374,25 +410,26 @@ impl Outbound {
                     u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(u64::MAX);
                 hooks.extend(hook.as_ref().filter(|_| moved & bit != 0).cloned());
             }
-        }
-        self.moved.notify_waiters();
+            inner.decided()
+        };
         // Without the lock: a hook takes the lock of a stream, and streams take ours.
         hooks.iter().for_each(|hook| hook());
+        decided.iter().for_each(|watched| watched.wake.wake());
     }
 
     /// The session has ended: nothing more is taken or written.
-    pub(crate) fn close(&self) {
-        let hooks: Vec<ProgressHook> = {
+    pub fn close(&self) {
+        let (hooks, decided): (Vec<ProgressHook>, Vec<Watched>) = {
             let mut inner = self.lock();
             if !std::mem::replace(&mut inner.closed, true) {
                 self.budget.give(std::mem::take(&mut inner.held));
                 self.budget.sessions.fetch_sub(1, Ordering::AcqRel);
             }
             inner.queue = VecDeque::new();
-            inner.hooks.drain(..).flatten().collect()
+            (inner.hooks.drain(..).flatten().collect(), inner.decided())
         };
-        self.moved.notify_waiters();
         hooks.iter().for_each(|hook| hook());
+        decided.iter().for_each(|watched| watched.wake.wake());
     }
 }
 

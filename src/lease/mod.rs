@@ -26,8 +26,10 @@
 //! Left out: the channels of a registration ([`delivery`](crate::delivery)), what its names mean for live sessions, and
 //! whether the caller's principal is who it says.
 
+mod capability;
 mod claim;
 mod error;
+mod reason;
 mod registration;
 mod spec;
 mod token;
@@ -41,8 +43,12 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 
+pub use capability::{
+    Capability, MAX_MESSAGE_COUNT, MAX_NAME_LEN, check_name, known_message_count, network_of,
+};
 pub use claim::{Caller, Changes, Claim, Claimed, Who};
 pub use error::LeaseError;
+pub use reason::ErrorReason;
 pub use registration::{LeaseStream, MIN_DETACHED, Registration, State, StateName};
 pub use spec::{
     DEFAULT_LINGER, Greeting, MAX_CLIENT_ID, MAX_GREETING, MAX_GREETING_BYTES, MAX_HELLO, MAX_LINGER,
@@ -51,7 +57,6 @@ pub use spec::{
 pub use token::{RegistrationId, ResumeToken};
 pub use wanted::{Chain, Wanted};
 
-use super::capability::Capability;
 use crate::Now;
 use error::shown;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rlp::RlpStream;
 
-use super::super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count, network_of};
+use super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count, network_of};
 use super::error::{LeaseError, Wrong, shown};
 use super::wanted::Wanted;
 use crate::delivery::overflow::MAX_STALL_LIMIT;

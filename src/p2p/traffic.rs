@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    Now,
-    p2p::{self, ChannelIndex, intake::Hold},
-};
+use super::{ChannelIndex, Counters, intake::Hold};
+use crate::Now;
 
 /// Messages of the base protocol that had no effect, over all connections that have ended.
 #[derive(Debug, Default)]
@@ -22,16 +20,16 @@ pub struct BaseTotals {
 
 impl BaseTotals {
     /// A connection has ended.
-    pub(super) fn add(&self, counters: p2p::Counters) {
-        let p2p::Counters { pings_unanswered, base_ignored } = counters;
+    pub(crate) fn add(&self, counters: Counters) {
+        let Counters { pings_unanswered, base_ignored } = counters;
         self.pings_unanswered.fetch_add(pings_unanswered, Ordering::Relaxed);
         self.ignored.fetch_add(base_ignored, Ordering::Relaxed);
     }
 
     /// The sums so far.
     #[must_use]
-    pub fn sums(&self) -> p2p::Counters {
-        p2p::Counters {
+    pub fn sums(&self) -> Counters {
+        Counters {
             pings_unanswered: self.pings_unanswered.load(Ordering::Relaxed),
             base_ignored: self.ignored.load(Ordering::Relaxed),
         }
@@ -121,19 +119,19 @@ pub struct HoldView {
 }
 
 impl Traffic {
-    pub(super) fn received(&self, bytes: usize) {
+    pub(crate) fn received(&self, bytes: usize) {
         self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn sent(&self, bytes: usize) {
+    pub(crate) fn sent(&self, bytes: usize) {
         self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn messages_sent(&self, count: usize) {
+    pub(crate) fn messages_sent(&self, count: usize) {
         self.messages_out.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn message_received(&self, channel: ChannelIndex, bytes: usize) {
+    pub(crate) fn message_received(&self, channel: ChannelIndex, bytes: usize) {
         self.messages_in.fetch_add(1, Ordering::Relaxed);
         if let Some(received) = self.channels.get().and_then(|all| all.get(usize::from(channel.0))) {
             received.messages.fetch_add(1, Ordering::Relaxed);
@@ -156,13 +154,13 @@ impl Traffic {
         received.map(load).unwrap_or_default()
     }
 
-    pub(super) fn round_trip(&self, time: Duration) {
+    pub(crate) fn round_trip(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX - 1);
         self.round_trip.store(micros.saturating_add(1), Ordering::Relaxed);
     }
 
     /// The connection is held, or is not.
-    pub(super) fn show_hold(&self, now: Now, hold: Option<Hold>) {
+    pub(crate) fn show_hold(&self, now: Now, hold: Option<Hold>) {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let before = self.held_since.load(Ordering::Relaxed);
         match hold {

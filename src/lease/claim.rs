@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use super::Capability;
 use super::error::{LeaseError, cut, shown};
 use super::registration::{Attempt, LeaseStream, Registration, State};
 use super::spec::RegistrationSpec;
 use super::token::{RegistrationId, ResumeToken, Secret};
 use super::{Registry, unknown_id};
 use crate::Now;
-use crate::switch::Capability;
 
 /// Who calls.
 #[derive(Clone, Copy, Debug)]

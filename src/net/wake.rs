@@ -1,0 +1,59 @@
+//! Tasks that wait for what pure rooms hold: [`Wake`] for tokio's [`Notify`], and the wait for one message to be written.
+//!
+//! Left out: what is waited for (`p2p::outbound`, `delivery`).
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::{
+    Wake,
+    p2p::{ChannelIndex, Lane, Outbound},
+};
+
+impl Wake for Notify {
+    fn wake(&self) {
+        self.notify_one();
+    }
+}
+
+/// Waits until the socket has taken the message of a call with this number: true, or false when the session or the channel
+/// ended first.
+pub async fn call_written(outbound: &Outbound, channel: ChannelIndex, number: u64) -> bool {
+    let decided = Arc::new(Notify::new());
+    loop {
+        let wake = Arc::clone(&decided);
+        if let Some(written) = outbound.watch_written(Lane::Call, channel, number, wake) {
+            return written;
+        }
+        decided.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rlpx::Compressor;
+
+    #[tokio::test]
+    async fn a_call_waits_until_its_message_is_written_or_can_no_more_be() {
+        let outbound = Outbound::new(Arc::default());
+        outbound.set_channels(1);
+        let (lane, channel) = (Lane::Call, ChannelIndex(0));
+        let message = Compressor::default().compress(b"hello").unwrap();
+        let [first, second] = [(); 2].map(|()| outbound.send(lane, channel, 0, message.clone()).unwrap());
+        let (is_first, is_second, ()) = tokio::join!(
+            call_written(&outbound, channel, first),
+            call_written(&outbound, channel, second),
+            async {
+                let queued = outbound.take().unwrap();
+                tokio::task::yield_now().await;
+                outbound.written([queued.receipt].into_iter());
+                tokio::task::yield_now().await;
+                outbound.close();
+            }
+        );
+        assert!(is_first && !is_second);
+        assert!(call_written(&outbound, channel, first).await, "it was, though the session is over");
+    }
+}
