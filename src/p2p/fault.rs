@@ -68,6 +68,12 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether nothing came, or went, in time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::HandshakeTimeout | Self::Silence | Self::FrameTimeout | Self::WriteTimeout)
+    }
+
     /// The reason to give for this fault.
     #[must_use]
     pub fn reason(&self) -> DisconnectReason {

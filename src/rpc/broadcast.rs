@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     node::NodeId,
-    p2p::{Lane, Refused},
+    p2p::Lane,
     rlpx::Compressor,
-    switch::{Handle, Principal, attachment::SendError, registrations::Acting},
+    switch::{Handle, Principal, registrations::Acting},
 };
 
 /// Nodes that a request may except.
@@ -54,19 +54,11 @@ pub(super) async fn broadcast(
             break;
         }
         let node_id = target.session.node_id.to_string();
-        let queued = target.check(code, &message).and_then(|()| {
-            let outbound = &target.session.outbound;
-            outbound.send(Lane::Call, target.channel.index, u64::from(code), message.clone()).map_err(
-                |error| match error {
-                    Refused::Full => SendError::WindowExceeded,
-                    Refused::Closed => SendError::NotConnected,
-                },
-            )
-        });
-        match queued {
+        let outbound = &target.session.outbound;
+        match outbound.send(Lane::Call, target.channel.index, u64::from(code), message.clone()) {
             Ok(_) => answer.node_ids.push(node_id),
-            Err(error) => {
-                let (reason, detail) = send_error(error);
+            Err(refused) => {
+                let (reason, detail) = send_error(refused.into());
                 let reason = reason.into();
                 answer.refused.push(proto::BroadcastRefusal { node_id, reason, detail });
             }

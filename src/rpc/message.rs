@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     net::wake,
-    p2p::{Lane, Refused},
+    p2p::Lane,
     rlpx::Compressor,
     switch::{Handle, Principal, attachment::SendError, registrations::Acting},
 };
@@ -65,14 +65,12 @@ impl Messages {
         let message = Compressor::default()
             .compress(&request.payload)
             .map_err(|_| refuse(SendError::TooLarge { bytes, limit }))?;
-        target.check(request.code, &message).map_err(refuse)?;
         let outbound = &target.session.outbound;
-        let number = outbound.send(Lane::Call, to.index, u64::from(request.code), message).map_err(
-            |error| match error {
-                Refused::Full => refuse(SendError::WindowExceeded),
-                Refused::Closed => refuse(SendError::NotConnected).with("node_id", node),
-            },
-        )?;
+        let sent = outbound.send(Lane::Call, to.index, u64::from(request.code), message);
+        let number = sent.map_err(|refused| match SendError::from(refused) {
+            SendError::NotConnected => refuse(SendError::NotConnected).with("node_id", node),
+            error => refuse(error),
+        })?;
         if !request.wait_written {
             return Ok(());
         }

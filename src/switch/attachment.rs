@@ -22,7 +22,7 @@ use super::{
 use crate::delivery::{CreditError, Event, Pull, SharedInbox, StreamId};
 use crate::{
     p2p::{Lane, Refused, SEND_WINDOW},
-    rlpx::{Compressed, frame::check_len},
+    rlpx::Compressed,
 };
 
 /// Replies that may wait for a stream whose reader is asleep. At about a hundred bytes each this is some MiB; an
@@ -40,26 +40,6 @@ pub struct PeerChannel {
     pub session: Arc<Session>,
     /// Which of its channels.
     pub channel: SessionChannel,
-}
-
-impl PeerChannel {
-    /// Whether the message can go to this peer at all: everything that the engine would refuse, found out where the
-    /// sender can still be told.
-    pub fn check(&self, code: u32, message: &Compressed) -> Result<(), SendError> {
-        let SessionChannel { offset, message_count, max_message, .. } = self.channel;
-        let code = u64::from(code);
-        if code >= message_count {
-            return Err(SendError::CodeOutOfRange { message_count });
-        }
-        let bytes = message.raw_len();
-        if bytes > max_message {
-            return Err(SendError::TooLarge { bytes, limit: max_message });
-        }
-        // A peer of an early base protocol gets messages as they are.
-        let on_wire = if self.session.hello.has_snappy() { message.as_bytes().len() } else { bytes };
-        check_len(offset.saturating_add(code), on_wire)
-            .map_err(|_| SendError::TooLarge { bytes, limit: max_message })
-    }
 }
 
 /// The inbox of a registration of this process.
@@ -129,6 +109,17 @@ pub enum SendError {
         /// The limit: the owner's for its protocol, or RLPx's.
         limit: usize,
     },
+}
+
+impl From<Refused> for SendError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::WindowExceeded,
+            Refused::Closed => Self::NotConnected,
+            Refused::CodeOutOfRange { message_count } => Self::CodeOutOfRange { message_count },
+            Refused::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
+        }
+    }
 }
 
 /// Wakes the task that reads a registration's stream.
@@ -443,15 +434,8 @@ impl Sending {
             || if channel > highest { SendError::NeverOpened { channel } } else { SendError::NotConnected };
         let target = self.targets.get_mut(&channel).ok_or_else(missing)?;
         let to = &target.peer.channel;
-        target.peer.check(code, message)?;
         let outbound = &target.peer.session.outbound;
-        let number =
-            outbound.send(Lane::Stream, to.index, u64::from(code), message.clone()).map_err(|refused| {
-                match refused {
-                    Refused::Full => SendError::WindowExceeded,
-                    Refused::Closed => SendError::NotConnected,
-                }
-            })?;
+        let number = outbound.send(Lane::Stream, to.index, u64::from(code), message.clone())?;
         if want_result {
             target.results.push_back((number, send_id));
         }

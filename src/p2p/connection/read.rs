@@ -119,7 +119,7 @@ impl Connection {
         match code {
             code::DISCONNECT => self.left(DisconnectReason::decode(payload, self.snappy)),
             code::PING => {
-                if !self.outbox.owe_pong() {
+                if !self.pings.owe_pong() {
                     self.counters.pings_unanswered += 1;
                 }
             }
