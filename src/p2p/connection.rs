@@ -1,12 +1,12 @@
-//! One connection's engine: from the first byte of the RLPx handshake to the last Disconnect.
+//! One connection's engine: from the first byte of the handshake to the last Disconnect.
 //!
 //! ```text
-//! dial ──▶ AwaitAck ───┐                 greet                             open
-//!                      ├─▶ Authenticated ─────▶ AwaitHello ─▶ Negotiated ───────▶ Open
-//! accept ▶ AwaitAuth ──┘        │                   │              │                │
-//!              │                └───────────────────┴──────────────┴────────────────┤
-//!              │ no keys yet: without a word                      fault, disconnect │
-//!              └──────────────▶ Closed ◀──────────────────────────────── Closing ◀──┘
+//!                                            greet                          open
+//! dial, accept ─▶ Handshake ─▶ Authenticated ─────▶ AwaitHello ─▶ Negotiated ────▶ Open
+//!                     │              │                  │              │             │
+//!                     │              └──────────────────┴──────────────┴─────────────┤
+//!                     │ no keys yet: without a word                fault, disconnect │
+//!                     └──────────────▶ Closed ◀────────────────────────── Closing ◀──┘
 //! ```
 //!
 //! The shape is the engine contract of the crate root. What a driver must know beyond it:
@@ -26,7 +26,8 @@
 //! message that is to be written waits here: it is pulled when the send buffer has room. One deadline covers all that
 //! comes before `open`.
 //!
-//! Left out: the queue of messages to the peer and what their senders are told (`outbound`), caps, sockets.
+//! Left out: the transport (`wire`), the queue of messages to the peer and what their senders are told (`outbound`), caps,
+//! sockets.
 
 mod read;
 mod stage;
@@ -44,13 +45,9 @@ use rand::rngs::StdRng;
 
 use super::{
     Action, Delivery, DisconnectReason, Fault, Intake, LocalCapability, LocalNode, RemoteHello, Side, code,
-    hello, in_flight::InFlight, intake::Hold, keepalive::Keepalive, pings::Pings,
+    hello, in_flight::InFlight, intake::Hold, keepalive::Keepalive, pings::Pings, wire::Handshake,
 };
-use crate::{
-    Now,
-    node::PublicKey,
-    rlpx::{Decompressor, Initiator},
-};
+use crate::{Now, node::PublicKey};
 use read::Step;
 use stage::{Closing, Greeted, Open, Stage};
 
@@ -78,13 +75,11 @@ pub struct Connection {
     handshake_deadline: Instant,
     remote: Option<PublicKey>,
     hello: Option<Arc<RemoteHello>>,
-    /// Whether payloads are compressed: from the peer's Hello on, if its version has it.
-    snappy: bool,
     /// Messages that were read and not delivered, and whether reading goes on.
     intake: Intake,
     /// Reading stopped before all that was received had been looked at.
     behind: bool,
-    /// The next frame is to be reported.
+    /// The next message is to be reported.
     probing: bool,
     /// The socket takes nothing any more.
     unwritable: bool,
@@ -96,7 +91,6 @@ pub struct Connection {
     /// Until when messages wait because of a cap.
     unsent_until: Option<Instant>,
     actions: VecDeque<Action>,
-    decompressor: Decompressor,
     counters: Counters,
 }
 
@@ -106,18 +100,14 @@ impl Connection {
     #[must_use]
     pub fn dial(local: Arc<LocalNode>, remote: PublicKey, now: Now, mut rng: StdRng) -> Self {
         let mut early = BytesMut::new();
-        let initiator = Initiator::start(&local.key, remote, &mut rng, &mut early);
-        Self {
-            remote: Some(remote),
-            early,
-            ..Self::new(local, Stage::AwaitAck(Box::new(initiator)), now, rng)
-        }
+        let handshake = Handshake::dial(&local.key, remote, &mut rng, &mut early);
+        Self { remote: Some(remote), early, ..Self::new(local, Stage::Handshake(handshake), now, rng) }
     }
 
     /// The engine of a connection that somebody opened to us.
     #[must_use]
     pub fn accept(local: Arc<LocalNode>, now: Now, rng: StdRng) -> Self {
-        Self::new(local, Stage::AwaitAuth, now, rng)
+        Self::new(local, Stage::Handshake(Handshake::Accept), now, rng)
     }
 
     fn new(local: Arc<LocalNode>, stage: Stage, now: Now, rng: StdRng) -> Self {
@@ -128,7 +118,6 @@ impl Connection {
             handshake_deadline: now.mono + HANDSHAKE_TIMEOUT,
             remote: None,
             hello: None,
-            snappy: false,
             intake: Intake::new(now.mono),
             behind: false,
             probing: false,
@@ -138,7 +127,6 @@ impl Connection {
             in_flight: InFlight::default(),
             unsent_until: None,
             actions: VecDeque::new(),
-            decompressor: Decompressor::default(),
             counters: Counters::default(),
         }
     }
@@ -155,7 +143,7 @@ impl Connection {
                 Ok(Step::Again) => {}
                 Ok(Step::Wait) => {
                     if let Stage::Open(open) = &mut self.stage {
-                        let partial = !received.is_empty() || open.shared.session.reader.is_inside_frame();
+                        let partial = !received.is_empty() || open.shared.wire.is_inside_message();
                         open.keepalive.received(now.mono, partial);
                     }
                     break;
@@ -163,7 +151,9 @@ impl Connection {
                 Err(fault) => self.fail(now, fault),
             }
         }
-        self.decompressor.release();
+        if let Stage::Open(open) = &mut self.stage {
+            open.shared.wire.release();
+        }
         self.settle(now);
     }
 
@@ -267,11 +257,10 @@ impl Connection {
     /// refuse a list that does not fit ([`hello::fits`]).
     pub fn greet(&mut self, _now: Now, capabilities: &[LocalCapability]) {
         match mem::replace(&mut self.stage, Stage::Closed) {
-            Stage::Authenticated(mut session) => {
+            Stage::Authenticated(mut wire) => {
                 let hello = hello::encode(&self.local.client, capabilities, &self.local.key.public());
-                // Cannot fail: a Hello fits a frame.
-                let _ = session.writer.write(code::HELLO, &hello, &mut self.early);
-                let greeted = Greeted { session: *session, capabilities: capabilities.to_vec() };
+                wire.write_hello(code::HELLO, &hello, &mut self.early);
+                let greeted = Greeted { wire: *wire, capabilities: capabilities.to_vec() };
                 self.stage = Stage::AwaitHello(Box::new(greeted));
                 self.behind = true;
             }
@@ -392,12 +381,12 @@ impl Connection {
     }
 
     fn close(&mut self, now: Now, reason: DisconnectReason, fault: Option<Fault>) {
-        let session = match mem::replace(&mut self.stage, Stage::Closed) {
-            Stage::Authenticated(session) => *session,
-            Stage::AwaitHello(greeted) => greeted.session,
-            Stage::Negotiated(shared) => shared.session,
-            Stage::Open(open) => open.shared.session,
-            Stage::AwaitAuth | Stage::AwaitAck(_) => return self.finish(Side::Local, None, fault),
+        let wire = match mem::replace(&mut self.stage, Stage::Closed) {
+            Stage::Authenticated(wire) => *wire,
+            Stage::AwaitHello(greeted) => greeted.wire,
+            Stage::Negotiated(shared) => shared.wire,
+            Stage::Open(open) => open.shared.wire,
+            Stage::Handshake(_) => return self.finish(Side::Local, None, fault),
             ended @ (Stage::Closing(_) | Stage::Closed) => {
                 self.stage = ended;
                 return;
@@ -407,7 +396,7 @@ impl Connection {
             return self.finish(Side::Local, None, fault);
         }
         let deadline = now.mono + CLOSE_TIMEOUT;
-        self.stage = Stage::Closing(Box::new(Closing { session, reason, fault, deadline }));
+        self.stage = Stage::Closing(Box::new(Closing { wire, reason, fault, deadline }));
     }
 
     fn finish(&mut self, by: Side, reason: Option<DisconnectReason>, fault: Option<Fault>) {
@@ -426,7 +415,7 @@ impl Connection {
     /// Whether the peer's handshake packet is awaited: reading it costs elliptic-curve arithmetic.
     #[must_use]
     pub fn is_authenticating(&self) -> bool {
-        matches!(self.stage, Stage::AwaitAuth | Stage::AwaitAck(_))
+        matches!(self.stage, Stage::Handshake(_))
     }
 
     /// The peer's key: known from the start when we dialed, from [`Action::Authenticated`] on otherwise.

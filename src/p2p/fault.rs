@@ -3,11 +3,11 @@
 //! One function turns a fault into a reason ([`Fault::reason`]). The reason is sent wherever there are keys to send it
 //! with; before that the connection closes in silence, so that a stranger without keys learns nothing.
 
-use super::DisconnectReason;
-use crate::{
-    rlp,
-    rlpx::{FrameError, Refused, SnappyError},
+use super::{
+    DisconnectReason,
+    wire::{FrameError, Refused, SnappyError},
 };
+use crate::rlp;
 
 /// Why we left a peer: it was its doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

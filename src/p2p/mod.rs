@@ -12,6 +12,7 @@
 //! | `in_flight` | which messages the socket has taken whole |
 //! | [`pings`] | the Ping and the Pongs that are due |
 //! | `sinks` | from the intake to the queues of applications |
+//! | [`wire`] | the transport below messages: RLPx |
 //! | [`session`] | the words between a connection and the owner of peers |
 //! | [`traffic`] | what went over a connection |
 //! | [`fault`] | what a peer can do wrong and what it is told for it |
@@ -36,6 +37,7 @@ pub mod pings;
 pub mod session;
 mod sinks;
 pub mod traffic;
+pub mod wire;
 
 pub use action::{Action, Side};
 pub use capability::{Capability, Channel, ChannelIndex, LocalCapability};

@@ -25,11 +25,11 @@ use std::{
     time::Instant,
 };
 
-use super::{ChannelIndex, DisconnectReason, Next, Outgoing, Source};
-use crate::{
-    Wake, WakeSlot,
-    rlpx::{Compressed, frame::check_len},
+use super::{
+    ChannelIndex, DisconnectReason, Next, Outgoing, Source,
+    wire::{self, Compressed},
 };
+use crate::{Wake, WakeSlot};
 
 /// What one channel may have waiting in each lane: the window that applications see. A message that crosses it is
 /// still taken, so that one message of any size always fits.
@@ -129,8 +129,7 @@ impl ChannelLimits {
         }
         let code = offset.saturating_add(code);
         // A peer of an early base protocol gets messages as they are.
-        let on_wire = if compressed { message.as_bytes().len() } else { bytes };
-        check_len(code, on_wire).map(|()| code).map_err(|_| too_large)
+        if wire::fits(code, message, compressed) { Ok(code) } else { Err(too_large) }
     }
 }
 

@@ -7,8 +7,7 @@
 
 use std::time::Instant;
 
-use super::DisconnectReason;
-use crate::rlpx::Compressed;
+use super::{DisconnectReason, wire::Compressed};
 
 /// A message that can be written: its code and size were checked when the queue took it.
 #[derive(Debug)]

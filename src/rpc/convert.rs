@@ -120,6 +120,7 @@ pub(super) fn gone_peer(gone: &GonePeer) -> proto::Peer {
         roles: roles(gone.is_static, gone.is_trusted),
         connect_time: Some(timestamp(gone.since)),
         session_id: gone.session.0,
+        transport: p2p::wire::TRANSPORT.to_owned(),
     }
 }
 
@@ -145,6 +146,7 @@ pub(super) fn session(session: &Session) -> proto::Peer {
         roles: roles(session.was_static, session.was_trusted),
         connect_time: Some(timestamp(session.since)),
         session_id: session.id.0,
+        transport: p2p::wire::TRANSPORT.to_owned(),
     }
 }
 

@@ -1,25 +1,19 @@
-//! The writing half of the engine: frames into the caller's buffer.
+//! The writing half of the engine: messages into the caller's buffer.
+//!
+//! Left out: how a message is encrypted and compressed (`wire`), and where messages wait (`outbound`).
 
 use std::mem;
 
 use bytes::BytesMut;
 
-use super::{
-    Connection,
-    stage::{Closing, Stage},
-};
+use super::{Connection, stage::Stage};
 use crate::{
     Now,
     p2p::{Next, Outgoing, Side, Source, code},
-    rlpx::{Compressor, Decompressor, snappy::MAX_PAYLOAD},
 };
 
 /// Frames are added until the buffer holds this much: one write carries many frames, and they are still in cache.
 const TRANSMIT: usize = 64 * 1024;
-
-/// An empty list, the payload of Ping and Pong; and the same compressed.
-const EMPTY: &[u8] = &[0xc0];
-const EMPTY_COMPRESSED: &[u8] = &[0x01, 0x00, 0xc0];
 
 impl Connection {
     /// Appends what is to be written to `out`, until `out` holds 64 KiB or nothing is left. Returns whether anything
@@ -58,15 +52,14 @@ impl Connection {
     /// Pings and pongs go before messages: they are what keeps the connection.
     fn write_keepalive(&mut self, now: Now, out: &mut BytesMut) {
         let Stage::Open(open) = &mut self.stage else { return };
-        let payload = if self.snappy { EMPTY_COMPRESSED } else { EMPTY };
-        let (writer, before) = (&mut open.shared.session.writer, out.len());
-        if self.pings.take_ping() && writer.write(code::PING, payload, out).is_ok() {
+        let (wire, before) = (&mut open.shared.wire, out.len());
+        if self.pings.take_ping() {
+            wire.write_empty(code::PING, out);
             open.keepalive.ping_written(now.mono);
             self.intake.ping_written(now.mono, open.keepalive.unanswered());
         }
         while out.len() < TRANSMIT && self.pings.take_pong() {
-            // Cannot fail: a pong fits a frame.
-            let _ = writer.write(code::PONG, payload, out);
+            wire.write_empty(code::PONG, out);
         }
         self.in_flight.append(out.len().saturating_sub(before));
     }
@@ -83,14 +76,8 @@ impl Connection {
                 }
                 Next::Leave(reason) => return self.disconnect(now, reason),
             };
-            let (writer, before) = (&mut open.shared.session.writer, out.len());
-            // Cannot fail: the queue takes only what a frame can carry, compressed or not.
-            let _ = if self.snappy {
-                writer.write(code, message.as_bytes(), out)
-            } else {
-                let payload = Decompressor::default().decompress(message.as_bytes(), MAX_PAYLOAD);
-                writer.write(code, &payload.unwrap_or_default(), out)
-            };
+            let before = out.len();
+            open.shared.wire.write(code, &message, out);
             let bytes = out.len().saturating_sub(before);
             self.in_flight.append_message(bytes);
             messages.appended(now.mono, bytes);
@@ -99,13 +86,8 @@ impl Connection {
 
     fn write_disconnect(&mut self, out: &mut BytesMut) {
         let Stage::Closing(closing) = &mut self.stage else { return };
-        let Closing { session, reason, fault, .. } = &mut **closing;
-        let (reason, fault, raw) = (*reason, *fault, reason.encode());
-        let compressed = if self.snappy { Compressor::default().compress(&raw).ok() } else { None };
-        let payload = compressed.as_ref().map_or(raw.as_slice(), |compressed| compressed.as_bytes());
-        let before = out.len();
-        // Cannot fail: a Disconnect fits a frame.
-        let _ = session.writer.write(code::DISCONNECT, payload, out);
+        let (reason, fault, before) = (closing.reason, closing.fault, out.len());
+        closing.wire.write_last(code::DISCONNECT, &reason.encode(), out);
         self.in_flight.append(out.len().saturating_sub(before));
         self.finish(Side::Local, Some(reason), fault);
     }

@@ -10,7 +10,10 @@ use super::*;
 use crate::{
     node::NodeKey,
     p2p::{ChannelIndex, ChannelLimits, HeldTime, Inbound, Lane, MAX_BASE_MESSAGE, Offer, Outbound, Refused},
-    rlpx::{Compressed, Compressor, Session, frame::MAX_FRAME, handshake::take_packet, snappy::MAX_PAYLOAD},
+    rlpx::{
+        Compressed, Compressor, Decompressor, Initiator, Session, frame::MAX_FRAME, handshake::take_packet,
+        snappy::MAX_PAYLOAD,
+    },
 };
 
 pub(super) fn key(seed: u64) -> NodeKey {
