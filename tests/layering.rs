@@ -252,7 +252,7 @@ fn judge(name: &str, text: &str, is_test: bool, banned: &[String]) -> Vec<String
     let pure = PURE.iter().any(|(pure, _)| *pure == room) || SHARED.contains(&room);
     let source = source::read(text, &module, is_test);
     for path in &source.paths {
-        let mut wrong = arrow(room, path);
+        let mut wrong = arrow(room, path).or_else(|| beside_the_wire(name, path));
         if pure {
             wrong = wrong.or_else(|| impurity(path, banned));
         }
@@ -302,6 +302,14 @@ fn arrow(room: &str, path: &Path) -> Option<String> {
         _ => return Some(format!("in {room}, which is no room: tests/layering.rs has the table")),
     };
     (!allowed.contains(&to)).then(|| format!("an upward arrow: {room} may use only {and}{allowed:?}"))
+}
+
+/// The engine of a connection speaks to a message wire, and knows its transport in one file.
+fn beside_the_wire(name: &str, path: &Path) -> Option<String> {
+    let in_engine = name.starts_with("src/p2p/") && name != "src/p2p/wire.rs" && !path.in_test;
+    let segments: Vec<&str> = path.segments.iter().map(String::as_str).collect();
+    let transport = matches!(segments.as_slice(), ["crate" | "devp2pd", "rlpx", ..]);
+    (in_engine && transport).then(|| "the transport, which p2p knows in wire.rs alone".to_string())
 }
 
 fn rule<'a>(table: &'a [(&str, &'a [&'a str])], room: &str) -> Option<&'a [&'a str]> {

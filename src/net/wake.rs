@@ -33,12 +33,17 @@ pub async fn call_written(outbound: &Outbound, channel: ChannelIndex, number: u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rlpx::Compressor;
+    use crate::{
+        net::clock,
+        p2p::{ChannelLimits, Next, Source as _},
+        rlpx::Compressor,
+    };
 
     #[tokio::test]
     async fn a_call_waits_until_its_message_is_written_or_can_no_more_be() {
         let outbound = Outbound::new(Arc::default());
-        outbound.set_channels(1);
+        let limits = ChannelLimits { offset: 0x10, message_count: 1, max_message: 100 };
+        outbound.set_channels([limits], true);
         let (lane, channel) = (Lane::Call, ChannelIndex(0));
         let message = Compressor::default().compress(b"hello").unwrap();
         let [first, second] = [(); 2].map(|()| outbound.send(lane, channel, 0, message.clone()).unwrap());
@@ -46,9 +51,9 @@ mod tests {
             call_written(&outbound, channel, first),
             call_written(&outbound, channel, second),
             async {
-                let queued = outbound.take().unwrap();
+                assert!(matches!((&*outbound).next(clock::now().mono), Next::Message(_)));
                 tokio::task::yield_now().await;
-                outbound.written([queued.receipt].into_iter());
+                outbound.written(1);
                 tokio::task::yield_now().await;
                 outbound.close();
             }

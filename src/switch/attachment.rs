@@ -23,7 +23,7 @@ use super::{
 use crate::delivery::{CreditError, Event, Pull, SharedInbox, StreamId};
 use crate::{
     p2p::{Lane, Refused, SEND_WINDOW},
-    rlpx::{Compressed, Compressor, MessageTooLarge, frame::check_len, snappy::MAX_PAYLOAD},
+    rlpx::{Compressed, Compressor, MessageTooLarge, snappy::MAX_PAYLOAD},
 };
 
 /// Replies that may wait for a stream whose reader is asleep. At about a hundred bytes each this is some MiB; an
@@ -103,34 +103,10 @@ impl PeerChannel {
         self.send(&Encoder::default().encode(code, payload).map_err(too_large)?)
     }
 
-    /// The one way into the queue of a peer, for streams and calls: checks the message, and says in the sender's terms
-    /// why it was not taken.
+    /// The one way into the queue of a peer, for streams and calls.
     fn queue(&self, lane: Lane, message: &Encoded) -> Result<u64, SendError> {
-        self.check(message)?;
         let (index, code) = (self.channel.index, u64::from(message.code));
-        self.session.outbound.send(lane, index, code, message.payload.clone()).map_err(
-            |refused| match refused {
-                Refused::Full => SendError::WindowExceeded,
-                Refused::Closed => SendError::NotConnected,
-            },
-        )
-    }
-
-    /// Whether the message can go to this peer at all. It is found out here because the sender can still be told.
-    fn check(&self, message: &Encoded) -> Result<(), SendError> {
-        let SessionChannel { offset, message_count, max_message, .. } = self.channel;
-        let code = u64::from(message.code);
-        if code >= message_count {
-            return Err(SendError::CodeOutOfRange { message_count });
-        }
-        let bytes = message.payload.raw_len();
-        if bytes > max_message {
-            return Err(SendError::TooLarge { bytes, limit: max_message });
-        }
-        // A peer of an early base protocol gets messages as they are.
-        let on_wire = if self.session.hello.has_snappy() { message.payload.as_bytes().len() } else { bytes };
-        check_len(offset.saturating_add(code), on_wire)
-            .map_err(|_| SendError::TooLarge { bytes, limit: max_message })
+        Ok(self.session.outbound.send(lane, index, code, message.payload.clone())?)
     }
 }
 
@@ -209,6 +185,17 @@ pub enum SendError {
         /// The limit: the owner's for its protocol, or RLPx's.
         limit: usize,
     },
+}
+
+impl From<Refused> for SendError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::WindowExceeded,
+            Refused::Closed => Self::NotConnected,
+            Refused::CodeOutOfRange { message_count } => Self::CodeOutOfRange { message_count },
+            Refused::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
+        }
+    }
 }
 
 /// Wakes the task that reads a registration's stream.

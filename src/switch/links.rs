@@ -35,8 +35,8 @@ use crate::{
     },
     node::{Enode, Host, NodeId, PublicKey, Record},
     p2p::{
-        self, Channel, ChannelIndex, DisconnectReason, Lane, LocalCapability, Outbound, RemoteHello, Side,
-        Traffic,
+        self, Channel, ChannelIndex, ChannelLimits, DisconnectReason, Lane, LocalCapability, Outbound,
+        RemoteHello, Side, Traffic,
     },
     policy::{
         self, Cause, CloseReason, Refusal,
@@ -279,7 +279,12 @@ impl State {
             outbound: Arc::clone(&link.outbound),
             traffic: Arc::clone(&link.traffic),
         });
-        link.outbound.set_channels(channels.len());
+        let limits = channels.iter().map(|channel| ChannelLimits {
+            offset: channel.offset,
+            message_count: channel.message_count,
+            max_message: channel.max_message,
+        });
+        link.outbound.set_channels(limits, session.hello.has_snappy());
         link.traffic.set_channels(channels.len());
         let alive = |channel: &SessionChannel| self.kept.contains_key(&channel.owner);
         let mut owners: Vec<RegistrationId> =

@@ -30,6 +30,7 @@ fn complaints_are_made() {
             "crate::policy::Admission is an upward arrow",
         ),
         ("src/node/mod.rs", "use super::kademlia;", "upward arrow"),
+        ("src/p2p/intake.rs", "use crate::rlpx::Frame;", "in wire.rs alone"),
         ("src/node/id.rs", "mod inner { use super::super::super::switch; }", "upward arrow"),
         ("src/discv4/engine.rs", "type T = Vec<crate::discv5::Session>;", "upward arrow"),
         ("src/discv5/mod.rs", "pub use crate::discv4::Ping;", "upward arrow"),

@@ -74,6 +74,7 @@ pub(in crate::rpc) fn gone_peer(gone: &GonePeer) -> proto::Peer {
         roles: roles(gone.is_static, gone.is_trusted),
         connect_time: Some(timestamp(gone.since)),
         session_id: gone.session.0,
+        transport: crate::p2p::wire::TRANSPORT.to_owned(),
     }
 }
 
@@ -99,6 +100,7 @@ pub(in crate::rpc) fn session(session: &Session) -> proto::Peer {
         roles: roles(session.was_static, session.was_trusted),
         connect_time: Some(timestamp(session.since)),
         session_id: session.id.0,
+        transport: crate::p2p::wire::TRANSPORT.to_owned(),
     }
 }
 
