@@ -20,8 +20,8 @@ pub struct QueryId(pub u64);
 /// What does not change while the engine runs.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// The only networks we speak with; `None` means all.
-    pub restrict: Option<Vec<IpNet>>,
+    /// The only networks that we speak with, and that the table takes nodes of (`--netrestrict`); empty means all.
+    pub restrict: Vec<IpNet>,
     /// Whom to ask first, at every refresh.
     pub bootnodes: Vec<Contact>,
     /// How many packets strangers and proven nodes may make us check.

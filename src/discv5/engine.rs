@@ -22,11 +22,12 @@ mod search;
 use std::{
     collections::VecDeque,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::Instant,
 };
 
 use bytes::BytesMut;
+use ipnet::IpNet;
 use rand::rngs::StdRng;
 
 pub use action::{Action, Counters, Ponged, QueryId};
@@ -46,18 +47,19 @@ use super::{
 use crate::{
     Now,
     kademlia::{Contact, Source, Table, subnets::is_exempt},
-    node::{AddressClass, NodeId, Record},
+    node::{NodeId, Reach, Record},
 };
 
 /// The most bootnodes; networks have a dozen.
 const MAX_BOOTNODES: usize = 256;
 
 /// What the operator decides.
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The most sessions; half of them are for those that strangers begin. Default 2048, about 1 MiB.
     pub sessions: usize,
-    /// Whom we speak with, and whom the table takes (`--netrestrict`). Default: all.
-    pub allowed: Box<dyn Fn(IpAddr) -> bool + Send>,
+    /// The only networks that we speak with, and that the table takes nodes of (`--netrestrict`); empty means all.
+    pub restrict: Vec<IpNet>,
     /// Whom to ask first, at every refresh. Default: nobody.
     pub bootnodes: Vec<Contact>,
     /// How many challenges strangers may make us send per second. Default: [`STRANGERS_PER_SECOND`].
@@ -68,17 +70,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             sessions: 2048,
-            allowed: Box::new(|_| true),
+            restrict: Vec::new(),
             bootnodes: Vec::new(),
             strangers_per_second: STRANGERS_PER_SECOND,
         }
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sessions, bootnodes, .. } = self;
-        write!(f, "Config({sessions} sessions, {bootnodes:?})")
     }
 }
 
@@ -103,8 +98,7 @@ pub struct Engine<C> {
     crypto: C,
     rng: StdRng,
     record: Record,
-    /// Whether our announced address is private: private ranges are exempt from limits per subnet then.
-    private: bool,
+    reach: Reach,
     unmasker: Unmasker,
     table: Table,
     sessions: Sessions,
@@ -142,7 +136,7 @@ impl<C: Crypto> Engine<C> {
     pub fn new(now: Now, config: Config, crypto: C, record: Record, mut rng: StdRng) -> Self {
         let mut engine = Self {
             crypto,
-            private: false,
+            reach: Reach::new(config.restrict.clone(), &record),
             unmasker: Unmasker::new(&record.id()),
             table: Table::new(record.id(), &mut rng),
             sessions: Sessions::new(config.sessions),
@@ -248,10 +242,8 @@ impl<C: Crypto> Engine<C> {
     /// Replaces our record. It must be signed by the same key.
     pub fn set_local_record(&mut self, record: Record) {
         debug_assert_eq!(record.id(), self.record.id(), "a node keeps its id");
-        let class = record.endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
-        // Loopback is what is announced while no address is known; it says nothing about strangers.
-        self.private = matches!(class, Some(AddressClass::Private | AddressClass::LinkLocal));
-        self.table.set_private(self.private);
+        self.reach.set_local_record(&record);
+        self.table.set_private(self.reach.is_private());
         self.record = record;
     }
 
@@ -319,25 +311,13 @@ impl<C: Crypto> Engine<C> {
 
     /// Offers a node to the table, if the restriction allows it.
     fn offer(&mut self, now: Now, contact: Contact, source: Source) {
-        if (self.config.allowed)(contact.endpoint.ip) {
+        if self.reach.allows(contact.endpoint.ip) {
             self.table.insert(now, contact, source);
         }
     }
 
-    /// Whether packets of ours may go to `ip`: never from an announced public address into private ranges, which the
-    /// route could not carry. Loopback always can: strangers cannot name it ([`crate::node::endpoint::may_relay`]).
-    fn may_contact(&self, ip: IpAddr) -> bool {
-        let own = self.record.endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
-        let carried = match AddressClass::of(ip) {
-            AddressClass::Special => false,
-            AddressClass::Loopback | AddressClass::Global => true,
-            AddressClass::LinkLocal | AddressClass::Private => own != Some(AddressClass::Global),
-        };
-        carried && (self.config.allowed)(ip)
-    }
-
     fn is_exempt(&self, peer: &Peer) -> bool {
-        is_exempt(peer.addr.ip(), self.private)
+        is_exempt(peer.addr.ip(), self.reach.is_private())
     }
 
     fn report_table(&mut self) {

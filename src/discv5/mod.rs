@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Reading order: [`header`] and [`packet`] (bytes on the wire), [`crypto`], [`message`]; [`peer`] (an id at an
-//! endpoint), [`session`], [`challenge`], [`handshake`], [`budget`] (what strangers may make us do); [`call`] (what we
+//! endpoint), [`session`], [`challenge`], [`handshake`]; [`call`] (what we
 //! ask), [`answer`] and [`talk`] (what we are asked); [`engine`], which puts them together.
 //!
 //! Identities cost nothing and UDP addresses are easily forged, so every store here has a capacity and a share per
@@ -21,7 +21,6 @@
 //! Sources: devp2p, discv5/discv5-wire.md and discv5-theory.md. Constants are go-ethereum's where nothing else is said.
 
 pub mod answer;
-pub mod budget;
 pub mod call;
 pub mod challenge;
 pub mod crypto;

@@ -1,6 +1,9 @@
 //! Our half of the conversations: questions, what comes of their answers, and what of their absence.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+};
 
 use ::rlp::RlpStream;
 use bytes::BytesMut;
@@ -21,9 +24,6 @@ use crate::{
     kademlia::{CallError, Contact, bucket::BUCKET_SIZE},
     node::{AddressClass, Endpoint, PublicKey, Record, endpoint::may_relay},
 };
-
-/// Told nodes with lower UDP ports are not believed (geth): those ports belong to services that answer back.
-const LOWEST_PORT: u16 = 1025;
 
 impl<C: Crypto> Engine<C> {
     /// Asks a node. `false` if it cannot be asked or there is no room for the question.
@@ -127,7 +127,7 @@ impl<C: Crypto> Engine<C> {
         conversation.asks = left;
         conversation.ponged = true;
         self.bonds.proved(now.mono, peer.0, peer.1, conversation.pinged_us);
-        self.limits.prove(now.mono, from);
+        self.limits.prove(from);
         let sees_us_at = pong.to.ip.map(|ip| SocketAddr::new(ip, pong.to.udp));
         self.state_endpoint(peer, sees_us_at, true);
         for ask in done {
@@ -213,14 +213,9 @@ impl<C: Crypto> Engine<C> {
     /// A told node, if it may be what it is told to be.
     fn believe(&mut self, teller: Peer, node: &Neighbor) -> Option<Contact> {
         let contact = (|| {
-            let ip = node.ip.filter(|ip| may_relay(teller.1, *ip) && self.is_allowed(*ip))?;
-            // Behind an address translation strangers look like neighbours. They are not to send us to private
-            // addresses while we are on the Internet ourselves.
-            let own = AddressClass::of(self.local.endpoint.ip);
-            if own == AddressClass::Global && !may_relay(self.local.endpoint.ip, ip) {
-                return None;
-            }
-            let key = PublicKey::from_uncompressed(&node.key).ok().filter(|_| node.udp >= LOWEST_PORT)?;
+            let told = |ip: &IpAddr| self.reach.may_be_told(teller.1, SocketAddr::new(*ip, node.udp));
+            let ip = node.ip.filter(told)?;
+            let key = PublicKey::from_uncompressed(&node.key).ok()?;
             Some(Contact::new(key, Endpoint { ip, udp: node.udp, tcp: node.tcp }))
         })();
         self.counters.refused_neighbors += u64::from(contact.is_none());

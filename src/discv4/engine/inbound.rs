@@ -49,7 +49,7 @@ impl<C: Crypto> Engine<C> {
     }
 
     fn receive(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), Verdict> {
-        if from.port() == 0 || !self.is_allowed(from.ip()) {
+        if from.port() == 0 || !self.reach.allows(from.ip()) {
             return Err(Verdict::Restricted);
         }
         let header = Header::read(bytes)?;

@@ -11,7 +11,7 @@ mod searching;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     Now,
     kademlia::{CallError, Contact, Event, RandomWalk, Refresh, Source, Table},
-    node::{AddressClass, NodeId, PublicKey},
+    node::{NodeId, PublicKey, Reach},
 };
 use searching::Search;
 
@@ -53,6 +53,7 @@ pub struct Engine<C> {
     id: NodeId,
     config: Config,
     local: Local,
+    reach: Reach,
     table: Table,
     bonds: Bonds,
     limits: Limits,
@@ -85,7 +86,7 @@ impl<C: Crypto> Engine<C> {
             id,
             table: Table::new(id, &mut rng),
             bonds: Bonds::default(),
-            limits: Limits::new(config.rates, now.mono),
+            limits: Limits::new(config.rates),
             skew: Skew::default(),
             conversations: Conversations::default(),
             admissions: VecDeque::new(),
@@ -102,6 +103,7 @@ impl<C: Crypto> Engine<C> {
             actions: VecDeque::new(),
             counters: Counters::default(),
             crypto,
+            reach: Reach::new(config.restrict.clone(), &local.record),
             config,
             local: local.clone(),
             rng,
@@ -112,8 +114,8 @@ impl<C: Crypto> Engine<C> {
 
     /// Our record or endpoint changed.
     pub fn set_local(&mut self, local: Local) {
-        let class = AddressClass::of(local.endpoint.ip);
-        self.table.set_private(matches!(class, AddressClass::Private | AddressClass::LinkLocal));
+        self.reach.set_local_record(&local.record);
+        self.table.set_private(self.reach.is_private());
         self.local = local;
     }
 
@@ -279,12 +281,8 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    fn is_allowed(&self, ip: IpAddr) -> bool {
-        self.config.restrict.as_ref().is_none_or(|nets| nets.iter().any(|net| net.contains(&ip)))
-    }
-
     fn may_contact(&self, contact: &Contact) -> bool {
-        contact.udp_addr().is_some() && contact.id != self.id && self.is_allowed(contact.endpoint.ip)
+        contact.udp_addr().is_some() && contact.id != self.id && self.reach.may_ask(contact.endpoint.ip)
     }
 }
 

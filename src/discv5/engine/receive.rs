@@ -42,7 +42,7 @@ impl<C: Crypto> Engine<C> {
         if src == self.record.id() || from.port() == 0 {
             return self.counters.malformed += 1;
         }
-        if !(self.config.allowed)(from.ip()) {
+        if !self.reach.allows(from.ip()) {
             return self.counters.restricted += 1;
         }
         let peer = Peer::new(src, from);

@@ -16,12 +16,8 @@ use crate::{
         peer::Peer,
     },
     kademlia::{Contact, Source, distance::log_distance},
-    node::{NodeId, Record, endpoint::may_relay},
+    node::{NodeId, Record},
 };
-
-/// The lowest UDP port a node may have that others tell us of (geth: 1025): lower ones belong to other services, at
-/// which discovery must not be aimed.
-const MIN_RELAYED_PORT: u16 = 1025;
 
 /// What a request was made for.
 #[derive(Debug)]
@@ -69,7 +65,7 @@ impl<C: Crypto> Engine<C> {
         if to.id == self.record.id() {
             return Err(CallError::Myself);
         }
-        if !self.may_contact(addr.ip()) {
+        if !self.reach.may_ask(addr.ip()) {
             return Err(CallError::Address);
         }
         let id = RequestId::from_u64(self.rng.next_u64());
@@ -180,7 +176,10 @@ impl<C: Crypto> Engine<C> {
             let fits = |record: &Record| {
                 active.call.distances.contains(&log_distance(&peer.id, &record.id()))
                     && !active.records.iter().any(|known| known.id() == record.id())
-                    && is_relayable(record, peer, &*self.config.allowed)
+                    && record
+                        .endpoint()
+                        .and_then(|endpoint| endpoint.udp_addr())
+                        .is_some_and(|told| self.reach.may_be_told(peer.addr.ip(), told))
             };
             match record.filter(fits) {
                 Some(record) => active.records.push(record),
@@ -256,11 +255,4 @@ impl<C: Crypto> Engine<C> {
             let _ = self.begin_call(now, &contact, &Request::FindNode(vec![0]), Purpose::Record);
         }
     }
-}
-
-/// Whether a record that `teller` told may be believed to be a node that we can write to.
-fn is_relayable(record: &Record, teller: Peer, allowed: &dyn Fn(std::net::IpAddr) -> bool) -> bool {
-    record.endpoint().is_some_and(|endpoint| {
-        endpoint.udp >= MIN_RELAYED_PORT && may_relay(teller.addr.ip(), endpoint.ip) && allowed(endpoint.ip)
-    })
 }

@@ -373,11 +373,3 @@ fn candidate(contact: &Contact, source: Source) -> Candidate {
         served: Duration::ZERO,
     }
 }
-
-/// Predicate of the net restriction.
-fn allowed(restrict: Vec<IpNet>) -> Arc<dyn Fn(std::net::IpAddr) -> bool + Send + Sync> {
-    Arc::new(move |ip| {
-        let ip = crate::node::endpoint::canonical(ip);
-        restrict.is_empty() || restrict.iter().any(|net| net.contains(&ip))
-    })
-}

@@ -93,13 +93,10 @@ fn told_nodes_are_believed_by_the_rules() {
         ("8.8.1.1:30303", "224.0.0.1:30303", false),
         ("8.8.1.1:30303", "0.0.0.0:30303", false),
         ("8.8.1.1:30303", "9.9.9.9:30303", false), // restricted
-        // Behind an address translation everybody comes from the gateway's private address.
-        ("172.17.0.1:30303", "172.17.0.2:30303", false),
-        ("172.17.0.1:30303", "8.8.2.1:30303", true),
     ];
     for (teller, told, believed) in table {
         let nets = ["8.0.0.0/8", "172.16.0.0/12", "10.0.0.0/8", "127.0.0.0/8", "224.0.0.0/8", "0.0.0.0/8"];
-        let restrict = Some(nets.iter().map(|net| net.parse().unwrap()).collect());
+        let restrict = nets.iter().map(|net| net.parse().unwrap()).collect();
         let mut script = Script::with(Config { restrict, ..Config::default() });
         let (teller, told) = (Peer::new(1, teller), Peer::new(2, told));
         asked(&mut script, &teller);
@@ -290,7 +287,7 @@ fn a_node_that_moves_is_followed_once_it_proves_it() {
 
 #[test]
 fn restricted_addresses_get_nothing() {
-    let restrict = Some(vec!["8.8.0.0/16".parse().unwrap()]);
+    let restrict = vec!["8.8.0.0/16".parse().unwrap()];
     let mut script = Script::with(Config { restrict, ..Config::default() });
     assert_eq!(script.ping(&Peer::new(1, "8.9.1.1:30303")).0, Verdict::Restricted);
     assert_eq!(script.sent(), []);

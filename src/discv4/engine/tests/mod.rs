@@ -5,7 +5,7 @@ mod conformance;
 mod floods;
 mod searches;
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use rand::SeedableRng;
 
