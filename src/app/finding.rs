@@ -11,7 +11,7 @@ use super::{Owned, StartError, sockets::Sockets};
 use crate::{
     config::{Config, networks::Preset},
     dnsdisc::{self, Link},
-    kademlia::Contact,
+    kademlia::{Contact, Protocol},
     net::{
         clock, dialer,
         discovery::{self, Discovery, contact_of},
@@ -149,7 +149,7 @@ pub(super) fn start(
     let nodes_v4 = given.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes)));
     let given = config.discovery.bootnodes_v5.clone();
     let nodes_v5 = given.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes_v5)));
-    let named = named(&nodes_v4, Source::V4).chain(named(&nodes_v5, Source::V5)).collect::<Vec<_>>();
+    let named = named(&nodes_v4, Protocol::V4).chain(named(&nodes_v5, Protocol::V5)).collect::<Vec<_>>();
     let setup = discovery::Setup {
         port: udp,
         v4: config.discovery.v4,
@@ -198,7 +198,7 @@ fn open_db(data_dir: &Path, rng: StdRng) -> Option<NodeDb> {
 }
 
 /// The bootnodes of a list whose address is a host name, for one protocol.
-fn named(nodes: &[NodeRef], protocol: Source) -> impl Iterator<Item = (Enode, Source)> {
+fn named(nodes: &[NodeRef], protocol: Protocol) -> impl Iterator<Item = (Enode, Protocol)> {
     nodes.iter().filter_map(move |node| match node {
         NodeRef::Enode(enode) if enode.endpoint().is_none() => Some((enode.clone(), protocol)),
         _ => None,
@@ -207,7 +207,7 @@ fn named(nodes: &[NodeRef], protocol: Source) -> impl Iterator<Item = (Enode, So
 
 /// Looks up the host names of bootnodes and adds what it finds. A name that has no address yet is asked for again: in
 /// a cluster it may appear minutes after us.
-async fn add_named(mut named: Vec<(Enode, Source)>, discovery: Discovery) {
+async fn add_named(mut named: Vec<(Enode, Protocol)>, discovery: Discovery) {
     let mut pause = FIRST_PAUSE;
     loop {
         let mut left = Vec::new();

@@ -20,8 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::action::QueryId;
-use crate::{kademlia::Contact, node::NodeId};
+use crate::{
+    kademlia::{Contact, QueryId, searches::SearchId},
+    node::NodeId,
+};
 
 /// How long a node has to answer, as geth.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -53,9 +55,9 @@ pub(super) enum Ask {
     /// The owner wants to know whether it is there.
     Ping(QueryId),
     /// Whom does it know near this lookup's target?
-    FindNode(u64),
-    /// What is its record?
-    Record(RecordFor),
+    FindNode(SearchId),
+    /// What is its record? A search wants to know, or the table, because the node said that it has a newer one.
+    Record(Option<SearchId>),
 }
 
 impl Ask {
@@ -67,19 +69,6 @@ impl Ask {
     fn named_by_hash(&self, hash: [u8; 32]) -> Option<[u8; 32]> {
         (!matches!(self, Self::FindNode(_))).then_some(hash)
     }
-}
-
-/// Who wants a record.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum RecordFor {
-    /// The table: the node said that it has a newer one.
-    Table,
-    /// The random walk: the node is a candidate.
-    Walk,
-    /// A query for the record.
-    Query(QueryId),
-    /// A query to resolve the node; `searched` says that a lookup has been made already.
-    Resolve { query: QueryId, searched: bool },
 }
 
 /// A deadline's key: its time and a number that makes it unique.

@@ -9,34 +9,28 @@
 //! After each call on the left, drain `poll_transmit` and `poll_action` and set the timer anew. Errors of strangers
 //! are counted ([`Counters`]), never returned; a `Result` is an answer to our own caller.
 //!
-//! Its parts: [`receive`](self) what comes in, `request` what we ask, `respond` what we are asked, `search` lookups,
-//! walk and refresh.
+//! Which node is asked next, and why, is decided by [`Searches`]. What stands here is how discv5 asks it: in a session,
+//! one request at a time. `receive` reads what comes in, `request` leads what we ask, `respond` answers what we are
+//! asked.
 
 mod action;
 mod outbox;
 mod receive;
 mod request;
 mod respond;
-mod search;
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    net::SocketAddr,
-    time::Instant,
-};
+use std::{collections::VecDeque, fmt, net::SocketAddr, time::Instant};
 
 use bytes::BytesMut;
 use ipnet::IpNet;
 use rand::rngs::StdRng;
 
-pub use action::{Action, Counters, Ponged, QueryId};
+pub use action::{Action, Counters, TalkAction};
 use outbox::Outbox;
 use request::{Purpose, Request};
-use search::Searches;
 
 use super::{
-    call::{CallError, Calls},
+    call::Calls,
     challenge::{Challenges, STRANGERS_PER_SECOND},
     crypto::Crypto,
     header::{MAX_MESSAGE, Unmasker},
@@ -46,12 +40,15 @@ use super::{
 };
 use crate::{
     Now,
-    kademlia::{Contact, Source, Table, subnets::is_exempt},
+    kademlia::{
+        CallError, Contact, Event, Protocol, Query, QueryId, Searches, Source, Table, Target,
+        subnets::is_exempt,
+    },
     node::{NodeId, Reach, Record},
 };
 
-/// The most bootnodes; networks have a dozen.
-const MAX_BOOTNODES: usize = 256;
+/// How often one call of `handle_timeout` looks again for what has become due meanwhile.
+const MAX_ROUNDS: usize = 16;
 
 /// What the operator decides.
 #[derive(Clone, Debug)]
@@ -94,7 +91,6 @@ pub enum TalkError {
 
 /// One node of the discv5 network.
 pub struct Engine<C> {
-    config: Config,
     crypto: C,
     rng: StdRng,
     record: Record,
@@ -105,7 +101,7 @@ pub struct Engine<C> {
     challenges: Challenges,
     calls: Calls<Purpose>,
     talk: TalkServer,
-    searches: Searches,
+    searches: Searches<TalkAction>,
     actions: VecDeque<Action>,
     outbox: Outbox,
     counters: Counters,
@@ -134,23 +130,24 @@ impl<C: Crypto> Engine<C> {
     /// The engine of the node whose record is `record` and whose key `crypto` has. Refreshes its table at once.
     #[must_use]
     pub fn new(now: Now, config: Config, crypto: C, record: Record, mut rng: StdRng) -> Self {
+        let Config { sessions, restrict, bootnodes, strangers_per_second } = config;
+        let own = Target::from(record.public_key());
         let mut engine = Self {
             crypto,
-            reach: Reach::new(config.restrict.clone(), &record),
+            reach: Reach::new(restrict, &record),
             unmasker: Unmasker::new(&record.id()),
             table: Table::new(record.id(), &mut rng),
-            sessions: Sessions::new(config.sessions),
-            challenges: Challenges::new(config.strangers_per_second),
+            sessions: Sessions::new(sessions),
+            challenges: Challenges::new(strangers_per_second),
             calls: Calls::default(),
             talk: TalkServer::default(),
-            searches: Searches::new(now.mono),
+            searches: Searches::new(Protocol::V5, own, bootnodes, now.mono, &mut rng),
             actions: VecDeque::new(),
             outbox: Outbox::default(),
             counters: Counters::default(),
             scratch: BytesMut::new(),
             message: BytesMut::new(),
             plaintext: Vec::new(),
-            config,
             rng,
             record: record.clone(),
         };
@@ -161,11 +158,23 @@ impl<C: Crypto> Engine<C> {
     /// A datagram came. Those that are not for us are counted and forgotten.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         self.receive(now, from, bytes);
-        self.report_table();
+        self.drive(now);
     }
 
     /// The time that [`Self::poll_timeout`] named has come.
     pub fn handle_timeout(&mut self, now: Now) {
+        // What is done may make something else due at once: a bootnode that was added during a refresh makes the next
+        // one due at its end. A time left in the past would wake the driver again for nothing. The bound is far above
+        // what one round can set off, and is there so that a mistake of ours costs a wake-up and not the thread.
+        for _ in 0..MAX_ROUNDS {
+            self.do_due(now);
+            if self.poll_timeout().is_none_or(|at| at > now.mono) {
+                return;
+            }
+        }
+    }
+
+    fn do_due(&mut self, now: Now) {
         while let Some(id) = self.calls.expired(now.mono) {
             self.counters.requests_timed_out += 1;
             self.end_call(now, &id, Err(CallError::Timeout));
@@ -175,8 +184,8 @@ impl<C: Crypto> Engine<C> {
             self.respond_talk(now, &asker, &[]);
         }
         self.check_table(now);
-        self.search_on_time(now);
-        self.report_table();
+        self.searches.handle_timeout(now, &mut self.table, &self.reach);
+        self.drive(now);
     }
 
     /// When [`Self::handle_timeout`] is to be called.
@@ -186,7 +195,7 @@ impl<C: Crypto> Engine<C> {
             self.calls.next_timeout(),
             self.talk.next_timeout(),
             self.table.poll_timeout(),
-            self.searches.poll_timeout(),
+            self.searches.poll_timeout(&self.table),
         ];
         timers.into_iter().flatten().min()
     }
@@ -197,7 +206,7 @@ impl<C: Crypto> Engine<C> {
     }
 
     /// Appends the next packet to send to `out` and says where it goes.
-    pub fn poll_transmit(&mut self, out: &mut BytesMut) -> Option<SocketAddr> {
+    pub fn poll_transmit(&mut self, _now: Now, out: &mut BytesMut) -> Option<SocketAddr> {
         let to = self.outbox.pop(out)?;
         self.counters.packets_sent += 1;
         Some(to)
@@ -233,6 +242,12 @@ impl<C: Crypto> Engine<C> {
         self.calls.len()
     }
 
+    /// Whether the searches keep their bounds; for tests and fuzzing.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        self.searches.is_consistent()
+    }
+
     /// Our record as others are told it.
     #[must_use]
     pub fn local_record(&self) -> &Record {
@@ -249,19 +264,13 @@ impl<C: Crypto> Engine<C> {
 
     /// Adds a node that every refresh starts from, and refreshes. Its record may be missing: the key is enough.
     pub fn add_bootnode(&mut self, now: Now, node: Contact) {
-        let known = self.config.bootnodes.iter().any(|known| known.id == node.id);
-        if !known && self.config.bootnodes.len() < MAX_BOOTNODES {
-            self.config.bootnodes.push(node);
-            self.searches.refresh_now(now.mono);
-        }
+        self.searches.add_bootnode(now, node);
     }
 
     /// Offers a node of the node database to the table.
-    pub fn add_seed(&mut self, now: Now, record: Record) {
-        if let Some(contact) = Contact::from_record(record) {
-            self.offer(now, contact, Source::Database);
-        }
-        self.report_table();
+    pub fn add_seed(&mut self, now: Now, node: Contact) {
+        self.offer(now, node, Source::Database);
+        self.drive(now);
     }
 
     /// Takes a node out of the table and forgets its session, because it is banned. It may come back by itself.
@@ -270,12 +279,13 @@ impl<C: Crypto> Engine<C> {
             self.sessions.remove(&Peer::new(*id, addr));
         }
         self.table.remove(now, id);
-        self.report_table();
+        self.drive(now);
     }
 
     /// How many [`Action::Discovered`] are wanted from now on. None are looked for while it is zero.
-    pub fn set_demand(&mut self, wanted: usize) {
+    pub fn set_demand(&mut self, now: Now, wanted: usize) {
         self.searches.set_demand(wanted);
+        self.drive(now);
     }
 
     /// Which TALKREQ protocols are served.
@@ -283,21 +293,51 @@ impl<C: Crypto> Engine<C> {
         self.talk.set_protocols(protocols);
     }
 
-    /// Pings a node; ends in [`Action::PingResult`].
-    pub fn ping(&mut self, now: Now, query: QueryId, node: Contact) -> Result<(), CallError> {
-        self.begin_call(now, &node, &Request::Ping, Purpose::Ping(query))
+    /// Answers a caller's query by an action that names `id`, or refuses it at once.
+    pub fn query(&mut self, now: Now, id: QueryId, query: &Query) -> Result<(), CallError> {
+        match query {
+            Query::Ping(node) => self.ping(now, id, node),
+            Query::Lookup(target) => self.lookup(now, id, *target),
+            Query::Resolve(target) => self.resolve(now, id, *target, None),
+        }
     }
 
-    /// Asks an application at `node`; ends in [`Action::TalkResult`].
+    /// Pings a node; ends in [`Action::PingResult`].
+    pub fn ping(&mut self, now: Now, query: QueryId, node: &Contact) -> Result<(), CallError> {
+        self.begin_call(now, node, &Request::Ping, Purpose::Ping(query))
+    }
+
+    /// Looks for the nodes closest to `target`; ends in [`Action::LookupDone`].
+    pub fn lookup(&mut self, now: Now, query: QueryId, target: impl Into<Target>) -> Result<(), CallError> {
+        let begun = self.searches.lookup(&self.table, query, target.into());
+        self.drive(now);
+        begun
+    }
+
+    /// Finds a node's newest record: asks the node itself if the table has it or `hint` says where it may be, and looks
+    /// it up if it does not answer. Ends in [`Action::Resolved`].
+    pub fn resolve(
+        &mut self,
+        now: Now,
+        query: QueryId,
+        target: impl Into<Target>,
+        hint: Option<Contact>,
+    ) -> Result<(), CallError> {
+        let begun = self.searches.resolve(&self.table, query, target.into(), hint);
+        self.drive(now);
+        begun
+    }
+
+    /// Asks an application at `node`; ends in [`TalkAction::Result`].
     pub fn talk(
         &mut self,
         now: Now,
         query: QueryId,
-        node: Contact,
+        node: &Contact,
         protocol: &[u8],
         request: &[u8],
     ) -> Result<(), CallError> {
-        self.begin_call(now, &node, &Request::Talk { protocol, request }, Purpose::Talk(query))
+        self.begin_call(now, node, &Request::Talk { protocol, request }, Purpose::Talk(query))
     }
 
     /// Answers a TALKREQ.
@@ -320,8 +360,19 @@ impl<C: Crypto> Engine<C> {
         is_exempt(peer.addr.ip(), self.reach.is_private())
     }
 
-    fn report_table(&mut self) {
+    /// Asks what the searches want to know, and passes on what came of them and what happened in the table.
+    fn drive(&mut self, now: Now) {
+        while let Some(question) = self.searches.poll_question(now, &mut self.table) {
+            if self.ask(now, &question).is_err() {
+                self.searches.unasked(&self.table, &question);
+            }
+        }
+        self.counters.lookups_refused += self.searches.take_refused();
+        self.actions.extend(std::iter::from_fn(|| self.searches.poll_action()));
         while let Some(event) = self.table.poll_event() {
+            if matches!(event, Event::Removed(..)) && self.table.is_empty() {
+                self.searches.table_emptied(now);
+            }
             self.actions.push_back(Action::Table(event));
         }
     }

@@ -9,6 +9,7 @@
 //! Reading order: [`header`] and [`packet`] (bytes on the wire), [`crypto`], [`message`]; [`peer`] (an id at an
 //! endpoint), [`session`], [`challenge`], [`handshake`]; [`call`] (what we
 //! ask), [`answer`] and [`talk`] (what we are asked); [`engine`], which puts them together.
+//! Which node is asked next is decided in [`crate::kademlia::searches`].
 //!
 //! Identities cost nothing and UDP addresses are easily forged, so every store here has a capacity and a share per
 //! subnet, nothing is linear in the number of strangers, and what is known to be good is kept apart from what just
@@ -33,9 +34,8 @@ pub mod peer;
 pub mod session;
 pub mod talk;
 
-pub use call::CallError;
 pub use challenge::STRANGERS_PER_SECOND;
 pub use crypto::Crypto;
-pub use engine::{Action, Config, Counters, Engine, MAX_TALK_RESPONSE, QueryId, TalkError};
+pub use engine::{Action, Config, Counters, Engine, MAX_TALK_RESPONSE, TalkAction, TalkError};
 pub use header::Unmasker;
 pub use talk::TalkToken;

@@ -18,13 +18,12 @@ use super::{
     watch,
 };
 use crate::{
-    kademlia::{self, CallError, Contact, Placement, call::MAX_LOOKUPS},
+    kademlia::{self, CallError, Contact, Placement, Protocol, Target, query::MAX_LOOKUPS},
     net::{
         clock,
         discovery::{Discovery, DiscoveryError, TableNode, contact_of},
     },
     node::{Enode, NodeId, NodeRef, id::keccak256, local::EntryError},
-    policy::dial::Source,
     switch::Boards,
 };
 
@@ -66,10 +65,10 @@ pub(super) fn refuse(error: DiscoveryError) -> Refusal {
     let message = error.to_string();
     match error {
         DiscoveryError::Stopped => Refusal::new(ErrorReason::ServerDraining, message),
-        DiscoveryError::Off(_) | DiscoveryError::NotFound => {
+        DiscoveryError::Off(_) | DiscoveryError::NoDiscovery | DiscoveryError::NotFound => {
             Refusal::new(ErrorReason::NodeAddressUnknown, message)
         }
-        DiscoveryError::KeyNeeded => Refusal::field("target", message),
+        DiscoveryError::Call(CallError::KeyNeeded) => Refusal::field("target", message),
         DiscoveryError::Call(CallError::Timeout) => Refusal::new(ErrorReason::TimedOut, message),
         DiscoveryError::Call(CallError::TooManyLookups) => {
             busy(message).with("limit", MAX_LOOKUPS).with("what", "lookups")
@@ -113,21 +112,19 @@ fn too_long(request: &proto::TalkRequestRequest, bytes: usize, room: usize) -> R
     )
 }
 
-fn source(table: Source) -> DiscoverySource {
+fn source(table: Protocol) -> DiscoverySource {
     match table {
-        Source::V4 => DiscoverySource::Discv4,
-        Source::V5 => DiscoverySource::Discv5,
-        Source::Dns => DiscoverySource::Dns,
-        Source::Database => DiscoverySource::Database,
+        Protocol::V4 => DiscoverySource::Discv4,
+        Protocol::V5 => DiscoverySource::Discv5,
     }
 }
 
 /// The protocol that a request names; `None` for any.
-fn protocol(field: &str, wanted: DiscoverySource) -> Result<Option<Source>, Refusal> {
+fn protocol(field: &str, wanted: DiscoverySource) -> Result<Option<Protocol>, Refusal> {
     match wanted {
         DiscoverySource::Unspecified => Ok(None),
-        DiscoverySource::Discv4 => Ok(Some(Source::V4)),
-        DiscoverySource::Discv5 => Ok(Some(Source::V5)),
+        DiscoverySource::Discv4 => Ok(Some(Protocol::V4)),
+        DiscoverySource::Discv5 => Ok(Some(Protocol::V5)),
         _ => Err(Refusal::field(field, "must be DISCOVERY_SOURCE_DISCV4 or DISCOVERY_SOURCE_DISCV5")),
     }
 }
@@ -183,7 +180,7 @@ fn table_node(found: &TableNode) -> proto::TableNode {
 fn watch_nodes(
     boards: &Boards,
     wish: watch::Wish,
-    wanted: Option<Source>,
+    wanted: Option<Protocol>,
 ) -> watch::WatchStream<proto::WatchNodesResponse> {
     let mut cursor = boards.nodes.read(|board| wish.cursor(board));
     watch::stream(boards.nodes.clone(), wish, move |board| {
@@ -213,19 +210,18 @@ fn removal(why: kademlia::Removal) -> proto::NodeRemoval {
     }
 }
 
-/// The id to search for, and what discv4 is asked, whose targets are keys: a node's key, or for a bare id, whose key
-/// nobody knows, nothing.
-fn target(text: &str) -> Result<(NodeId, Option<[u8; 64]>), Refusal> {
+/// What to search for: a node's key, or a bare id, which discv4 cannot look for.
+fn target(text: &str) -> Result<Target, Refusal> {
     if text.is_empty() {
         // Any key is as good as a random one: the clock's digits, hashed.
         let now = clock::now().unix.as_nanos().to_be_bytes();
         let (left, right) = (keccak256(&[&now, b"left"]), keccak256(&[&now, b"right"]));
         let mut key = [0; 64];
         key.iter_mut().zip(left.into_iter().chain(right)).for_each(|(to, from)| *to = from);
-        return Ok((NodeId(keccak256(&[&key])), Some(key)));
+        return Ok(key.into());
     }
     let node = node_ref("target", text)?;
-    Ok((node.id(), node.public_key().map(|key| key.to_uncompressed())))
+    Ok(node.public_key().map_or_else(|| node.id().into(), Target::from))
 }
 
 /// Collects what a search meets into frames, until it ends.
@@ -307,10 +303,10 @@ impl DiscoveryService for Nodes {
     ) -> Result<Response<Self::LookupNodesStream>, Status> {
         let request = request.into_inner();
         let over = protocol("protocol", request.protocol())?;
-        let (id, key) = target(&request.target)?;
-        let met = self.discovery.lookup(id, key, over).await.map_err(refuse)?;
+        let target = target(&request.target)?;
+        let met = self.discovery.lookup(target, over).await.map_err(refuse)?;
         let (frames, stream) = mpsc::channel(FRAMES);
-        tokio::spawn(stream_lookup(id, met, frames));
+        tokio::spawn(stream_lookup(target.id(), met, frames));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

@@ -3,19 +3,23 @@
 use bytes::Bytes;
 use rand::RngCore;
 
-use super::{Action, Engine, Ponged, QueryId};
+use super::{Action, Engine, TalkAction};
 use crate::{
     Now,
     discv5::{
         answer::{MAX_PACKETS, MAX_RECORDS},
-        call::{Call, CallError},
+        call::Call,
         crypto::Crypto,
         header::{MAX_MESSAGE, Nonce, WriteAuth},
         message::{Message, MessageType, Nodes, Ping, RequestId, TalkRequest, encode_findnode},
         packet,
         peer::Peer,
     },
-    kademlia::{Contact, Source, distance::log_distance},
+    kademlia::{
+        CallError, Contact, Ponged, QueryId, Source,
+        distance::{log_distance, lookup_distances},
+        searches::{Question, SearchId, Wants},
+    },
     node::{NodeId, Record},
 };
 
@@ -24,16 +28,14 @@ use crate::{
 pub(super) enum Purpose {
     /// A liveness check of the table.
     Check,
-    /// The newest record of a node of the table.
-    Record,
-    /// A step of a lookup.
-    Search(u64),
+    /// The node's newest record: a search wants to know, or the table, because the node said that it has a newer one.
+    Record(Option<SearchId>),
+    /// The nodes that it knows near this lookup's target.
+    Nodes(SearchId),
     /// [`Engine::ping`].
     Ping(QueryId),
     /// [`Engine::talk`].
     Talk(QueryId),
-    /// [`Engine::resolve`]: the node itself is asked before a lookup is made.
-    Resolve(QueryId),
 }
 
 /// A request, before it has an id.
@@ -53,6 +55,20 @@ pub(super) enum Reply {
 }
 
 impl<C: Crypto> Engine<C> {
+    /// Asks a node what a search wants to know: both its record and other nodes are asked for by distance.
+    pub(super) fn ask(&mut self, now: Now, question: &Question) -> Result<(), CallError> {
+        let Question { search, to, wants } = question;
+        let (distances, purpose) = match (wants, self.searches.target(*search)) {
+            (Wants::Nodes, Some(target)) if target.id() != to.id => {
+                (lookup_distances(&target.id(), &to.id), Purpose::Nodes(*search))
+            }
+            // The target itself: whether it answers is what counts.
+            (Wants::Nodes, _) => (vec![0], Purpose::Nodes(*search)),
+            (Wants::Record, _) => (vec![0], Purpose::Record(Some(*search))),
+        };
+        self.begin_call(now, to, &Request::FindNode(distances), purpose)
+    }
+
     /// Begins a request, at once or after those that wait for the same node.
     pub(super) fn begin_call(
         &mut self,
@@ -152,9 +168,11 @@ impl<C: Crypto> Engine<C> {
                 Reply::Nodes
             }
             Message::TalkResponse(talk) => Reply::Talk(Bytes::copy_from_slice(talk.response)),
-            Message::Pong(pong) => {
-                Reply::Pong(Ponged { enr_seq: pong.enr_seq, sees_us_at: pong.recipient, round_trip })
-            }
+            Message::Pong(pong) => Reply::Pong(Ponged {
+                enr_seq: Some(pong.enr_seq),
+                sees_us_at: Some(pong.recipient),
+                round_trip,
+            }),
             Message::Ping(_) | Message::FindNode(_) | Message::TalkRequest(_) => return,
         };
         self.end_call(now, &peer.id, Ok(reply));
@@ -199,34 +217,37 @@ impl<C: Crypto> Engine<C> {
             self.send_call(now, id);
         }
         let records = std::mem::take(&mut ended.records);
-        let peer = ended.call.peer;
         match (ended.call.purpose, result) {
             (Purpose::Check, Ok(Reply::Pong(pong))) => self.check_passed(now, ended.call.to, pong),
             (Purpose::Check, _) => self.table.check_failed(now, id),
-            (Purpose::Record, _) => {
+            (Purpose::Record(search), result) => {
                 let own = records.into_iter().find(|record| record.id() == *id);
-                if let Some(contact) = own.and_then(Contact::from_record) {
-                    self.offer(now, contact, Source::Relayed { by: *id });
+                let contact = own.and_then(Contact::from_record);
+                if let Some(contact) = &contact {
+                    self.offer(now, contact.clone(), Source::Relayed { by: *id });
+                }
+                if let Some(search) = search {
+                    self.searches.record_came(&self.table, search, contact, result.is_ok());
                 }
             }
-            // What came before a NODES packet was lost is as good as if all had come.
-            (Purpose::Search(search), result) => {
-                self.searched(now, search, peer, result.is_ok() || !records.is_empty(), records);
-            }
-            (Purpose::Resolve(query), _) => {
-                self.resolve_asked(now, query, *id, records.into_iter().find(|record| record.id() == *id));
+            (Purpose::Nodes(search), result) => {
+                // What came before a NODES packet was lost is as good as if all had come.
+                let answered = result.is_ok() || !records.is_empty();
+                let told = records.into_iter().filter_map(Contact::from_record).collect();
+                self.searches.told(now, &mut self.table, search, *id, told);
+                self.searches.answered(now, &mut self.table, search, id, answered);
             }
             (Purpose::Ping(query), Ok(Reply::Pong(pong))) => {
                 self.actions.push_back(Action::PingResult { query, pong: Ok(pong) });
             }
             (Purpose::Talk(query), Ok(Reply::Talk(response))) => {
-                self.actions.push_back(Action::TalkResult { query, response: Ok(response) });
+                self.actions.push_back(Action::Own(TalkAction::Result { query, response: Ok(response) }));
             }
             (Purpose::Ping(query), Err(error)) => {
                 self.actions.push_back(Action::PingResult { query, pong: Err(error) });
             }
             (Purpose::Talk(query), Err(error)) => {
-                self.actions.push_back(Action::TalkResult { query, response: Err(error) });
+                self.actions.push_back(Action::Own(TalkAction::Result { query, response: Err(error) }));
             }
             // An answer of another type was refused when it came.
             (Purpose::Ping(_) | Purpose::Talk(_), Ok(_)) => {}
@@ -246,13 +267,15 @@ impl<C: Crypto> Engine<C> {
     }
 
     fn check_passed(&mut self, now: Now, contact: Contact, pong: Ponged) {
-        let Some(passed) = self.table.check_passed(now, &contact.id, Some(pong.enr_seq)) else { return };
+        let Some(passed) = self.table.check_passed(now, &contact.id, pong.enr_seq) else { return };
         let (by, from) = (contact.id, contact.endpoint.ip);
-        self.actions.push_back(Action::EndpointStatement { by, from, sees_us_at: pong.sees_us_at });
+        if let Some(sees_us_at) = pong.sees_us_at {
+            self.actions.push_back(Action::EndpointStatement { by, from, sees_us_at });
+        }
         self.actions.push_back(Action::Persist { contact: contact.clone(), checks: passed.checks });
         if passed.wants_record {
             // A full queue means that it is busy with us; the next check asks again.
-            let _ = self.begin_call(now, &contact, &Request::FindNode(vec![0]), Purpose::Record);
+            let _ = self.begin_call(now, &contact, &Request::FindNode(vec![0]), Purpose::Record(None));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Action, Engine};
+use super::{Action, Engine, TalkAction};
 use crate::{
     Now,
     discv5::{
@@ -37,12 +37,12 @@ impl<C: Crypto> Engine<C> {
         self.counters.requests_received += 1;
         let asker = Asker { peer, id: talk.id };
         match self.talk.admit(talk.protocol, asker, now.mono) {
-            Admission::Waits(token) => self.actions.push_back(Action::TalkRequested {
+            Admission::Waits(token) => self.actions.push_back(Action::Own(TalkAction::Requested {
                 token,
                 from: peer,
                 protocol: Bytes::copy_from_slice(talk.protocol),
                 request: Bytes::copy_from_slice(talk.request),
-            }),
+            })),
             refused => {
                 let full = refused == Admission::Full;
                 let counter =

@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     Setup,
     pace::{Pace, share_of_strangers},
-    queries::{Command, State, UNKNOWN},
+    queries::{Command, State},
 };
 use crate::{
     Now,
@@ -71,9 +71,7 @@ impl Task {
         let v4 = (v4 && runs).then(|| {
             let config =
                 discv4::Config { restrict: restrict.clone(), bootnodes: bootnodes_v4, rates: v4_rates(rate) };
-            let own = local.record().clone();
-            let own = discv4::Local { endpoint: own.endpoint().unwrap_or(UNKNOWN), record: own };
-            discv4::Engine::new(config, key.clone(), own, fork(), now)
+            discv4::Engine::new(now, config, key.clone(), local.record().clone(), fork())
         });
         let v5 = (v5 && runs).then(|| {
             let config = discv5::Config {
@@ -184,7 +182,7 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now:
         }
     }
     if let Some(engine) = &mut state.v5 {
-        while let Some(to) = engine.poll_transmit(out) {
+        while let Some(to) = engine.poll_transmit(now, out) {
             send(to, out);
         }
     }
@@ -223,7 +221,7 @@ fn set_demand(state: &mut State, now: Now, wanted: usize) {
         engine.set_demand(now, wanted);
     }
     if let Some(engine) = &mut state.v5 {
-        engine.set_demand(wanted);
+        engine.set_demand(now, wanted);
     }
 }
 
@@ -238,11 +236,12 @@ fn fetch_seeds(db: NodeDb, seeds: mpsc::Sender<Vec<StoredNode>>) {
 
 fn add_seeds(state: &mut State, now: Now, nodes: Vec<StoredNode>) {
     for node in nodes {
-        if let (Some(engine), Some(contact)) = (&mut state.v4, Contact::from_record(node.record.clone())) {
-            engine.add_seed(now, contact);
+        let Some(contact) = Contact::from_record(node.record) else { continue };
+        if let Some(engine) = &mut state.v4 {
+            engine.add_seed(now, contact.clone());
         }
         if let Some(engine) = &mut state.v5 {
-            engine.add_seed(now, node.record);
+            engine.add_seed(now, contact);
         }
     }
 }

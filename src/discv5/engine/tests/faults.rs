@@ -166,7 +166,7 @@ fn responses_that_nobody_asked_for_change_nothing() {
     assert!(rig.engine.table().get(&told.id()).is_none());
 
     // While a request is under way: wrong id, wrong type, wrong endpoint.
-    let (result, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), tester.contact()));
+    let (result, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), &tester.contact()));
     result.unwrap();
     let Got::Message(ping) = tester.read_one(&sent) else { panic!("in the session") };
     let Ok(Message::Ping(ping)) = Message::decode(&ping) else { panic!("no PING") };

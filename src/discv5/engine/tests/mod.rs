@@ -98,7 +98,7 @@ impl Rig {
 
     fn drain(&mut self) {
         let mut out = BytesMut::new();
-        while let Some(to) = self.engine.poll_transmit(&mut out) {
+        while let Some(to) = self.engine.poll_transmit(self.now, &mut out) {
             assert!(out.len() <= 1280, "a packet of {} bytes", out.len());
             self.sent.push((to, out.split().to_vec()));
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use ::rlp::RlpStream;
@@ -12,8 +12,8 @@ use super::Engine;
 use crate::{
     Now,
     discv4::{
-        action::{Action, Ponged},
-        conversation::{Ask, Due, Peer, RecordFor},
+        action::Action,
+        conversation::{Ask, Due, Peer},
         crypto::Crypto,
         packet::{
             EnrRequest, Expiration, FindNode, Neighbors, Ping, Pong, Type, WireEndpoint, neighbors::Neighbor,
@@ -21,23 +21,26 @@ use crate::{
         },
         verdict::Verdict,
     },
-    kademlia::{CallError, Contact, bucket::BUCKET_SIZE},
+    kademlia::{CallError, Contact, Ponged, Source, bucket::BUCKET_SIZE, searches::SearchId},
     node::{AddressClass, Endpoint, PublicKey, Record, endpoint::may_relay},
 };
 
-impl<C: Crypto> Engine<C> {
-    /// Asks a node. `false` if it cannot be asked or there is no room for the question.
-    pub(super) fn ask(&mut self, now: Now, contact: &Contact, ask: Ask) -> bool {
-        self.try_ask(now, contact, ask).is_ok()
-    }
+/// Our endpoint while none is known.
+const UNKNOWN: Endpoint = Endpoint { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), udp: 0, tcp: 0 };
 
+impl<C: Crypto> Engine<C> {
     /// Asks a node, and says why if it cannot be asked.
     pub(super) fn try_ask(&mut self, now: Now, contact: &Contact, ask: Ask) -> Result<(), CallError> {
         let addr = contact.udp_addr().ok_or(CallError::NoEndpoint)?;
-        if contact.id == self.id {
+        if contact.id == self.table.own_id() {
             return Err(CallError::Myself);
         }
-        if !self.may_contact(contact) {
+        // A proof is asked for where the node's own ping came from.
+        let may_ask = match ask {
+            Ask::Prove { .. } => self.reach.allows(addr.ip()),
+            _ => self.reach.may_ask(addr.ip()),
+        };
+        if !may_ask {
             return Err(CallError::Address);
         }
         let Ok(peer) = self.conversations.ask(contact, addr, ask) else {
@@ -94,10 +97,10 @@ impl<C: Crypto> Engine<C> {
 
     pub(super) fn our_ping(&self, now: Now, to: SocketAddr) -> Ping {
         Ping {
-            from: self.local.endpoint.into(),
+            from: self.record.endpoint().unwrap_or(UNKNOWN).into(),
             to: WireEndpoint { ip: Some(to.ip()), udp: to.port(), tcp: 0 },
             expiration: Expiration::from_now(now.unix),
-            enr_seq: Some(self.local.record.seq()),
+            enr_seq: Some(self.record.seq()),
         }
     }
 
@@ -106,7 +109,7 @@ impl<C: Crypto> Engine<C> {
         let packet = match &ask {
             Ask::FindNode(search) => {
                 // The lookup may have ended while the question waited.
-                let Some(target) = self.searches.get(search).map(|search| search.key) else {
+                let Some(target) = self.searches.target(*search).and_then(|target| target.key()) else {
                     return self.advance(now, peer);
                 };
                 self.seal(Type::FindNode, |stream| FindNode { target, expiration }.append(stream))
@@ -129,7 +132,7 @@ impl<C: Crypto> Engine<C> {
         self.bonds.proved(now.mono, peer.0, peer.1, conversation.pinged_us);
         self.limits.prove(from);
         let sees_us_at = pong.to.ip.map(|ip| SocketAddr::new(ip, pong.to.udp));
-        self.state_endpoint(peer, sees_us_at, true);
+        self.state_endpoint(peer, sees_us_at);
         for ask in done {
             match ask {
                 Ask::Prove { tcp, .. } => {
@@ -139,7 +142,7 @@ impl<C: Crypto> Engine<C> {
                 Ask::Check => self.check_passed(now, &contact, pong.enr_seq),
                 Ask::Ping(query) => {
                     let round_trip = now.mono.saturating_duration_since(ping.sent);
-                    let pong = Some(Ponged { round_trip, sees_us_at, enr_seq: pong.enr_seq });
+                    let pong = Ok(Ponged { round_trip, sees_us_at, enr_seq: pong.enr_seq });
                     self.actions.push_back(Action::PingResult { query, pong });
                 }
                 Ask::FindNode(_) | Ask::Record(_) => {}
@@ -155,25 +158,20 @@ impl<C: Crypto> Engine<C> {
             self.actions.push_back(Action::Persist { contact, checks: passed.checks });
         }
         if passed.wants_record {
-            self.ask(now, contact, Ask::Record(RecordFor::Table));
+            // A full queue means that it is busy with us; the next check asks again.
+            let _ = self.try_ask(now, contact, Ask::Record(None));
         }
     }
 
     /// Puts a node that proved itself in line for the table.
     pub(super) fn admit(&mut self, now: Now, contact: Contact) {
-        if self.admitted.contains(&contact.id) {
-            return;
-        }
-        if self.admissions.len() >= super::MAX_ADMISSIONS {
-            self.counters.refused_admissions += 1;
-            return;
-        }
-        self.admitted.insert(contact.id);
-        self.admissions.push_back((now.mono + super::QUIET, contact));
+        let has_room = self.admissions.add(now.mono, contact);
+        self.counters.refused_admissions += u64::from(!has_room);
     }
 
-    /// A node says where it sees us; only table nodes have a say.
-    pub(super) fn state_endpoint(&mut self, peer: Peer, sees_us_at: Option<SocketAddr>, solicited: bool) {
+    /// A node that we pinged says where it sees us; only table nodes have a say. A node that pings us unasked may say
+    /// anything about our address, so that is not listened to.
+    fn state_endpoint(&mut self, peer: Peer, sees_us_at: Option<SocketAddr>) {
         let class = sees_us_at.map(|addr| (AddressClass::of(addr.ip()), addr.port()));
         let Some(sees_us_at) = sees_us_at.filter(|_| {
             matches!(class, Some((class, port)) if class != AddressClass::Special && port != 0)
@@ -181,7 +179,7 @@ impl<C: Crypto> Engine<C> {
         }) else {
             return;
         };
-        self.actions.push_back(Action::EndpointStatement { by: peer.0, from: peer.1, sees_us_at, solicited });
+        self.actions.push_back(Action::EndpointStatement { by: peer.0, from: peer.1, sees_us_at });
     }
 
     /// NEIGHBORS came from `peer`.
@@ -201,7 +199,7 @@ impl<C: Crypto> Engine<C> {
         let room = BUCKET_SIZE.saturating_sub(before);
         let contacts: Vec<Contact> =
             neighbors.nodes.iter().take(room).filter_map(|node| self.believe(peer, node)).collect();
-        self.told(now, search, peer.0, contacts);
+        self.searches.told(now, &mut self.table, search, peer.0, contacts);
         if told >= BUCKET_SIZE {
             self.due(now, peer, Due::Answer);
         } else {
@@ -232,8 +230,8 @@ impl<C: Crypto> Engine<C> {
             record.id() == peer.0 && record.seq() >= seq && may_tell
         });
         let verdict = if record.is_some() { Ok(()) } else { Err(Verdict::BadRecord) };
-        if let (Some(contact), Ask::Record(purpose)) = (contact, request.ask) {
-            self.record_done(now, contact, purpose, record, true);
+        if let (Some(contact), Ask::Record(search)) = (contact, request.ask) {
+            self.record_done(now, contact, search, record.as_ref(), true);
         }
         self.advance(now, peer);
         verdict
@@ -270,9 +268,13 @@ impl<C: Crypto> Engine<C> {
             match ask {
                 Ask::Prove { .. } => {}
                 Ask::Check => self.table.check_failed(now, &peer.0),
-                Ask::Ping(query) => self.actions.push_back(Action::PingResult { query, pong: None }),
-                Ask::FindNode(search) => self.find_node_done(now, search, peer, false),
-                Ask::Record(purpose) => self.record_done(now, contact.clone(), purpose, None, false),
+                Ask::Ping(query) => {
+                    self.actions.push_back(Action::PingResult { query, pong: Err(CallError::Timeout) });
+                }
+                Ask::FindNode(search) => {
+                    self.searches.answered(now, &mut self.table, search, &peer.0, false);
+                }
+                Ask::Record(search) => self.record_done(now, contact.clone(), search, None, false),
             }
         }
     }
@@ -290,9 +292,38 @@ impl<C: Crypto> Engine<C> {
         }
         let contact = conversation.contact.clone();
         match request.ask {
-            Ask::FindNode(search) => self.find_node_done(now, search, peer, answered),
-            Ask::Record(purpose) => self.record_done(now, contact, purpose, None, true),
+            Ask::FindNode(search) => {
+                self.searches.answered(now, &mut self.table, search, &peer.0, answered);
+            }
+            Ask::Record(search) => self.record_done(now, contact, search, None, true),
             Ask::Prove { .. } | Ask::Check | Ask::Ping(_) => {}
         }
     }
+
+    /// The answer to a request for a record came, or will not. `answered` says that the node is at its address.
+    fn record_done(
+        &mut self,
+        now: Now,
+        contact: Contact,
+        search: Option<SearchId>,
+        record: Option<&Record>,
+        answered: bool,
+    ) {
+        let contact = record.map(|record| with_record(contact, record));
+        if let Some(contact) = contact.as_ref().filter(|contact| self.table.get(&contact.id).is_some()) {
+            // It gave the record from where it is.
+            self.table.insert(now, contact.clone(), Source::Inbound);
+        }
+        if let Some(search) = search {
+            self.searches.record_came(&self.table, search, contact, answered);
+        }
+    }
+}
+
+/// The node with its record. Where it answers stays where it answers; the record knows the TCP port.
+fn with_record(contact: Contact, record: &Record) -> Contact {
+    let same_family = if contact.endpoint.ip.is_ipv4() { record.endpoint4() } else { record.endpoint6() };
+    let tcp = same_family.map_or(0, |endpoint| endpoint.tcp);
+    let endpoint = Endpoint { tcp: if tcp == 0 { contact.endpoint.tcp } else { tcp }, ..contact.endpoint };
+    Contact { endpoint, record: Some(record.clone()), ..contact }
 }
