@@ -10,14 +10,11 @@
 //! are counted ([`Counters`]), never returned; a `Result` is an answer to our own caller.
 //!
 //! Which node is asked next, and why, is decided by [`Searches`]. What stands here is how discv5 asks it: in a session,
-//! one request at a time. `receive` reads what comes in, `request` leads what we ask, `respond` answers what we are
-//! asked.
+//! one request at a time. `receive` reads what comes and answers it, `request` leads what we ask.
 
 mod action;
-mod outbox;
 mod receive;
 mod request;
-mod respond;
 
 use std::{collections::VecDeque, fmt, net::SocketAddr, time::Instant};
 
@@ -26,17 +23,17 @@ use ipnet::IpNet;
 use rand::rngs::StdRng;
 
 pub use action::{Action, Counters, TalkAction};
-use outbox::Outbox;
 use request::{Purpose, Request};
 
 use super::{
     call::Calls,
-    challenge::{Challenges, STRANGERS_PER_SECOND},
+    challenge::STRANGERS_PER_SECOND,
     crypto::Crypto,
     header::{MAX_MESSAGE, Unmasker},
     peer::Peer,
     session::Sessions,
     talk::{TalkServer, TalkToken},
+    wire::Wire,
 };
 use crate::{
     Now,
@@ -91,31 +88,25 @@ pub enum TalkError {
 
 /// One node of the discv5 network.
 pub struct Engine<C> {
-    crypto: C,
+    wire: Wire<C>,
     rng: StdRng,
-    record: Record,
     reach: Reach,
-    unmasker: Unmasker,
     table: Table,
-    sessions: Sessions,
-    challenges: Challenges,
     calls: Calls<Purpose>,
     talk: TalkServer,
     searches: Searches<TalkAction>,
     actions: VecDeque<Action>,
-    outbox: Outbox,
     counters: Counters,
-    /// Where the packet being made is assembled.
-    scratch: BytesMut,
     /// Where the message being made is encoded.
     message: BytesMut,
     /// Where the message being read was opened to.
     plaintext: Vec<u8>,
 }
 
-impl<C> fmt::Debug for Engine<C> {
+impl<C: Crypto> fmt::Debug for Engine<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { record, table, sessions, calls, .. } = self;
+        let Self { wire, table, calls, .. } = self;
+        let (record, sessions) = (wire.record(), wire.sessions());
         write!(
             f,
             "Engine({record:?}, {} nodes, {:?} sessions, {} requests)",
@@ -133,23 +124,17 @@ impl<C: Crypto> Engine<C> {
         let Config { sessions, restrict, bootnodes, strangers_per_second } = config;
         let own = Target::from(record.public_key());
         let mut engine = Self {
-            crypto,
+            wire: Wire::new(crypto, record.clone(), sessions, strangers_per_second, &mut rng),
             reach: Reach::new(restrict, &record),
-            unmasker: Unmasker::new(&record.id()),
             table: Table::new(record.id(), &mut rng),
-            sessions: Sessions::new(sessions),
-            challenges: Challenges::new(strangers_per_second),
             calls: Calls::default(),
             talk: TalkServer::default(),
             searches: Searches::new(Protocol::V5, own, bootnodes, now.mono, &mut rng),
             actions: VecDeque::new(),
-            outbox: Outbox::default(),
             counters: Counters::default(),
-            scratch: BytesMut::new(),
             message: BytesMut::new(),
             plaintext: Vec::new(),
             rng,
-            record: record.clone(),
         };
         engine.set_local_record(record);
         engine
@@ -207,15 +192,13 @@ impl<C: Crypto> Engine<C> {
 
     /// Appends the next packet to send to `out` and says where it goes.
     pub fn poll_transmit(&mut self, _now: Now, out: &mut BytesMut) -> Option<SocketAddr> {
-        let to = self.outbox.pop(out)?;
-        self.counters.packets_sent += 1;
-        Some(to)
+        self.wire.poll_transmit(&mut self.counters, out)
     }
 
     /// What tells discv5 packets for us from all others; the demultiplexer keeps a copy.
     #[must_use]
     pub fn unmasker(&self) -> &Unmasker {
-        &self.unmasker
+        self.wire.unmasker()
     }
 
     /// The table, for snapshots.
@@ -233,7 +216,7 @@ impl<C: Crypto> Engine<C> {
     /// The sessions: how many, and how many were given up.
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
-        &self.sessions
+        self.wire.sessions()
     }
 
     /// How many requests of ours are under way or wait.
@@ -251,15 +234,15 @@ impl<C: Crypto> Engine<C> {
     /// Our record as others are told it.
     #[must_use]
     pub fn local_record(&self) -> &Record {
-        &self.record
+        self.wire.record()
     }
 
     /// Replaces our record. It must be signed by the same key.
     pub fn set_local_record(&mut self, record: Record) {
-        debug_assert_eq!(record.id(), self.record.id(), "a node keeps its id");
+        debug_assert_eq!(record.id(), self.table.own_id(), "a node keeps its id");
         self.reach.set_local_record(&record);
         self.table.set_private(self.reach.is_private());
-        self.record = record;
+        self.wire.set_record(record);
     }
 
     /// Adds a node that every refresh starts from, and refreshes. Its record may be missing: the key is enough.
@@ -276,7 +259,7 @@ impl<C: Crypto> Engine<C> {
     /// Takes a node out of the table and forgets its session, because it is banned. It may come back by itself.
     pub fn remove(&mut self, now: Now, id: &NodeId) {
         if let Some(addr) = self.table.get(id).and_then(|entry| entry.contact.udp_addr()) {
-            self.sessions.remove(&Peer::new(*id, addr));
+            self.wire.forget(&Peer::new(*id, addr));
         }
         self.table.remove(now, id);
         self.drive(now);
@@ -374,13 +357,6 @@ impl<C: Crypto> Engine<C> {
                 self.searches.table_emptied(now);
             }
             self.actions.push_back(Action::Table(event));
-        }
-    }
-
-    /// Queues the packet that stands in `scratch`.
-    fn send_scratch(&mut self, to: SocketAddr) {
-        if !self.outbox.push(to, &self.scratch) {
-            self.counters.packets_dropped += 1;
         }
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Reading order: [`header`] and [`packet`] (bytes on the wire), [`crypto`], [`message`]; [`peer`] (an id at an
-//! endpoint), [`session`], [`challenge`], [`handshake`]; [`call`] (what we
+//! endpoint), [`session`], [`challenge`], [`handshake`], [`wire`], which holds them together; [`call`] (what we
 //! ask), [`answer`] and [`talk`] (what we are asked); [`engine`], which puts them together.
 //! Which node is asked next is decided in [`crate::kademlia::searches`].
 //!
@@ -29,10 +29,12 @@ pub mod engine;
 pub mod handshake;
 pub mod header;
 pub mod message;
+mod outbox;
 pub mod packet;
 pub mod peer;
 pub mod session;
 pub mod talk;
+mod wire;
 
 pub use challenge::STRANGERS_PER_SECOND;
 pub use crypto::Crypto;

@@ -10,9 +10,8 @@ use crate::{
         answer::{MAX_PACKETS, MAX_RECORDS},
         call::Call,
         crypto::Crypto,
-        header::{MAX_MESSAGE, Nonce, WriteAuth},
+        header::MAX_MESSAGE,
         message::{Message, MessageType, Nodes, Ping, RequestId, TalkRequest, encode_findnode},
-        packet,
         peer::Peer,
     },
     kademlia::{
@@ -78,7 +77,7 @@ impl<C: Crypto> Engine<C> {
         purpose: Purpose,
     ) -> Result<(), CallError> {
         let addr = to.udp_addr().ok_or(CallError::NoEndpoint)?;
-        if to.id == self.record.id() {
+        if to.id == self.table.own_id() {
             return Err(CallError::Myself);
         }
         if !self.reach.may_ask(addr.ip()) {
@@ -108,7 +107,7 @@ impl<C: Crypto> Engine<C> {
         out.clear();
         match request {
             Request::Ping => {
-                Ping { id, enr_seq: self.record.seq() }.encode(out);
+                Ping { id, enr_seq: self.wire.record().seq() }.encode(out);
                 (MessageType::Pong, Vec::new())
             }
             Request::FindNode(distances) => {
@@ -125,24 +124,13 @@ impl<C: Crypto> Engine<C> {
     /// Sends the active request to `id`: in the session if there is one, else a packet that asks for a challenge.
     fn send_call(&mut self, now: Now, id: &NodeId) {
         let Some(active) = self.calls.active(id) else { return };
-        let (peer, src) = (active.call.peer, self.record.id());
-        let session = self.sessions.get(&peer, now.mono);
-        let nonce: Nonce = match session.and_then(|session| session.seal(&mut self.rng)) {
-            Some((key, nonce)) => {
-                let (auth, message) = (WriteAuth::Message { src }, &active.call.message);
-                packet::sealed(&mut self.scratch, &mut self.rng, id, &auth, (key, &nonce), message);
-                nonce
-            }
-            None => {
-                let mut nonce = [0; 12];
-                self.rng.fill_bytes(&mut nonce);
-                packet::random(&mut self.scratch, &mut self.rng, id, src, &nonce);
-                nonce
-            }
+        let (peer, message) = (active.call.peer, &active.call.message);
+        let nonce = match self.wire.send(now.mono, peer, message, &mut self.counters) {
+            Some(nonce) => nonce,
+            None => self.wire.ask_for_challenge(peer, &mut self.counters),
         };
         self.calls.touch(id, Some(nonce), now.mono);
         self.counters.requests_sent += 1;
-        self.send_scratch(peer.addr);
     }
 
     /// A response came in the session with `peer`.
@@ -159,7 +147,7 @@ impl<C: Crypto> Engine<C> {
             return self.counters.responses_unsolicited += 1;
         }
         let round_trip = now.mono.saturating_duration_since(active.sent);
-        self.sessions.answered(&peer, exempt);
+        self.wire.answered(&peer, exempt);
         let reply = match message {
             Message::Nodes(nodes) => {
                 if !self.collect(now, peer, nodes) {
@@ -189,8 +177,11 @@ impl<C: Crypto> Engine<C> {
         *received += 1;
         let complete = received >= total;
         for raw in nodes.records() {
-            let record =
-                if active.records.len() < MAX_RECORDS { self.crypto.decode_record(raw).ok() } else { None };
+            let record = if active.records.len() < MAX_RECORDS {
+                self.wire.crypto().decode_record(raw).ok()
+            } else {
+                None
+            };
             let fits = |record: &Record| {
                 active.call.distances.contains(&log_distance(&peer.id, &record.id()))
                     && !active.records.iter().any(|known| known.id() == record.id())

@@ -98,7 +98,7 @@ fn one_at_a_time_sixteen_wait_and_the_rest_is_refused() {
 #[test]
 fn who_may_not_be_asked() {
     let mut rig = Rig::new(US);
-    rig.engine.reach = Reach::new(all_but("8.8.4.4"), &rig.engine.record);
+    rig.engine.reach = Reach::new(all_but("8.8.4.4"), rig.engine.local_record());
     let us = rig.contact();
     let table = [
         (us, CallError::Myself),
@@ -191,7 +191,7 @@ fn records_are_checked_before_they_are_believed() {
     let mut rig = Rig::new(US);
     let mut tester = Tester::reachable(1, THEM);
     tester.meet(&mut rig);
-    rig.engine.reach = Reach::new(all_but("6.6.6.6"), &rig.engine.record);
+    rig.engine.reach = Reach::new(all_but("6.6.6.6"), rig.engine.local_record());
     let (id, distances) = lookup(&mut rig, &mut tester, 1);
     let mut seed = 0;
     let mut at = |at: &str| {
