@@ -79,8 +79,7 @@ impl<C: Crypto> Engine<C> {
                 Ok(())
             }
             Packet::Pong(pong) => {
-                let open = self.conversations.get(&peer).and_then(|conversation| conversation.ping.as_ref());
-                if open.is_none_or(|ping| ping.hash != pong.ping_hash) {
+                if !self.conversations.awaits_pong(&peer, &pong.ping_hash) {
                     return Err(Verdict::Unsolicited);
                 }
                 self.pong_came(now, peer, from, &pong);
@@ -90,9 +89,7 @@ impl<C: Crypto> Engine<C> {
             Packet::Neighbors(neighbors) => self.neighbors_came(now, peer, neighbors),
             Packet::EnrRequest(_) => self.enr_request_came(now, peer, from, &header.hash),
             Packet::EnrResponse(response) => {
-                let open =
-                    self.conversations.get(&peer).and_then(|conversation| conversation.request.as_ref());
-                if open.is_none_or(|request| request.open.hash != response.request_hash) {
+                if !self.conversations.awaits_answer(&peer, &response.request_hash) {
                     return Err(Verdict::Unsolicited);
                 }
                 self.record_came(now, peer, response.record)
@@ -151,8 +148,7 @@ impl<C: Crypto> Engine<C> {
         let contact = Contact { id: peer.0, public_key: key, endpoint, record: None };
         let in_table = self.table.get(&peer.0).map(|entry| entry.contact.udp_addr());
         if !self.bonds.is_proven(now.mono, peer.0, peer.1) {
-            let asked = self.conversations.get(&peer).is_some_and(|conversation| conversation.ping.is_some());
-            if asked || within_bound(size, &pong, &self.our_ping(now, from)) {
+            if self.conversations.is_pinging(&peer) || within_bound(size, &pong, &self.our_ping(now, from)) {
                 self.ask_proof(now, &contact);
             } else {
                 self.counters.not_pinged_back += 1;

@@ -1,9 +1,6 @@
 //! Our half of the conversations: questions, what comes of their answers, and what of their absence.
 
-use std::{
-    collections::VecDeque,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ::rlp::RlpStream;
 use bytes::BytesMut;
@@ -13,7 +10,7 @@ use crate::{
     Now,
     discv4::{
         action::Action,
-        conversation::{Ask, Due, Peer},
+        conversation::{Ask, Due, Peer, RequestEnded},
         crypto::Crypto,
         packet::{
             EnrRequest, Expiration, FindNode, Neighbors, Ping, Pong, Type, WireEndpoint, neighbors::Neighbor,
@@ -21,7 +18,7 @@ use crate::{
         },
         verdict::Verdict,
     },
-    kademlia::{CallError, Contact, Ponged, Source, bucket::BUCKET_SIZE, searches::SearchId},
+    kademlia::{CallError, Contact, Ponged, Source, searches::SearchId},
     node::{AddressClass, Endpoint, PublicKey, Record, endpoint::may_relay},
 };
 
@@ -53,30 +50,13 @@ impl<C: Crypto> Engine<C> {
 
     /// Sends what can be sent now.
     pub(super) fn advance(&mut self, now: Now, peer: Peer) {
-        let Some(conversation) = self.conversations.get_mut(&peer) else { return };
-        let addr = conversation.addr;
-        let known = conversation.settled || self.bonds.knows_us(now.mono, peer.0, peer.1);
-        let wants_pong = conversation.asks.iter().any(Ask::is_answered_by_pong);
-        let question = conversation.asks.iter().position(|ask| !ask.is_answered_by_pong());
-        let wants_bond = question.is_some() && !known && conversation.settle.is_none();
-        let wants_ping = wants_pong || (wants_bond && !conversation.ponged);
-        let mut request = None;
-        if known && conversation.request.is_none() {
-            request = question.and_then(|index| conversation.asks.remove(index));
+        let knows_us = self.bonds.knows_us(now.mono, peer.0, peer.1);
+        let steps = self.conversations.next_steps(now.mono, peer, knows_us);
+        if let Some((to, repeat)) = steps.ping {
+            self.send_ping(now, peer, to, repeat);
         }
-        if wants_ping && conversation.ping.is_none() {
-            let from_there = conversation.asks.iter().find_map(|ask| match ask {
-                Ask::Prove { addr, .. } => Some(*addr),
-                _ => None,
-            });
-            // A stranger's ping is worth one of ours, not two.
-            let repeat = !conversation.asks.iter().all(|ask| matches!(ask, Ask::Prove { .. }));
-            self.send_ping(now, peer, from_there.unwrap_or(addr), repeat);
-        } else if wants_bond && conversation.ponged {
-            self.conversations.settle(now.mono, peer);
-        }
-        if let Some(ask) = request {
-            self.send_request(now, peer, addr, ask);
+        if let Some((to, ask)) = steps.request {
+            self.send_request(now, peer, to, ask);
         }
         self.conversations.end_if_idle(&peer);
     }
@@ -122,18 +102,13 @@ impl<C: Crypto> Engine<C> {
 
     /// The PONG that `peer` owed us came from `from`.
     pub(super) fn pong_came(&mut self, now: Now, peer: Peer, from: SocketAddr, pong: &Pong) {
-        let Some(ping) = self.conversations.close_ping(&peer) else { return };
-        let Some(conversation) = self.conversations.get_mut(&peer) else { return };
-        let contact = conversation.contact.clone();
-        let (done, left): (VecDeque<Ask>, _) =
-            conversation.asks.drain(..).partition(Ask::is_answered_by_pong);
-        conversation.asks = left;
-        conversation.ponged = true;
-        self.bonds.proved(now.mono, peer.0, peer.1, conversation.pinged_us);
+        let Some(came) = self.conversations.pong_came(&peer) else { return };
+        let contact = came.contact;
+        self.bonds.proved(now.mono, peer.0, peer.1, came.pinged_us);
         self.limits.prove(from);
         let sees_us_at = pong.to.ip.map(|ip| SocketAddr::new(ip, pong.to.udp));
         self.state_endpoint(peer, sees_us_at);
-        for ask in done {
+        for ask in came.answered {
             match ask {
                 Ask::Prove { tcp, .. } => {
                     let endpoint = Endpoint { ip: from.ip(), udp: from.port(), tcp };
@@ -141,7 +116,7 @@ impl<C: Crypto> Engine<C> {
                 }
                 Ask::Check => self.check_passed(now, &contact, pong.enr_seq),
                 Ask::Ping(query) => {
-                    let round_trip = now.mono.saturating_duration_since(ping.sent);
+                    let round_trip = now.mono.saturating_duration_since(came.sent);
                     let pong = Ok(Ponged { round_trip, sees_us_at, enr_seq: pong.enr_seq });
                     self.actions.push_back(Action::PingResult { query, pong });
                 }
@@ -189,18 +164,11 @@ impl<C: Crypto> Engine<C> {
         peer: Peer,
         neighbors: Neighbors,
     ) -> Result<(), Verdict> {
-        let conversation = self.conversations.get_mut(&peer).ok_or(Verdict::Unsolicited)?;
-        let request = conversation.request.as_mut().ok_or(Verdict::Unsolicited)?;
-        let Ask::FindNode(search) = request.ask else { return Err(Verdict::Unsolicited) };
-        let before = request.told.unwrap_or(0);
-        let told = before + neighbors.nodes.len();
-        request.told = Some(told);
-        // No more than an answer has in all, however many packets it comes in.
-        let room = BUCKET_SIZE.saturating_sub(before);
+        let told = self.conversations.told(&peer, neighbors.nodes.len()).ok_or(Verdict::Unsolicited)?;
         let contacts: Vec<Contact> =
-            neighbors.nodes.iter().take(room).filter_map(|node| self.believe(peer, node)).collect();
-        self.searches.told(now, &mut self.table, search, peer.0, contacts);
-        if told >= BUCKET_SIZE {
+            neighbors.nodes.iter().take(told.room).filter_map(|node| self.believe(peer, node)).collect();
+        self.searches.told(now, &mut self.table, told.search, peer.0, contacts);
+        if told.is_complete {
             self.due(now, peer, Due::Answer);
         } else {
             self.conversations.hasten_answer(now.mono, peer);
@@ -222,16 +190,15 @@ impl<C: Crypto> Engine<C> {
 
     /// The record that `peer` owed us came.
     pub(super) fn record_came(&mut self, now: Now, peer: Peer, record: &[u8]) -> Result<(), Verdict> {
-        let request = self.conversations.close_request(&peer).ok_or(Verdict::Unsolicited)?;
-        let contact = self.conversations.get(&peer).map(|conversation| conversation.contact.clone());
+        let ended = self.conversations.request_ended(&peer, true).ok_or(Verdict::Unsolicited)?;
         let record = Record::decode(record).ok().filter(|record| {
             let seq = self.table.get(&peer.0).map_or(0, |entry| entry.contact.seq());
             let may_tell = record.endpoint().is_none_or(|endpoint| may_relay(peer.1, endpoint.ip));
             record.id() == peer.0 && record.seq() >= seq && may_tell
         });
         let verdict = if record.is_some() { Ok(()) } else { Err(Verdict::BadRecord) };
-        if let (Some(contact), Ask::Record(search)) = (contact, request.ask) {
-            self.record_done(now, contact, search, record.as_ref(), true);
+        if let Ask::Record(search) = ended.ask {
+            self.record_done(now, ended.contact, search, record.as_ref(), true);
         }
         self.advance(now, peer);
         verdict
@@ -239,16 +206,11 @@ impl<C: Crypto> Engine<C> {
 
     /// A deadline came.
     pub(super) fn due(&mut self, now: Now, peer: Peer, due: Due) {
-        if let Some(open) = self.conversations.repeat(&peer, due) {
-            return self.outbox.push_sealed(&mut self.counters, open.to, &open.packet);
+        if let Some((to, packet)) = self.conversations.repeat(&peer, due) {
+            return self.outbox.push_sealed(&mut self.counters, to, packet);
         }
         match due {
-            Due::Settle => {
-                if let Some(conversation) = self.conversations.get_mut(&peer) {
-                    conversation.settle = None;
-                    conversation.settled = true;
-                }
-            }
+            Due::Settle => self.conversations.settle_ended(&peer),
             Due::Pong => self.no_pong(now, peer),
             Due::Answer => self.request_ended(now, peer),
         }
@@ -257,13 +219,8 @@ impl<C: Crypto> Engine<C> {
 
     /// Without a PONG all fails that waited for it, or for the proof that would have followed.
     fn no_pong(&mut self, now: Now, peer: Peer) {
-        self.conversations.close_ping(&peer);
-        let known = self.bonds.knows_us(now.mono, peer.0, peer.1);
-        let Some(conversation) = self.conversations.get_mut(&peer) else { return };
-        let fails = |ask: &Ask| ask.is_answered_by_pong() || !(known || conversation.settled);
-        let (failed, left): (VecDeque<Ask>, _) = conversation.asks.drain(..).partition(fails);
-        conversation.asks = left;
-        let contact = conversation.contact.clone();
+        let knows_us = self.bonds.knows_us(now.mono, peer.0, peer.1);
+        let Some((contact, failed)) = self.conversations.no_pong(&peer, knows_us) else { return };
         for ask in failed {
             match ask {
                 Ask::Prove { .. } => {}
@@ -281,17 +238,12 @@ impl<C: Crypto> Engine<C> {
 
     /// The open request ended: all parts came, or the time is over.
     fn request_ended(&mut self, now: Now, peer: Peer) {
-        let Some(request) = self.conversations.close_request(&peer) else { return };
-        let Some(conversation) = self.conversations.get_mut(&peer) else { return };
-        let answered = request.told.is_some();
+        let Some(ended) = self.conversations.request_ended(&peer, false) else { return };
+        let RequestEnded { contact, ask, answered } = ended;
         if !answered {
-            // It may have lost our proof; the next question begins with a PING.
-            conversation.settled = false;
-            conversation.ponged = false;
             self.bonds.forgot_us(peer.0, peer.1);
         }
-        let contact = conversation.contact.clone();
-        match request.ask {
+        match ask {
             Ask::FindNode(search) => {
                 self.searches.answered(now, &mut self.table, search, &peer.0, answered);
             }
