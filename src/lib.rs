@@ -30,8 +30,8 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | [`node`] | who a node is: key, id, endpoint, enode URL, record, fork id |
-//! | [`kademlia`] | the table and the lookup of both discovery protocols |
+//! | [`node`] | who a node is: key, id, endpoint, enode URL, record, fork id; where we may write, and how much we do for strangers |
+//! | [`kademlia`] | the table and the searches of both discovery protocols |
 //! | [`discv4`] | node discovery v4: signed packets, endpoint proof, records on request |
 //! | [`discv5`] | node discovery v5.1: encrypted sessions, challenges, requests and answers, applications talking |
 //! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |

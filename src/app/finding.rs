@@ -15,6 +15,7 @@ use super::{
 use crate::{
     config::{Config, networks::Preset},
     dnsdisc::{self, Link},
+    kademlia::Protocol,
     net::{
         bootnode_names::{self, Named},
         clock,
@@ -30,7 +31,6 @@ use crate::{
         NodeKey, NodeRef, Record,
         local::{LocalRecord, Mapped, Ports},
     },
-    policy::dial::Source,
     switch::{Sources, boards::TableBoard},
 };
 
@@ -107,7 +107,7 @@ pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Fin
     let nodes_v4 = bootnodes(&config.discovery.bootnodes_v4, preset.map_or(&[], |preset| preset.bootnodes));
     let nodes_v5 =
         bootnodes(&config.discovery.bootnodes_v5, preset.map_or(&[], |preset| preset.bootnodes_v5));
-    let named: Vec<Named> = named(&nodes_v4, Source::V4).chain(named(&nodes_v5, Source::V5)).collect();
+    let named: Vec<Named> = named(&nodes_v4, Protocol::V4).chain(named(&nodes_v5, Protocol::V5)).collect();
     let (task, discovery) = discovery::prepare(
         clock::now(),
         discovery::Setup {
@@ -223,7 +223,7 @@ fn bootnodes(given: &Option<Vec<NodeRef>>, preset: &[&str]) -> Vec<NodeRef> {
 }
 
 /// The bootnodes of a list whose address is a host name, for one protocol.
-fn named(nodes: &[NodeRef], protocol: Source) -> impl Iterator<Item = Named> {
+fn named(nodes: &[NodeRef], protocol: Protocol) -> impl Iterator<Item = Named> {
     nodes.iter().filter_map(move |node| match node {
         NodeRef::Enode(enode) if enode.endpoint().is_none() => Some(Named { enode: enode.clone(), protocol }),
         _ => None,

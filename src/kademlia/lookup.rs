@@ -125,6 +125,12 @@ impl Lookup {
         Some(candidate.contact.clone())
     }
 
+    /// Whether the node `id` was asked and has not told all it tells.
+    #[must_use]
+    pub fn is_asked(&self, id: &NodeId) -> bool {
+        self.asked_index(id).is_some()
+    }
+
     /// The asked node `id` told all it tells.
     pub fn answered(&mut self, id: &NodeId) {
         if let Some(index) = self.asked_index(id) {

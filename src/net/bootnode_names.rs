@@ -6,9 +6,8 @@ use std::{net::IpAddr, time::Duration};
 
 use super::{dialer, discovery::Discovery, running::Running};
 use crate::{
-    kademlia::Contact,
+    kademlia::{Contact, Protocol},
     node::{Enode, Host},
-    policy::dial::Source,
 };
 
 /// The pause before a name is asked for again, and the longest one. The resolver serves others too.
@@ -21,7 +20,7 @@ pub struct Named {
     /// The node.
     pub enode: Enode,
     /// The protocol that shall start there.
-    pub protocol: Source,
+    pub protocol: Protocol,
 }
 
 /// Starts to look up the names of bootnodes and to add those that have an address.

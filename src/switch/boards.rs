@@ -20,17 +20,14 @@ use super::{
 };
 use crate::delivery::ClosedBy;
 use crate::{
-    kademlia::Removal,
+    kademlia::{Protocol, Removal},
     net::{
         connection::ConnectionId,
         discovery::{TableNode, TableObserver},
     },
     node::{Enode, NodeId, record::MAX_RECORD_BYTES},
     p2p::DisconnectReason,
-    policy::{
-        Cause, Refusal,
-        dial::{Kind, Source},
-    },
+    policy::{Cause, Refusal, dial::Kind},
     watch::{Happenings, MAX_CHANGES, MAX_HAPPENINGS, Watch},
 };
 
@@ -241,7 +238,7 @@ impl NodeState {
 }
 
 /// A node's place: one node may be in both tables.
-pub type NodeKey = (Source, NodeId);
+pub type NodeKey = (Protocol, NodeId);
 
 /// All boards.
 #[derive(Clone, Debug)]
@@ -337,7 +334,7 @@ impl TableObserver for TableBoard {
         self.0.update(|nodes| nodes.set(key, NodeState { node, removed: None }));
     }
 
-    fn gone(&self, table: Source, id: NodeId, why: Removal, time: Duration) {
+    fn gone(&self, table: Protocol, id: NodeId, why: Removal, time: Duration) {
         let key = (table, id);
         self.0.update(|nodes| {
             let last =

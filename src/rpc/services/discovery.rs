@@ -13,13 +13,12 @@ mod talk;
 
 use super::{paging, principal, watch};
 use crate::{
-    kademlia::{self, CallError, Contact},
+    kademlia::{self, CallError, Contact, Protocol, Target},
     net::{
         clock,
         discovery::{Discovery, DiscoveryError, TableNode, contact_of},
     },
     node::{NodeId, id::keccak256},
-    policy::dial::Source,
     rpc::{
         proto::{self, discovery_service_server::DiscoveryService},
         translate::{
@@ -66,7 +65,7 @@ impl Nodes {
 fn watch_nodes(
     boards: &Boards,
     wish: watch::Wish,
-    wanted: Option<Source>,
+    wanted: Option<Protocol>,
 ) -> watch::WatchStream<proto::WatchNodesResponse> {
     let mut cursor = boards.nodes.read(|board| wish.cursor(board));
     watch::stream(boards.nodes.clone(), wish, move |board| {
@@ -88,19 +87,18 @@ fn watch_nodes(
     })
 }
 
-/// The id to search for, and what discv4 is asked, whose targets are keys: a node's key, or for a bare id, whose key
-/// nobody knows, nothing.
-fn target(text: &str) -> Result<(NodeId, Option<[u8; 64]>), Refusal> {
+/// What to search for: a node's key, or a bare id, which discv4 cannot look for.
+fn target(text: &str) -> Result<Target, Refusal> {
     if text.is_empty() {
         // Any key is as good as a random one: the clock's digits, hashed.
         let now = clock::now().unix.as_nanos().to_be_bytes();
         let (left, right) = (keccak256(&[&now, b"left"]), keccak256(&[&now, b"right"]));
         let mut key = [0; 64];
         key.iter_mut().zip(left.into_iter().chain(right)).for_each(|(to, from)| *to = from);
-        return Ok((NodeId(keccak256(&[&key])), Some(key)));
+        return Ok(key.into());
     }
     let node = node_ref("target", text)?;
-    Ok((node.id(), node.public_key().map(|key| key.to_uncompressed())))
+    Ok(node.public_key().map_or_else(|| node.id().into(), Target::from))
 }
 
 /// Collects what a search meets into frames, until it ends.
@@ -182,10 +180,10 @@ impl DiscoveryService for Nodes {
     ) -> Result<Response<Self::LookupNodesStream>, Status> {
         let request = request.into_inner();
         let over = protocol("protocol", request.protocol())?;
-        let (id, key) = target(&request.target)?;
-        let met = self.discovery.lookup(id, key, over).await.map_err(Refusal::from)?;
+        let target = target(&request.target)?;
+        let met = self.discovery.lookup(target, over).await.map_err(Refusal::from)?;
         let (frames, stream) = mpsc::channel(FRAMES);
-        tokio::spawn(stream_lookup(id, met, frames));
+        tokio::spawn(stream_lookup(target.id(), met, frames));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

@@ -2,28 +2,25 @@
 
 use super::{status::Refusal, value::timestamp};
 use crate::{
-    kademlia::{self, Contact, Placement},
+    kademlia::{self, Contact, Placement, Protocol},
     net::discovery::TableNode,
     node::{Enode, NodeRef},
-    policy::dial::Source,
     rpc::proto::{self, DiscoverySource},
 };
 
-fn source(table: Source) -> DiscoverySource {
+fn source(table: Protocol) -> DiscoverySource {
     match table {
-        Source::V4 => DiscoverySource::Discv4,
-        Source::V5 => DiscoverySource::Discv5,
-        Source::Dns => DiscoverySource::Dns,
-        Source::Database => DiscoverySource::Database,
+        Protocol::V4 => DiscoverySource::Discv4,
+        Protocol::V5 => DiscoverySource::Discv5,
     }
 }
 
 /// The protocol that a request names; `None` for any.
-pub(in crate::rpc) fn protocol(field: &str, wanted: DiscoverySource) -> Result<Option<Source>, Refusal> {
+pub(in crate::rpc) fn protocol(field: &str, wanted: DiscoverySource) -> Result<Option<Protocol>, Refusal> {
     match wanted {
         DiscoverySource::Unspecified => Ok(None),
-        DiscoverySource::Discv4 => Ok(Some(Source::V4)),
-        DiscoverySource::Discv5 => Ok(Some(Source::V5)),
+        DiscoverySource::Discv4 => Ok(Some(Protocol::V4)),
+        DiscoverySource::Discv5 => Ok(Some(Protocol::V5)),
         _ => Err(Refusal::field(field, "must be DISCOVERY_SOURCE_DISCV4 or DISCOVERY_SOURCE_DISCV5")),
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::status::Refusal;
 use crate::{
     delivery::CreditError,
-    kademlia::{CallError, call::MAX_LOOKUPS},
+    kademlia::{CallError, query::MAX_LOOKUPS},
     lease::LeaseError,
     net::discovery::DiscoveryError,
     node::{NodeId, local::EntryError},
@@ -124,10 +124,10 @@ impl From<DiscoveryError> for Refusal {
         let message = error.to_string();
         match error {
             DiscoveryError::Stopped => Self::new(ErrorReason::ServerDraining, message),
-            DiscoveryError::Off(_) | DiscoveryError::NotFound => {
+            DiscoveryError::Off(_) | DiscoveryError::NoDiscovery | DiscoveryError::NotFound => {
                 Self::new(ErrorReason::NodeAddressUnknown, message)
             }
-            DiscoveryError::KeyNeeded => Self::field("target", message),
+            DiscoveryError::Call(CallError::KeyNeeded) => Self::field("target", message),
             DiscoveryError::Call(CallError::Timeout) => Self::new(ErrorReason::TimedOut, message),
             DiscoveryError::Call(CallError::TooManyLookups) => {
                 busy(message).with("limit", MAX_LOOKUPS).with("what", "lookups")

@@ -123,9 +123,10 @@ fn discovery_errors() -> Vec<Row> {
     let owned = EntryError::Owned { key: "eth".into(), owner: EntryOwner::Operator };
     vec![
         (DiscoveryError::Stopped.into(), R::ServerDraining, &[], &[]),
-        (DiscoveryError::Off("discv5").into(), R::NodeAddressUnknown, &[], &[]),
+        (DiscoveryError::Off(crate::kademlia::Protocol::V5).into(), R::NodeAddressUnknown, &[], &[]),
+        (DiscoveryError::NoDiscovery.into(), R::NodeAddressUnknown, &[], &[]),
         (DiscoveryError::NotFound.into(), R::NodeAddressUnknown, &[], &[]),
-        (DiscoveryError::KeyNeeded.into(), R::InvalidField, &[], &["target"]),
+        (call(CallError::KeyNeeded), R::InvalidField, &[], &["target"]),
         (call(CallError::QueueFull), R::LimitReached, &["what"], &[]),
         (call(CallError::TooManyLookups), R::LimitReached, &["limit", "what"], &[]),
         (call(CallError::NoEndpoint), R::InvalidField, &[], &["node"]),

@@ -8,7 +8,7 @@ use super::Engine;
 use crate::{
     Now,
     discv4::{
-        action::Action,
+        action::{Action, ClockSkew},
         conversation::{Ask, Peer},
         crypto::Crypto,
         packet::{
@@ -44,12 +44,12 @@ impl<C: Crypto> Engine<C> {
         let from = SocketAddr::new(canonical(from.ip()), from.port());
         let verdict = self.receive(now, from, bytes).err().unwrap_or(Verdict::Accepted);
         self.counters.count(verdict);
-        self.drain_table(now);
+        self.drive(now);
         verdict
     }
 
     fn receive(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Result<(), Verdict> {
-        if from.port() == 0 || !self.is_allowed(from.ip()) {
+        if from.port() == 0 || !self.reach.allows(from.ip()) {
             return Err(Verdict::Restricted);
         }
         let header = Header::read(bytes)?;
@@ -61,13 +61,13 @@ impl<C: Crypto> Engine<C> {
         self.counters.recovered += 1;
         let key = header.signer(&self.crypto).ok_or(Verdict::BadSignature)?;
         let id = key.id();
-        if id == self.id {
+        if id == self.table.own_id() {
             return Err(Verdict::Myself);
         }
         if let Some(expiration) = packet.expiration()
             && let Some(ahead) = self.skew.vote(now.mono, from.ip(), expiration.seconds_ahead(now.unix))
         {
-            self.actions.push_back(Action::ClockSkew { ahead });
+            self.actions.push_back(Action::Own(ClockSkew { ahead }));
         }
         if expired {
             return Err(Verdict::Expired);
@@ -79,8 +79,7 @@ impl<C: Crypto> Engine<C> {
                 Ok(())
             }
             Packet::Pong(pong) => {
-                let open = self.conversations.get(&peer).and_then(|conversation| conversation.ping.as_ref());
-                if open.is_none_or(|ping| ping.hash != pong.ping_hash) {
+                if !self.conversations.awaits_pong(&peer, &pong.ping_hash) {
                     return Err(Verdict::Unsolicited);
                 }
                 self.pong_came(now, peer, from, &pong);
@@ -90,9 +89,7 @@ impl<C: Crypto> Engine<C> {
             Packet::Neighbors(neighbors) => self.neighbors_came(now, peer, neighbors),
             Packet::EnrRequest(_) => self.enr_request_came(now, peer, from, &header.hash),
             Packet::EnrResponse(response) => {
-                let open =
-                    self.conversations.get(&peer).and_then(|conversation| conversation.request.as_ref());
-                if open.is_none_or(|request| request.open.hash != response.request_hash) {
+                if !self.conversations.awaits_answer(&peer, &response.request_hash) {
                     return Err(Verdict::Unsolicited);
                 }
                 self.record_came(now, peer, response.record)
@@ -143,33 +140,34 @@ impl<C: Crypto> Engine<C> {
             to: WireEndpoint { ip: Some(from.ip()), udp: from.port(), tcp: ping.from.tcp },
             ping_hash: *hash,
             expiration: Expiration::from_now(now.unix),
-            enr_seq: Some(self.local.record.seq()),
+            enr_seq: Some(self.record.seq()),
         };
         self.outbox.push(&self.crypto, &mut self.counters, from, Type::Pong, |stream| pong.append(stream));
         self.bonds.pinged(now.mono, peer.0, peer.1);
         let endpoint = Endpoint { ip: from.ip(), udp: from.port(), tcp: ping.from.tcp };
         let contact = Contact { id: peer.0, public_key: key, endpoint, record: None };
         let in_table = self.table.get(&peer.0).map(|entry| entry.contact.udp_addr());
-        let prove = Ask::Prove { addr: from, tcp: ping.from.tcp };
         if !self.bonds.is_proven(now.mono, peer.0, peer.1) {
-            let asked = self.conversations.get(&peer).is_some_and(|conversation| conversation.ping.is_some());
-            if asked || within_bound(size, &pong, &self.our_ping(now, from)) {
-                self.ask(now, &contact, prove);
+            if self.conversations.is_pinging(&peer) || within_bound(size, &pong, &self.our_ping(now, from)) {
+                self.ask_proof(now, &contact);
             } else {
                 self.counters.not_pinged_back += 1;
             }
         } else if in_table.is_none() {
             self.admit(now, contact);
-        } else {
-            let sees_us_at = ping.to.ip.map(|ip| SocketAddr::new(ip, ping.to.udp));
-            self.state_endpoint(peer, sees_us_at, false);
+        } else if in_table != Some(Some(from)) {
             // Its router gave it another port. The table believes that once it is proven.
-            if in_table != Some(Some(from)) {
-                self.ask(now, &contact, prove);
-            }
+            self.ask_proof(now, &contact);
         }
         self.conversations.pinged_us(&peer);
         self.advance(now, peer);
+    }
+
+    /// Asks the node for the proof that it receives where its ping came from. A stranger that finds no room pings again.
+    fn ask_proof(&mut self, now: Now, contact: &Contact) {
+        if let Some(addr) = contact.udp_addr() {
+            let _ = self.try_ask(now, contact, Ask::Prove { addr, tcp: contact.endpoint.tcp });
+        }
     }
 
     fn find_node_came(
@@ -225,7 +223,7 @@ impl<C: Crypto> Engine<C> {
         if !self.bonds.is_proven(now.mono, peer.0, peer.1) {
             return Err(Verdict::Unproven);
         }
-        let response = EnrResponse { request_hash: *hash, record: self.local.record.encoded() };
+        let response = EnrResponse { request_hash: *hash, record: self.record.encoded() };
         self.outbox.push(&self.crypto, &mut self.counters, from, Type::EnrResponse, |stream| {
             response.append(stream);
         });
