@@ -1,5 +1,7 @@
 //! DiscoveryService: the nodes of the network, connected or not.
 
+mod talk;
+
 use std::{
     collections::{BTreeMap, HashSet},
     pin::Pin,
@@ -8,8 +10,6 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
-
-mod talk;
 
 use super::{paging, principal, watch};
 use crate::{
@@ -65,11 +65,11 @@ impl Nodes {
 /// The changes of the tables.
 fn watch_nodes(
     boards: &Boards,
-    wish: watch::Wish,
+    asked: watch::WatchRequest,
     wanted: Option<Source>,
 ) -> watch::WatchStream<proto::WatchNodesResponse> {
-    let mut cursor = boards.nodes.read(|board| wish.cursor(board));
-    watch::stream(boards.nodes.clone(), wish, move |board| {
+    let mut cursor = boards.nodes.read(|board| asked.cursor(board));
+    watch::stream(boards.nodes.clone(), asked, move |board| {
         let (changes, mark) = watch::changes(board, &mut cursor, watch::FRAME_CHANGES, |kind, change| {
             if wanted.is_some_and(|wanted| wanted != change.key.0) {
                 return None;
@@ -155,13 +155,13 @@ impl DiscoveryService for Nodes {
     ) -> Result<Response<proto::ListNodesResponse>, Status> {
         let wanted = protocol("table", request.get_ref().table())?;
         let proto::ListNodesRequest { page_size, page_token, .. } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let mut nodes = self.discovery.nodes().await.map_err(Refusal::from)?;
         nodes.retain(|node| wanted.is_none_or(|wanted| wanted == node.table));
         let key = |node: &TableNode| {
             format!("{:02}/{:03}/{}", node.table as u8, node.bucket, node.entry.contact.id)
         };
-        let (nodes, next_page_token) = wish.page(nodes, key, table_node);
+        let (nodes, next_page_token) = page.of(nodes, key, table_node);
         Ok(Response::new(proto::ListNodesResponse { nodes, next_page_token }))
     }
 
@@ -172,8 +172,8 @@ impl DiscoveryService for Nodes {
         let caller = principal(&request);
         let wanted = protocol("table", request.get_ref().table())?;
         let proto::WatchNodesRequest { resume_token, mark_interval, .. } = request.into_inner();
-        let wish = watch::Wish::new(&self.boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch_nodes(&self.boards, wish, wanted)))
+        let asked = watch::WatchRequest::new(&self.boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch_nodes(&self.boards, asked, wanted)))
     }
 
     async fn lookup_nodes(

@@ -1,14 +1,14 @@
 //! MessageService: messages of sub-protocols, streamed (`exchange`) or one at a time.
 
-use std::{pin::Pin, time::Duration};
-
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
-
 mod broadcast;
 mod exchange;
 mod reader;
 mod receive;
+
+use std::{pin::Pin, time::Duration};
+
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
 
 use self::{exchange::ExchangeStream, receive::ReceiveStream};
 use super::principal;

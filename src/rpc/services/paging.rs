@@ -26,14 +26,14 @@ const MAX_TOKEN: usize = 512;
 
 /// Which part of a list is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct PageRequest {
     /// At most so many elements.
     size: usize,
     /// After this key; from the first on if there is none.
     after: Option<String>,
 }
 
-impl Wish {
+impl PageRequest {
     /// Reads the fields `page_size` and `page_token` of a request.
     pub(super) fn new(size: i32, token: &str) -> Result<Self, Refusal> {
         let size = match usize::try_from(size) {
@@ -57,7 +57,7 @@ impl Wish {
 
     /// One page of `items`, which `key` names and `show` turns into what is answered; and the token of the next page,
     /// empty after the last.
-    pub(super) fn page<T, M: Message>(
+    pub(super) fn of<T, M: Message>(
         &self,
         mut items: Vec<T>,
         key: impl Fn(&T) -> String,
@@ -107,8 +107,8 @@ mod tests {
     fn pages(count: u32, size: i32, bytes: usize) -> Vec<Vec<u32>> {
         let (mut pages, mut token) = (Vec::new(), String::new());
         loop {
-            let wish = Wish::new(size, &token).unwrap();
-            let (page, next) = wish.page(items(count), |n| format!("{n:08}"), show(bytes));
+            let request = PageRequest::new(size, &token).unwrap();
+            let (page, next) = request.of(items(count), |n| format!("{n:08}"), show(bytes));
             let encoded: usize = page.iter().map(|one| one.encoded_len() + ELEMENT_COST).sum();
             assert!(page.len() == 1 || encoded <= MAX_PAGE_BYTES, "{encoded}");
             pages.push(page.iter().map(|one| one.version).collect());
@@ -145,17 +145,17 @@ mod tests {
     #[test]
     fn who_goes_or_comes_between_pages_moves_nobody_else() {
         let key = |n: &u32| format!("{n:08}");
-        let (page, token) = Wish::new(3, "").unwrap().page(vec![10, 20, 30, 40, 50], key, show(1));
+        let (page, token) = PageRequest::new(3, "").unwrap().of(vec![10, 20, 30, 40, 50], key, show(1));
         assert_eq!(page.len(), 3);
         // 30, which the token names, went; 5 and 35 came.
-        let (page, token) = Wish::new(3, &token).unwrap().page(vec![5, 10, 35, 40, 50], key, show(1));
+        let (page, token) = PageRequest::new(3, &token).unwrap().of(vec![5, 10, 35, 40, 50], key, show(1));
         assert_eq!(page.iter().map(|one| one.version).collect::<Vec<_>>(), [35, 40, 50]);
         assert_eq!(token, "");
     }
 
     #[test]
     fn what_is_no_page_is_told_with_what_to_send_instead() {
-        let said = |size, token: &str| Wish::new(size, token).unwrap_err().message();
+        let said = |size, token: &str| PageRequest::new(size, token).unwrap_err().message();
         assert!(said(-1, "").contains("page_size: must not be negative; leave it out"));
         for token in ["!", "=", "/w", &"A".repeat(MAX_TOKEN + 1)] {
             assert!(

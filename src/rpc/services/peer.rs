@@ -64,8 +64,8 @@ impl PeerService for Peers {
         let caller = principal(&request);
         let proto::WatchPeersRequest { resume_token, mark_interval } = request.into_inner();
         let boards = self.handle.boards();
-        let wish = watch::Wish::new(boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch::peers(boards, wish)))
+        let asked = watch::WatchRequest::new(boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::peers(boards, asked)))
     }
 
     async fn list_peers(
@@ -73,10 +73,10 @@ impl PeerService for Peers {
         request: Request<proto::ListPeersRequest>,
     ) -> Result<Response<proto::ListPeersResponse>, Status> {
         let proto::ListPeersRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let peers = self.handle.peers().await.map_err(Refusal::from)?;
         let id = |view: &PeerView| view.session.node_id.to_string();
-        let (peers, next_page_token) = wish.page(peers, id, peer::listed_peer);
+        let (peers, next_page_token) = page.of(peers, id, peer::listed_peer);
         Ok(Response::new(proto::ListPeersResponse { peers, next_page_token }))
     }
 
@@ -130,9 +130,9 @@ impl PeerService for Peers {
         request: Request<proto::ListStaticPeersRequest>,
     ) -> Result<Response<proto::ListStaticPeersResponse>, Status> {
         let proto::ListStaticPeersRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let entries = self.handle.static_peers().await.map_err(Refusal::from)?;
-        let (static_peers, next_page_token) = wish.page(entries, |entry| entry.id.to_string(), static_peer);
+        let (static_peers, next_page_token) = page.of(entries, |entry| entry.id.to_string(), static_peer);
         Ok(Response::new(proto::ListStaticPeersResponse { static_peers, next_page_token }))
     }
 
@@ -168,9 +168,9 @@ impl PeerService for Peers {
         request: Request<proto::ListTrustedPeersRequest>,
     ) -> Result<Response<proto::ListTrustedPeersResponse>, Status> {
         let proto::ListTrustedPeersRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let entries = self.handle.trusted_peers().await.map_err(Refusal::from)?;
-        let (trusted_peers, next_page_token) = wish.page(entries, |entry| entry.id.to_string(), trusted_peer);
+        let (trusted_peers, next_page_token) = page.of(entries, |entry| entry.id.to_string(), trusted_peer);
         Ok(Response::new(proto::ListTrustedPeersResponse { trusted_peers, next_page_token }))
     }
 
@@ -186,9 +186,9 @@ impl PeerService for Peers {
         &self,
         request: Request<proto::UpdatePeerSettingsRequest>,
     ) -> Result<Response<proto::UpdatePeerSettingsResponse>, Status> {
-        let wish = request.into_inner().settings;
-        let wish = wish.ok_or_else(|| Refusal::field("settings", "is missing; set what is to change"))?;
-        let change = settings::change(wish)?;
+        let wanted = request.into_inner().settings;
+        let wanted = wanted.ok_or_else(|| Refusal::field("settings", "is missing; set what is to change"))?;
+        let change = settings::change(wanted)?;
         let now = self.handle.change_settings(change).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::UpdatePeerSettingsResponse { settings: Some(settings::view(&now)) }))
     }
@@ -234,9 +234,9 @@ impl PeerService for Peers {
         request: Request<proto::ListBansRequest>,
     ) -> Result<Response<proto::ListBansResponse>, Status> {
         let proto::ListBansRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let bans = self.handle.bans().await.map_err(Refusal::from)?;
-        let (bans, next_page_token) = wish.page(bans, |ban| ban.target.to_string(), lists::ban);
+        let (bans, next_page_token) = page.of(bans, |ban| ban.target.to_string(), lists::ban);
         Ok(Response::new(proto::ListBansResponse { bans, next_page_token }))
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Pulled<F> {
 }
 
 /// What all requests for a watch have in common.
-pub(super) struct Wish {
+pub(super) struct WatchRequest {
     pub(super) token: Token,
     interval: Duration,
     seat: Seat,
@@ -64,7 +64,7 @@ pub(super) enum Token {
     Unknown,
 }
 
-impl Wish {
+impl WatchRequest {
     /// Checks a request, and takes a place among those who watch.
     pub(super) fn new(
         boards: &Boards,
@@ -99,21 +99,21 @@ impl Wish {
 /// Starts a watch: `pull` takes the next frame from the board.
 pub(super) fn stream<S: Send + 'static, F: Send + 'static>(
     watched: Watched<S>,
-    wish: Wish,
+    asked: WatchRequest,
     pull: impl FnMut(&S) -> Pulled<F> + Send + 'static,
 ) -> WatchStream<F> {
     let (out, frames) = mpsc::channel(1);
-    tokio::spawn(run(watched, wish, pull, out));
+    tokio::spawn(run(watched, asked, pull, out));
     Box::pin(ReceiverStream::new(frames))
 }
 
 async fn run<S, F>(
     watched: Watched<S>,
-    wish: Wish,
+    asked: WatchRequest,
     mut pull: impl FnMut(&S) -> Pulled<F>,
     out: mpsc::Sender<Result<F, Status>>,
 ) {
-    let Wish { interval, seat: _seat, .. } = wish;
+    let WatchRequest { interval, seat: _seat, .. } = asked;
     let mut changes = watched.changes();
     // The first frame tells at once where the watch stands.
     let mut mark_due = Instant::now();
@@ -180,10 +180,10 @@ pub(super) fn mark(mark: &Mark) -> proto::WatchMark {
 }
 
 /// Peers and attempts that failed.
-pub(super) fn peers(boards: &Boards, wish: Wish) -> WatchStream<proto::WatchPeersResponse> {
+pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::WatchPeersResponse> {
     let (mut cursor, mut attempts) =
-        boards.peers.read(|board| (wish.cursor(&board.peers), board.attempts.watch()));
-    stream(boards.peers.clone(), wish, move |board| {
+        boards.peers.read(|board| (asked.cursor(&board.peers), board.attempts.watch()));
+    stream(boards.peers.clone(), asked, move |board| {
         let (changes, mark_of) = changes(&board.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
             let (seen, end) = match &*change.value {
                 PeerState::Connected(view) => (peer::peer(view), None),
@@ -206,9 +206,12 @@ pub(super) fn peers(boards: &Boards, wish: Wish) -> WatchStream<proto::WatchPeer
 }
 
 /// Registrations. Each may carry greetings of half a megabyte, so a frame has one change.
-pub(super) fn registrations(boards: &Boards, wish: Wish) -> WatchStream<proto::WatchRegistrationsResponse> {
-    let mut cursor = boards.registrations.read(|board| wish.cursor(board));
-    stream(boards.registrations.clone(), wish, move |board| {
+pub(super) fn registrations(
+    boards: &Boards,
+    asked: WatchRequest,
+) -> WatchStream<proto::WatchRegistrationsResponse> {
+    let mut cursor = boards.registrations.read(|board| asked.cursor(board));
+    stream(boards.registrations.clone(), asked, move |board| {
         let (changes, mark_of) = changes(board, &mut cursor, 1, |kind, change| {
             let registration = Some(registration::view(&change.value));
             Some(proto::RegistrationChange { r#type: kind.into(), registration })
