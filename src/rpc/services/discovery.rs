@@ -46,13 +46,13 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// The service over discovery, and the boards that can be watched.
+    /// The service over discovery. `boards` shows its tables to watches.
     #[must_use]
     pub fn new(discovery: Discovery, boards: Boards) -> Self {
         Self { discovery, boards }
     }
 
-    /// Where to ask a node: what the caller said, else what discovery knows.
+    /// Returns where a node can be asked: the address that the caller gave, else the one that discovery knows.
     async fn contact(&self, text: &str) -> Result<Contact, Refusal> {
         let node = node_ref("node", text)?;
         match contact_of(&node) {
@@ -62,7 +62,7 @@ impl Nodes {
     }
 }
 
-/// The changes of the tables.
+/// The stream of WatchNodes: changes of the tables, of one protocol if `wanted` names it.
 fn watch_nodes(
     boards: &Boards,
     asked: watch::WatchRequest,
@@ -88,11 +88,11 @@ fn watch_nodes(
     })
 }
 
-/// The id to search for, and what discv4 is asked, whose targets are keys: a node's key, or for a bare id, whose key
-/// nobody knows, nothing.
+/// Returns the id to search for, and the public key that discv4 needs as a target. A bare node id does not tell its key,
+/// so there is none then.
 fn target(text: &str) -> Result<(NodeId, Option<[u8; 64]>), Refusal> {
     if text.is_empty() {
-        // Any key is as good as a random one: the clock's digits, hashed.
+        // The search is for any target. A hash of the time serves as a random one.
         let now = clock::now().unix.as_nanos().to_be_bytes();
         let (left, right) = (keccak256(&[&now, b"left"]), keccak256(&[&now, b"right"]));
         let mut key = [0; 64];
@@ -103,7 +103,7 @@ fn target(text: &str) -> Result<(NodeId, Option<[u8; 64]>), Refusal> {
     Ok((node.id(), node.public_key().map(|key| key.to_uncompressed())))
 }
 
-/// Collects what a search meets into frames, until it ends.
+/// Puts the nodes that a search meets into frames, until the search ends.
 async fn stream_lookup(
     target: NodeId,
     mut met: mpsc::Receiver<Contact>,

@@ -65,14 +65,14 @@ pub fn add_services(
         .add_service(messages.max_decoding_message_size(MAX_MESSAGE_REQUEST));
 }
 
-/// Who calls, as the gate found.
+/// Returns the caller that the gate identified.
 fn caller<T>(request: &Request<T>) -> Caller {
     let known = request.extensions().get::<Caller>().cloned();
-    // Every call comes through the gate. One that did not is nobody's.
+    // Every call comes through the gate. A call that did not would have the least rights.
     known.unwrap_or_else(|| Caller { name: "nobody".into(), role: Role::Read, proven: false })
 }
 
-/// The caller as the switch knows it.
+/// Returns the caller in the switch's terms.
 fn principal<T>(request: &Request<T>) -> Principal {
     caller(request).into()
 }

@@ -1,9 +1,9 @@
-//! Pages of lists (AIP-158): every list that grows is answered in parts that each gRPC client takes.
+//! Pages of lists (AIP-158): every list that can grow is returned in parts that each gRPC client accepts.
 //!
-//! A list is ordered by a key that does not change, and a token says after which key to go on. No snapshot is kept: who
-//! comes while a client turns pages appears if its key is still ahead, and nobody is told twice or left out who was
-//! there all the time. A page ends at the size that the client asked for, and in any case before it exceeds what clients
-//! accept by default.
+//! A list is ordered by a key that does not change, and a token names the key after which the next page begins. No
+//! snapshot is kept. An element that is added between two pages appears if its key is still ahead; an element that stays
+//! in the list appears exactly once. A page ends at the size that the client asked for, and in any case before it exceeds
+//! the message size that clients accept by default.
 //!
 //! Left out: streams that watch, whose frames have a bound of their own (`watch`).
 
@@ -24,12 +24,12 @@ const ELEMENT_COST: usize = 6;
 /// The longest token: that of a client id of 64 bytes and a registration's id, with room to spare.
 const MAX_TOKEN: usize = 512;
 
-/// Which part of a list is wanted.
+/// A request for one page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PageRequest {
-    /// At most so many elements.
+    /// The most elements of the page.
     size: usize,
-    /// After this key; from the first on if there is none.
+    /// The page begins after this key, or with the first element.
     after: Option<String>,
 }
 
@@ -55,8 +55,8 @@ impl PageRequest {
         Ok(Self { size, after })
     }
 
-    /// One page of `items`, which `key` names and `show` turns into what is answered; and the token of the next page,
-    /// empty after the last.
+    /// Returns this page of `items`, which are ordered by `key` and translated by `show`, and the token of the next page,
+    /// which is empty after the last one.
     pub(super) fn of<T, M: Message>(
         &self,
         mut items: Vec<T>,
@@ -73,7 +73,7 @@ impl PageRequest {
         for item in items.get((Bound::Included(begin), Bound::Unbounded)).unwrap_or_default() {
             let shown = show(item);
             bytes = bytes.saturating_add(shown.encoded_len()).saturating_add(ELEMENT_COST);
-            // One element always goes, however large: without it the client would never get on.
+            // A page has at least one element, however large it is: the client would never get past it otherwise.
             if page.len() >= self.size || (bytes > MAX_PAGE_BYTES && !page.is_empty()) {
                 return (page, BASE64URL_NOPAD.encode(last.as_bytes()));
             }

@@ -1,4 +1,4 @@
-//! PeerService: who is connected, and the lists and bans that operators keep.
+//! PeerService: connected peers, static and trusted peers, bans, and the settings of all of them.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::{
     switch::{Handle, PeerView, peers::BanRequest},
 };
 
-/// How long a one-off dial takes when the caller does not say: TCP's own timeout in geth, handshake included.
+/// The default timeout of a one-off dial, handshake included: geth's timeout for TCP.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The longest that AddStaticPeer may wait for its first dial.
+/// The longest time that AddStaticPeer may wait for its first dial.
 const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// The longest a one-off dial may take.

@@ -139,7 +139,8 @@ impl ProtocolService for Protocols {
         let proto::ListRegistrationsRequest { page_size, page_token } = request.into_inner();
         let page = paging::PageRequest::new(page_size, &page_token)?;
         let views = self.handle.registrations().await.map_err(Refusal::from)?;
-        // Two callers may use the same client id. It has no spaces.
+        // Two callers may use the same client id, so the id of the registration is part of the key. A client id has no
+        // spaces.
         let key = |view: &RegistrationView| format!("{} {}", view.spec.client_id, view.id);
         let (registrations, next_page_token) = page.of(views, key, registration::view);
         Ok(Response::new(proto::ListRegistrationsResponse { registrations, next_page_token }))

@@ -1,4 +1,6 @@
-//! Settings of peers that calls may change: between the contract and what policy and connections obey.
+//! Settings of peers that calls may change, in both directions.
+//!
+//! Left out: what a setting does (`policy`, `net::bandwidth`).
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -7,19 +9,20 @@ use ipnet::IpNet;
 use super::{status::Refusal, value::duration};
 use crate::{node::network, policy::ChurnSettings, rpc::proto, switch::peers::PeerSettings};
 
-/// The most peers that may be asked for: beyond it files, not settings, are the limit.
+/// The largest value of a setting that counts peers: beyond it, the number of open files is the limit.
 const MAX_PEERS: u32 = 65_536;
 
-/// The longest pause or timeout.
+/// The largest value of a setting that is a time.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The lowest cap, as in the configuration.
+/// The lowest cap of a rate in bytes a second, as in the configuration.
 const MIN_RATE: u64 = 1024;
 
-/// Networks of one restriction.
+/// The most networks of `net_restrict`.
 const MAX_NETWORKS: usize = 1024;
 
-/// What a request changes, checked: a function of the settings before it.
+/// Checks a request and returns a function that changes the settings as it says. A setting that is not in the request
+/// stays.
 pub(in crate::rpc) fn change(
     wanted: proto::PeerSettings,
 ) -> Result<impl FnOnce(&mut PeerSettings) + Send + 'static, Refusal> {
@@ -101,7 +104,7 @@ fn networks(list: &[String]) -> Result<Vec<IpNet>, Refusal> {
     list.iter().enumerate().map(network).collect()
 }
 
-/// All settings, each of them set.
+/// Translates the settings. Every field is set.
 pub(in crate::rpc) fn view(settings: &PeerSettings) -> proto::PeerSettings {
     let PeerSettings { policy, bandwidth } = settings;
     let int = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
