@@ -40,15 +40,14 @@ const FRAME_NODES: usize = 16;
 
 /// The service.
 #[derive(Debug)]
-pub struct Nodes {
+pub(super) struct Nodes {
     discovery: Discovery,
     boards: Boards,
 }
 
 impl Nodes {
     /// The service over discovery. `boards` shows its tables to watches.
-    #[must_use]
-    pub fn new(discovery: Discovery, boards: Boards) -> Self {
+    pub(super) fn new(discovery: Discovery, boards: Boards) -> Self {
         Self { discovery, boards }
     }
 

@@ -25,14 +25,13 @@ const WRITTEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The service.
 #[derive(Debug)]
-pub struct Messages {
+pub(super) struct Messages {
     handle: Handle,
 }
 
 impl Messages {
     /// The service over a switch.
-    #[must_use]
-    pub fn new(handle: Handle) -> Self {
+    pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
 

@@ -6,21 +6,21 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`node`] | NodeService: this sidecar, its record, how it stops |
-//! | [`peer`] | PeerService: connected peers, lists, bans, settings |
-//! | [`protocol`] | ProtocolService: registrations |
-//! | [`message`] | MessageService: streams and single messages |
-//! | [`discovery`] | DiscoveryService: nodes that discovery knows |
+//! | `peer` | PeerService: connected peers, lists, bans, settings |
+//! | `protocol` | ProtocolService: registrations |
+//! | `message` | MessageService: streams and single messages |
+//! | `discovery` | DiscoveryService: nodes that discovery knows |
 //! | `watch` | the loop behind all streams that watch |
 //! | `paging` | the pages of all lists |
 //! | [`descriptors`] | reflection and health, which are not ours |
 
 pub mod descriptors;
-pub mod discovery;
-pub mod message;
+mod discovery;
+mod message;
 pub mod node;
 mod paging;
-pub mod peer;
-pub mod protocol;
+mod peer;
+mod protocol;
 mod watch;
 
 use tonic::{Request, service::RoutesBuilder};

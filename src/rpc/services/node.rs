@@ -118,7 +118,7 @@ impl std::fmt::Debug for Controls {
 
 /// The service.
 #[derive(Debug)]
-pub struct Node {
+pub(super) struct Node {
     facts: NodeFacts,
     controls: Controls,
     discovery: Discovery,
@@ -127,8 +127,7 @@ pub struct Node {
 
 impl Node {
     /// The service over discovery, which has our record, and a switch.
-    #[must_use]
-    pub fn new(facts: NodeFacts, controls: Controls, discovery: Discovery, handle: Handle) -> Self {
+    pub(super) fn new(facts: NodeFacts, controls: Controls, discovery: Discovery, handle: Handle) -> Self {
         Self { facts, controls, discovery, handle }
     }
 

@@ -33,14 +33,13 @@ const MAX_BAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The service.
 #[derive(Debug)]
-pub struct Peers {
+pub(super) struct Peers {
     handle: Handle,
 }
 
 impl Peers {
     /// The service over a switch.
-    #[must_use]
-    pub fn new(handle: Handle) -> Self {
+    pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
 

@@ -16,14 +16,13 @@ use crate::{
 
 /// The service.
 #[derive(Debug)]
-pub struct Protocols {
+pub(super) struct Protocols {
     handle: Handle,
 }
 
 impl Protocols {
     /// The service over a switch.
-    #[must_use]
-    pub fn new(handle: Handle) -> Self {
+    pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
 }
