@@ -502,12 +502,6 @@ impl Attachment {
         lock(&self.sending).targets.get(&channel).map(|target| target.peer.clone())
     }
 
-    /// The last send that was processed.
-    #[must_use]
-    pub fn last_send_id(&self) -> u64 {
-        lock(&self.sending).last_send_id
-    }
-
     /// Wakes the reading half.
     pub fn wake(&self) {
         self.holding.waker.wake();

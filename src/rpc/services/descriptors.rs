@@ -1,6 +1,6 @@
-//! What the server tells about itself: reflection (v1 and v1alpha) and health.
+//! The services that describe the server: reflection (v1 and v1alpha) and health.
 //!
-//! Reflection makes grpcurl and its kin work with no proto file; the descriptors keep the comments, so `describe`
+//! With reflection, grpcurl and similar tools need no proto file. The descriptors keep the comments, so `describe`
 //! prints the documentation. Both versions are served because current tools speak v1 and older ones only v1alpha.
 //! The descriptors of `google.rpc` are served too: with them grpcurl prints the details of errors decoded.
 //!
@@ -18,7 +18,7 @@ use crate::rpc::proto::{
 /// `proto/` with comments, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
 
-/// What the full names of our services begin with.
+/// The prefix of the full names of our services.
 pub const PACKAGE: &str = "devp2p.v1.";
 
 /// The paths of all calls that the contract declares, as HTTP/2 sees them: `/package.Service/Method`.

@@ -1,5 +1,7 @@
 //! DiscoveryService: the nodes of the network, connected or not.
 
+mod talk;
+
 use std::{
     collections::{BTreeMap, HashSet},
     pin::Pin,
@@ -8,8 +10,6 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
-
-mod talk;
 
 use super::{paging, principal, watch};
 use crate::{
@@ -39,19 +39,18 @@ const FRAME_NODES: usize = 16;
 
 /// The service.
 #[derive(Debug)]
-pub struct Nodes {
+pub(super) struct Nodes {
     discovery: Discovery,
     boards: Boards,
 }
 
 impl Nodes {
-    /// The service over discovery, and the boards that can be watched.
-    #[must_use]
-    pub fn new(discovery: Discovery, boards: Boards) -> Self {
+    /// The service over discovery. `boards` shows its tables to watches.
+    pub(super) fn new(discovery: Discovery, boards: Boards) -> Self {
         Self { discovery, boards }
     }
 
-    /// Where to ask a node: what the caller said, else what discovery knows.
+    /// Returns where a node can be asked: the address that the caller gave, else the one that discovery knows.
     async fn contact(&self, text: &str) -> Result<Contact, Refusal> {
         let node = node_ref("node", text)?;
         match contact_of(&node) {
@@ -61,14 +60,14 @@ impl Nodes {
     }
 }
 
-/// The changes of the tables.
+/// The stream of WatchNodes: changes of the tables, of one protocol if `wanted` names it.
 fn watch_nodes(
     boards: &Boards,
-    wish: watch::Wish,
+    asked: watch::WatchRequest,
     wanted: Option<Protocol>,
 ) -> watch::WatchStream<proto::WatchNodesResponse> {
-    let mut cursor = boards.nodes.read(|board| wish.cursor(board));
-    watch::stream(boards.nodes.clone(), wish, move |board| {
+    let mut cursor = boards.nodes.read(|board| asked.cursor(board));
+    watch::stream(boards.nodes.clone(), asked, move |board| {
         let (changes, mark) = watch::changes(board, &mut cursor, watch::FRAME_CHANGES, |kind, change| {
             if wanted.is_some_and(|wanted| wanted != change.key.0) {
                 return None;
@@ -87,10 +86,10 @@ fn watch_nodes(
     })
 }
 
-/// What to search for: a node's key, or a bare id, which discv4 cannot look for.
+/// Returns what to search for: a public key, or a bare node id, for which discv4 cannot search.
 fn target(text: &str) -> Result<Target, Refusal> {
     if text.is_empty() {
-        // Any key is as good as a random one: the clock's digits, hashed.
+        // The search is for any target. A hash of the time serves as a random one.
         let now = clock::now().unix.as_nanos().to_be_bytes();
         let (left, right) = (keccak256(&[&now, b"left"]), keccak256(&[&now, b"right"]));
         let mut key = [0; 64];
@@ -101,7 +100,7 @@ fn target(text: &str) -> Result<Target, Refusal> {
     Ok(node.public_key().map_or_else(|| node.id().into(), Target::from))
 }
 
-/// Collects what a search meets into frames, until it ends.
+/// Puts the nodes that a search meets into frames, until the search ends.
 async fn stream_lookup(
     target: NodeId,
     mut met: mpsc::Receiver<Contact>,
@@ -153,13 +152,13 @@ impl DiscoveryService for Nodes {
     ) -> Result<Response<proto::ListNodesResponse>, Status> {
         let wanted = protocol("table", request.get_ref().table())?;
         let proto::ListNodesRequest { page_size, page_token, .. } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let mut nodes = self.discovery.nodes().await.map_err(Refusal::from)?;
         nodes.retain(|node| wanted.is_none_or(|wanted| wanted == node.table));
         let key = |node: &TableNode| {
             format!("{:02}/{:03}/{}", node.table as u8, node.bucket, node.entry.contact.id)
         };
-        let (nodes, next_page_token) = wish.page(nodes, key, table_node);
+        let (nodes, next_page_token) = page.of(nodes, key, table_node);
         Ok(Response::new(proto::ListNodesResponse { nodes, next_page_token }))
     }
 
@@ -170,8 +169,8 @@ impl DiscoveryService for Nodes {
         let caller = principal(&request);
         let wanted = protocol("table", request.get_ref().table())?;
         let proto::WatchNodesRequest { resume_token, mark_interval, .. } = request.into_inner();
-        let wish = watch::Wish::new(&self.boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch_nodes(&self.boards, wish, wanted)))
+        let asked = watch::WatchRequest::new(&self.boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch_nodes(&self.boards, asked, wanted)))
     }
 
     async fn lookup_nodes(

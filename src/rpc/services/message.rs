@@ -1,14 +1,14 @@
 //! MessageService: messages of sub-protocols, streamed (`exchange`) or one at a time.
 
-use std::{pin::Pin, time::Duration};
-
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
-
 mod broadcast;
 mod exchange;
 mod reader;
 mod receive;
+
+use std::{pin::Pin, time::Duration};
+
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
 
 use self::{exchange::ExchangeStream, receive::ReceiveStream};
 use super::principal;
@@ -26,14 +26,13 @@ const WRITTEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The service.
 #[derive(Debug)]
-pub struct Messages {
+pub(super) struct Messages {
     handle: Handle,
 }
 
 impl Messages {
     /// The service over a switch.
-    #[must_use]
-    pub fn new(handle: Handle) -> Self {
+    pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
 

@@ -6,21 +6,21 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`node`] | NodeService: this sidecar, its record, how it stops |
-//! | [`peer`] | PeerService: connected peers, lists, bans, settings |
-//! | [`protocol`] | ProtocolService: registrations |
-//! | [`message`] | MessageService: streams and single messages |
-//! | [`discovery`] | DiscoveryService: nodes that discovery knows |
+//! | `peer` | PeerService: connected peers, lists, bans, settings |
+//! | `protocol` | ProtocolService: registrations |
+//! | `message` | MessageService: streams and single messages |
+//! | `discovery` | DiscoveryService: nodes that discovery knows |
 //! | `watch` | the loop behind all streams that watch |
 //! | `paging` | the pages of all lists |
 //! | [`descriptors`] | reflection and health, which are not ours |
 
 pub mod descriptors;
-pub mod discovery;
-pub mod message;
+mod discovery;
+mod message;
 pub mod node;
 mod paging;
-pub mod peer;
-pub mod protocol;
+mod peer;
+mod protocol;
 mod watch;
 
 use tonic::{Request, service::RoutesBuilder};
@@ -65,14 +65,14 @@ pub fn add_services(
         .add_service(messages.max_decoding_message_size(MAX_MESSAGE_REQUEST));
 }
 
-/// Who calls, as the gate found.
+/// Returns the caller that the gate identified.
 fn caller<T>(request: &Request<T>) -> Caller {
     let known = request.extensions().get::<Caller>().cloned();
-    // Every call comes through the gate. One that did not is nobody's.
+    // Every call comes through the gate. A call that did not would have the least rights.
     known.unwrap_or_else(|| Caller { name: "nobody".into(), role: Role::Read, proven: false })
 }
 
-/// The caller as the switch knows it.
+/// Returns the caller in the switch's terms.
 fn principal<T>(request: &Request<T>) -> Principal {
     caller(request).into()
 }

@@ -1,4 +1,4 @@
-//! NodeService: who this sidecar is, and how it goes.
+//! NodeService: facts and counters of this sidecar, its record, and the calls that concern the process.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
     switch::{Handle, registrations::Acting},
 };
 
-/// What this version can do beyond the first one, by name: clients may ask for it before they rely on it.
+/// Names of what this version can do beyond the first one. A client looks here before it relies on one of them.
 const FEATURES: &[&str] = &[
     "leases",
     "credit",
@@ -52,20 +52,20 @@ const FEATURES: &[&str] = &[
     "announce-fork",
 ];
 
-/// What this version knows of the network that it was started for.
+/// The facts of the network that the sidecar was started for, as this version has them.
 #[derive(Clone, Debug)]
 pub struct NetworkFacts {
     /// The network's name.
     pub name: String,
     /// The release that the facts were taken from.
     pub release: &'static str,
-    /// When that was published, as Unix time.
+    /// When that release was published (time since the Unix epoch).
     pub released: Duration,
-    /// The forks by time: name and Unix seconds.
+    /// The forks, in order of time: name and Unix seconds.
     pub forks: Vec<(&'static str, u64)>,
 }
 
-/// What this version knows of the network, at a wall time.
+/// Translates the facts of the network. `unix` is the current wall time.
 fn network(facts: &NetworkFacts, unix: Duration) -> proto::NetworkPreset {
     let days = unix.saturating_sub(facts.released).as_secs() / 86_400;
     let fork = |(name, time): &(&str, u64)| proto::NetworkFork { name: (*name).to_owned(), time: *time };
@@ -78,35 +78,35 @@ fn network(facts: &NetworkFacts, unix: Duration) -> proto::NetworkPreset {
     }
 }
 
-/// What is fixed for this run of the sidecar.
+/// The facts that do not change during a run of the sidecar.
 #[derive(Clone, Debug)]
 pub struct NodeFacts {
-    /// Our key.
+    /// Our public key.
     pub public_key: PublicKey,
-    /// Where peers are accepted.
+    /// The addresses on which peers are accepted.
     pub listen_addrs: Vec<SocketAddr>,
-    /// This run.
+    /// Names this run.
     pub instance_id: Arc<str>,
     /// Our name in Hello.
     pub client_name: String,
     /// Wall time of the start.
     pub start_time: Duration,
-    /// What is allowed and yet most likely not meant.
+    /// Settings that are allowed and most likely not meant, a sentence each.
     pub warnings: Vec<String>,
     /// The network that we were started for, if it is a public one.
     pub network: Option<NetworkFacts>,
 }
 
-/// Changes the log filter, and answers the one before, or what is wrong with the new one.
+/// Changes the log filter. Returns the filter before, or what is wrong with the new one.
 pub type SetLogFilter = Box<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
 
-/// What the process lets callers do to it.
+/// What callers may do to the process.
 pub struct Controls {
-    /// Told when the process shall stop.
+    /// Is notified when the process shall stop.
     pub stop: Arc<Notify>,
-    /// How long stopping may take.
+    /// How long the stop may take.
     pub grace: Duration,
-    /// Changes which events are logged, and answers what was logged before, or what is wrong.
+    /// Changes which events are logged.
     pub log_filter: SetLogFilter,
 }
 
@@ -118,7 +118,7 @@ impl std::fmt::Debug for Controls {
 
 /// The service.
 #[derive(Debug)]
-pub struct Node {
+pub(super) struct Node {
     facts: NodeFacts,
     controls: Controls,
     discovery: Discovery,
@@ -127,12 +127,11 @@ pub struct Node {
 
 impl Node {
     /// The service over discovery, which has our record, and a switch.
-    #[must_use]
-    pub fn new(facts: NodeFacts, controls: Controls, discovery: Discovery, handle: Handle) -> Self {
+    pub(super) fn new(facts: NodeFacts, controls: Controls, discovery: Discovery, handle: Handle) -> Self {
         Self { facts, controls, discovery, handle }
     }
 
-    /// Whose entries a call sets: the operator's, unless it acts for a registration.
+    /// Returns the owner whose entries a call sets: the registration that it acts for, else the operator.
     async fn owner(&self, caller: &Caller, acting: Option<&Acting>) -> Result<EntryOwner, Refusal> {
         match acting {
             None if caller.role < Role::Admin => Err(Refusal::forbidden(format!(
@@ -145,7 +144,7 @@ impl Node {
         }
     }
 
-    /// Why an entry was not changed; an owner by its client id.
+    /// Translates why an entry was not changed. The owner is named by its client id, which the switch knows.
     async fn entry_refusal(&self, error: DiscoveryError) -> Refusal {
         let DiscoveryError::Entry(EntryError::Owned { key, owner }) = &error else {
             return error.into();
@@ -160,7 +159,7 @@ impl Node {
     }
 }
 
-/// What concerns the process as a whole is not for everybody who can open a TCP connection.
+/// Refuses a caller without proof of identity: a call that concerns the whole process needs one.
 fn proven(caller: &Caller) -> Result<(), Refusal> {
     if caller.proven {
         return Ok(());
@@ -171,12 +170,13 @@ fn proven(caller: &Caller) -> Result<(), Refusal> {
     ))
 }
 
-/// The URL that our record says: where others reach us, as far as is known.
+/// Returns the URL of our record, if it has an endpoint at which others reach us.
 #[must_use]
 pub fn enode_of(record: &Record) -> Option<Enode> {
     let endpoint = record.endpoint()?;
     let addr = SocketAddr::new(endpoint.ip, endpoint.tcp);
-    // Without discovery there is no UDP port, and the URL's default says nothing wrong that anybody could use.
+    // Without discovery there is no UDP port. The URL then shows the TCP port, its default, which is harmless: no
+    // discovery listens there.
     let udp = if endpoint.udp == 0 { endpoint.tcp } else { endpoint.udp };
     Some(Enode { udp, ..Enode::at(record.public_key(), addr) })
 }
@@ -229,7 +229,8 @@ impl NodeService for Node {
             Ok(record) => record,
             Err(error) => return Err(self.entry_refusal(error).await.into()),
         };
-        // A lease that ended meanwhile has released its entries before this one was set.
+        // The lease may have ended between the two checks. Its entries were released then, before this one was set, so
+        // this one would stay without an owner.
         if let Err(ended) = self.owner(&caller, acting.as_ref()).await {
             self.discovery.release_entries(owner).await.map_err(Refusal::from)?;
             return Err(ended.into());

@@ -1,9 +1,9 @@
-//! Pages of lists (AIP-158): every list that grows is answered in parts that each gRPC client takes.
+//! Pages of lists (AIP-158): every list that can grow is returned in parts that each gRPC client accepts.
 //!
-//! A list is ordered by a key that does not change, and a token says after which key to go on. No snapshot is kept: who
-//! comes while a client turns pages appears if its key is still ahead, and nobody is told twice or left out who was
-//! there all the time. A page ends at the size that the client asked for, and in any case before it exceeds what clients
-//! accept by default.
+//! A list is ordered by a key that does not change, and a token names the key after which the next page begins. No
+//! snapshot is kept. An element that is added between two pages appears if its key is still ahead; an element that stays
+//! in the list appears exactly once. A page ends at the size that the client asked for, and in any case before it exceeds
+//! the message size that clients accept by default.
 //!
 //! Left out: streams that watch, whose frames have a bound of their own (`watch`).
 
@@ -24,16 +24,16 @@ const ELEMENT_COST: usize = 6;
 /// The longest token: that of a client id of 64 bytes and a registration's id, with room to spare.
 const MAX_TOKEN: usize = 512;
 
-/// Which part of a list is wanted.
+/// A request for one page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
-    /// At most so many elements.
+pub(super) struct PageRequest {
+    /// The most elements of the page.
     size: usize,
-    /// After this key; from the first on if there is none.
+    /// The page begins after this key, or with the first element.
     after: Option<String>,
 }
 
-impl Wish {
+impl PageRequest {
     /// Reads the fields `page_size` and `page_token` of a request.
     pub(super) fn new(size: i32, token: &str) -> Result<Self, Refusal> {
         let size = match usize::try_from(size) {
@@ -55,9 +55,9 @@ impl Wish {
         Ok(Self { size, after })
     }
 
-    /// One page of `items`, which `key` names and `show` turns into what is answered; and the token of the next page,
-    /// empty after the last.
-    pub(super) fn page<T, M: Message>(
+    /// Returns this page of `items`, which are ordered by `key` and translated by `show`, and the token of the next page,
+    /// which is empty after the last one.
+    pub(super) fn of<T, M: Message>(
         &self,
         mut items: Vec<T>,
         key: impl Fn(&T) -> String,
@@ -73,7 +73,7 @@ impl Wish {
         for item in items.get((Bound::Included(begin), Bound::Unbounded)).unwrap_or_default() {
             let shown = show(item);
             bytes = bytes.saturating_add(shown.encoded_len()).saturating_add(ELEMENT_COST);
-            // One element always goes, however large: without it the client would never get on.
+            // A page has at least one element, however large it is: the client would never get past it otherwise.
             if page.len() >= self.size || (bytes > MAX_PAGE_BYTES && !page.is_empty()) {
                 return (page, BASE64URL_NOPAD.encode(last.as_bytes()));
             }
@@ -107,8 +107,8 @@ mod tests {
     fn pages(count: u32, size: i32, bytes: usize) -> Vec<Vec<u32>> {
         let (mut pages, mut token) = (Vec::new(), String::new());
         loop {
-            let wish = Wish::new(size, &token).unwrap();
-            let (page, next) = wish.page(items(count), |n| format!("{n:08}"), show(bytes));
+            let request = PageRequest::new(size, &token).unwrap();
+            let (page, next) = request.of(items(count), |n| format!("{n:08}"), show(bytes));
             let encoded: usize = page.iter().map(|one| one.encoded_len() + ELEMENT_COST).sum();
             assert!(page.len() == 1 || encoded <= MAX_PAGE_BYTES, "{encoded}");
             pages.push(page.iter().map(|one| one.version).collect());
@@ -145,17 +145,17 @@ mod tests {
     #[test]
     fn who_goes_or_comes_between_pages_moves_nobody_else() {
         let key = |n: &u32| format!("{n:08}");
-        let (page, token) = Wish::new(3, "").unwrap().page(vec![10, 20, 30, 40, 50], key, show(1));
+        let (page, token) = PageRequest::new(3, "").unwrap().of(vec![10, 20, 30, 40, 50], key, show(1));
         assert_eq!(page.len(), 3);
         // 30, which the token names, went; 5 and 35 came.
-        let (page, token) = Wish::new(3, &token).unwrap().page(vec![5, 10, 35, 40, 50], key, show(1));
+        let (page, token) = PageRequest::new(3, &token).unwrap().of(vec![5, 10, 35, 40, 50], key, show(1));
         assert_eq!(page.iter().map(|one| one.version).collect::<Vec<_>>(), [35, 40, 50]);
         assert_eq!(token, "");
     }
 
     #[test]
     fn what_is_no_page_is_told_with_what_to_send_instead() {
-        let said = |size, token: &str| Wish::new(size, token).unwrap_err().message();
+        let said = |size, token: &str| PageRequest::new(size, token).unwrap_err().message();
         assert!(said(-1, "").contains("page_size: must not be negative; leave it out"));
         for token in ["!", "=", "/w", &"A".repeat(MAX_TOKEN + 1)] {
             assert!(

@@ -1,4 +1,4 @@
-//! PeerService: who is connected, and the lists and bans that operators keep.
+//! PeerService: connected peers, static and trusted peers, bans, and the settings of all of them.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::{
     switch::{Handle, PeerView, peers::BanRequest},
 };
 
-/// How long a one-off dial takes when the caller does not say: TCP's own timeout in geth, handshake included.
+/// The default timeout of a one-off dial, handshake included: geth's timeout for TCP.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The longest that AddStaticPeer may wait for its first dial.
+/// The longest time that AddStaticPeer may wait for its first dial.
 const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// The longest a one-off dial may take.
@@ -33,14 +33,13 @@ const MAX_BAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The service.
 #[derive(Debug)]
-pub struct Peers {
+pub(super) struct Peers {
     handle: Handle,
 }
 
 impl Peers {
     /// The service over a switch.
-    #[must_use]
-    pub fn new(handle: Handle) -> Self {
+    pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
 
@@ -64,8 +63,8 @@ impl PeerService for Peers {
         let caller = principal(&request);
         let proto::WatchPeersRequest { resume_token, mark_interval } = request.into_inner();
         let boards = self.handle.boards();
-        let wish = watch::Wish::new(boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch::peers(boards, wish)))
+        let asked = watch::WatchRequest::new(boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::peers(boards, asked)))
     }
 
     async fn list_peers(
@@ -73,10 +72,10 @@ impl PeerService for Peers {
         request: Request<proto::ListPeersRequest>,
     ) -> Result<Response<proto::ListPeersResponse>, Status> {
         let proto::ListPeersRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let peers = self.handle.peers().await.map_err(Refusal::from)?;
         let id = |view: &PeerView| view.session.node_id.to_string();
-        let (peers, next_page_token) = wish.page(peers, id, peer::listed_peer);
+        let (peers, next_page_token) = page.of(peers, id, peer::listed_peer);
         Ok(Response::new(proto::ListPeersResponse { peers, next_page_token }))
     }
 
@@ -130,9 +129,9 @@ impl PeerService for Peers {
         request: Request<proto::ListStaticPeersRequest>,
     ) -> Result<Response<proto::ListStaticPeersResponse>, Status> {
         let proto::ListStaticPeersRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let entries = self.handle.static_peers().await.map_err(Refusal::from)?;
-        let (static_peers, next_page_token) = wish.page(entries, |entry| entry.id.to_string(), static_peer);
+        let (static_peers, next_page_token) = page.of(entries, |entry| entry.id.to_string(), static_peer);
         Ok(Response::new(proto::ListStaticPeersResponse { static_peers, next_page_token }))
     }
 
@@ -168,9 +167,9 @@ impl PeerService for Peers {
         request: Request<proto::ListTrustedPeersRequest>,
     ) -> Result<Response<proto::ListTrustedPeersResponse>, Status> {
         let proto::ListTrustedPeersRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let entries = self.handle.trusted_peers().await.map_err(Refusal::from)?;
-        let (trusted_peers, next_page_token) = wish.page(entries, |entry| entry.id.to_string(), trusted_peer);
+        let (trusted_peers, next_page_token) = page.of(entries, |entry| entry.id.to_string(), trusted_peer);
         Ok(Response::new(proto::ListTrustedPeersResponse { trusted_peers, next_page_token }))
     }
 
@@ -186,9 +185,9 @@ impl PeerService for Peers {
         &self,
         request: Request<proto::UpdatePeerSettingsRequest>,
     ) -> Result<Response<proto::UpdatePeerSettingsResponse>, Status> {
-        let wish = request.into_inner().settings;
-        let wish = wish.ok_or_else(|| Refusal::field("settings", "is missing; set what is to change"))?;
-        let change = settings::change(wish)?;
+        let wanted = request.into_inner().settings;
+        let wanted = wanted.ok_or_else(|| Refusal::field("settings", "is missing; set what is to change"))?;
+        let change = settings::change(wanted)?;
         let now = self.handle.change_settings(change).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::UpdatePeerSettingsResponse { settings: Some(settings::view(&now)) }))
     }
@@ -234,9 +233,9 @@ impl PeerService for Peers {
         request: Request<proto::ListBansRequest>,
     ) -> Result<Response<proto::ListBansResponse>, Status> {
         let proto::ListBansRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let bans = self.handle.bans().await.map_err(Refusal::from)?;
-        let (bans, next_page_token) = wish.page(bans, |ban| ban.target.to_string(), lists::ban);
+        let (bans, next_page_token) = page.of(bans, |ban| ban.target.to_string(), lists::ban);
         Ok(Response::new(proto::ListBansResponse { bans, next_page_token }))
     }
 }

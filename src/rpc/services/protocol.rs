@@ -16,14 +16,13 @@ use crate::{
 
 /// The service.
 #[derive(Debug)]
-pub struct Protocols {
+pub(super) struct Protocols {
     handle: Handle,
 }
 
 impl Protocols {
     /// The service over a switch.
-    #[must_use]
-    pub fn new(handle: Handle) -> Self {
+    pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
 }
@@ -43,8 +42,8 @@ impl ProtocolService for Protocols {
         let caller = principal(&request);
         let proto::WatchRegistrationsRequest { resume_token, mark_interval } = request.into_inner();
         let boards = self.handle.boards();
-        let wish = watch::Wish::new(boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch::registrations(boards, wish)))
+        let asked = watch::WatchRequest::new(boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::registrations(boards, asked)))
     }
 
     async fn register_protocols(
@@ -137,11 +136,12 @@ impl ProtocolService for Protocols {
         request: Request<proto::ListRegistrationsRequest>,
     ) -> Result<Response<proto::ListRegistrationsResponse>, Status> {
         let proto::ListRegistrationsRequest { page_size, page_token } = request.into_inner();
-        let wish = paging::Wish::new(page_size, &page_token)?;
+        let page = paging::PageRequest::new(page_size, &page_token)?;
         let views = self.handle.registrations().await.map_err(Refusal::from)?;
-        // Two callers may use the same client id. It has no spaces.
+        // Two callers may use the same client id, so the id of the registration is part of the key. A client id has no
+        // spaces.
         let key = |view: &RegistrationView| format!("{} {}", view.spec.client_id, view.id);
-        let (registrations, next_page_token) = wish.page(views, key, registration::view);
+        let (registrations, next_page_token) = page.of(views, key, registration::view);
         Ok(Response::new(proto::ListRegistrationsResponse { registrations, next_page_token }))
     }
 }

@@ -1,7 +1,10 @@
-//! Streams that watch: one loop for peers, nodes and registrations.
+//! The streams of WatchPeers, WatchNodes and WatchRegistrations: one loop for all of them.
 //!
-//! A frame is pulled only when the stream has room for it, so a client that reads slowly is what paces the pull, and
-//! what it does not read waits nowhere: it is folded on the board. One frame is on its way at most.
+//! The loop pulls a frame only when the stream has room for it, so the client's reading sets the pace. Changes that the
+//! client has not read yet do not queue here: the board keeps the latest state of each key. At most one frame is in
+//! flight.
+//!
+//! Left out: which changes a slow client loses (the board decides).
 
 use std::{pin::Pin, time::Duration};
 
@@ -27,27 +30,27 @@ use crate::watch::{Change, Cursor, Kind, Mark, Watch, WatchToken};
 /// within the 4 MiB that gRPC clients take by default.
 pub(super) const FRAME_CHANGES: usize = 128;
 
-/// Marks come at least this often unless the client says otherwise.
+/// The default of `mark_interval`: a mark is sent at least this often.
 const MARK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The limits of what it may say.
+/// The limits of `mark_interval`.
 const MIN_MARK_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_MARK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// What the methods answer.
+/// The response stream of a watch.
 pub(super) type WatchStream<F> = Pin<Box<dyn Stream<Item = Result<F, Status>> + Send>>;
 
-/// A frame as it was pulled.
+/// A frame that was pulled from a board.
 pub(super) struct Pulled<F> {
     pub(super) frame: F,
-    /// Whether it says anything but where the watch stands.
+    /// Whether the frame has anything beside its mark.
     pub(super) says_something: bool,
-    /// Whether there is more to pull now.
+    /// Whether the board has more to pull now.
     pub(super) more: bool,
 }
 
-/// What all requests for a watch have in common.
-pub(super) struct Wish {
+/// The fields that all requests for a watch have, checked.
+pub(super) struct WatchRequest {
     pub(super) token: Token,
     interval: Duration,
     seat: Seat,
@@ -56,16 +59,16 @@ pub(super) struct Wish {
 /// Where a watch begins.
 #[derive(Clone, Copy)]
 pub(super) enum Token {
-    /// With a snapshot.
+    /// The request has no token: the watch begins with a snapshot.
     None,
-    /// With what came after this.
+    /// The watch begins with the changes after this token.
     Some(WatchToken),
-    /// The text is no token of this version: with a reset, as any token that is not known.
+    /// The text is not a token of this version: the watch begins with a reset, as for any unknown token.
     Unknown,
 }
 
-impl Wish {
-    /// Checks a request, and takes a place among those who watch.
+impl WatchRequest {
+    /// Checks a request and takes one of the places for watches, which are limited.
     pub(super) fn new(
         boards: &Boards,
         principal: &Principal,
@@ -86,7 +89,7 @@ impl Wish {
         Ok(Self { token, interval, seat })
     }
 
-    /// The place on a board where this watch begins.
+    /// Returns the position on a board where this watch begins.
     pub(super) fn cursor<K: Ord + Clone, V>(&self, watch: &Watch<K, V>) -> Cursor<K> {
         match self.token {
             Token::None => watch.watch(None),
@@ -99,23 +102,23 @@ impl Wish {
 /// Starts a watch: `pull` takes the next frame from the board.
 pub(super) fn stream<S: Send + 'static, F: Send + 'static>(
     watched: Watched<S>,
-    wish: Wish,
+    asked: WatchRequest,
     pull: impl FnMut(&S) -> Pulled<F> + Send + 'static,
 ) -> WatchStream<F> {
     let (out, frames) = mpsc::channel(1);
-    tokio::spawn(run(watched, wish, pull, out));
+    tokio::spawn(run(watched, asked, pull, out));
     Box::pin(ReceiverStream::new(frames))
 }
 
 async fn run<S, F>(
     watched: Watched<S>,
-    wish: Wish,
+    asked: WatchRequest,
     mut pull: impl FnMut(&S) -> Pulled<F>,
     out: mpsc::Sender<Result<F, Status>>,
 ) {
-    let Wish { interval, seat: _seat, .. } = wish;
+    let WatchRequest { interval, seat: _seat, .. } = asked;
     let mut changes = watched.changes();
-    // The first frame tells at once where the watch stands.
+    // The first frame is sent at once, even if it has only a mark.
     let mut mark_due = Instant::now();
     loop {
         let Ok(room) = out.reserve().await else { return };
@@ -140,7 +143,7 @@ async fn run<S, F>(
     }
 }
 
-/// The next changes of a board as the contract says them, and the mark after them.
+/// Pulls the next changes of a board, at most `max`, and translates each with `say`. Also returns the mark after them.
 pub(super) fn changes<K: Ord + Clone, V, C>(
     watch: &Watch<K, V>,
     cursor: &mut Cursor<K>,
@@ -164,12 +167,12 @@ pub(super) fn changes<K: Ord + Clone, V, C>(
     (said, mark)
 }
 
-/// Whether a mark must be told although nothing changed.
+/// Whether a mark must be sent although nothing changed.
 pub(super) fn is_news(mark: &Mark) -> bool {
     mark.reset || mark.synced || mark.coalesced > 0
 }
 
-/// A mark as the contract says it.
+/// Translates a mark.
 pub(super) fn mark(mark: &Mark) -> proto::WatchMark {
     proto::WatchMark {
         resume_token: mark.token.map(|token| token.to_string()).unwrap_or_default(),
@@ -179,11 +182,11 @@ pub(super) fn mark(mark: &Mark) -> proto::WatchMark {
     }
 }
 
-/// Peers and attempts that failed.
-pub(super) fn peers(boards: &Boards, wish: Wish) -> WatchStream<proto::WatchPeersResponse> {
+/// The stream of WatchPeers: peers, and attempts that failed.
+pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::WatchPeersResponse> {
     let (mut cursor, mut attempts) =
-        boards.peers.read(|board| (wish.cursor(&board.peers), board.attempts.watch()));
-    stream(boards.peers.clone(), wish, move |board| {
+        boards.peers.read(|board| (asked.cursor(&board.peers), board.attempts.watch()));
+    stream(boards.peers.clone(), asked, move |board| {
         let (changes, mark_of) = changes(&board.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
             let (seen, end) = match &*change.value {
                 PeerState::Connected(view) => (peer::peer(view), None),
@@ -205,10 +208,13 @@ pub(super) fn peers(boards: &Boards, wish: Wish) -> WatchStream<proto::WatchPeer
     })
 }
 
-/// Registrations. Each may carry greetings of half a megabyte, so a frame has one change.
-pub(super) fn registrations(boards: &Boards, wish: Wish) -> WatchStream<proto::WatchRegistrationsResponse> {
-    let mut cursor = boards.registrations.read(|board| wish.cursor(board));
-    stream(boards.registrations.clone(), wish, move |board| {
+/// The stream of WatchRegistrations. A registration may carry greetings of half a megabyte, so a frame has one change.
+pub(super) fn registrations(
+    boards: &Boards,
+    asked: WatchRequest,
+) -> WatchStream<proto::WatchRegistrationsResponse> {
+    let mut cursor = boards.registrations.read(|board| asked.cursor(board));
+    stream(boards.registrations.clone(), asked, move |board| {
         let (changes, mark_of) = changes(board, &mut cursor, 1, |kind, change| {
             let registration = Some(registration::view(&change.value));
             Some(proto::RegistrationChange { r#type: kind.into(), registration })

@@ -1,4 +1,6 @@
-//! Dial filters between the contract and the lease: translation alone, what can be right is the lease's to say.
+//! Dial filters of a registration, in both directions.
+//!
+//! Left out: which filters are right (the lease), and which nodes pass (`policy`).
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use crate::{
     rpc::proto::{self, dial_filter::Filter},
 };
 
-/// What an application wants dialed.
+/// Reads which nodes an application wants dialed.
 pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusal> {
     let Some(filter) = filter else { return Ok(Wanted::Unsaid) };
     match filter.filter {
@@ -44,7 +46,7 @@ pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusa
     }
 }
 
-/// The same as it was said.
+/// Translates it back.
 pub(super) fn view(wanted: &Wanted) -> Option<proto::DialFilter> {
     let filter = match wanted {
         Wanted::Unsaid => return None,

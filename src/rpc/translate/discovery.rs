@@ -1,4 +1,4 @@
-//! Nodes as discovery knows them, and the protocols that know them.
+//! Nodes that discovery knows, and the protocols of discovery.
 
 use super::{status::Refusal, value::timestamp};
 use crate::{
@@ -25,6 +25,7 @@ pub(in crate::rpc) fn protocol(field: &str, wanted: DiscoverySource) -> Result<O
     }
 }
 
+/// Translates a node. Its URL comes from its record, which is signed, or else from the endpoint that discovery knows.
 pub(in crate::rpc) fn node(contact: &Contact, sources: &[DiscoverySource]) -> proto::Node {
     let from_record = contact.record.clone().and_then(|record| NodeRef::Record(record).enode());
     let heard = || {
@@ -40,6 +41,7 @@ pub(in crate::rpc) fn node(contact: &Contact, sources: &[DiscoverySource]) -> pr
     }
 }
 
+/// Translates a node of a table, with its place in the table and how it came there.
 pub(in crate::rpc) fn table_node(found: &TableNode) -> proto::TableNode {
     let entry = &found.entry;
     let came = match entry.source {
@@ -72,6 +74,7 @@ pub(in crate::rpc) fn table_node(found: &TableNode) -> proto::TableNode {
     }
 }
 
+/// Translates why a node was removed from a table.
 pub(in crate::rpc) fn removal(why: kademlia::Removal) -> proto::NodeRemoval {
     match why {
         kademlia::Removal::Dead => proto::NodeRemoval::Dead,

@@ -1,4 +1,6 @@
-//! What the switch tells an application, as events of the contract's streams.
+//! Events and replies of an attached stream, as events of `Exchange` and `ReceiveMessages`.
+//!
+//! Left out: why a message was refused (`errors`).
 
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use crate::delivery::{Close, Event, Opened, Part};
 use crate::rpc::proto::{self, ErrorReason, server_event};
 use crate::switch::attachment::{PeerChannel, Reply};
 
+/// Translates a reply to something that the application sent.
 pub(in crate::rpc) fn reply_event(reply: Reply) -> server_event::Event {
     match reply {
         Reply::Failure { send_id, channel, reason } => {
@@ -36,16 +39,19 @@ pub(in crate::rpc) fn reply_event(reply: Reply) -> server_event::Event {
     }
 }
 
+/// Translates the announcement that the sidecar stops. `deadline` is the wall time at which streams end.
 pub(in crate::rpc) fn drain(deadline: Duration) -> proto::DrainNotice {
     proto::DrainNotice { deadline: Some(timestamp(deadline)) }
 }
 
+/// Translates the position of a part in its message.
 pub(in crate::rpc) fn fragment(part: Part) -> proto::Fragment {
     // A message has at most 24 bits of length.
     let int = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     proto::Fragment { total_bytes: int(part.total), offset: int(part.offset) }
 }
 
+/// Translates a channel that opened. `send_window` is how many bytes the application may send on it now.
 pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>, send_window: u64) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
@@ -65,6 +71,7 @@ pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>, send_window: u64) -> p
     }
 }
 
+/// Translates the end of a channel.
 pub(in crate::rpc) fn closed(channel: u32, close: &Close) -> proto::ChannelClosed {
     proto::ChannelClosed {
         channel_id: channel,
@@ -75,6 +82,7 @@ pub(in crate::rpc) fn closed(channel: u32, close: &Close) -> proto::ChannelClose
     }
 }
 
+/// Translates an event of a channel. `send_window` counts only for a channel that opens.
 pub(in crate::rpc) fn inbound_event(event: Event<PeerChannel>, send_window: u64) -> server_event::Event {
     match event {
         Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open, send_window)),

@@ -24,7 +24,7 @@ fn peer_error(error: &LastError) -> proto::PeerError {
     }
 }
 
-/// State, since when, and what there is to say.
+/// Translates how it goes with an entry: its state, since when (wall time), and a sentence.
 fn state(entry: &ListEntry) -> (proto::StaticPeerState, Option<Duration>, String) {
     use proto::StaticPeerState as S;
     match entry.state {
@@ -55,6 +55,7 @@ fn entry_source(source: Option<ListSource>) -> proto::EntrySource {
     }
 }
 
+/// Translates an entry of the static list.
 pub(in crate::rpc) fn static_peer(entry: &ListEntry) -> proto::StaticPeer {
     let (state, since, detail) = state(entry);
     proto::StaticPeer {
@@ -69,6 +70,7 @@ pub(in crate::rpc) fn static_peer(entry: &ListEntry) -> proto::StaticPeer {
     }
 }
 
+/// Translates an entry of the trusted list.
 pub(in crate::rpc) fn trusted_peer(entry: &ListEntry) -> proto::TrustedPeer {
     let proto::StaticPeer { enode, node_id, state, since, detail, last_error, next_dial_time, .. } =
         static_peer(entry);
@@ -76,6 +78,7 @@ pub(in crate::rpc) fn trusted_peer(entry: &ListEntry) -> proto::TrustedPeer {
     proto::TrustedPeer { enode, node_id, state, since, detail, last_error, next_dial_time, source }
 }
 
+/// Translates a ban.
 pub(in crate::rpc) fn ban(ban: &Ban) -> proto::Ban {
     proto::Ban {
         target: ban.target.to_string(),
@@ -84,21 +87,25 @@ pub(in crate::rpc) fn ban(ban: &Ban) -> proto::Ban {
     }
 }
 
+/// Reads the target of a ban that is a node.
 pub(in crate::rpc) fn target_node(text: &str) -> Result<BanTarget, Refusal> {
     Ok(BanTarget::Node(node_ref("node", text)?.id()))
 }
 
+/// Reads the target of a ban that is an address.
 pub(in crate::rpc) fn target_ip(text: &str) -> Result<BanTarget, Refusal> {
     let ip: IpAddr =
         text.parse().map_err(|_| Refusal::field("ip", "is not an IP address, as 203.0.113.7"))?;
     Ok(BanTarget::ip(ip))
 }
 
+/// Reads the target of a ban that is a network.
 pub(in crate::rpc) fn target_subnet(text: &str) -> Result<BanTarget, Refusal> {
     let net = network::parse(text).map_err(|error| Refusal::field("subnet", error))?;
     Ok(BanTarget::net(net))
 }
 
+/// Refuses a ban without a target.
 pub(in crate::rpc) fn no_target() -> Refusal {
     Refusal::field("target", "is missing; name a node, an ip or a subnet")
 }

@@ -1,4 +1,4 @@
-//! What NodeService says of this sidecar.
+//! Summaries of peers and discovery, and forks that are followed, for NodeService.
 
 use data_encoding::HEXLOWER;
 
@@ -7,6 +7,7 @@ use crate::{
     net::discovery::Counters, policy::fork_following::Followed, rpc::proto, switch::peers::PeersSummary,
 };
 
+/// Translates a fork that no schedule of ours has and that the sidecar follows because other nodes announce it.
 pub(in crate::rpc) fn followed(fork: &Followed) -> proto::FollowedFork {
     proto::FollowedFork {
         hash: HEXLOWER.encode(&fork.hash),
@@ -16,6 +17,7 @@ pub(in crate::rpc) fn followed(fork: &Followed) -> proto::FollowedFork {
     }
 }
 
+/// Translates the slots, and how dials and inbound connections went.
 pub(in crate::rpc) fn summary(summary: &PeersSummary) -> proto::PeerSummary {
     let int = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let counts = &summary.recent;
@@ -36,6 +38,7 @@ pub(in crate::rpc) fn summary(summary: &PeersSummary) -> proto::PeerSummary {
     }
 }
 
+/// Translates the counters of discovery.
 pub(in crate::rpc) fn discovery_summary(counters: Counters) -> proto::DiscoverySummary {
     let Counters { v4, v5, noise, unroutable, over_rate, sockets, .. } = counters;
     proto::DiscoverySummary {

@@ -17,7 +17,7 @@ use crate::{
     watch::Missed,
 };
 
-/// Characters of strangers' texts in lists, where many strangers stand: a client's name, and the name of a capability.
+/// The most characters of a client's name and of a capability's name in lists, which may hold thousands of peers.
 const MAX_LISTED_CLIENT: usize = 128;
 const MAX_LISTED_CAPABILITY: usize = 32;
 
@@ -25,17 +25,17 @@ pub(in crate::rpc) fn capability(channel: &SessionChannel) -> proto::Capability 
     proto::Capability { name: channel.name.to_string(), version: channel.version }
 }
 
-/// An enode URL for a person: what a stranger could put into it is only a host name, which URLs escape.
+/// Writes an enode URL. The only text in it that another node can choose is a host name, which URLs escape.
 pub(in crate::rpc) fn enode(enode: &Enode) -> String {
     enode.to_string()
 }
 
-/// A peer with what the lists say of it.
+/// Translates a peer, with its current roles.
 pub(in crate::rpc) fn peer(view: &PeerView) -> proto::Peer {
     proto::Peer { roles: roles(view.is_static, view.is_trusted), ..session(&view.session) }
 }
 
-/// The same for a list, where what strangers wrote is cut shorter: a list of peers with the longest Hellos stays short.
+/// The same for a list, where texts of peers are cut shorter, so that a page holds many peers even if all have long Hellos.
 pub(in crate::rpc) fn listed_peer(view: &PeerView) -> proto::Peer {
     let hello = &view.session.hello;
     let capabilities = hello.capabilities.iter().map(|capability| proto::Capability {
@@ -57,7 +57,7 @@ fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {
     roles
 }
 
-/// A peer that went, as far as it is remembered.
+/// Translates a peer whose session has ended, as far as the board remembers it.
 pub(in crate::rpc) fn gone_peer(gone: &GonePeer) -> proto::Peer {
     proto::Peer {
         node_id: gone.node_id.to_string(),
@@ -78,7 +78,7 @@ pub(in crate::rpc) fn gone_peer(gone: &GonePeer) -> proto::Peer {
     }
 }
 
-/// A peer as its session knows it, with the roles that it had when the session opened.
+/// Translates a session, with the roles that the peer had when the session opened.
 pub(in crate::rpc) fn session(session: &Session) -> proto::Peer {
     proto::Peer {
         node_id: session.node_id.to_string(),
@@ -142,7 +142,7 @@ pub(in crate::rpc) fn cause(cause: Cause) -> proto::PeerErrorReason {
     }
 }
 
-/// Who closed something, by the names of the contract.
+/// Translates who closed a session or a channel.
 pub(in crate::rpc) fn closed_by(by: &ClosedBy) -> String {
     match by {
         ClosedBy::Remote => "remote".to_owned(),
@@ -162,7 +162,7 @@ pub(in crate::rpc) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
     }
 }
 
-/// An attempt that came to nothing.
+/// Translates a dial or an inbound connection that became no session.
 pub(in crate::rpc) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
     use proto::failed_attempt::Attempt as A;
     let what = match &attempt.what {
@@ -192,13 +192,13 @@ pub(in crate::rpc) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
     }
 }
 
-/// Attempts that a watch was not told of.
+/// Translates the number of attempts of one kind that a watch did not get.
 pub(in crate::rpc) fn missed(missed: Missed) -> proto::MissedAttempts {
     let (inbound, reason) = reason_name(missed.reason);
     proto::MissedAttempts { reason: reason.to_owned(), inbound, count: missed.count }
 }
 
-/// What went over a session's connection.
+/// Translates the counters of a session's connection.
 pub(in crate::rpc) fn traffic(session: &Session) -> proto::PeerTraffic {
     let traffic = session.traffic.snapshot();
     let (messages, cost) = session.outbound.waiting();

@@ -1,5 +1,6 @@
-//! Registrations on both sides of the contract: what an application asks for, checked and translated, and what it is
-//! told.
+//! Registrations in both directions: specs, requests to attach, and what an application is told about its registration.
+//!
+//! Left out: which specs are right (the lease) and why a request is refused (`errors`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,15 +19,15 @@ use crate::{
     switch::registrations::{Acting, AttachRequest, Attached, RegistrationView, Target},
 };
 
-/// The spec of a request. The rules of its content are the lease's; here it only becomes typed.
+/// Reads the spec of a request. The lease checks its content; here it only gets its types.
 pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
     let spec =
         spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
     let policy = spec.overflow_policy.unwrap_or_default();
     let defaults = OverflowPolicy::default();
-    // All that is wrong is told at once.
+    // All wrong fields are reported at once.
     let mut wrong = Vec::new();
-    // The lease refuses what is too long, with its own limit.
+    // The lease refuses a limit that is too long.
     let stall_limit = duration("spec.overflow_policy.stall_limit", policy.stall_limit, Duration::MAX);
     let stall_limit = noted(&mut wrong, stall_limit).flatten();
     let linger = noted(&mut wrong, duration("spec.linger", spec.linger, MAX_LINGER)).flatten();
@@ -54,7 +55,7 @@ pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<Regi
     })
 }
 
-/// The value of a field, or nothing, and what is wrong with it among the rest.
+/// Returns the value of a field; if it is wrong, adds the problem to `wrong`.
 fn noted<T>(wrong: &mut Vec<(String, String)>, field: Result<T, Refusal>) -> Option<T> {
     field.map_err(|refusal| wrong.extend(refusal.into_fields())).ok()
 }
@@ -72,12 +73,12 @@ pub(in crate::rpc) fn payload(payload: proto::Payload) -> Greeting {
     Greeting { code: payload.code, payload: payload.payload }
 }
 
-/// What `SetGreeting` and the event `set_greeting` carry: name, version, messages.
+/// Reads the event `set_greeting`: name, version, messages.
 pub(in crate::rpc) fn greeting(event: proto::SetGreeting) -> (String, u32, Vec<Greeting>) {
     (event.name, event.version, event.messages.into_iter().map(payload).collect())
 }
 
-/// On whose behalf a call acts: each request has a `oneof` of its own for the same two ways to say it.
+/// Reads on whose behalf a call acts. Each request has a `oneof` of its own for the same two choices.
 macro_rules! acting {
     ($($of:ty),+ $(,)?) => {$(
         impl From<$of> for Acting {
@@ -103,7 +104,7 @@ acting!(
     proto::broadcast_message_request::Sender,
 );
 
-/// The caller's name for an attempt.
+/// Reads the caller's name for an attempt.
 pub(in crate::rpc) fn request_id(text: String) -> Result<String, Refusal> {
     /// A UUID has 36 characters.
     const LIMIT: usize = 64;
@@ -203,7 +204,7 @@ fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {
     }
 }
 
-/// A registration as everybody may see it: without secrets.
+/// Translates a registration for every caller: without secrets.
 pub(in crate::rpc) fn view(view: &RegistrationView) -> proto::Registration {
     proto::Registration {
         registration_id: view.id.to_string(),
@@ -236,7 +237,7 @@ pub(in crate::rpc) fn attached(attached: &Attached) -> proto::Attached {
     }
 }
 
-/// A registration named by its public id.
+/// Reads the public id of a registration.
 pub(in crate::rpc) fn registration_id(text: &str) -> Result<RegistrationId, Refusal> {
     RegistrationId::parse(text)
         .ok_or_else(|| Refusal::field("registration_id", "is not a registration id (16 hex digits)"))

@@ -1,4 +1,6 @@
-//! Settings of peers that calls may change: between the contract and what policy and connections obey.
+//! Settings of peers that calls may change, in both directions.
+//!
+//! Left out: what a setting does (`policy`, `net::bandwidth`).
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -7,21 +9,22 @@ use ipnet::IpNet;
 use super::{status::Refusal, value::duration};
 use crate::{node::network, policy::ChurnSettings, rpc::proto, switch::peers::PeerSettings};
 
-/// The most peers that may be asked for: beyond it files, not settings, are the limit.
+/// The largest value of a setting that counts peers: beyond it, the number of open files is the limit.
 const MAX_PEERS: u32 = 65_536;
 
-/// The longest pause or timeout.
+/// The largest value of a setting that is a time.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The lowest cap, as in the configuration.
+/// The lowest cap of a rate in bytes a second, as in the configuration.
 const MIN_RATE: u64 = 1024;
 
-/// Networks of one restriction.
+/// The most networks of `net_restrict`.
 const MAX_NETWORKS: usize = 1024;
 
-/// What a request changes, checked: a function of the settings before it.
+/// Checks a request and returns a function that changes the settings as it says. A setting that is not in the request
+/// stays.
 pub(in crate::rpc) fn change(
-    wish: proto::PeerSettings,
+    wanted: proto::PeerSettings,
 ) -> Result<impl FnOnce(&mut PeerSettings) + Send + 'static, Refusal> {
     let field = |name: &str| format!("settings.{name}");
     let count = |name: &str, value: Option<u32>, least: u32| match value {
@@ -30,19 +33,19 @@ pub(in crate::rpc) fn change(
         }
         value => Ok(value.map(|value| value as usize)),
     };
-    let max_peers = count("max_peers", wish.max_peers, 0)?;
-    let dial_ratio = count("dial_ratio", wish.dial_ratio, 1)?;
-    let max_pending_dials = count("max_pending_dials", wish.max_pending_dials, 1)?;
-    let max_pending_inbound = count("max_pending_inbound", wish.max_pending_inbound, 1)?;
-    let per_subnet = count("max_peers_per_subnet", wish.max_peers_per_subnet, 0)?;
-    let pending_per_subnet = count("max_pending_per_subnet", wish.max_pending_per_subnet, 0)?;
+    let max_peers = count("max_peers", wanted.max_peers, 0)?;
+    let dial_ratio = count("dial_ratio", wanted.dial_ratio, 1)?;
+    let max_pending_dials = count("max_pending_dials", wanted.max_pending_dials, 1)?;
+    let max_pending_inbound = count("max_pending_inbound", wanted.max_pending_inbound, 1)?;
+    let per_subnet = count("max_peers_per_subnet", wanted.max_peers_per_subnet, 0)?;
+    let pending_per_subnet = count("max_pending_per_subnet", wanted.max_pending_per_subnet, 0)?;
     let time = |name: &str, value| duration(&field(name), value, MAX_TIME);
-    let dial_timeout = time("dial_timeout", wish.dial_timeout)?;
+    let dial_timeout = time("dial_timeout", wanted.dial_timeout)?;
     if dial_timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(Refusal::field(field("dial_timeout"), "must be longer than 0s"));
     }
-    let inbound_throttle = time("inbound_throttle", wish.inbound_throttle)?;
-    let churn = time("churn_interval", wish.churn_interval)?;
+    let inbound_throttle = time("inbound_throttle", wanted.inbound_throttle)?;
+    let churn = time("churn_interval", wanted.churn_interval)?;
     if churn.is_some_and(|every| !every.is_zero() && every < Duration::from_secs(1)) {
         return Err(Refusal::field(field("churn_interval"), "must be at least 1s, or 0s for never"));
     }
@@ -52,12 +55,12 @@ pub(in crate::rpc) fn change(
         }
         value => Ok(value.map(NonZeroU64::new)),
     };
-    let peer_in = rate("peer_receive_rate", wish.peer_receive_rate)?;
-    let peer_out = rate("peer_send_rate", wish.peer_send_rate)?;
-    let total_in = rate("receive_rate", wish.receive_rate)?;
-    let total_out = rate("send_rate", wish.send_rate)?;
-    let net_restrict = wish.net_restrict.map(|list| networks(&list.networks)).transpose()?;
-    let (dialing, allowlist_only, allow_lan) = (wish.dialing, wish.allowlist_only, wish.allow_lan);
+    let peer_in = rate("peer_receive_rate", wanted.peer_receive_rate)?;
+    let peer_out = rate("peer_send_rate", wanted.peer_send_rate)?;
+    let total_in = rate("receive_rate", wanted.receive_rate)?;
+    let total_out = rate("send_rate", wanted.send_rate)?;
+    let net_restrict = wanted.net_restrict.map(|list| networks(&list.networks)).transpose()?;
+    let (dialing, allowlist_only, allow_lan) = (wanted.dialing, wanted.allowlist_only, wanted.allow_lan);
     Ok(move |settings: &mut PeerSettings| {
         let PeerSettings { policy, bandwidth } = settings;
         put(&mut policy.max_peers, max_peers);
@@ -101,7 +104,7 @@ fn networks(list: &[String]) -> Result<Vec<IpNet>, Refusal> {
     list.iter().enumerate().map(network).collect()
 }
 
-/// All settings, each of them set.
+/// Translates the settings. Every field is set.
 pub(in crate::rpc) fn view(settings: &PeerSettings) -> proto::PeerSettings {
     let PeerSettings { policy, bandwidth } = settings;
     let int = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
@@ -185,7 +188,7 @@ mod tests {
         let time = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
         let none = proto::PeerSettings::default;
         let networks = |networks| Some(proto::NetworkList { networks });
-        for (wish, field) in [
+        for (wanted, field) in [
             (proto::PeerSettings { max_peers: Some(MAX_PEERS + 1), ..none() }, "max_peers"),
             (proto::PeerSettings { dial_ratio: Some(0), ..none() }, "dial_ratio"),
             (proto::PeerSettings { dial_timeout: time(0, 0), ..none() }, "dial_timeout"),
@@ -197,7 +200,7 @@ mod tests {
                 "net_restrict.networks[0]",
             ),
         ] {
-            let Err(refusal) = change(wish) else { panic!("{field} was taken") };
+            let Err(refusal) = change(wanted) else { panic!("{field} was taken") };
             let fields = refusal.into_fields();
             assert_eq!(fields.first().map(|(name, _)| name.clone()), Some(format!("settings.{field}")));
         }

@@ -20,15 +20,15 @@ use crate::rpc::{
 };
 
 /// Who defines the reasons, as `ErrorInfo.domain` says it.
-pub const DOMAIN: &str = "devp2pd";
+const DOMAIN: &str = "devp2pd";
 
 /// Bytes that a message may take in the `grpc-message` header, where spaces, some punctuation and all that is not ASCII
 /// take three per byte. An enode URL with sentences around it fits; with the details and base64's third it stays below
 /// 4 KiB.
-pub const MESSAGE_LIMIT: usize = 900;
+const MESSAGE_LIMIT: usize = 900;
 
 /// Bytes that the encoded details may take before base64 makes 4 of every 3.
-pub const DETAILS_LIMIT: usize = 2_300;
+const DETAILS_LIMIT: usize = 2_300;
 
 /// Bytes of one metadata value or field description: what strangers or applications wrote may stand in it.
 const TEXT_LIMIT: usize = 256;
@@ -101,7 +101,7 @@ impl Refusal {
 
     /// Blames one more field.
     #[must_use]
-    pub fn with_field(mut self, field: impl Into<String>, problem: impl ToString) -> Self {
+    fn with_field(mut self, field: impl Into<String>, problem: impl ToString) -> Self {
         self.fields.push((field.into(), problem.to_string()));
         self
     }

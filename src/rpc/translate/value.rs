@@ -1,7 +1,6 @@
 //! Values that requests and answers of several services have: texts, times, reasons, nodes.
 //!
-//! What strangers wrote (client names, capability names) is cut and escaped here, once, before it reaches anybody's
-//! terminal.
+//! Text from other nodes (client names, capability names) is cut and escaped here, once, before it reaches a terminal.
 
 use std::time::Duration;
 
@@ -10,15 +9,16 @@ use prost_types::Timestamp;
 use super::status::Refusal;
 use crate::{node::NodeRef, p2p, rpc::proto};
 
-/// Characters of a stranger's text that are passed on.
+/// The most characters of another node's text that are passed on.
 const MAX_TEXT: usize = 256;
 
-/// A stranger's text as people may read it: control characters and the like escaped, cut to [`MAX_TEXT`].
+/// Makes another node's text safe to print: cuts it to [`MAX_TEXT`] characters, and escapes control characters and
+/// characters that change the direction of writing.
 pub(in crate::rpc) fn text(stranger: &str) -> String {
     text_up_to(MAX_TEXT, stranger)
 }
 
-/// The same, cut to so many characters.
+/// The same, cut to `characters`.
 pub(in crate::rpc) fn text_up_to(characters: usize, stranger: &str) -> String {
     let mut out = String::new();
     for character in stranger.chars().take(characters) {
@@ -31,7 +31,7 @@ pub(in crate::rpc) fn text_up_to(characters: usize, stranger: &str) -> String {
     out
 }
 
-/// Wall time since the epoch.
+/// Translates a wall time, which is since the Unix epoch.
 pub(in crate::rpc) fn timestamp(unix: Duration) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(unix.as_secs()).unwrap_or(i64::MAX),
@@ -39,18 +39,18 @@ pub(in crate::rpc) fn timestamp(unix: Duration) -> Timestamp {
     }
 }
 
-/// A disconnect reason: the wire's code plus one, so that 0 stays "unspecified".
+/// Translates a disconnect reason: the code on the wire plus one, so that 0 stays "unspecified".
 pub(in crate::rpc) fn disconnect_reason(code: u8) -> proto::DisconnectReason {
     proto::DisconnectReason::try_from(i32::from(code) + 1).unwrap_or(proto::DisconnectReason::Unspecified)
 }
 
-/// The wire's code of a requested reason; `Requested` where none was named.
+/// Returns the disconnect reason that a request names; `Requested` if it names none.
 pub(in crate::rpc) fn wire_reason(reason: proto::DisconnectReason) -> p2p::DisconnectReason {
     let code = u8::try_from(reason as i32 - 1).unwrap_or(0);
     p2p::DisconnectReason::from_code(code)
 }
 
-/// A duration of a request: not negative, at most `max`.
+/// Reads a duration of a request, which must not be negative and is at most `max`.
 pub(in crate::rpc) fn duration(
     field: &str,
     duration: Option<prost_types::Duration>,
@@ -67,14 +67,14 @@ pub(in crate::rpc) fn duration(
     Ok(Some(duration))
 }
 
-/// A node of a request that may have to be dialed, in any of the four forms.
+/// Reads a node of a request, in any of the four forms. If the node has an address, it can be dialed.
 pub(in crate::rpc) fn dialable_node(field: &str, text: &str) -> Result<NodeRef, Refusal> {
     let node = node_ref(field, text)?;
     node.check_dialable().map_err(|error| Refusal::field(field, error))?;
     Ok(node)
 }
 
-/// A node of a request, in any of the four forms.
+/// Reads a node of a request: a node id, a public key, `enode://` or `enr:`.
 pub(in crate::rpc) fn node_ref(field: &str, text: &str) -> Result<NodeRef, Refusal> {
     if text.is_empty() {
         let problem = "is missing; a node id (64 hex digits), a public key (128), enode:// or enr:";

@@ -1,7 +1,7 @@
-//! The stream of `ServeTalk`: what strangers ask an application over discv5, and what it answers.
+//! The stream of `ServeTalk`: questions of other nodes to an application over discv5, and its answers.
 //!
-//! Questions wait in a bounded queue of the driver. A question that nobody answers in time has had its empty answer
-//! already, so an answer that comes later is not an error. An answer that does not fit a packet is refused by an event,
+//! Questions wait in a bounded queue of the driver. A question that is not answered in time gets an empty answer from
+//! discovery, so an answer that comes later is dropped and not an error. An answer that does not fit a packet is refused by an event,
 //! and its question stays open: the application may send a shorter one.
 
 use std::{collections::BTreeMap, time::Duration};

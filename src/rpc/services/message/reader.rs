@@ -1,5 +1,7 @@
-//! Reading a registration's stream, for `Exchange` and `ReceiveMessages` alike: wait for the attachment, then take what
-//! is ready whenever HTTP/2 has room, until the registration, another stream or the sidecar ends it.
+//! Reads a registration's stream, for both `Exchange` and `ReceiveMessages`.
+//!
+//! The reader waits for the attachment. Then it takes what is ready whenever HTTP/2 has room, until the registration, another
+//! stream or the sidecar ends it.
 
 use std::{
     pin::Pin,
@@ -23,7 +25,7 @@ use crate::switch::{
 /// Payload bytes of one frame: measured as the point from which larger frames gain nothing.
 const FRAME_BYTES: usize = 256 * 1024;
 
-/// The part of both streams that is alike: an attachment that is awaited, then read.
+/// Waits for an attachment, then reads it.
 pub(super) struct Reader {
     state: State,
     max_bytes: usize,
@@ -39,7 +41,7 @@ enum State {
     Ended,
 }
 
-/// What reading found.
+/// The outcome of one poll.
 pub(super) enum Found {
     Attached(Box<Attached>),
     Batch,
@@ -62,7 +64,7 @@ impl Reader {
                         Poll::Ready(Found::Attached(Box::new(attached)))
                     }
                     Ok(Err(status)) => self.end(Some(status)),
-                    // The client closed its side before it said what it wants.
+                    // The client ended its side before it sent "attach".
                     Err(_) => self.end(Some(no_attach().into())),
                 }
             }
@@ -94,7 +96,7 @@ impl Reader {
         }
     }
 
-    /// Lets go of the attachment: nothing more is read.
+    /// Drops the attachment. Nothing more is read.
     pub(super) fn close(&mut self) {
         self.state = State::Ended;
     }

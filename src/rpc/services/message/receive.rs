@@ -1,4 +1,4 @@
-//! The stream of `ReceiveMessages`: for shells, one event a message, each message with its peer's name.
+//! The stream of `ReceiveMessages`, for shells: one event a frame, and each message says from which peer it comes.
 
 use std::{
     collections::HashMap,
@@ -25,10 +25,10 @@ use crate::switch::{
     registrations::Attached,
 };
 
-/// The stream of `ReceiveMessages`: one event a message, each message with its peer's name.
+/// The response side of `ReceiveMessages`.
 pub(super) struct ReceiveStream {
     reader: Reader,
-    /// Names of the channels that were announced.
+    /// Node id and capability of each open channel, by its number.
     names: HashMap<u32, (String, proto::Capability)>,
 }
 
@@ -80,7 +80,7 @@ impl Stream for ReceiveStream {
                     break Out::Attached(registration::attached(&attached));
                 }
                 Poll::Ready(Found::Batch) => {
-                    // Credit and results concern senders on the stream, which this one has none of.
+                    // Other replies answer what was sent on the stream, and nothing is sent on this one.
                     let (reply, event) = {
                         let (mut replies, mut events) = this.reader.batch.drain();
                         (replies.next(), events.next())
