@@ -27,7 +27,7 @@ use crate::{
 ///
 /// A program that runs a sidecar itself begins with [`Config::default`] and changes what it wants to: the default is a node
 /// by itself on loopback, with ports that the system chooses and a data directory that goes with it. The defaults of the
-/// command line are other ones: they join Ethereum mainnet ([`load`]).
+/// command line are other ones: they join Ethereum mainnet ([`super::load`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Which network's presets apply.
