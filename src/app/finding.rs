@@ -140,6 +140,7 @@ pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Fin
         demand,
         candidates,
         database,
+        receive_buffer: config.peers.receive_buffer,
     };
     Ok(Finding { discovery, trees, sources })
 }

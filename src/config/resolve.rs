@@ -249,6 +249,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
             total_in: settings.receive_rate.0.map(|rate| rate.0),
             total_out: settings.send_rate.0.map(|rate| rate.0),
         },
+        receive_buffer: settings.peer_receive_buffer.0,
         rehello: settings.rehello,
     })
 }

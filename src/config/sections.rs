@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use super::values::{LogFormat, Network, Rehello};
 use crate::{
     lease::Capability,
-    net::{bandwidth::Rates, nat::NatMethod},
+    net::{bandwidth::Rates, nat::NatMethod, peer_socket::RECEIVE_BUFFER},
     node::NodeRef,
 };
 
@@ -27,7 +27,7 @@ use crate::{
 ///
 /// A program that runs a sidecar itself begins with [`Config::default`] and changes what it wants to: the default is a node
 /// by itself on loopback, with ports that the system chooses and a data directory that goes with it. The defaults of the
-/// command line are other ones: they join Ethereum mainnet ([`load`]).
+/// command line are other ones: they join Ethereum mainnet ([`super::load`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Which network's presets apply.
@@ -104,6 +104,8 @@ pub struct Peers {
     pub follow_forks: bool,
     /// Caps on what goes over connections.
     pub bandwidth: Rates,
+    /// The receive buffer of a connection in the kernel, in bytes as the socket option counts them.
+    pub receive_buffer: usize,
     /// How a protocol that is registered late reaches peers that are connected.
     pub rehello: Rehello,
 }
@@ -227,6 +229,7 @@ impl Default for Peers {
             allow_lan: false,
             follow_forks: true,
             bandwidth: Rates::default(),
+            receive_buffer: RECEIVE_BUFFER,
             rehello: Rehello::Rolling,
         }
     }

@@ -8,7 +8,7 @@
 //! | [`data_dir`], [`key_file`] | what survives a restart: who may use it, and who we are |
 //! | [`secret_file`] | files that nobody else may read |
 //! | [`listener`], [`dialer`] | how TCP connections come about |
-//! | `peer_socket` | what the kernel may hold for one connection |
+//! | [`peer_socket`] | what the kernel may hold for one connection |
 //! | [`connection`] | one connection: its socket and its engine |
 //! | [`bandwidth`] | caps on what goes over connections |
 //! | [`buffers`] | receive buffers and what they may hold in all |
@@ -35,7 +35,7 @@ pub mod key_file;
 pub mod listener;
 pub mod nat;
 pub mod node_db;
-mod peer_socket;
+pub mod peer_socket;
 pub mod resolver;
 pub mod running;
 pub mod secret_file;

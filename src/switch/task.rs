@@ -88,6 +88,8 @@ pub struct Sources {
     pub candidates: mpsc::Receiver<Candidate>,
     /// Where peers are remembered for the next run, if they are.
     pub database: Option<NodeDb>,
+    /// The receive buffer of a connection that we dial, in bytes.
+    pub receive_buffer: usize,
 }
 
 /// The switch, about to run.
@@ -157,10 +159,10 @@ impl Switch {
                     }
                     Effect::AbortConnection(id) => work.abort_connection(id),
                     Effect::Dial(dial) => {
-                        let report = report.clone();
+                        let (report, buffer) = (report.clone(), self.sources.receive_buffer);
                         work.spawn(Job::Dial(dial.clone()), async move {
                             let mut dial = dial;
-                            let outcome = dialer::connect(dial.addrs().collect(), dial.timeout).await;
+                            let outcome = dialer::connect(dial.addrs().collect(), dial.timeout, buffer).await;
                             let outcome = outcome.map(|(stream, addr)| {
                                 dial.addr = addr;
                                 stream
