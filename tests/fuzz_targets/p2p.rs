@@ -153,6 +153,8 @@ struct World {
     sums: [u64; 3],
     /// Bytes in the send buffer.
     unwritten: usize,
+    /// The socket takes nothing any more.
+    unwritable: bool,
     /// How many codes each channel has; empty before there are channels.
     channels: Vec<u64>,
     /// Closed was taken.
@@ -185,6 +187,7 @@ impl World {
             accepted: VecDeque::new(),
             sums: [0; 3],
             unwritten,
+            unwritable: false,
             channels: Vec::new(),
             closed: false,
         }
@@ -373,7 +376,7 @@ pub fn p2p_connection(data: &[u8]) {
                 7 => world.written(world.unwritten),
                 8 => {
                     world.engine.handle_write_error(world.now);
-                    world.unwritten = 0;
+                    (world.unwritten, world.unwritable) = (0, true);
                 }
                 room => world.deliver(usize::from(room - 9)),
             },
@@ -402,6 +405,8 @@ pub fn p2p_connection(data: &[u8]) {
     world.transmit();
     assert_eq!(world.engine.poll_action(), None);
     world.written(world.unwritten);
+    let [_, read, written] = world.sums;
+    assert!(read == written || world.unwritable, "a message that the socket took is not counted");
     world.queue.close();
     let lost: u64 = (0..5).map(|channel| world.queue.progress(ChannelIndex(channel)).unwritten()).sum();
     assert_eq!(lost, world.sums[0] - world.sums[2]);
