@@ -69,12 +69,6 @@ impl Lookup {
         lookup
     }
 
-    /// What is looked for.
-    #[must_use]
-    pub fn target(&self) -> NodeId {
-        self.target
-    }
-
     /// How many nodes were asked so far.
     #[must_use]
     pub fn asked(&self) -> usize {

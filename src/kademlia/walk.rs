@@ -49,8 +49,8 @@ impl RandomWalk {
     }
 
     /// How many candidates are still wanted.
-    #[must_use]
-    pub fn demand(&self) -> usize {
+    #[cfg(test)]
+    fn demand(&self) -> usize {
         self.wanted
     }
 
