@@ -48,7 +48,7 @@
 //! | [`app`] | builds, starts and stops all components |
 //! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`telemetry`] | log events: how they are written, and which |
-//! | `rlp`, `now` | open to all rooms: strict decoding of RLP, and the time as an argument |
+//! | `rlp`, `now`, `wake` | open to all rooms: strict decoding of RLP, the time as an argument, and how a pure room wakes a task |
 //! | [`process`] | what the process asks of the system: signals, file limit |
 //!
 //! # The engine contract

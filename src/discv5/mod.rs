@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Reading order: [`header`] and [`packet`] (bytes on the wire), [`crypto`], [`message`]; [`peer`] (an id at an
-//! endpoint), [`session`], [`challenge`], [`handshake`], [`wire`], which holds them together; [`call`] (what we
+//! endpoint), [`session`], [`challenge`], [`handshake`], `outbox` (packets that wait to be sent), [`wire`], which holds them together; [`call`] (what we
 //! ask), [`answer`] and [`talk`] (what we are asked); [`engine`], which puts them together.
 //! Which node is asked next is decided in [`crate::kademlia::searches`].
 //!

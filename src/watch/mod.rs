@@ -17,6 +17,8 @@
 //! come so far begins anew. Where strangers choose the keys, there is no state to replicate and [`Happenings`] is the
 //! right thing.
 //!
+//! `cursor` is the position of one watcher; `happenings` is the ring for keys that strangers choose.
+//!
 //! Left out: filters, text on the wire, and waking watchers when something changed.
 
 mod cursor;

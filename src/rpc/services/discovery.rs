@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{paging, principal, watch};
+use super::{caller::principal, paging, watch};
 use crate::{
     kademlia::{self, CallError, Contact, Protocol, Target},
     net::{

@@ -11,7 +11,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::{exchange::ExchangeStream, receive::ReceiveStream};
-use super::principal;
+use super::caller::principal;
 use crate::{
     net::wake,
     rpc::{

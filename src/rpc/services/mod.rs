@@ -10,10 +10,12 @@
 //! | `protocol` | ProtocolService: registrations |
 //! | `message` | MessageService: streams and single messages |
 //! | `discovery` | DiscoveryService: nodes that discovery knows |
+//! | `caller` | the caller of a request, in the switch's terms |
 //! | `watch` | the loop behind all streams that watch |
 //! | `paging` | the pages of all lists |
 //! | [`descriptors`] | reflection and health, which are not ours |
 
+mod caller;
 pub mod descriptors;
 mod discovery;
 mod message;
@@ -23,22 +25,19 @@ mod peer;
 mod protocol;
 mod watch;
 
-use tonic::{Request, service::RoutesBuilder};
+use tonic::service::RoutesBuilder;
 
 use crate::{
     net::discovery::Discovery,
     rpc::{
-        access::{
-            Caller, Role,
-            methods::{MAX_MESSAGE_REQUEST, MAX_REGISTRATION, MAX_REQUEST},
-        },
+        access::methods::{MAX_MESSAGE_REQUEST, MAX_REGISTRATION, MAX_REQUEST},
         proto::{
             discovery_service_server::DiscoveryServiceServer, message_service_server::MessageServiceServer,
             node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
             protocol_service_server::ProtocolServiceServer,
         },
     },
-    switch::{Handle, Principal},
+    switch::Handle,
 };
 
 /// Adds all services of the contract to `routes`.
@@ -63,23 +62,4 @@ pub fn add_services(
         )
         .add_service(protocols.max_decoding_message_size(MAX_REGISTRATION))
         .add_service(messages.max_decoding_message_size(MAX_MESSAGE_REQUEST));
-}
-
-/// Returns the caller that the gate identified.
-fn caller<T>(request: &Request<T>) -> Caller {
-    let known = request.extensions().get::<Caller>().cloned();
-    // Every call comes through the gate. A call that did not would have the least rights.
-    known.unwrap_or_else(|| Caller { name: "nobody".into(), role: Role::Read, proven: false })
-}
-
-/// Returns the caller in the switch's terms.
-fn principal<T>(request: &Request<T>) -> Principal {
-    caller(request).into()
-}
-
-impl From<Caller> for Principal {
-    fn from(caller: Caller) -> Self {
-        let Caller { name, role, proven } = caller;
-        Self { name, proven, operator: proven && role == Role::Admin }
-    }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
-use super::caller;
+use super::caller::caller;
 use crate::{
     net::clock,
     net::discovery::{Discovery, DiscoveryError, contact_of},

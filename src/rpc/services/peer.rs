@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use super::{paging, principal, watch};
+use super::{caller::principal, paging, watch};
 use crate::{
     rpc::{
         proto::{self, peer_service_server::PeerService},

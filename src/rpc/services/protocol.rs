@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{paging, principal, watch};
+use super::{caller::principal, paging, watch};
 use crate::{
     rpc::{
         proto::{self, protocol_service_server::ProtocolService},
