@@ -373,7 +373,9 @@ impl<Own> Searches<Own> {
             self.refused += 1;
             return Err(CallError::TooManyLookups);
         }
-        let known = table.closest(&target.id(), BUCKET_SIZE, |_| true);
+        // A node that is to be resolved was asked where the table has it, and was silent. Where it is now, others know.
+        let asked = matches!(purpose, Purpose::Resolve(_)).then(|| target.id());
+        let known = table.closest(&target.id(), BUCKET_SIZE, |entry| Some(entry.contact.id) != asked);
         let known: Vec<Contact> = known.into_iter().cloned().collect();
         let number = self.number();
         let lookup = Lookup::new(target.id(), self.own.id(), known.iter().cloned());

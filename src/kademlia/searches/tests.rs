@@ -227,6 +227,39 @@ fn a_node_that_is_found_by_address_alone_is_asked_for_its_record() {
     }
 }
 
+/// Its entry in the table is all that is known of it, and it is silent there.
+#[test]
+fn a_node_that_has_moved_is_looked_for_at_other_nodes() {
+    for protocol in BOTH {
+        let mut rig = Rig::with_nodes(protocol, 1..9);
+        let old = node(5, protocol);
+        let mut builder = RecordBuilder::new(2);
+        builder.ip([9, 9, 9, 1].into()).port("udp", 30303);
+        let moved = Contact::from_record(builder.sign(&key(5)).unwrap()).unwrap();
+        rig.searches.resolve(&rig.table, QueryId(1), old.public_key.into(), None).unwrap();
+        let [question] = rig.questions().try_into().unwrap();
+        assert_eq!((question.wants, &question.to), (Wants::Record, &old), "{protocol}");
+        rig.searches.record_came(&rig.table, question.search, None, false);
+
+        let asked = rig.questions();
+        assert!(rig.done().is_empty(), "{protocol}: the search goes on");
+        assert!(asked.iter().all(|question| question.wants == Wants::Nodes && question.to.id != old.id));
+        let Some(first) = asked.first() else { panic!("{protocol}: no one is asked") };
+        let told =
+            Contact { record: moved.record.clone().filter(|_| protocol == Protocol::V5), ..moved.clone() };
+        rig.searches.told(rig.now, &mut rig.table, first.search, first.to.id, vec![told]);
+        for question in rig.questions() {
+            if question.wants == Wants::Record {
+                assert_eq!(question.to.endpoint, moved.endpoint, "{protocol}: it is asked where it is now");
+                rig.searches.record_came(&rig.table, question.search, Some(moved.clone()), true);
+            }
+        }
+        rig.questions();
+        let resolved = Action::Resolved { query: QueryId(1), contact: Some(moved) };
+        assert!(rig.actions.contains(&resolved), "{protocol}: {:?}", rig.actions);
+    }
+}
+
 #[test]
 fn discv4_cannot_look_for_a_bare_id_and_discv5_can() {
     let id = Target::from(key(77).id());
