@@ -263,7 +263,8 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Notes in the data directory where this sidecar serves, for whoever finds it locked. Not worth failing for.
+/// Notes in the data directory where this sidecar serves: a second process that finds it locked can say so. A sidecar starts
+/// without the note, too.
 fn announce(data_dir: &mut DataDir, grpc_addr: SocketAddr) {
     if let Err(error) = data_dir.announce(Some(&grpc_addr.to_string())) {
         tracing::warn!(%error, "cannot note in the data directory where this sidecar serves");

@@ -315,8 +315,8 @@ impl Outbound {
         inner.ended.resize(count, false);
     }
 
-    /// Queues a message with the protocol's own code, or refuses it; never waits. Returns the message's number on its lane, from 1: it is written
-    /// when [`LaneProgress::written`] has come that far.
+    /// Queues a message with the protocol's own code, or refuses it; never waits. Returns the message's number on its lane,
+    /// from 1: it is written when [`LaneProgress::written`] has come that far.
     pub fn send(
         &self,
         lane: Lane,
