@@ -26,6 +26,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("delivery", &[]),
     ("lease", &["delivery", "policy", "node"]),
     ("watch", &[]),
+    ("switch", &["p2p", "policy", "delivery", "lease", "watch", "node", "rlpx"]),
 ];
 
 /// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc` and
@@ -34,12 +35,11 @@ const PURE: &[(&str, &[&str])] = &[
 const DRIVERS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("net", &[]),
-    ("switch", &["net"]),
-    ("config", &["net", "switch"]),
+    ("config", &["net"]),
     ("telemetry", &["config"]),
-    ("rpc", &["switch", "net"]),
-    ("http", &["switch", "net"]),
-    ("app", &["config", "http", "net", "process", "rpc", "switch", "telemetry"]),
+    ("rpc", &["net"]),
+    ("http", &["net"]),
+    ("app", &["config", "http", "net", "process", "rpc", "telemetry"]),
     ("main", &["app", "config", "process", "telemetry"]),
 ];
 

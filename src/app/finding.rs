@@ -12,6 +12,7 @@ use crate::{
     config::{Config, networks::Preset},
     dnsdisc::{self, Link},
     kademlia::Contact,
+    net::switch::boards::TableBoard,
     net::{
         clock, dialer,
         discovery::{self, Discovery, contact_of},
@@ -25,7 +26,6 @@ use crate::{
         local::{LocalRecord, Mapped},
     },
     policy::dial::{Candidate, Source},
-    switch::boards::TableBoard,
 };
 
 /// Candidates on their way to the dialer: what four sources answer to one demand.

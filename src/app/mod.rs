@@ -42,6 +42,7 @@ use crate::{
     },
     delivery::INBOUND_BUDGET,
     http::{self, Probes, Stage},
+    net::switch::{self, Boards, Handle, Switch},
     net::{
         clock,
         data_dir::{DataDir, DataDirError},
@@ -69,7 +70,7 @@ use crate::{
             unix_socket::{self, Place, SocketError},
         },
     },
-    switch::{self, Boards, Handle, Switch, peers::ListError},
+    switch::peers::ListError,
     telemetry::Logging,
 };
 

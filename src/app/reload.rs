@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{App, without_ourselves};
 use crate::{
     config::{Config, ConfigError, Request},
+    net::switch::Handle,
     node::{NodeId, NodeRef},
-    switch::{Handle, peers::Listed},
+    switch::peers::Listed,
     telemetry::Logging,
 };
 

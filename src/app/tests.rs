@@ -140,7 +140,7 @@ async fn a_switch_that_hangs_does_not_hold_the_stop() {
     let (hangs, hung) = oneshot::channel();
     let (handle, inner) = (app.handle.clone(), Arc::clone(&gate));
     let call = tokio::spawn(async move {
-        let hang = move |_: &mut switch::peers::PeerSettings| {
+        let hang = move |_: &mut crate::net::switch::PeerSettings| {
             let _ = hangs.send(());
             inner.wait();
         };

@@ -11,10 +11,11 @@ use super::{
     status::Refusal,
 };
 use crate::{
+    net::switch::Handle,
     node::NodeId,
     p2p::{Lane, Refused},
     rlpx::Compressor,
-    switch::{Handle, Principal, attachment::SendError, registrations::Acting},
+    switch::{Principal, attachment::SendError, registrations::Acting},
 };
 
 /// Nodes that a request may except.

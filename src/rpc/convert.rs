@@ -18,8 +18,8 @@ use crate::{
     },
     switch::{
         PeerView,
-        boards::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
         session::{Session, SessionChannel},
+        views::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
     },
     watch::Missed,
 };

@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{
     kademlia::{self, CallError, Contact, Placement, call::MAX_LOOKUPS},
+    net::switch::Boards,
     net::{
         clock,
         discovery::{Discovery, DiscoveryError, TableNode, contact_of},
     },
     node::{Enode, NodeId, NodeRef, id::keccak256, local::EntryError},
     policy::dial::Source,
-    switch::Boards,
 };
 
 /// Frames of a stream that may wait for HTTP/2.

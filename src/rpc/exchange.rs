@@ -26,11 +26,11 @@ use super::{
 };
 use crate::delivery::{AttachParams, CreditError};
 use crate::{
+    net::switch::{Attached, Attachment, Handle},
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
     switch::{
-        Handle, Principal,
-        attachment::{Attachment, Reply, SendError},
-        registrations::Attached,
+        Principal,
+        attachment::{Reply, SendError},
     },
 };
 

@@ -15,10 +15,11 @@ use super::{
     status::Refusal,
 };
 use crate::{
+    net::switch::Handle,
     net::wake,
     p2p::{Lane, Refused},
     rlpx::Compressor,
-    switch::{Handle, Principal, attachment::SendError, registrations::Acting},
+    switch::{Principal, attachment::SendError, registrations::Acting},
 };
 
 /// How long `wait_written` waits for a slow peer's socket before it says that the message still waits.

@@ -46,7 +46,7 @@ pub fn add_services(
     facts: node::NodeFacts,
     controls: node::Controls,
     discovery_handle: &crate::net::discovery::Discovery,
-    handle: &crate::switch::Handle,
+    handle: &crate::net::switch::Handle,
 ) {
     use access::methods::{MAX_MESSAGE_REQUEST, MAX_REGISTRATION, MAX_REQUEST};
     use proto::{

@@ -15,12 +15,13 @@ use super::{
 use crate::{
     net::clock,
     net::discovery::{Counters, Discovery, DiscoveryError, contact_of},
+    net::switch::Handle,
     node::{
         Enode, PublicKey, Record,
         local::{EntryError, EntryOwner},
     },
     policy::fork_following::Followed,
-    switch::{Handle, peers::PeersSummary, registrations::Acting},
+    switch::{peers::PeersSummary, registrations::Acting},
 };
 
 /// What this version can do beyond the first one, by name: clients may ask for it before they rely on it.

@@ -12,12 +12,13 @@ use super::{
     watch,
 };
 use crate::{
+    net::switch::Handle,
     node::{NodeId, network},
     policy::{
         Ban, BanError, BanTarget,
         dial::{ConnectOutcome, EntryState, LastError, ListEntry, ListSource},
     },
-    switch::{Handle, PeerView, peers::BanRequest},
+    switch::{PeerView, peers::BanRequest},
 };
 
 /// How long a one-off dial takes when the caller does not say: TCP's own timeout in geth, handshake included.

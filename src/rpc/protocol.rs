@@ -9,10 +9,8 @@ use super::{
     status::Refusal,
     watch,
 };
-use crate::switch::{
-    Handle,
-    registrations::{Acting, Lookup, RegistrationView, Target},
-};
+use crate::net::switch::Handle;
+use crate::switch::registrations::{Acting, Lookup, RegistrationView, Target};
 
 /// The service.
 #[derive(Debug)]

@@ -12,10 +12,10 @@ use tonic::Status;
 
 use super::{proto::ErrorReason, registration, status::Refusal};
 use crate::delivery::Event;
+use crate::net::switch::{Attached, Attachment, Draining, Handle};
 use crate::switch::{
-    Draining, Handle,
-    attachment::{Attachment, PeerChannel, Read, Reply},
-    registrations::{Attached, Ended},
+    attachment::{PeerChannel, Read, Reply},
+    registrations::Ended,
 };
 
 /// Payload bytes of one frame: measured as the point from which larger frames gain nothing.
@@ -84,7 +84,7 @@ impl Reader {
                 let read =
                     attachment.poll_read(cx, self.max_bytes, max_events, &mut self.replies, &mut self.events);
                 match read {
-                    Poll::Pending => Poll::Pending,
+                    Poll::Pending | Poll::Ready(Read::Nothing) => Poll::Pending,
                     Poll::Ready(Read::Some) => Poll::Ready(Found::Batch),
                     Poll::Ready(Read::Overrun) => {
                         let refusal = Refusal::new(

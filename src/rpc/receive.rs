@@ -18,11 +18,8 @@ use super::{
     registration,
 };
 use crate::delivery::Event;
-use crate::switch::{
-    Handle,
-    attachment::{PeerChannel, Reply},
-    registrations::Attached,
-};
+use crate::net::switch::{Attached, Handle};
+use crate::switch::attachment::{PeerChannel, Reply};
 
 /// The stream of `ReceiveMessages`: one event a message, each message with its peer's name.
 pub(super) struct ReceiveStream {

@@ -16,10 +16,11 @@ use crate::{
         Capability, Greeting, LeaseError, MAX_HELLO, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec,
         RegistrationId, RegistrationSpec, StateName,
     },
+    net::switch::Attached,
     policy::dial::{AddError, RemoveError},
     switch::{
         peers::ListError,
-        registrations::{AttachRequest, Attached, Ended, RegistrationView, SwitchError, Target},
+        registrations::{AttachRequest, Ended, RegistrationView, SwitchError, Target},
     },
 };
 

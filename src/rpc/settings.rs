@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, time::Duration};
 use ipnet::IpNet;
 
 use super::{proto, registration, status::Refusal};
-use crate::{node::network, policy::ChurnSettings, switch::peers::PeerSettings};
+use crate::{net::switch::PeerSettings, node::network, policy::ChurnSettings};
 
 /// The most peers that may be asked for: beyond it files, not settings, are the limit.
 const MAX_PEERS: u32 = 65_536;

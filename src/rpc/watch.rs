@@ -18,11 +18,8 @@ use super::{
     registration,
     status::Refusal,
 };
-use crate::switch::{
-    Boards, Principal,
-    boards::{PeerState, Seat},
-    watched::Watched,
-};
+use crate::net::switch::{Boards, boards::Seat, watched::Watched};
+use crate::switch::{Principal, views::PeerState};
 use crate::watch::{Change, Cursor, Kind, Mark, Watch, WatchToken};
 
 /// Changes in one frame. A peer's Hello has 2 KiB, which may grow eightfold when it is escaped: 128 of the worst stay

@@ -1,26 +1,28 @@
-//! The stream of the moment: what one attached application sees of its registration, and what it sends.
+//! One attached stream: what an application sees of its registration, and what it sends.
 //!
 //! An [`Attachment`] is held by one gRPC stream. Reading pulls from the registration's inbox; sending goes straight to
-//! the outbound queues of the sessions. Neither passes the switch's task, and neither waits for a peer. When it is
-//! dropped, however the stream ended, the registration's linger begins.
+//! the outbound queues of the sessions. Neither passes the switch, and neither waits for a peer. When it ends, however
+//! that came about, the registration's linger begins.
 //!
 //! What the sender must hear (failures, results, credit, answers to barriers) waits in a queue of its own, which is
 //! bounded because its reader may be asleep while it writes: beyond [`MAX_REPLIES`] the stream is ended.
+//!
+//! Left out: how a task waits until there is something to read (`net::switch`).
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use super::{
-    handle::Handle,
-    registrations::{Ended, Holding, RegistrationId},
+    registration::Ended,
     session::{Session, SessionChannel},
+    shared::SharedRegistration,
 };
-use crate::delivery::{CreditError, Event, Pull, SharedInbox, StreamId};
 use crate::{
+    delivery::{CreditError, Event, Pull, SharedInbox, StreamId},
+    lease::RegistrationId,
     p2p::{Lane, Refused, SEND_WINDOW},
     rlpx::{Compressed, frame::check_len},
 };
@@ -131,27 +133,6 @@ pub enum SendError {
     },
 }
 
-/// Wakes the task that reads a registration's stream.
-#[derive(Debug, Default)]
-pub struct StreamWaker(Mutex<Option<Waker>>);
-
-impl StreamWaker {
-    /// Wakes the reader, if there is one asleep.
-    pub fn wake(&self) {
-        let waker = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    fn register(&self, waker: &Waker) {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_none_or(|have| !have.will_wake(waker)) {
-            *slot = Some(waker.clone());
-        }
-    }
-}
-
 /// What a numbered channel of the stream leads to.
 struct Target {
     peer: PeerChannel,
@@ -202,15 +183,14 @@ impl Fence {
 
 /// State of one attached stream, shared by its reading and its sending half.
 pub struct Attachment {
-    holding: Arc<Holding>,
+    registration: Arc<SharedRegistration>,
     stream: StreamId,
     sending: Arc<Mutex<Sending>>,
-    handle: Handle,
 }
 
 impl std::fmt::Debug for Attachment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Attachment({:?}, {:?})", self.holding, self.stream)
+        write!(f, "Attachment({:?}, {:?})", self.registration, self.stream)
     }
 }
 
@@ -219,6 +199,8 @@ impl std::fmt::Debug for Attachment {
 pub enum Read {
     /// Events or replies were appended.
     Some,
+    /// There is nothing now. The stream is woken when there is.
+    Nothing,
     /// Another stream took over, or the registration has ended.
     Ended,
     /// The application sent without reading its replies.
@@ -230,8 +212,8 @@ fn lock(sending: &Mutex<Sending>) -> MutexGuard<'_, Sending> {
 }
 
 impl Attachment {
-    pub(super) fn new(holding: Arc<Holding>, stream: StreamId, handle: Handle) -> Self {
-        Self { holding, stream, sending: Arc::default(), handle }
+    pub(super) fn new(registration: Arc<SharedRegistration>, stream: StreamId) -> Self {
+        Self { registration, stream, sending: Arc::default() }
     }
 
     /// What ends its sending when another stream takes the registration.
@@ -248,45 +230,49 @@ impl Attachment {
     /// The registration the stream holds.
     #[must_use]
     pub fn registration(&self) -> RegistrationId {
-        self.holding.id
+        self.registration.id()
     }
 
     /// Why reading ended.
     #[must_use]
     pub fn why_ended(&self) -> Ended {
-        self.holding.why_ended()
+        self.registration.why_ended()
+    }
+
+    /// Which of the registration's streams it is.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        self.stream
     }
 
     /// Appends what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
-    pub fn poll_read(
+    pub fn read(
         &self,
-        cx: &mut Context<'_>,
         max_bytes: usize,
         max_events: usize,
         replies: &mut Vec<Reply>,
         events: &mut Vec<Event<PeerChannel>>,
-    ) -> Poll<Read> {
+    ) -> Read {
         {
             let mut sending = lock(&self.sending);
-            // The registration has one waker, which is the next stream's by now.
             if sending.fenced {
-                return Poll::Ready(Read::Ended);
+                return Read::Ended;
             }
-            // Registered before looking, so that what comes in between wakes.
-            self.holding.waker.register(cx.waker());
             if sending.overrun {
-                return Poll::Ready(Read::Overrun);
+                return Read::Overrun;
             }
             sending.settle();
             let count = sending.replies.len().min(max_events);
             replies.extend(sending.replies.drain(..count));
         }
         let left = max_events.saturating_sub(replies.len());
-        if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
-            return Poll::Ready(Read::Ended);
+        if left > 0
+            && self.registration.inbox().lock().pull(self.stream, max_bytes, left, events) == Pull::Ended
+        {
+            return Read::Ended;
         }
         self.note(events, replies);
-        if replies.is_empty() && events.is_empty() { Poll::Pending } else { Poll::Ready(Read::Some) }
+        if replies.is_empty() && events.is_empty() { Read::Nothing } else { Read::Some }
     }
 
     /// Learns the numbers of channels from the events on their way to the application, and tells it how much it may
@@ -321,7 +307,8 @@ impl Attachment {
                     sending.highest_channel = sending.highest_channel.max(number);
                     sending.targets.insert(number, target);
                     sending.moved.push(number);
-                    let (weak, waker) = (Arc::downgrade(&self.sending), Arc::clone(&self.holding.waker));
+                    let (weak, stream) =
+                        (Arc::downgrade(&self.sending), Arc::clone(self.registration.stream()));
                     let hook = move || {
                         let Some(sending) = weak.upgrade() else { return };
                         let mut sending = lock(&sending);
@@ -330,7 +317,7 @@ impl Attachment {
                         {
                             sending.moved.push(number);
                             drop(sending);
-                            waker.wake();
+                            stream.wake();
                         }
                     };
                     outbound.on_progress(index, Some(Arc::new(hook)));
@@ -367,14 +354,14 @@ impl Attachment {
             }
         }
         if wake {
-            self.holding.waker.wake();
+            self.registration.stream().wake();
         }
     }
 
     /// Puts a reply behind all that came before.
     pub fn reply(&self, reply: Reply) {
         lock(&self.sending).reply(reply);
-        self.holding.waker.wake();
+        self.registration.stream().wake();
     }
 
     /// The application can take more: on one channel, or on the stream (channel 0).
@@ -383,7 +370,7 @@ impl Attachment {
     ///
     /// Credit that cannot be right.
     pub fn credit(&self, channel: u32, bytes: u64) -> Result<(), CreditError> {
-        self.holding.inbox.lock().credit(self.stream, channel, bytes)
+        self.registration.inbox().lock().credit(self.stream, channel, bytes)
     }
 
     /// The session and channel behind a number.
@@ -400,13 +387,16 @@ impl Attachment {
 
     /// Wakes the reading half.
     pub fn wake(&self) {
-        self.holding.waker.wake();
+        self.registration.stream().wake();
     }
 
-    /// The switch, for what the stream asks beyond messages.
-    #[must_use]
-    pub fn handle(&self) -> &Handle {
-        &self.handle
+    /// The stream has ended: nothing is sent or told on it any more. Returns the last send that was processed, which the
+    /// registration keeps for the next stream.
+    pub fn end(&self) -> u64 {
+        let mut sending = lock(&self.sending);
+        sending.let_go();
+        (sending.replies, sending.moved) = (VecDeque::new(), Vec::new());
+        sending.last_send_id
     }
 
     /// Tells the application once that the sidecar is stopping.
@@ -415,17 +405,6 @@ impl Attachment {
         if !std::mem::replace(&mut sending.draining, true) {
             sending.reply(Reply::Drain { deadline });
         }
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        let mut sending = lock(&self.sending);
-        sending.let_go();
-        (sending.replies, sending.moved) = (VecDeque::new(), Vec::new());
-        let last_send_id = sending.last_send_id;
-        drop(sending);
-        self.handle.detach(self.holding.id, self.stream, last_send_id);
     }
 }
 

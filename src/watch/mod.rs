@@ -17,10 +17,13 @@
 //! come so far begins anew. Where strangers choose the keys, there is no state to replicate and [`Happenings`] is the
 //! right thing.
 //!
-//! Left out: filters, text on the wire, and waking watchers when something changed.
+//! [`Shared`] puts such state under a lock and wakes its watchers.
+//!
+//! Left out: filters, text on the wire, and how a watcher waits.
 
 mod cursor;
 mod happenings;
+mod shared;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +33,7 @@ use std::sync::Arc;
 
 pub use cursor::{Cursor, Mark, WatchToken};
 pub use happenings::{HappeningCursor, Happenings, MAX_HAPPENINGS, Missed};
+pub use shared::Shared;
 
 /// How many changes are kept for watchers that lag or resume.
 pub const MAX_CHANGES: usize = 65_536;

@@ -1,16 +1,17 @@
-//! What the switch can say of itself in numbers, all peers together: for metrics.
+//! The switch in numbers, all peers together: for metrics.
 //!
 //! Nothing here names a peer. What went over sessions is counted by protocol; names are the applications', and beyond
 //! [`MAX_PROTOCOLS`] they are counted as one, so that a client in a loop does not make a monitor grow.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{registrations::SwitchError, session::Session, state::State};
-use crate::delivery::Lost;
-use crate::lease::StateName;
+use super::{registrations::Registrations, session::Session, sessions::Sessions};
 use crate::{
+    Now,
+    delivery::Lost,
+    lease::StateName,
     p2p::{ChannelTraffic, Counters},
-    policy::{Slots, Warning, recent::Counts},
+    policy::{Policy, Slots, Warning, recent::Counts},
 };
 
 /// Protocols that are counted apart.
@@ -18,18 +19,16 @@ const MAX_PROTOCOLS: usize = 256;
 
 /// What went over some sessions.
 #[derive(Clone, Debug, Default)]
-pub struct Past {
+pub struct Totals {
     /// By protocol name and version.
     pub protocols: BTreeMap<(Arc<str>, u32), ChannelTraffic>,
     /// Bytes read from sockets.
     pub bytes_in: u64,
     /// Bytes that sockets took.
     pub bytes_out: u64,
-    /// Messages that applications lost because they did not keep up, each reported in a gap.
-    pub lost: Lost,
 }
 
-impl Past {
+impl Totals {
     pub(super) fn add(&mut self, session: &Session) {
         let traffic = session.traffic.snapshot();
         self.bytes_in += traffic.bytes_in;
@@ -41,16 +40,11 @@ impl Past {
             self.protocols.entry(key).or_default().add(session.channel_traffic(channel));
         }
     }
-
-    pub(super) fn lose(&mut self, lost: Lost) {
-        self.lost.messages += lost.messages;
-        self.lost.bytes += lost.bytes;
-    }
 }
 
-/// The numbers of one moment.
+/// The numbers at one time.
 #[derive(Clone, Debug)]
-pub struct Figures {
+pub struct Metrics {
     /// Connected peers that dialed us.
     pub inbound: usize,
     /// Connected peers that we dialed.
@@ -64,7 +58,9 @@ pub struct Figures {
     /// What became of candidates, dials and connections since the start.
     pub counts: Counts,
     /// What went over all sessions since the start.
-    pub traffic: Past,
+    pub traffic: Totals,
+    /// Messages that applications lost because they did not keep up, each reported in a gap.
+    pub lost: Lost,
     /// Bytes that wait for applications.
     pub inbound_queued: u64,
     /// Bytes that wait for peers.
@@ -100,66 +96,45 @@ pub struct Application {
     pub forced: u64,
 }
 
-impl Figures {
+impl Metrics {
+    /// What policy, sessions and registrations say. Connections add what they have queued and counted.
+    pub(super) fn of(
+        now: Now,
+        policy: &mut Policy,
+        sessions: &Sessions,
+        registrations: &Registrations,
+    ) -> Self {
+        let (slots, inbound_used, dialed_used) = policy.slot_use();
+        let inbound = sessions.iter().filter(|session| session.inbound).count();
+        let round_trips = sessions.iter().filter_map(|session| session.traffic.snapshot().round_trip);
+        let mut round_trips: Vec<Duration> = round_trips.collect();
+        round_trips.sort_unstable();
+        let in_state = |state: StateName| (state, registrations.in_state(state));
+        Self {
+            registrations: [StateName::Detached, StateName::Attached, StateName::Lingering].map(in_state),
+            base: Counters::default(),
+            applications: registrations.applications(),
+            inbound,
+            dialed: sessions.len() - inbound,
+            slots,
+            inbound_used,
+            dialed_used,
+            counts: policy.totals().clone(),
+            traffic: sessions.totals(),
+            lost: registrations.lost(),
+            inbound_queued: 0,
+            outbound_queued: 0,
+            bans: policy.bans(now).count(),
+            warnings: policy.warnings(now),
+            followed_forks: policy.followed_forks().len(),
+            round_trips,
+        }
+    }
+
     /// The round trip that this share of peers, from 0 to 1, does not exceed.
     #[must_use]
     pub fn round_trip(&self, share: f64) -> Option<Duration> {
         let last = self.round_trips.len().checked_sub(1)?;
         self.round_trips.get((last as f64 * share).round() as usize).copied()
-    }
-}
-
-impl State {
-    pub(super) fn figures(&mut self, now: crate::Now) -> Figures {
-        let mut traffic = self.past.clone();
-        self.sessions.values().for_each(|session| traffic.add(session));
-        self.kept.values().for_each(|kept| traffic.lose(kept.holding.inbox.lock().counters().lost()));
-        let (slots, inbound_used, dialed_used) = self.policy.slot_use();
-        let inbound = self.sessions.values().filter(|session| session.inbound).count();
-        let round_trips = self.sessions.values().filter_map(|session| session.traffic.snapshot().round_trip);
-        let mut round_trips: Vec<Duration> = round_trips.collect();
-        round_trips.sort_unstable();
-        let in_state = |state: StateName| {
-            let count = self.leases.iter().filter(|registration| registration.state_name() == state).count();
-            (state, count)
-        };
-        let mut applications = BTreeMap::<Arc<str>, Application>::new();
-        for (id, kept) in &self.kept {
-            let Some(registration) = self.leases.get(*id) else { continue };
-            let application = applications.entry(Arc::clone(&registration.spec().client_id)).or_default();
-            let inbox = kept.holding.inbox.lock();
-            let lost = inbox.counters().lost();
-            application.lost.messages += lost.messages;
-            application.lost.bytes += lost.bytes;
-            application.waiting_bytes += inbox.waiting();
-            application.discarded += inbox.counters().discarded;
-            application.forced += inbox.counters().forced;
-            application.holding_channels += inbox.holding().map_or(0, |(channels, _)| channels);
-        }
-        Figures {
-            base: self.shared.base.sums(),
-            applications,
-            inbound,
-            dialed: self.sessions.len() - inbound,
-            slots,
-            inbound_used,
-            dialed_used,
-            counts: self.policy.totals().clone(),
-            traffic,
-            inbound_queued: self.budget.used(),
-            outbound_queued: self.outbound_budget.used(),
-            registrations: [StateName::Detached, StateName::Attached, StateName::Lingering].map(in_state),
-            bans: self.policy.bans(now).count(),
-            warnings: self.policy.warnings(now),
-            followed_forks: self.policy.followed_forks().len(),
-            round_trips,
-        }
-    }
-}
-
-impl super::Handle {
-    /// The numbers of this moment.
-    pub async fn figures(&self) -> Result<Figures, SwitchError> {
-        self.call(|state, now| state.figures(now)).await
     }
 }
