@@ -99,6 +99,8 @@ impl World {
         let mono = Instant::now();
         let now = Now { mono, unix: Duration::from_secs(1_800_000_000) };
         let views = Views::new(1);
+        // The throttle is not what these tests are about.
+        let settings = Settings { inbound_throttle: Duration::ZERO, ..settings };
         let config = Config {
             local_id: id(0),
             instance_id: "run".into(),
@@ -202,8 +204,6 @@ impl World {
     }
 
     fn accept(&mut self, n: u8) -> ConnectionId {
-        // The throttle is not what these tests are about.
-        self.pass(Duration::from_secs(31));
         let run = self.engine.accepted(self.now, addr(n), addr(0)).unwrap();
         self.settle();
         run.id
@@ -476,9 +476,8 @@ fn quitting_ends_every_connection_at_its_stage() {
     });
     assert_eq!(cut, [silent], "without keys nothing can be said");
     assert_eq!(told_to_leave(&mut world, 1), Some(DisconnectReason::Quitting));
-    for connection in [session, greeted] {
-        world.close(connection, Side::Local, Some(DisconnectReason::Quitting));
-    }
+    world.close(session, Side::Local, Some(DisconnectReason::Quitting));
+    world.close(greeted, Side::Local, Some(DisconnectReason::Quitting));
     assert_eq!(world.engine.connections(), 0);
 }
 
@@ -522,6 +521,7 @@ fn a_protocol_that_is_registered_late_reaches_a_peer_by_one_reconnection() {
     let settings = Settings { discovery: true, ..Settings::default() };
     let mut world = World::new(settings, true);
     world.register("app", &["echo"]);
+    let _attached = world.attach("app", false).unwrap();
     let connection = world.dial(1);
     assert!(matches!(world.shake(connection, 1, &["echo", "late"]), Ok(Open::Session(_))));
     world.pass(Duration::from_secs(700));
@@ -529,6 +529,7 @@ fn a_protocol_that_is_registered_late_reaches_a_peer_by_one_reconnection() {
     world.effects.clear();
 
     world.register("other", &["late"]);
+    let _other = world.attach("other", false).unwrap();
     world.pass(Duration::from_secs(20));
     assert_eq!(told_to_leave(&mut world, 1), Some(DisconnectReason::Requested));
     world.close(connection, Side::Local, Some(DisconnectReason::Requested));
@@ -571,9 +572,8 @@ fn events_that_are_lost_repeated_or_out_of_order_change_nothing() {
         assert_eq!(world.channels(echo), 0);
     }
     // An end that is reported twice.
-    for _ in 0..2 {
-        world.close(connection, Side::Remote, None);
-    }
+    world.close(connection, Side::Remote, None);
+    world.close(connection, Side::Remote, None);
     world.close(fresh, Side::Remote, None);
     assert_eq!(world.engine.connections(), 0);
 }
@@ -652,8 +652,8 @@ fn an_entry_that_is_taken_off_answers_the_caller_that_waits_for_it() {
 #[test]
 fn an_application_lets_go_of_its_channel_and_of_the_session_only_if_it_is_alone() {
     let (mut world, echo) = World::with_echo();
-    world.register("other", &["ping"]);
-    let (_, _) = world.peer(1, &["echo", "ping"]);
+    world.register("other", &["ping", "pong"]);
+    let (_, _) = world.peer(1, &["echo", "ping", "pong"]);
     let (_, _) = world.peer(2, &["echo"]);
     let target = |world: &mut World, n| {
         let acting = Acting::Client("app".into());
@@ -662,27 +662,16 @@ fn an_application_lets_go_of_its_channel_and_of_the_session_only_if_it_is_alone(
     let (shared, alone) = (target(&mut world, 1), target(&mut world, 2));
     let reason = DisconnectReason::Requested;
     let refused = world.engine.disconnect_channel(world.now, echo, &shared, reason, true);
-    assert_eq!(refused, Err(SwitchError::SharedSession { node: id(1), others: 1 }));
+    let shared_with = SwitchError::SharedSession { node: id(1), others: 1 };
+    assert_eq!(refused, Err(shared_with), "applications are counted and not their channels");
     world.engine.disconnect_channel(world.now, echo, &shared, reason, false).unwrap();
     world.engine.disconnect_channel(world.now, echo, &alone, reason, false).unwrap();
     world.settle();
     assert_eq!(told_to_leave(&mut world, 1), None);
     assert_eq!(told_to_leave(&mut world, 2), Some(reason));
-    world.engine.disconnect_channel(world.now, echo, &shared, reason, true).unwrap();
+    world.engine.disconnect_channel(world.now, echo, &shared, reason, false).unwrap();
     world.settle();
     assert_eq!(told_to_leave(&mut world, 1), None, "a channel that has ended ends nothing");
-}
-
-#[test]
-fn applications_are_counted_and_not_their_channels() {
-    let mut world = World::new(Settings::default(), false);
-    let one = world.register("one", &["echo"]);
-    world.register("two", &["eth", "snap"]);
-    let (_, _) = world.peer(1, &["echo", "eth", "snap"]);
-    let acting = Acting::Client("one".into());
-    let target = world.engine.sender(world.now, &principal(), &acting, id(1), "echo").unwrap();
-    let refused = world.engine.disconnect_channel(world.now, one, &target, DisconnectReason::Requested, true);
-    assert_eq!(refused, Err(SwitchError::SharedSession { node: id(1), others: 1 }));
 }
 
 #[test]
