@@ -117,11 +117,11 @@ fn noise() {
     let mut rng = StdRng::seed_from_u64(2);
     let key = NodeKey::random(&mut rng);
     let unmasker = Unmasker::new(&key.id());
-    let endpoint = Endpoint { ip: "192.0.2.9".parse().unwrap(), udp: 30303, tcp: 30303 };
-    let record = RecordBuilder::new(1).sign(&key).unwrap();
-    let local = discv4::Local { endpoint, record };
+    let mut builder = RecordBuilder::new(1);
+    builder.ip("192.0.2.9".parse().unwrap()).port("udp", 30303).port("tcp", 30303);
+    let record = builder.sign(&key).unwrap();
     let config = discv4::Config::default();
-    let mut engine = discv4::Engine::new(config, key, local, StdRng::seed_from_u64(3), now);
+    let mut engine = discv4::Engine::new(now, config, key, record, StdRng::seed_from_u64(3));
 
     let mut datagrams = |shape: fn(&mut [u8])| -> Vec<Vec<u8>> {
         (0..COUNT)

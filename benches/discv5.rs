@@ -116,7 +116,7 @@ fn engine_with_session(now: Now, us: &Node, them: &Node, rng: &mut StdRng) -> (E
     packet::random(&mut out, rng, &us.key.id(), them.key.id(), &[1; 12]);
     engine.handle_datagram(now, them.addr, &out);
     out.clear();
-    engine.poll_transmit(&mut out).unwrap();
+    engine.poll_transmit(now, &mut out).unwrap();
     let mut header = HeaderBuf::default();
     let challenge = Unmasker::new(&them.key.id()).open(&out, &mut header).unwrap();
     let Auth::WhoAreYou { data, .. } = challenge.auth else { panic!("no WHOAREYOU") };
@@ -160,7 +160,7 @@ fn engine(c: &mut Criterion) {
             b.iter(|| {
                 engine.handle_datagram(now, them.addr, black_box(bytes));
                 out.clear();
-                engine.poll_transmit(&mut out)
+                engine.poll_transmit(now, &mut out)
             });
         });
     }

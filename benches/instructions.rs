@@ -16,6 +16,7 @@
 )]
 
 use std::{
+    collections::VecDeque,
     hint::black_box,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +27,10 @@ use devp2pd::{
     Now,
     delivery::{About, Arrival, AttachParams, Budget, Config, Held, INBOUND_BUDGET, Inbox, Pull, Sharing},
     node::NodeKey,
-    p2p::{Action, ChannelIndex, Connection, Delivery, HeldTime, Inbound, LocalCapability, LocalNode, Offer},
+    p2p::{
+        Action, Connection, Delivery, DisconnectReason, HeldTime, Inbound, LocalCapability, LocalNode, Next,
+        Offer, Outgoing, Source,
+    },
     rlpx::{Compressor, FrameReader, FrameWriter, frame::MAX_FRAME, mac::Mac},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -77,13 +81,29 @@ fn codec(size: usize, messages: usize) {
     }
 }
 
-/// Lets an engine read and write what the handshake wants next; returns the channel once there is one.
+/// Messages in the order in which they go.
+#[derive(Default)]
+struct Queue(VecDeque<Outgoing>);
+
+impl Source for Queue {
+    fn next(&mut self, _: Instant) -> Next {
+        self.0.pop_front().map_or(Next::Nothing, Next::Message)
+    }
+
+    fn appended(&mut self, _: Instant, _: usize) {}
+
+    fn leaving(&self) -> Option<DisconnectReason> {
+        None
+    }
+}
+
+/// Lets an engine read and write what the handshake wants next; returns the channel's first code once there is one.
 fn shake_hands(
     now: Now,
     engine: &mut Connection,
     received: &mut BytesMut,
     out: &mut BytesMut,
-) -> Option<ChannelIndex> {
+) -> Option<u64> {
     let mut channel = None;
     engine.handle_bytes(now, received);
     while let Some(action) = engine.poll_action() {
@@ -93,13 +113,13 @@ fn shake_hands(
                 engine.greet(now, &[LocalCapability { name, version: 1, message_count: 4 }]);
             }
             Action::Negotiated { channels, .. } => {
-                channel = Some(channels[0].index);
+                channel = Some(channels[0].offset);
                 engine.open(now);
             }
             _ => {}
         }
     }
-    while engine.poll_transmit(now, out) {}
+    while engine.poll_transmit(now, &mut Queue::default(), out) {}
     channel
 }
 
@@ -130,14 +150,15 @@ fn connection(size: usize, messages: usize) {
         shake_hands(now, &mut ours, &mut to_us, &mut to_them);
         channel = channel.or(shake_hands(now, &mut theirs, &mut to_them, &mut to_us));
     }
-    let (channel, mut compressor, payload) = (channel.unwrap(), Compressor::default(), payload(size));
+    let (code, mut compressor, payload) = (channel.unwrap(), Compressor::default(), payload(size));
+    let mut queue = Queue::default();
     for _ in 0..messages / BATCH {
         for _ in 0..BATCH {
             let message = compressor.compress(&payload).unwrap();
-            ours.send(channel, 0, &message).unwrap();
+            queue.0.push_back(Outgoing { code, message });
         }
-        while ours.poll_transmit(now, &mut to_them) {}
-        while ours.poll_action().is_some() {}
+        while ours.poll_transmit(now, &mut queue, &mut to_them) {}
+        black_box(ours.handle_written(now, to_them.len()));
         theirs.handle_bytes(now, &mut to_them);
         theirs.deliver(now, &mut Taken);
         while theirs.is_behind() {

@@ -1,5 +1,27 @@
 //! devp2pd: the whole devp2p stack as one process, served over gRPC.
 //!
+//! The program is `devp2pd`. A program or a test that runs a sidecar itself needs [`Config`] and [`App`]: a sidecar handles
+//! no signals, writes no log and changes no limits of the process, so any number of them run side by side.
+//!
+//! ```
+//! use devp2pd::{App, Config, StartError};
+//!
+//! # fn main() -> Result<(), StartError> {
+//! # let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+//! # runtime.block_on(async {
+//! // A node by itself on loopback, with ports that the system chooses and a temporary data directory.
+//! let config = Config { identity: Some("example".to_owned()), ..Config::default() };
+//! let sidecar = App::start(config).await?;
+//! let started = sidecar.started();
+//! let enode = started.enode.as_ref().expect("it accepts peers").to_string();
+//! assert!(enode.starts_with("enode://") && enode.contains("@127.0.0.1:"));
+//! println!("{enode}, gRPC on {}", started.grpc_addr);
+//! sidecar.stop().await;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
 //! # Rooms
 //!
 //! A folder is one idea. The upper block is pure: values and state machines, no async, no sockets, no files, no
@@ -8,8 +30,8 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | [`node`] | who a node is: key, id, endpoint, enode URL, record, fork id |
-//! | [`kademlia`] | the table and the lookup of both discovery protocols |
+//! | [`node`] | who a node is: key, id, endpoint, enode URL, record, fork id; where we may write, and how much we do for strangers |
+//! | [`kademlia`] | the table and the searches of both discovery protocols |
 //! | [`discv4`] | node discovery v4: signed packets, endpoint proof, records on request |
 //! | [`discv5`] | node discovery v5.1: encrypted sessions, challenges, requests and answers, applications talking |
 //! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
@@ -26,6 +48,7 @@
 //! | [`app`] | builds, starts and stops all components |
 //! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`telemetry`] | log events: how they are written, and which |
+//! | `rlp`, `now`, `wake` | open to all rooms: strict decoding of RLP, the time as an argument, and how a pure room wakes a task |
 //! | [`process`] | what the process asks of the system: signals, file limit |
 //!
 //! # The engine contract
@@ -67,5 +90,8 @@ pub mod telemetry;
 mod wake;
 pub mod watch;
 
+pub use app::{App, StartError, Started};
+pub use config::Config;
+pub use node::{Enode, NodeId, NodeRef, PublicKey, Record};
 pub use now::Now;
 pub use wake::{Wake, WakeSlot};

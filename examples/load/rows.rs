@@ -10,8 +10,8 @@ use devp2pd::rpc::proto::overflow_policy::Action;
 
 use crate::{
     application::{Application, Reading, Seen, Until, noise},
-    geth::Geth,
     link,
+    peer::{Peer, Stack},
     processes::Sidecar,
 };
 
@@ -71,7 +71,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "steady",
-        what: "a steady reader of a go-ethereum peer that writes without end",
+        what: "a steady reader of a peer of another stack that writes without end",
         run: |p| Box::pin(steady(p)),
     },
     Row {
@@ -90,6 +90,7 @@ pub(crate) const ROWS: &[Row] = &[
         what: "a fast reader beside a trickling one on the same connection",
         run: |p| Box::pin(beside(p)),
     },
+    Row { name: "fifty", what: "fifty go-ethereum nodes flood one reader", run: |p| Box::pin(fifty(p)) },
     Row { name: "two-fast", what: "two fast readers on one connection", run: |p| Box::pin(two_fast(p)) },
     Row { name: "slow-link", what: "a fast reader behind a link of 1 MB/s", run: |p| Box::pin(slow_link(p)) },
     Row {
@@ -176,46 +177,42 @@ async fn full_speed(plan: &Plan) -> Vec<Outcome> {
     outcomes
 }
 
-/// A sidecar with one application, and a go-ethereum peer.
-async fn with_geth(reading: Reading) -> (Sidecar, Application, u32, Geth) {
+/// A sidecar with one application, and a peer of another stack.
+async fn with_peer(stack: Stack, reading: Reading) -> (Sidecar, Application, u32, Peer) {
     let sidecar = Sidecar::start(&[]).await;
     let mut reader = Application::attach(&sidecar, "reader", "load", reading).await;
-    let geth = Geth::start("load");
-    sidecar.dial(&geth.enode).await;
+    let peer = Peer::start(stack);
+    sidecar.dial(&peer.enode).await;
     let channel = reader.channel().await;
-    geth.wait_peer();
-    (sidecar, reader, channel, geth)
+    peer.wait_peer();
+    (sidecar, reader, channel, peer)
 }
 
 /// All readers at once: each takes a few MB/s at most.
 async fn steady(plan: &Plan) -> Vec<Outcome> {
     let cases = [
-        (3_000_000, 16 * KIB),
-        (1_000_000, 16 * KIB),
-        (300_000, 16 * KIB),
-        (3_000_000, 5_000_000),
-        (1_000_000, 5_000_000),
+        (Stack::Geth, 3_000_000, 16 * KIB),
+        (Stack::Geth, 1_000_000, 16 * KIB),
+        (Stack::Geth, 300_000, 16 * KIB),
+        (Stack::Geth, 3_000_000, 5_000_000),
+        (Stack::Geth, 1_000_000, 5_000_000),
+        (Stack::EthereumJs, 3_000_000, 16 * KIB),
+        (Stack::EthereumJs, 3_000_000, 5_000_000),
     ];
     let seconds = if plan.seconds >= 60 { 180 } else { plan.seconds.max(30) };
     let mut tasks = tokio::task::JoinSet::new();
-    for (order, (pace, size)) in cases.into_iter().enumerate() {
+    for (order, (stack, pace, size)) in cases.into_iter().enumerate() {
         tasks.spawn(async move {
-            let (sidecar, reader, _, mut geth) = with_geth(Reading::BY_HAND).await;
+            let (sidecar, reader, _, mut peer) = with_peer(stack, Reading::BY_HAND).await;
             reader.seen.pace.store(pace, Ordering::Relaxed);
-            geth.pour(size, seconds);
+            peer.pour(size, seconds);
             // A write may wait for a reader that is behind by all buffers on the way.
-            let (poured, geth) =
-                tokio::task::spawn_blocking(move || (geth.poured(Duration::from_secs(seconds + 60)), geth))
-                    .await
-                    .unwrap();
-            let what = format!("{:.1} MB/s of {} from go-ethereum", pace as f64 / 1e6, size_name(size));
+            let (poured, peer) = peer.poured(Duration::from_secs(seconds + 60)).await;
+            let what = format!("{:.1} MB/s of {} from {}", pace as f64 / 1e6, size_name(size), stack.name());
             let Some(poured) = poured else {
-                return (
-                    order,
-                    lossless(what, 0, &reader.seen, false, "go-ethereum's flood did not end".to_owned()),
-                );
+                return (order, lossless(what, 0, &reader.seen, false, "the flood did not end".to_owned()));
             };
-            let stands = sidecar.peer(&geth.enode).await.is_some();
+            let stands = sidecar.peer(&peer.enode).await.is_some();
             reader.seen.pace.store(0, Ordering::Relaxed);
             let all = reader.seen.reaches(poured.sent).await;
             let write = poured.longest_write;
@@ -233,7 +230,7 @@ async fn steady(plan: &Plan) -> Vec<Outcome> {
 
 async fn asks(plan: &Plan) -> Vec<Outcome> {
     let count = if plan.seconds >= 60 { 20_000 } else { 200 * plan.seconds };
-    let (_sidecar, mut reader, channel, mut geth) = with_geth(Reading::BY_HAND).await;
+    let (_sidecar, mut reader, channel, mut geth) = with_peer(Stack::Geth, Reading::BY_HAND).await;
     reader.seen.pace.store(20_000_000, Ordering::Relaxed);
     let mut request = vec![0; 100];
     request[..4].copy_from_slice(&100_000_u32.to_be_bytes());
@@ -249,13 +246,11 @@ async fn trickle(_: &Plan) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for (name, action) in [("drop", Action::DropAndReport), ("wait", Action::Wait)] {
         let seconds = 60;
-        let (sidecar, reader, _, mut geth) = with_geth(Reading { auto_credit: false, action }).await;
+        let (sidecar, reader, _, mut geth) =
+            with_peer(Stack::Geth, Reading { auto_credit: false, action }).await;
         reader.seen.pace.store(16 * KIB as u64, Ordering::Relaxed);
         geth.pour(16 * KIB, seconds);
-        let (poured, geth) =
-            tokio::task::spawn_blocking(move || (geth.poured(Duration::from_secs(seconds + 60)), geth))
-                .await
-                .unwrap();
+        let (poured, geth) = geth.poured(Duration::from_secs(seconds + 60)).await;
         let stands = sidecar.peer(&geth.enode).await.is_some();
         reader.seen.pace.store(0, Ordering::Relaxed);
         let what = format!("one message a second, policy {name}");
@@ -291,13 +286,10 @@ async fn trickle(_: &Plan) -> Vec<Outcome> {
 
 async fn dead(_: &Plan) -> Vec<Outcome> {
     let seconds = 40;
-    let (sidecar, reader, _, mut geth) = with_geth(Reading::BY_HAND).await;
+    let (sidecar, reader, _, mut geth) = with_peer(Stack::Geth, Reading::BY_HAND).await;
     reader.seen.stopped.store(true, Ordering::Relaxed);
     geth.pour(16 * KIB, seconds);
-    let (poured, geth) =
-        tokio::task::spawn_blocking(move || (geth.poured(Duration::from_secs(seconds + 60)), geth))
-            .await
-            .unwrap();
+    let (poured, geth) = geth.poured(Duration::from_secs(seconds + 60)).await;
     let stands = sidecar.peer(&geth.enode).await.is_some();
     reader.seen.stopped.store(false, Ordering::Relaxed);
     let what = "a reader that reads nothing".to_owned();
@@ -309,6 +301,45 @@ async fn dead(_: &Plan) -> Vec<Outcome> {
     let note = format!("longest write {:.1} s", poured.longest_write.as_secs_f64());
     let holds = all && stands && lost > 0 && delivered + lost == sent && poured.longest_write < GETH_WRITE;
     vec![Outcome { what, sent, delivered, lost, note, holds }]
+}
+
+/// Fifty go-ethereum nodes that all flood one application.
+async fn fifty(plan: &Plan) -> Vec<Outcome> {
+    const NODES: usize = 50;
+    let sidecar = Sidecar::start(&["--maxpeers", "100", "--inbound-throttle", "0s"]).await;
+    let mut reader = Application::attach(&sidecar, "reader", "load", Reading::BY_HAND).await;
+    let mut peers = Peer::start_many(NODES, &sidecar.enode);
+    for _ in 0..NODES {
+        reader.channel().await;
+        peers.wait_peer();
+    }
+    let started = Instant::now();
+    peers.pour(16 * KIB, plan.seconds);
+    let (mut sent, mut slowest, mut errors) = (0, Duration::ZERO, Vec::new());
+    for _ in 0..NODES {
+        let (poured, same) = peers.poured(Duration::from_secs(plan.seconds + 60)).await;
+        peers = same;
+        match poured {
+            Some(poured) => {
+                sent += poured.sent;
+                slowest = slowest.max(poured.longest_write);
+                errors.extend(poured.error);
+            }
+            None => errors.push("a flood did not end".to_owned()),
+        }
+    }
+    let all = reader.seen.reaches(sent).await;
+    let rate = mb(reader.seen.bytes.load(Ordering::Relaxed), started.elapsed());
+    let note = format!("{rate}, longest write {:.1} s {}", slowest.as_secs_f64(), errors.join(", "));
+    let mut outcome = lossless(
+        format!("{NODES} go-ethereum nodes, 16 KiB"),
+        sent,
+        &reader.seen,
+        all && errors.is_empty(),
+        note,
+    );
+    outcome.holds &= slowest < GETH_WRITE;
+    vec![outcome]
 }
 
 /// Two applications on one sidecar, and one on the other that sends to both.
@@ -389,28 +420,22 @@ async fn two_fast(plan: &Plan) -> Vec<Outcome> {
 }
 
 async fn slow_link(plan: &Plan) -> Vec<Outcome> {
-    let (a, b) = (Sidecar::start(&[]).await, Sidecar::start(&[]).await);
-    let at = a.enode.rfind('@').unwrap();
-    let address = a.enode[at + 1..].split('?').next().unwrap().parse().unwrap();
-    let proxy = link::slow(address, 1e6).await;
-    b.dial(&format!("{}@{proxy}", &a.enode[..at])).await;
-    let mut reader = Application::attach(&a, "reader", "load", Reading::BY_HAND).await;
-    let mut sender = Application::attach(&b, "sender", "load", Reading::AUTO).await;
-    reader.channel().await;
-    let channel = sender.channel().await;
     let mut outcomes = Vec::new();
-    let mut total = 0;
     for size in [KIB, 5_000_000] {
+        let (a, b) = (Sidecar::start(&[]).await, Sidecar::start(&[]).await);
+        let at = a.enode.rfind('@').unwrap();
+        let address = a.enode[at + 1..].split('?').next().unwrap().parse().unwrap();
+        let proxy = link::slow(address, 1e6).await;
+        b.dial(&format!("{}@{proxy}", &a.enode[..at])).await;
+        let mut reader = Application::attach(&a, "reader", "load", Reading::BY_HAND).await;
+        let mut sender = Application::attach(&b, "sender", "load", Reading::AUTO).await;
+        reader.channel().await;
+        let channel = sender.channel().await;
         let until = Until::Time(Instant::now() + plan.phase());
-        total += sender.pour(channel, FLOOD, &noise(size), until).await;
-        let all = reader.seen.reaches(total).await;
-        outcomes.push(lossless(
-            format!("{} over 1 MB/s", size_name(size)),
-            total,
-            &reader.seen,
-            all,
-            String::new(),
-        ));
+        let sent = sender.pour(channel, FLOOD, &noise(size), until).await;
+        let all = reader.seen.reaches(sent).await;
+        let what = format!("{} over 1 MB/s", size_name(size));
+        outcomes.push(lossless(what, sent, &reader.seen, all, String::new()));
     }
     outcomes
 }

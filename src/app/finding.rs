@@ -1,105 +1,82 @@
-//! The part of the start that finds nodes: node database, engines, DNS trees and the gateway.
+//! The part of the start that finds nodes: node database, gateway, DNS trees, and the engines with their record.
 //!
 //! Everything here is optional by configuration, and all of it may fail to find anybody without holding up the start.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::path::Path;
 
 use rand::{RngCore, SeedableRng, rngs::StdRng};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::{Owned, StartError, sockets::Sockets};
+use super::{
+    components::{Component, Components},
+    error::StartError,
+    sockets::Sockets,
+};
 use crate::{
     config::{Config, networks::Preset},
     dnsdisc::{self, Link},
-    kademlia::Contact,
-    net::switch::boards::TableBoard,
+    kademlia::Protocol,
+    net::switch::{Sources, boards::TableBoard},
     net::{
-        clock, dialer,
+        bootnode_names::{self, Named},
+        clock,
         discovery::{self, Discovery, contact_of},
-        dns_discovery::{self, DnsNode},
+        dns_discovery,
         nat::{self, NatMethod},
-        node_db::{self, NodeDb, StoredPeer},
-        resolver::Resolver,
+        node_db::{self, NodeDb},
+        resolver::{ResolveError, Resolver},
+        running::Running,
+        state_file::StateFile,
     },
     node::{
-        Enode, Host, NodeKey, NodeRef,
-        local::{LocalRecord, Mapped},
+        NodeKey, NodeRef, Record,
+        local::{LocalRecord, Mapped, Ports},
     },
-    policy::dial::{Candidate, Source},
 };
 
 /// Candidates on their way to the dialer: what four sources answer to one demand.
 const CANDIDATES: usize = 64;
 
-/// Peers of earlier runs that are offered. More than a full house has dialed slots, because some have gone.
-const PEERS: usize = 64;
+/// What is kept of our record.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecordState {
+    /// The last sequence number that was published.
+    pub(super) seq: u64,
+}
 
-/// Nodes of DNS trees that are fetched ahead: one dialer's worth.
-const DNS_NODES: usize = 8;
+/// What the search for nodes begins with.
+pub(super) struct Setup<'a> {
+    pub(super) config: &'a Config,
+    pub(super) data_dir: &'a Path,
+    pub(super) key: &'a NodeKey,
+    pub(super) local: LocalRecord,
+    pub(super) record_file: StateFile<RecordState>,
+    /// Those of discovery are taken.
+    pub(super) sockets: &'a mut Sockets,
+    /// Who is told what happens in the tables.
+    pub(super) tables: TableBoard,
+    pub(super) rng: StdRng,
+}
 
-/// How soon the host name of a bootnode is asked for again, and how seldom at the end. A resolver is somebody else's.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
-/// What runs to find nodes, and the ways into it.
+/// The ways into what finds nodes.
 pub(super) struct Finding {
     pub(super) discovery: Discovery,
-    pub(super) demand: watch::Sender<usize>,
-    pub(super) candidates: mpsc::Receiver<Candidate>,
-    pub(super) database: Option<NodeDb>,
+    /// What reading DNS trees comes to.
     pub(super) trees: watch::Receiver<dnsdisc::Counters>,
-    pub(super) tasks: FindingTasks,
-}
-
-/// The tasks; dropping them cuts everything.
-pub(super) struct FindingTasks {
-    driver: Owned<()>,
-    stop_driver: oneshot::Sender<()>,
-    gateway: Option<Owned<()>>,
-    stop_gateway: watch::Sender<bool>,
-    _dns: Option<Owned<()>>,
-    _names: Option<Owned<()>>,
-    _peers: Option<Owned<()>>,
-    db: Option<NodeDb>,
-}
-
-impl FindingTasks {
-    /// Waits for the driver to end, which it must not before it is told.
-    pub(super) async fn broken(&mut self) {
-        let _ = (&mut self.driver.0).await;
-    }
-
-    /// Closes mappings at the gateway, then the database, so that nothing learned is lost.
-    pub(super) async fn stop(mut self) {
-        // The receivers are gone only when the tasks have ended.
-        let _ = self.stop_driver.send(());
-        let _ = self.stop_gateway.send(true);
-        let _ = (&mut self.driver.0).await;
-        if let Some(gateway) = &mut self.gateway {
-            let _ = (&mut gateway.0).await;
-        }
-        if let Some(db) = &self.db {
-            db.close().await;
-        }
-    }
+    /// What the switch uses.
+    pub(super) sources: Sources,
 }
 
 /// Starts everything that finds nodes.
-pub(super) fn start(
-    config: &Config,
-    data_dir: &Path,
-    key: &NodeKey,
-    mut local: LocalRecord,
-    sockets: &mut Sockets,
-    tables: TableBoard,
-    rng: &mut StdRng,
-) -> Result<Finding, StartError> {
+pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Finding, StartError> {
+    let Setup { config, data_dir, key, mut local, record_file, sockets, tables, mut rng } = setup;
     let mut fork = || StdRng::seed_from_u64(rng.next_u64());
     let preset = Preset::of(config.network);
     let ports = sockets.ports();
     let udp = sockets.udp.take();
     let discovers = udp.is_some();
-    let db = discovers.then(|| open_db(data_dir, fork())).flatten();
+    let database = discovers.then(|| open_database(data_dir, fork(), components)).flatten();
     let resolver = match config.discovery.dns_server {
         Some(server) => Resolver::with_server(server),
         None => Resolver::system(),
@@ -110,86 +87,77 @@ pub(super) fn start(
             let _ = local.set_static_ip(*ip);
         }
     }
-    let (mapped_sender, mapped) = watch::channel(Mapped::default());
-    let (stop_gateway, stopped) = watch::channel(false);
+    // A port on loopback cannot be reached from a gateway.
     let inside = sockets.listen_addrs.iter().all(|addr| addr.ip().is_loopback());
-    let gateway = match &resolver {
-        // A port on loopback cannot be reached from a gateway.
-        Ok(resolver) if !inside && !matches!(config.peers.nat, NatMethod::None | NatMethod::ExtIp(_)) => {
-            let nat = nat::Config::new(config.peers.nat.clone(), ports);
-            Some(Owned(tokio::spawn(nat::run(nat, resolver.clone(), fork(), mapped_sender, stopped))))
-        }
-        _ => None,
-    };
+    let method = Some(&config.peers.nat).filter(|_| !inside);
+    let mapped = follow_gateway(method, ports, resolver.as_ref().ok(), fork(), components);
     let (demand, wanted) = watch::channel(0);
     let (candidates_sender, candidates) = mpsc::channel(CANDIDATES);
-    let (tree_counters, trees) = watch::channel(dnsdisc::Counters::default());
-    let dns = match (links(config, preset), resolver) {
-        (links, _) if links.is_empty() => None,
-        (links, Ok(resolver)) => {
-            let feed = feed_from_dns(
-                links,
-                resolver,
-                wanted.clone(),
-                candidates_sender.clone(),
-                tree_counters,
-                fork(),
-            );
-            Some(Owned(tokio::spawn(feed)))
-        }
-        (_, Err(error)) => {
-            tracing::warn!(%error, "DNS trees are not read");
-            None
-        }
-    };
-    let peers = db
-        .clone()
-        .map(|db| Owned(tokio::spawn(feed_from_database(db, wanted.clone(), candidates_sender.clone()))));
-    let given = config.discovery.bootnodes_v4.clone();
-    let nodes_v4 = given.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes)));
-    let given = config.discovery.bootnodes_v5.clone();
-    let nodes_v5 = given.unwrap_or_else(|| parse(preset.map_or(&[], |preset| preset.bootnodes_v5)));
-    let named = named(&nodes_v4, Source::V4).chain(named(&nodes_v5, Source::V5)).collect::<Vec<_>>();
-    let setup = discovery::Setup {
-        port: udp,
-        v4: config.discovery.v4,
-        v5: config.discovery.v5,
-        key: key.clone(),
-        local,
-        bootnodes_v4: nodes_v4.iter().filter_map(contact_of).collect(),
-        bootnodes_v5: nodes_v5.iter().filter_map(contact_of).collect(),
-        restrict: config.peers.netrestrict.clone(),
-        rate: config.discovery.rate,
-        db: db.clone(),
-        demand: wanted,
-        candidates: candidates_sender,
-        observer: Box::new(tables),
-        mapped,
+    let feed = |links, resolver| dns_discovery::Feed {
+        links,
+        resolver,
+        demand: wanted.clone(),
+        candidates: candidates_sender.clone(),
         rng: fork(),
     };
-    let (task, discovery) = discovery::prepare(clock::now(), setup);
-    let (stop_driver, stopped) = oneshot::channel();
-    let driver = Owned(tokio::spawn(discovery::run(task, stopped)));
-    let names =
-        (discovers && !named.is_empty()).then(|| Owned(tokio::spawn(add_named(named, discovery.clone()))));
-    let database = db.clone();
-    let tasks = FindingTasks {
-        driver,
-        stop_driver,
-        gateway,
-        stop_gateway,
-        _dns: dns,
-        _names: names,
-        _peers: peers,
-        db,
+    let trees = read_trees(links(config, preset), resolver, feed, components);
+    if let Some(database) = database.clone() {
+        components.add(node_db::offer(database, wanted.clone(), candidates_sender.clone()));
+    }
+    let nodes_v4 = bootnodes(&config.discovery.bootnodes_v4, preset.map_or(&[], |preset| preset.bootnodes));
+    let nodes_v5 =
+        bootnodes(&config.discovery.bootnodes_v5, preset.map_or(&[], |preset| preset.bootnodes_v5));
+    let named: Vec<Named> = named(&nodes_v4, Protocol::V4).chain(named(&nodes_v5, Protocol::V5)).collect();
+    let (task, discovery) = discovery::prepare(
+        clock::now(),
+        discovery::Setup {
+            port: udp,
+            v4: config.discovery.v4,
+            v5: config.discovery.v5,
+            key: key.clone(),
+            local,
+            bootnodes_v4: nodes_v4.iter().filter_map(contact_of).collect(),
+            bootnodes_v5: nodes_v5.iter().filter_map(contact_of).collect(),
+            restrict: config.peers.netrestrict.clone(),
+            rate: config.discovery.rate,
+            db: database.clone(),
+            demand: wanted,
+            candidates: candidates_sender,
+            observer: Box::new(tables),
+            mapped,
+            rng: fork(),
+        },
+    );
+    keep_seq(discovery.record(), record_file, components)?;
+    let driver = Running::start("discovery", |stop| discovery::run(task, stop));
+    components.add(Component::from(driver).essential());
+    if discovers && !named.is_empty() {
+        components.add(bootnode_names::start(named, discovery.clone()));
+    }
+    let sources = Sources {
+        discovery: discovers.then(|| discovery.clone()),
+        record: discovery.clone(),
+        demand,
+        candidates,
+        database,
+        receive_buffer: config.peers.receive_buffer,
     };
-    Ok(Finding { discovery, demand, candidates, database, trees, tasks })
+    Ok(Finding { discovery, trees, sources })
 }
 
 /// The node database is a convenience: without it we begin at the bootnodes.
-fn open_db(data_dir: &Path, rng: StdRng) -> Option<NodeDb> {
+fn open_database(data_dir: &Path, rng: StdRng, components: &mut Components) -> Option<NodeDb> {
     match NodeDb::start(data_dir.join("nodes.redb"), node_db::Limits::default(), rng) {
-        Ok(db) => Some(db),
+        Ok(database) => {
+            let closing = database.clone();
+            let running = Running::start("the node database", async move |stop| {
+                let _ = stop.await;
+                closing.close().await;
+            });
+            // What was learned is not lost while there is time.
+            components.add(Component::from(running).with_all_the_time());
+            Some(database)
+        }
         Err(error) => {
             tracing::warn!(%error, "running without a node database");
             None
@@ -197,119 +165,75 @@ fn open_db(data_dir: &Path, rng: StdRng) -> Option<NodeDb> {
     }
 }
 
+/// Follows the address that a gateway has for us and keeps ports open there. `None` where there is no gateway to ask.
+fn follow_gateway(
+    method: Option<&NatMethod>,
+    ports: Ports,
+    resolver: Option<&Resolver>,
+    rng: StdRng,
+    components: &mut Components,
+) -> watch::Receiver<Mapped> {
+    let (sender, mapped) = watch::channel(Mapped::default());
+    let method = method.filter(|method| !matches!(method, NatMethod::None | NatMethod::ExtIp(_)));
+    if let (Some(method), Some(resolver)) = (method, resolver) {
+        let config = nat::Config::new(method.clone(), ports);
+        let gateway = nat::start(config, resolver.clone(), rng, sender);
+        // Mappings that stay open lead strangers to a closed port: they are closed while there is time.
+        components.add(Component::from(gateway).with_all_the_time());
+    }
+    mapped
+}
+
+/// Reads the trees, if there are any. Returns what reading them comes to.
+fn read_trees(
+    links: Vec<Link>,
+    resolver: Result<Resolver, ResolveError>,
+    feed: impl FnOnce(Vec<Link>, Resolver) -> dns_discovery::Feed,
+    components: &mut Components,
+) -> watch::Receiver<dnsdisc::Counters> {
+    match resolver {
+        _ if links.is_empty() => {}
+        Ok(resolver) => {
+            let (counters, running) = dns_discovery::start(feed(links, resolver));
+            components.add(running);
+            return counters;
+        }
+        Err(error) => tracing::warn!(%error, "DNS trees are not read"),
+    }
+    watch::channel(dnsdisc::Counters::default()).1
+}
+
+/// Keeps the sequence number of our record, which must never go back: the one that holds now before it is published, and
+/// each later one.
+fn keep_seq(
+    record: watch::Receiver<Record>,
+    file: StateFile<RecordState>,
+    components: &mut Components,
+) -> Result<(), StartError> {
+    file.store(&RecordState { seq: record.borrow().seq() })?;
+    let state = |record: &Record| Some(RecordState { seq: record.seq() });
+    let lost = "the sequence number of our record is not kept";
+    components.add(file.keep("the record's file", record, state, lost));
+    Ok(())
+}
+
+/// The bootnodes of the configuration, or those of the network. Presets are checked by a test of theirs.
+fn bootnodes(given: &Option<Vec<NodeRef>>, preset: &[&str]) -> Vec<NodeRef> {
+    let of_network = || preset.iter().filter_map(|text| text.parse().ok()).collect();
+    given.clone().unwrap_or_else(of_network)
+}
+
 /// The bootnodes of a list whose address is a host name, for one protocol.
-fn named(nodes: &[NodeRef], protocol: Source) -> impl Iterator<Item = (Enode, Source)> {
+fn named(nodes: &[NodeRef], protocol: Protocol) -> impl Iterator<Item = Named> {
     nodes.iter().filter_map(move |node| match node {
-        NodeRef::Enode(enode) if enode.endpoint().is_none() => Some((enode.clone(), protocol)),
+        NodeRef::Enode(enode) if enode.endpoint().is_none() => Some(Named { enode: enode.clone(), protocol }),
         _ => None,
     })
-}
-
-/// Looks up the host names of bootnodes and adds what it finds. A name that has no address yet is asked for again: in
-/// a cluster it may appear minutes after us.
-async fn add_named(mut named: Vec<(Enode, Source)>, discovery: Discovery) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let mut left = Vec::new();
-        for (enode, protocol) in named {
-            let Host::Name(name) = &enode.host else { continue };
-            let found = dialer::lookup(name).await;
-            // One address a node; IPv4 of two, as with records.
-            let chosen = |all: &[IpAddr]| all.iter().find(|ip| ip.is_ipv4()).or(all.first()).copied();
-            match found.as_deref().map(chosen) {
-                Ok(Some(ip)) => {
-                    let found = Enode { host: Host::Ip(ip), ..enode };
-                    if let Some(contact) = Contact::from_enode(&found)
-                        && let Err(error) = discovery.add_bootnode(contact, Some(protocol)).await
-                    {
-                        tracing::warn!(%error, enode = %found, "a bootnode is not used");
-                    }
-                    continue;
-                }
-                Ok(None) => tracing::warn!(%enode, "the host name of a bootnode has no address"),
-                Err(error) => tracing::warn!(%enode, %error, "the host name of a bootnode has no address"),
-            }
-            left.push((enode, protocol));
-        }
-        if left.is_empty() {
-            return;
-        }
-        named = left;
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-/// Presets are checked by a test of theirs.
-fn parse<T: std::str::FromStr>(texts: &[&str]) -> Vec<T> {
-    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 fn links(config: &Config, preset: Option<&Preset>) -> Vec<Link> {
     match &config.discovery.dns_trees {
         Some(urls) => urls.iter().filter_map(|url| url.parse().ok()).collect(),
         None => preset.and_then(|preset| preset.dns_tree.parse().ok()).into_iter().collect(),
-    }
-}
-
-/// Offers the peers of earlier runs, once, as the dialer has room for them. They come before what is searched for, because
-/// a search takes seconds; the dialer still leaves half of the slots to other sources.
-async fn feed_from_database(
-    db: NodeDb,
-    mut demand: watch::Receiver<usize>,
-    candidates: mpsc::Sender<Candidate>,
-) {
-    if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
-        return;
-    }
-    for StoredPeer { public_key, addr, record, served, .. } in db.peers(PEERS).await {
-        if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
-            return;
-        }
-        let candidate = Candidate { public_key, addr, record, source: Source::Database, served };
-        if candidates.send(candidate).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Reads trees while the dialer has room for candidates.
-async fn feed_from_dns(
-    links: Vec<Link>,
-    resolver: Resolver,
-    mut demand: watch::Receiver<usize>,
-    candidates: mpsc::Sender<Candidate>,
-    counters: watch::Sender<dnsdisc::Counters>,
-    rng: StdRng,
-) {
-    // Nothing is asked before the first free slot.
-    if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
-        return;
-    }
-    let client = dnsdisc::Client::new(clock::now(), dnsdisc::Config { allow_private: false }, &links, rng);
-    let (nodes, mut found) = mpsc::channel::<DnsNode>(DNS_NODES);
-    let reading = dns_discovery::run(client, resolver, nodes, counters);
-    let feeding = async {
-        loop {
-            if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
-                return;
-            }
-            let Some(DnsNode { record, .. }) = found.recv().await else { return };
-            let Some(addr) = record.tcp_addr() else { continue };
-            let candidate = Candidate {
-                public_key: record.public_key(),
-                addr,
-                record: Some(record),
-                source: Source::Dns,
-                served: Duration::ZERO,
-            };
-            if candidates.send(candidate).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = reading => {}
-        () = feeding => {}
     }
 }

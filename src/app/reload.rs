@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{App, without_ourselves};
 use crate::{
     config::{Config, ConfigError, Request},
     net::switch::Handle,
@@ -21,6 +20,8 @@ const RELOADED: [&str; 3] = ["log", "static-peers", "trusted-peers"];
 /// The configuration that holds, as far as a reload compares it.
 #[derive(Debug)]
 pub(super) struct Current {
+    /// This node, which no list names.
+    us: NodeId,
     values: BTreeMap<String, Vec<String>>,
     static_peers: Vec<NodeRef>,
     trusted_peers: Vec<NodeRef>,
@@ -31,19 +32,21 @@ impl Current {
     pub(super) fn new(config: &Config, us: NodeId, log: Option<Logging>) -> Self {
         let [static_peers, trusted_peers] =
             without_ourselves([&config.peers.static_peers, &config.peers.trusted_peers], us);
-        Self { values: config.values.clone(), static_peers, trusted_peers, log }
+        Self { us, values: config.values.clone(), static_peers, trusted_peers, log }
     }
 
     /// The nodes of the static and of the trusted list, without ourselves.
     pub(super) fn lists(&self) -> (&[NodeRef], &[NodeRef]) {
         (&self.static_peers, &self.trusted_peers)
     }
-}
 
-impl App {
     /// Reads the configuration with `load`, takes over what can change while running, and logs what changed and what
     /// needs a restart.
-    pub async fn reload(&mut self, load: impl FnOnce() -> Result<Request, ConfigError> + Send + 'static) {
+    pub(super) async fn reload(
+        &mut self,
+        handle: &Handle,
+        load: impl FnOnce() -> Result<Request, ConfigError> + Send + 'static,
+    ) {
         // Reading a file may take long; tasks that move messages must not wait for it.
         let config = match tokio::task::spawn_blocking(load).await {
             Ok(Ok(Request::Run(config))) => config,
@@ -53,9 +56,8 @@ impl App {
                 return;
             }
         };
-        let us = self.started.record.public_key().id();
-        let new = Current::new(&config, us, self.current.log.clone());
-        let changed = changed(&self.current.values, &new.values);
+        let new = Self::new(&config, self.us, self.log.clone());
+        let changed = changed(&self.values, &new.values);
         if changed.is_empty() {
             tracing::info!("the configuration was read again; nothing has changed");
             return;
@@ -70,8 +72,8 @@ impl App {
                 Err(error) => tracing::error!(%error, "the log filter has not changed"),
             }
         }
-        relist(&self.handle, Listed::Static, &self.current.static_peers, &new.static_peers).await;
-        relist(&self.handle, Listed::Trusted, &self.current.trusted_peers, &new.trusted_peers).await;
+        relist(handle, Listed::Static, &self.static_peers, &new.static_peers).await;
+        relist(handle, Listed::Trusted, &self.trusted_peers, &new.trusted_peers).await;
         let later: Vec<&str> = changed.into_iter().filter(|key| !RELOADED.contains(key)).collect();
         if !later.is_empty() {
             tracing::warn!(
@@ -79,7 +81,7 @@ impl App {
                 "these settings have changed in the configuration and hold after a restart"
             );
         }
-        self.current = new;
+        *self = new;
     }
 }
 
@@ -107,6 +109,16 @@ async fn relist(handle: &Handle, list: Listed, before: &[NodeRef], now: &[NodeRe
         // The process is ending, and the lists with it.
         Err(error) => tracing::debug!(%error, "the lists were not changed"),
     }
+}
+
+/// The lists of the configuration without this node: operators give one list of peers to all nodes, and the entry that
+/// names the node itself is of no use and does no harm.
+fn without_ourselves(lists: [&[NodeRef]; 2], us: NodeId) -> [Vec<NodeRef>; 2] {
+    let others = lists.map(|list| list.iter().filter(|node| node.id() != us).cloned().collect::<Vec<_>>());
+    if others.iter().zip(lists).any(|(others, list)| others.len() < list.len()) {
+        tracing::info!(node_id = %us, "static-peers or trusted-peers name this node itself; the entry is skipped");
+    }
+    others
 }
 
 /// The keys of the settings that differ.

@@ -9,12 +9,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use crate::{
     config::Config,
     net::{
         listener::{self, BindError},
+        peer_socket::{self, RECEIVE_BUFFER},
         udp::UdpPort,
     },
     node::local::Ports,
@@ -48,7 +50,7 @@ impl Sockets {
 
     fn try_bind(config: &Config) -> Result<Self, BindError> {
         let peers = &config.peers;
-        let tcp = bind_tcp(&peers.listen_addrs, peers.any_family)?;
+        let tcp = bind_tcp(&peers.listen_addrs, peers.any_family, peers.receive_buffer)?;
         let listen_addrs: Vec<SocketAddr> =
             tcp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         if !(config.discovery.v4 || config.discovery.v5) {
@@ -79,17 +81,22 @@ impl Sockets {
 }
 
 /// Binds all addresses. Those with port 0 get one port, which the system chooses.
-fn bind_tcp(addrs: &[SocketAddr], any_family: bool) -> Result<Vec<TcpListener>, BindError> {
+fn bind_tcp(
+    addrs: &[SocketAddr],
+    any_family: bool,
+    receive_buffer: usize,
+) -> Result<Vec<TcpListener>, BindError> {
     let mut chosen = 0;
     let mut listeners = Vec::new();
     for addr in addrs {
         let addr = if addr.port() == 0 { SocketAddr::new(addr.ip(), chosen) } else { *addr };
-        match listener::bind(addr) {
+        match listener::bind(addr, receive_buffer) {
             Ok(listener) => {
                 let local = listener.local_addr().map_err(|source| BindError { addr, source })?;
                 if addr.port() == 0 {
                     chosen = local.port();
                 }
+                check_receive_buffer(&listener, receive_buffer);
                 listeners.push(listener);
             }
             Err(source) if any_family && lacks_family(&source) => {
@@ -99,6 +106,20 @@ fn bind_tcp(addrs: &[SocketAddr], any_family: bool) -> Result<Vec<TcpListener>, 
         }
     }
     Ok(listeners)
+}
+
+/// The kernel caps receive buffers without an error. An operator who set one is told what holds.
+fn check_receive_buffer(listener: &TcpListener, asked: usize) {
+    if let Ok(got) = peer_socket::receive_buffer(&SockRef::from(listener))
+        && got < asked
+        && asked != RECEIVE_BUFFER
+    {
+        tracing::warn!(
+            asked,
+            got,
+            "the kernel allows smaller receive buffers than --peer-receive-buffer; raise net.core.rmem_max (sysctl)"
+        );
+    }
 }
 
 /// Binds one socket per family; a family that the machine lacks is left out while there is another.
@@ -136,7 +157,7 @@ mod tests {
     async fn addresses_with_port_0_share_a_port_and_others_keep_theirs() {
         let free = std::net::TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
         let wanted = [addrs(&["127.0.0.1:0", "127.0.0.2:0"]), vec![free]].concat();
-        let listeners = bind_tcp(&wanted, false).unwrap();
+        let listeners = bind_tcp(&wanted, false, RECEIVE_BUFFER).unwrap();
         let bound: Vec<SocketAddr> = listeners.iter().map(|socket| socket.local_addr().unwrap()).collect();
         assert_eq!(bound[0].port(), bound[1].port());
         assert_eq!((bound[1].ip(), bound[2]), (wanted[1].ip(), free));
@@ -149,10 +170,20 @@ mod tests {
     async fn an_address_of_another_machine_is_an_error_unless_any_family_will_do() {
         // Documentation addresses are nobody's.
         let wanted = addrs(&["127.0.0.1:0", "192.0.2.1:0"]);
-        assert_eq!(bind_tcp(&wanted, false).unwrap_err().addr.ip(), wanted[1].ip());
-        assert_eq!(bind_tcp(&wanted, true).unwrap().len(), 1);
+        assert_eq!(bind_tcp(&wanted, false, RECEIVE_BUFFER).unwrap_err().addr.ip(), wanted[1].ip());
+        assert_eq!(bind_tcp(&wanted, true, RECEIVE_BUFFER).unwrap().len(), 1);
         let ips: Vec<IpAddr> = wanted.iter().map(SocketAddr::ip).collect();
         assert_eq!(bind_udp(&ips, 0).unwrap().local_addrs().len(), 1);
         assert!(bind_udp(&ips[1..], 0).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_setting_of_receive_buffers_reaches_the_listening_sockets() {
+        let mut config = Config::default();
+        for size in [16 << 10, 32 << 10] {
+            config.peers.receive_buffer = size;
+            let sockets = Sockets::bind(&config).unwrap();
+            assert_eq!(peer_socket::receive_buffer(&SockRef::from(&sockets.tcp[0])).unwrap(), size);
+        }
     }
 }

@@ -10,8 +10,9 @@ use std::{
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    Config, ConfigError, Discovery, Grpc, Log, Peers, Tls,
+    error::ConfigError,
     layers::Layers,
+    sections::{Config, Discovery, Grpc, Log, Peers, Tls},
     settings::Settings,
     values::{Item, ListenAddr, SocketPath},
 };
@@ -91,7 +92,7 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
     };
     Ok(Config {
         network: settings.network,
-        data_dir,
+        data_dir: Some(data_dir),
         nodekey: settings.nodekey.clone(),
         identity: settings.identity.clone(),
         worker_threads: NonZeroUsize::new(settings.worker_threads),
@@ -248,6 +249,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
             total_in: settings.receive_rate.0.map(|rate| rate.0),
             total_out: settings.send_rate.0.map(|rate| rate.0),
         },
+        receive_buffer: settings.peer_receive_buffer.0,
         rehello: settings.rehello,
     })
 }

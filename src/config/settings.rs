@@ -10,7 +10,8 @@ use std::{
 use clap::{ArgAction, CommandFactory as _};
 
 use super::values::{
-    Address, ByteRate, Item, ListenAddr, LogFormat, Net, Network, OrNone, Rehello, SocketPath, Span,
+    Address, ByteRate, Item, ListenAddr, LogFormat, Net, Network, OrNone, ReceiveBuffer, Rehello, SocketPath,
+    Span,
 };
 
 const EXAMPLES: &str = "\
@@ -161,6 +162,9 @@ pub(super) struct Settings {
     /// Send at most this many bytes per second to all peers together.
     #[arg(long, value_name = "RATE", default_value = "none", help_heading = "Peers")]
     pub(super) send_rate: OrNone<ByteRate>,
+    /// Let the kernel hold about this many received bytes for each peer (16KiB to 8MiB); a restart applies a change.
+    #[arg(long, value_name = "SIZE", default_value = "512KiB", help_heading = "Peers")]
+    pub(super) peer_receive_buffer: ReceiveBuffer,
     /// Offer a protocol that is registered late to connected peers by reconnecting them one by one.
     #[arg(long, value_name = "HOW", default_value = "rolling", help_heading = "Peers")]
     pub(super) rehello: Rehello,

@@ -1,8 +1,9 @@
 //! The loader as an operator meets it: tables of command lines, variables and files.
 
-use std::fs;
+use std::{fs, num::NonZeroUsize, time::Duration};
 
 use super::*;
+use crate::net::nat::NatMethod;
 
 const HOME: (&str, &str) = ("HOME", "/home/op");
 
@@ -46,10 +47,11 @@ fn enode(port: u16) -> String {
 #[test]
 fn defaults_are_what_the_documentation_says() {
     let config = config(&[], &[HOME]);
-    assert_eq!(config.data_dir, Path::new("/home/op/.local/share/devp2pd"));
+    assert_eq!(config.data_dir.as_deref(), Some(Path::new("/home/op/.local/share/devp2pd")));
     assert_eq!(config.peers.listen_addrs, ["0.0.0.0:30303".parse().unwrap(), "[::]:30303".parse().unwrap()]);
     assert!(config.peers.any_family && config.discovery.rate.is_none());
     assert_eq!((config.peers.max_peers, config.peers.dial), (50, true));
+    assert_eq!(config.peers.receive_buffer, 512 << 10);
     assert_eq!(config.grpc.addr, "127.0.0.1:50051".parse().unwrap());
     assert_eq!(config.grpc.socket.as_deref(), Some(Path::new("/home/op/.local/share/devp2pd/grpc.sock")));
     assert!(!config.grpc.socket_asked && config.peers.rehello == Rehello::Rolling);
@@ -58,6 +60,25 @@ fn defaults_are_what_the_documentation_says() {
     assert_eq!(config.shutdown_grace, Duration::from_secs(25));
     assert_eq!((config.worker_threads, config.nodekey, config.identity), (None, None, None));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+/// What a program gets that runs a sidecar itself is what these flags give, so the two sets of defaults cannot part.
+#[test]
+fn the_default_in_code_is_a_node_by_itself_on_loopback() {
+    let flags = [
+        "--network=none",
+        "--nat=none",
+        "--listen-addr=127.0.0.1",
+        "--port=0",
+        "--grpc-addr=127.0.0.1:0",
+        "--grpc-socket=none",
+        "--http-addr=127.0.0.1:0",
+    ];
+    let loaded = config(&flags, &[HOME]);
+    assert_eq!(
+        Config { data_dir: loaded.data_dir.clone(), values: loaded.values.clone(), ..Config::default() },
+        loaded
+    );
 }
 
 #[test]
@@ -127,6 +148,7 @@ fn what_is_set_arrives() {
         (&["--discv5", "false", "--nodiscover"], |c| c.warnings.is_empty()),
         (&["--message-counts", "xyz/2=5,wit/1=4"], |c| c.grpc.message_counts.len() == 2),
         (&["--follow-forks", "false"], |c| !c.peers.follow_forks),
+        (&["--peer-receive-buffer", "64KiB"], |c| c.peers.receive_buffer == 64 << 10),
     ] {
         assert!(check(&config(args, &[HOME])), "{args:?}");
     }
@@ -177,6 +199,16 @@ fn errors_name_the_place_and_what_would_be_right() {
         (&["--rehello", "maybe"], &[], &["--rehello", "maybe", "rolling", "none"]),
         (&["--grpc-socket", ""], &[], &["--grpc-socket", "a path, `auto` or `none`"]),
         (&["--send-rate", "5"], &[], &["--send-rate", "64KiB"]),
+        (
+            &["--peer-receive-buffer", "4KiB"],
+            &[],
+            &["--peer-receive-buffer", "'4KiB'", "16KiB and at most 8MiB"],
+        ),
+        (
+            &[],
+            &[("DEVP2PD_PEER_RECEIVE_BUFFER", "512")],
+            &["DEVP2PD_PEER_RECEIVE_BUFFER: invalid value '512'", "with a unit: 64KiB"],
+        ),
         (&["--churn", "10ms"], &[], &["--churn: must be at least 1s"]),
         (&["--max-shared-stall", "11s"], &[], &["--max-shared-stall: may be at most 9 s"]),
         (&["--nat", "extip:x"], &[], &["--nat", "extip:IP"]),
@@ -244,6 +276,10 @@ fn errors_in_a_file_name_file_and_line() {
         ("config = 'other.toml'\n", ":1: config: no such setting"),
         ("maxpeers = 5\ngrpc-addr = '10.0.0.1:50051'\n", ":2: grpc-addr: 10.0.0.1:50051 is not a loopback"),
         ("churn = '10ms'\n", ":1: churn: must be at least 1s"),
+        (
+            "peer-receive-buffer = '9MiB'\n",
+            ":1: peer-receive-buffer: invalid value '9MiB': at least 16KiB and at most 8MiB",
+        ),
         ("grpc-addr = '10.0.0.1:1'\n", "say insecure-listen if"),
         ("port = 'x'\n", ":1: port: invalid value 'x': expected a whole number"),
         ("grpc-tls-cert = 'c'\n", ":1: grpc-tls-cert: needs its private key: give grpc-tls-key too"),

@@ -11,7 +11,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::node::network::{self, NetworkError};
+use crate::{
+    net::peer_socket::{MAX_RECEIVE_BUFFER, MIN_RECEIVE_BUFFER},
+    node::network::{self, NetworkError},
+};
 
 /// A network whose presets (bootnodes, DNS tree, fork filter) apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -84,22 +87,43 @@ impl FromStr for ByteRate {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "expected a whole number of bytes per second with a unit: 64KiB, 1MiB, 500KB";
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at_checked(digits).ok_or(EXPECTED)?;
-        let number: u64 = number.parse().map_err(|_| EXPECTED)?;
-        let bytes = match unit {
-            "B" => 1,
-            "KB" => 1_000,
-            "KiB" => 1 << 10,
-            "MB" => 1_000_000,
-            "MiB" => 1 << 20,
-            "GB" => 1_000_000_000,
-            "GiB" => 1 << 30,
-            _ => return Err(EXPECTED),
-        };
-        let rate = number.checked_mul(bytes).filter(|rate| *rate >= MIN_RATE);
+        let (number, unit) = number_and_unit(text).ok_or(EXPECTED)?;
+        let rate = number.checked_mul(unit).filter(|rate| *rate >= MIN_RATE);
         rate.and_then(NonZeroU64::new).map(Self).ok_or("at least 1KiB")
     }
+}
+
+/// A size of a socket's receive buffer: a whole number of bytes with a unit (`512KiB`, `1MiB`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ReceiveBuffer(pub(super) usize);
+
+impl FromStr for ReceiveBuffer {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected a whole number of bytes with a unit: 64KiB, 512KiB, 1MiB";
+        let (number, unit) = number_and_unit(text).ok_or(EXPECTED)?;
+        let bytes = number.checked_mul(unit).and_then(|bytes| usize::try_from(bytes).ok());
+        let bounds = MIN_RECEIVE_BUFFER..=MAX_RECEIVE_BUFFER;
+        bytes.filter(|bytes| bounds.contains(bytes)).map(Self).ok_or("at least 16KiB and at most 8MiB")
+    }
+}
+
+/// A whole number, and how many bytes its unit is; nothing if either is missing.
+fn number_and_unit(text: &str) -> Option<(u64, u64)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let bytes = match unit {
+        "B" => 1,
+        "KB" => 1_000,
+        "KiB" => 1 << 10,
+        "MB" => 1_000_000,
+        "MiB" => 1 << 20,
+        "GB" => 1_000_000_000,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    Some((number.parse().ok()?, bytes))
 }
 
 /// Where the Unix socket is made.
@@ -336,6 +360,31 @@ mod tests {
         }
         for text in ["", "1024", "1kb", "1000B", "0KiB", "-1KiB", "1.5MiB", "99999999999999999999GiB"] {
             assert!(text.parse::<ByteRate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn receive_buffers_have_bounds() {
+        for (text, bytes) in [
+            ("16KiB", 16 << 10),
+            ("100KB", 100_000),
+            ("512KiB", 512 << 10),
+            ("8MiB", 8 << 20),
+            ("20000B", 20_000),
+        ] {
+            assert_eq!(text.parse(), Ok(ReceiveBuffer(bytes)), "{text}");
+        }
+        for (text, expected) in [
+            ("", "a whole number of bytes"),
+            ("524288", "with a unit"),
+            ("0.5MiB", "a whole number"),
+            ("-1MiB", "a whole number"),
+            ("16383B", "at least 16KiB"),
+            ("8193KiB", "at most 8MiB"),
+            ("18446744073709551615GiB", "at most 8MiB"),
+        ] {
+            let error = text.parse::<ReceiveBuffer>().unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 

@@ -38,8 +38,6 @@ pub struct Opened<P> {
     pub about: Arc<About<P>>,
     /// Whether the channel was announced on an earlier stream.
     pub existing: bool,
-    /// How many bytes the application may send to this peer now. An inbox does not know: whoever pulls it fills this in.
-    pub send_window: u64,
     /// How many of its messages were handed over or reported as gaps before this event, on all streams.
     pub position: u64,
     /// At most so many of those may never have been processed: they were handed to streams that broke before their

@@ -26,6 +26,10 @@
 //!
 //! [`SharedInbox`] is the one place with a lock: it wakes whoever can go on, after the lock is released.
 //!
+//! Reading order: `event` (what a stream gets), `channel` and `queue` (one channel, and what waits in it), `credit`,
+//! [`overflow`] (a full queue), `slab` (channels by number), `schedule` (whose turn it is), `attach`, `pull`, `budget` (all
+//! inboxes together), `shared` (the lock and the wakers).
+//!
 //! Left out: what the messages mean, what goes to the peers, and who may attach.
 
 mod attach;

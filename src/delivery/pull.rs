@@ -309,7 +309,6 @@ fn announce<P>(
         channel: number,
         about: channel.about.clone(),
         existing: channel.announced,
-        send_window: 0,
         position: channel.position,
         uncredited_messages: channel.uncredited(),
         first_messages,

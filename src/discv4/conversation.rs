@@ -20,8 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::action::QueryId;
-use crate::{kademlia::Contact, node::NodeId};
+use crate::{
+    kademlia::{Contact, QueryId, bucket::BUCKET_SIZE, searches::SearchId},
+    node::NodeId,
+};
 
 /// How long a node has to answer, as geth.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -53,13 +55,13 @@ pub(super) enum Ask {
     /// The owner wants to know whether it is there.
     Ping(QueryId),
     /// Whom does it know near this lookup's target?
-    FindNode(u64),
-    /// What is its record?
-    Record(RecordFor),
+    FindNode(SearchId),
+    /// What is its record? A search wants to know, or the table, because the node said that it has a newer one.
+    Record(Option<SearchId>),
 }
 
 impl Ask {
-    pub(super) fn is_answered_by_pong(&self) -> bool {
+    fn is_answered_by_pong(&self) -> bool {
         matches!(self, Self::Prove { .. } | Self::Check | Self::Ping(_))
     }
 
@@ -69,21 +71,8 @@ impl Ask {
     }
 }
 
-/// Who wants a record.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum RecordFor {
-    /// The table: the node said that it has a newer one.
-    Table,
-    /// The random walk: the node is a candidate.
-    Walk,
-    /// A query for the record.
-    Query(QueryId),
-    /// A query to resolve the node; `searched` says that a lookup has been made already.
-    Resolve { query: QueryId, searched: bool },
-}
-
 /// A deadline's key: its time and a number that makes it unique.
-pub(super) type Deadline = (Instant, u64);
+type Deadline = (Instant, u64);
 
 /// What is due at a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,39 +87,83 @@ pub(super) enum Due {
 
 /// A packet that waits for its answer.
 #[derive(Debug)]
-pub(super) struct Open {
-    pub(super) to: SocketAddr,
-    pub(super) packet: Vec<u8>,
-    pub(super) hash: [u8; 32],
-    pub(super) sent: Instant,
+struct Open {
+    to: SocketAddr,
+    packet: Vec<u8>,
+    hash: [u8; 32],
+    sent: Instant,
     deadline: Deadline,
     may_repeat: bool,
 }
 
 /// A FINDNODE or ENRRequest that waits for its answer.
 #[derive(Debug)]
-pub(super) struct OpenRequest {
-    pub(super) ask: Ask,
-    pub(super) open: Open,
+struct OpenRequest {
+    ask: Ask,
+    open: Open,
     /// How many nodes it told so far; `None` before the first packet.
-    pub(super) told: Option<usize>,
+    told: Option<usize>,
 }
 
 /// One conversation.
 #[derive(Debug)]
-pub(super) struct Conversation {
-    pub(super) contact: Contact,
-    pub(super) addr: SocketAddr,
-    pub(super) asks: VecDeque<Ask>,
-    pub(super) ping: Option<Open>,
-    pub(super) request: Option<OpenRequest>,
-    pub(super) settle: Option<Deadline>,
+struct Conversation {
+    contact: Contact,
+    addr: SocketAddr,
+    asks: VecDeque<Ask>,
+    ping: Option<Open>,
+    request: Option<OpenRequest>,
+    settle: Option<Deadline>,
     /// It had time to prove us; what is left to ask is asked.
-    pub(super) settled: bool,
+    settled: bool,
     /// It answered a PING of this conversation.
-    pub(super) ponged: bool,
+    ponged: bool,
     /// It pinged us meanwhile, and so has our PONG.
+    pinged_us: bool,
+}
+
+/// What is to be sent to a node now.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    /// A PING, to this address, and whether it may be sent once more.
+    pub(super) ping: Option<(SocketAddr, bool)>,
+    /// A FINDNODE or ENRRequest, to this address.
+    pub(super) request: Option<(SocketAddr, Ask)>,
+}
+
+/// What a PONG answers.
+#[derive(Debug)]
+pub(super) struct PongCame {
+    /// The node.
+    pub(super) contact: Contact,
+    /// When the PING was sent.
+    pub(super) sent: Instant,
+    /// Whether the node pinged us meanwhile.
     pub(super) pinged_us: bool,
+    /// What waited for the PONG.
+    pub(super) answered: VecDeque<Ask>,
+}
+
+/// How a FINDNODE or ENRRequest ended.
+#[derive(Debug)]
+pub(super) struct RequestEnded {
+    /// The node.
+    pub(super) contact: Contact,
+    /// What it was asked.
+    pub(super) ask: Ask,
+    /// Whether anything of an answer came.
+    pub(super) answered: bool,
+}
+
+/// What one NEIGHBORS packet is to a lookup.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// The lookup that asked.
+    pub(super) search: SearchId,
+    /// How many of the packet's nodes are looked at: no more than an answer has in all, in however many packets it comes.
+    pub(super) room: usize,
+    /// Whether the answer has all nodes that it can have.
+    pub(super) is_complete: bool,
 }
 
 /// The mark of an answer before its signature is checked: whence it comes and, but for NEIGHBORS, which request it
@@ -155,12 +188,21 @@ pub(super) struct Conversations {
 }
 
 impl Conversations {
-    pub(super) fn get(&self, peer: &Peer) -> Option<&Conversation> {
-        self.all.get(peer)
+    /// Whether a PING with this hash waits for the peer's PONG.
+    pub(super) fn awaits_pong(&self, peer: &Peer, hash: &[u8; 32]) -> bool {
+        let ping = self.all.get(peer).and_then(|conversation| conversation.ping.as_ref());
+        ping.is_some_and(|ping| ping.hash == *hash)
     }
 
-    pub(super) fn get_mut(&mut self, peer: &Peer) -> Option<&mut Conversation> {
-        self.all.get_mut(peer)
+    /// Whether a request with this hash waits for the peer's answer.
+    pub(super) fn awaits_answer(&self, peer: &Peer, hash: &[u8; 32]) -> bool {
+        let request = self.all.get(peer).and_then(|conversation| conversation.request.as_ref());
+        request.is_some_and(|request| request.open.hash == *hash)
+    }
+
+    /// Whether a PING waits for the peer's PONG.
+    pub(super) fn is_pinging(&self, peer: &Peer) -> bool {
+        self.all.get(peer).is_some_and(|conversation| conversation.ping.is_some())
     }
 
     /// How many there are.
@@ -195,6 +237,34 @@ impl Conversations {
         Ok(peer)
     }
 
+    /// What is to be sent to the peer now; `knows_us` says that it has our proof. If its own PING is to be waited for
+    /// first, the wait begins.
+    pub(super) fn next_steps(&mut self, now: Instant, peer: Peer, knows_us: bool) -> Steps {
+        let mut steps = Steps::default();
+        let Some(conversation) = self.all.get_mut(&peer) else { return steps };
+        let known = conversation.settled || knows_us;
+        let wants_pong = conversation.asks.iter().any(Ask::is_answered_by_pong);
+        let question = conversation.asks.iter().position(|ask| !ask.is_answered_by_pong());
+        let wants_bond = question.is_some() && !known && conversation.settle.is_none();
+        let wants_ping = wants_pong || (wants_bond && !conversation.ponged);
+        if known && conversation.request.is_none() {
+            let ask = question.and_then(|index| conversation.asks.remove(index));
+            steps.request = ask.map(|ask| (conversation.addr, ask));
+        }
+        if wants_ping && conversation.ping.is_none() {
+            let from_there = conversation.asks.iter().find_map(|ask| match ask {
+                Ask::Prove { addr, .. } => Some(*addr),
+                _ => None,
+            });
+            // A stranger's ping is worth one of ours, not two.
+            let repeat = !conversation.asks.iter().all(|ask| matches!(ask, Ask::Prove { .. }));
+            steps.ping = Some((from_there.unwrap_or(conversation.addr), repeat));
+        } else if wants_bond && conversation.ponged {
+            self.settle(now, peer);
+        }
+        steps
+    }
+
     /// Removes the conversation if nothing is left of it.
     pub(super) fn end_if_idle(&mut self, peer: &Peer) {
         let idle = |it: &Conversation| it.asks.is_empty() && it.ping.is_none() && it.request.is_none();
@@ -221,8 +291,29 @@ impl Conversations {
         }
     }
 
-    /// Takes the PING off: it was answered or timed out.
-    pub(super) fn close_ping(&mut self, peer: &Peer) -> Option<Open> {
+    /// The PONG came. `None` if it was not waited for.
+    pub(super) fn pong_came(&mut self, peer: &Peer) -> Option<PongCame> {
+        let ping = self.close_ping(peer)?;
+        let conversation = self.all.get_mut(peer)?;
+        let (answered, left) = conversation.asks.drain(..).partition(Ask::is_answered_by_pong);
+        conversation.asks = left;
+        conversation.ponged = true;
+        let (contact, pinged_us) = (conversation.contact.clone(), conversation.pinged_us);
+        Some(PongCame { contact, sent: ping.sent, pinged_us, answered })
+    }
+
+    /// No PONG came in time. Returns the node with all that fails: what waited for the PONG, or for the proof that would
+    /// have followed unless it `knows_us`.
+    pub(super) fn no_pong(&mut self, peer: &Peer, knows_us: bool) -> Option<(Contact, VecDeque<Ask>)> {
+        self.close_ping(peer);
+        let conversation = self.all.get_mut(peer)?;
+        let fails = |ask: &Ask| ask.is_answered_by_pong() || !(knows_us || conversation.settled);
+        let (failed, left) = conversation.asks.drain(..).partition(fails);
+        conversation.asks = left;
+        Some((conversation.contact.clone(), failed))
+    }
+
+    fn close_ping(&mut self, peer: &Peer) -> Option<Open> {
         let open = self.all.get_mut(peer)?.ping.take()?;
         self.expect_no_more((peer.1, Some(open.hash)));
         self.deadlines.remove(&open.deadline);
@@ -245,12 +336,29 @@ impl Conversations {
         }
     }
 
-    /// Takes the request off: it was answered or timed out.
-    pub(super) fn close_request(&mut self, peer: &Peer) -> Option<OpenRequest> {
-        let request = self.all.get_mut(peer)?.request.take()?;
-        self.deadlines.remove(&request.open.deadline);
-        self.expect_no_more((peer.1, request.ask.named_by_hash(request.open.hash)));
-        Some(request)
+    /// A NEIGHBORS packet with so many nodes came. `None` if no FINDNODE waits for it.
+    pub(super) fn told(&mut self, peer: &Peer, nodes: usize) -> Option<Told> {
+        let request = self.all.get_mut(peer)?.request.as_mut()?;
+        let Ask::FindNode(search) = request.ask else { return None };
+        let before = request.told.unwrap_or(0);
+        let told = before.saturating_add(nodes);
+        request.told = Some(told);
+        let room = BUCKET_SIZE.saturating_sub(before);
+        Some(Told { search, room, is_complete: told >= BUCKET_SIZE })
+    }
+
+    /// The open request ended: its answer came, or the time is over. A node that did not answer may have lost our proof,
+    /// so the next question to it begins with a PING.
+    pub(super) fn request_ended(&mut self, peer: &Peer, has_answered: bool) -> Option<RequestEnded> {
+        let conversation = self.all.get_mut(peer)?;
+        let OpenRequest { ask, open, told } = conversation.request.take()?;
+        let answered = has_answered || told.is_some();
+        conversation.settled &= answered;
+        conversation.ponged &= answered;
+        let contact = conversation.contact.clone();
+        self.deadlines.remove(&open.deadline);
+        self.expect_no_more((peer.1, ask.named_by_hash(open.hash)));
+        Some(RequestEnded { contact, ask, answered })
     }
 
     fn open(
@@ -269,7 +377,7 @@ impl Conversations {
     }
 
     /// The packet to send once more instead of giving it up, if what is due is its first deadline.
-    pub(super) fn repeat(&mut self, peer: &Peer, due: Due) -> Option<&Open> {
+    pub(super) fn repeat(&mut self, peer: &Peer, due: Due) -> Option<(SocketAddr, &[u8])> {
         let conversation = self.all.get_mut(peer)?;
         let open = match due {
             Due::Pong => conversation.ping.as_mut(),
@@ -284,14 +392,22 @@ impl Conversations {
         self.serial += 1;
         open.deadline = (open.sent + TIMEOUT, self.serial);
         self.deadlines.insert(open.deadline, (*peer, due));
-        Some(open)
+        Some((open.to, open.packet.as_slice()))
     }
 
     /// Starts the wait for the node's own PING.
-    pub(super) fn settle(&mut self, now: Instant, peer: Peer) {
+    fn settle(&mut self, now: Instant, peer: Peer) {
         let deadline = self.schedule(now + TIMEOUT, peer, Due::Settle);
         if let Some(conversation) = self.all.get_mut(&peer) {
             conversation.settle = Some(deadline);
+        }
+    }
+
+    /// The wait for the node's own PING is over.
+    pub(super) fn settle_ended(&mut self, peer: &Peer) {
+        if let Some(conversation) = self.all.get_mut(peer) {
+            conversation.settle = None;
+            conversation.settled = true;
         }
     }
 

@@ -10,42 +10,19 @@
 //! its recipient knows, and NEIGHBORS are taken only while a FINDNODE to that address is open. Their number per
 //! request is bounded instead (see `conversation`).
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroUsize,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Instant};
 
 use lru::LruCache;
 
-use crate::node::{AddressClass, endpoint::Subnet};
+use crate::node::{
+    AddressClass,
+    ration::{Rate, Ration, SubnetRations},
+};
 
-/// How many subnets are remembered, about 1.5 MB. Who is forgotten starts with a full ration; the one for all
-/// strangers holds nevertheless.
+/// How many subnets are remembered, about 1.5 MB.
 const MAX_SUBNETS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// How many proven addresses are remembered. Who is forgotten counts as a stranger until the next proof.
 const MAX_PROVEN: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
-
-/// A rate with bursts, kept as one instant (GCRA): the time at which everything taken so far would be paid back.
-#[derive(Clone, Copy, Debug)]
-pub struct Rate {
-    /// How many at once.
-    pub burst: u32,
-    /// How many per second thereafter.
-    pub per_second: u32,
-}
-
-impl Rate {
-    fn take(self, paid: &mut Instant, now: Instant) -> bool {
-        let interval = Duration::from_secs(1) / self.per_second.max(1);
-        let owed = paid.saturating_duration_since(now) + interval;
-        let granted = owed <= interval * self.burst;
-        if granted {
-            *paid = now + owed;
-        }
-        granted
-    }
-}
 
 /// The three rations. An honest node sends some packets per second at its busiest; a public bootnode hears several
 /// thousand strangers per second.
@@ -72,21 +49,19 @@ impl Default for Rates {
 /// Who may still send.
 #[derive(Debug)]
 pub struct Limits {
-    rates: Rates,
-    proven: LruCache<SocketAddr, Instant>,
-    subnets: LruCache<Subnet, Instant>,
-    strangers: Instant,
+    rate_of_proven: Rate,
+    proven: LruCache<SocketAddr, Ration>,
+    strangers: SubnetRations,
 }
 
 impl Limits {
     /// Full rations.
     #[must_use]
-    pub fn new(rates: Rates, now: Instant) -> Self {
+    pub fn new(rates: Rates) -> Self {
         Self {
-            rates,
+            rate_of_proven: rates.proven,
             proven: LruCache::sparse(MAX_PROVEN),
-            subnets: LruCache::sparse(MAX_SUBNETS),
-            strangers: now,
+            strangers: SubnetRations::new(rates.subnet, rates.strangers, MAX_SUBNETS),
         }
     }
 
@@ -96,24 +71,24 @@ impl Limits {
         if AddressClass::of(from.ip()) == AddressClass::Loopback {
             return true;
         }
-        if let Some(paid) = self.proven.get_mut(&from) {
-            return self.rates.proven.take(paid, now);
+        match self.proven.get_mut(&from) {
+            Some(ration) => ration.take(self.rate_of_proven, now),
+            None => self.strangers.take(now, from.ip(), false),
         }
-        let paid = self.subnets.get_or_insert_mut(Subnet::narrow(from.ip()), || now);
-        // The subnet first: what it is refused must not be taken from the rest.
-        self.rates.subnet.take(paid, now) && self.rates.strangers.take(&mut self.strangers, now)
     }
 
     /// The address answered what only its owner could answer: it has a ration of its own from now on.
-    pub fn prove(&mut self, now: Instant, addr: SocketAddr) {
+    pub fn prove(&mut self, addr: SocketAddr) {
         if !self.proven.promote(&addr) {
-            self.proven.put(addr, now);
+            self.proven.put(addr, Ration::default());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const RATES: Rates = Rates {
@@ -131,8 +106,8 @@ mod tests {
     fn every_ration_holds_and_comes_back() {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let now = Instant::now();
-        let mut limits = Limits::new(RATES, now);
-        limits.prove(now, "1.2.3.4:30303".parse().unwrap());
+        let mut limits = Limits::new(RATES);
+        limits.prove("1.2.3.4:30303".parse().unwrap());
         for (from, count, why) in [
             ("1.2.3.5:30303", 4, "a stranger next to the proven address uses up the subnet"),
             ("1.2.3.6:1", 0, "which its neighbours feel"),
@@ -149,7 +124,7 @@ mod tests {
         assert_eq!(admitted(&mut limits, later, "1.2.3.5:30303"), 2);
         assert_eq!(admitted(&mut limits, later, "1.2.3.4:30303"), 1);
         // Proving again refills nothing.
-        limits.prove(later, "1.2.3.4:30303".parse().unwrap());
+        limits.prove("1.2.3.4:30303".parse().unwrap());
         assert_eq!(admitted(&mut limits, later, "1.2.3.4:30303"), 0);
         let rested = now + Duration::from_secs(60);
         assert_eq!(admitted(&mut limits, rested, "1.2.3.4:30303"), 5, "never more than the burst");
@@ -159,12 +134,12 @@ mod tests {
     fn memory_is_bounded() {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let now = Instant::now();
-        let mut limits = Limits::new(Rates::default(), now);
+        let mut limits = Limits::new(Rates::default());
         for n in 0..40_000_u32 {
             let addr = SocketAddr::new(std::net::IpAddr::from((n << 8).to_be_bytes()), 1);
             limits.admit(now, addr);
-            limits.prove(now, addr);
+            limits.prove(addr);
         }
-        assert_eq!((limits.subnets.len(), limits.proven.len()), (MAX_SUBNETS.get(), MAX_PROVEN.get()));
+        assert_eq!(limits.proven.len(), MAX_PROVEN.get());
     }
 }

@@ -10,11 +10,14 @@
 //! - An answer counts only if we asked that node at that address ([`conversation`]).
 //! - A node that just proved itself hears nothing unasked from us for a second: it is reading what it asked for.
 //!
-//! Reading order: [`packet`], [`crypto`], [`limits`], [`bonds`], [`conversation`], [`action`], [`engine`], [`skew`].
+//! Reading order: [`packet`], [`crypto`], [`limits`], [`bonds`], [`conversation`], `admissions`, [`skew`], [`action`],
+//! [`verdict`] (what became of a packet), `outbox`, [`engine`]. Which node is asked next is decided in
+//! [`crate::kademlia::searches`].
 //!
 //! Left out: the socket, telling discv4 from discv5, the node database, signing our record (`net`).
 
 pub mod action;
+mod admissions;
 pub mod bonds;
 mod conversation;
 pub mod crypto;
@@ -25,7 +28,7 @@ pub mod packet;
 pub mod skew;
 pub mod verdict;
 
-pub use action::{Action, Config, Local, Ponged, QueryId};
+pub use action::{Action, ClockSkew, Config};
 pub use crypto::Crypto;
 pub use engine::Engine;
 pub use verdict::{Counters, Verdict};

@@ -22,9 +22,8 @@ use super::{
     message::{MessageType, RequestId},
     peer::Peer,
 };
-pub use crate::kademlia::CallError;
 use crate::{
-    kademlia::Contact,
+    kademlia::{CallError, Contact},
     node::{NodeId, Record},
 };
 

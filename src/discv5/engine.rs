@@ -9,55 +9,51 @@
 //! After each call on the left, drain `poll_transmit` and `poll_action` and set the timer anew. Errors of strangers
 //! are counted ([`Counters`]), never returned; a `Result` is an answer to our own caller.
 //!
-//! Its parts: [`receive`](self) what comes in, `request` what we ask, `respond` what we are asked, `search` lookups,
-//! walk and refresh.
+//! Which node is asked next, and why, is decided by [`Searches`]. What stands here is how discv5 asks it: in a session,
+//! one request at a time. `receive` reads what comes and answers it, `request` leads what we ask.
 
 mod action;
-mod outbox;
 mod receive;
 mod request;
-mod respond;
-mod search;
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    net::{IpAddr, SocketAddr},
-    time::Instant,
-};
+use std::{collections::VecDeque, fmt, net::SocketAddr, time::Instant};
 
 use bytes::BytesMut;
+use ipnet::IpNet;
 use rand::rngs::StdRng;
 
-pub use action::{Action, Counters, Ponged, QueryId};
-use outbox::Outbox;
+pub use action::{Action, Counters, TalkAction};
 use request::{Purpose, Request};
-use search::Searches;
 
 use super::{
-    call::{CallError, Calls},
-    challenge::{Challenges, STRANGERS_PER_SECOND},
+    call::Calls,
+    challenge::STRANGERS_PER_SECOND,
     crypto::Crypto,
     header::{MAX_MESSAGE, Unmasker},
     peer::Peer,
     session::Sessions,
     talk::{TalkServer, TalkToken},
+    wire::Wire,
 };
 use crate::{
     Now,
-    kademlia::{Contact, Source, Table, subnets::is_exempt},
-    node::{AddressClass, NodeId, Record},
+    kademlia::{
+        CallError, Contact, Event, Protocol, Query, QueryId, Searches, Source, Table, Target,
+        subnets::is_exempt,
+    },
+    node::{NodeId, Reach, Record},
 };
 
-/// The most bootnodes; networks have a dozen.
-const MAX_BOOTNODES: usize = 256;
+/// How often one call of `handle_timeout` looks again for what has become due meanwhile.
+const MAX_ROUNDS: usize = 16;
 
 /// What the operator decides.
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The most sessions; half of them are for those that strangers begin. Default 2048, about 1 MiB.
     pub sessions: usize,
-    /// Whom we speak with, and whom the table takes (`--netrestrict`). Default: all.
-    pub allowed: Box<dyn Fn(IpAddr) -> bool + Send>,
+    /// The only networks that we speak with, and that the table takes nodes of (`--netrestrict`); empty means all.
+    pub restrict: Vec<IpNet>,
     /// Whom to ask first, at every refresh. Default: nobody.
     pub bootnodes: Vec<Contact>,
     /// How many challenges strangers may make us send per second. Default: [`STRANGERS_PER_SECOND`].
@@ -68,17 +64,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             sessions: 2048,
-            allowed: Box::new(|_| true),
+            restrict: Vec::new(),
             bootnodes: Vec::new(),
             strangers_per_second: STRANGERS_PER_SECOND,
         }
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sessions, bootnodes, .. } = self;
-        write!(f, "Config({sessions} sessions, {bootnodes:?})")
     }
 }
 
@@ -99,33 +88,25 @@ pub enum TalkError {
 
 /// One node of the discv5 network.
 pub struct Engine<C> {
-    config: Config,
-    crypto: C,
+    wire: Wire<C>,
     rng: StdRng,
-    record: Record,
-    /// Whether our announced address is private: private ranges are exempt from limits per subnet then.
-    private: bool,
-    unmasker: Unmasker,
+    reach: Reach,
     table: Table,
-    sessions: Sessions,
-    challenges: Challenges,
     calls: Calls<Purpose>,
     talk: TalkServer,
-    searches: Searches,
+    searches: Searches<TalkAction>,
     actions: VecDeque<Action>,
-    outbox: Outbox,
     counters: Counters,
-    /// Where the packet being made is assembled.
-    scratch: BytesMut,
     /// Where the message being made is encoded.
     message: BytesMut,
     /// Where the message being read was opened to.
     plaintext: Vec<u8>,
 }
 
-impl<C> fmt::Debug for Engine<C> {
+impl<C: Crypto> fmt::Debug for Engine<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { record, table, sessions, calls, .. } = self;
+        let Self { wire, table, calls, .. } = self;
+        let (record, sessions) = (wire.record(), wire.sessions());
         write!(
             f,
             "Engine({record:?}, {} nodes, {:?} sessions, {} requests)",
@@ -140,25 +121,20 @@ impl<C: Crypto> Engine<C> {
     /// The engine of the node whose record is `record` and whose key `crypto` has. Refreshes its table at once.
     #[must_use]
     pub fn new(now: Now, config: Config, crypto: C, record: Record, mut rng: StdRng) -> Self {
+        let Config { sessions, restrict, bootnodes, strangers_per_second } = config;
+        let own = Target::from(record.public_key());
         let mut engine = Self {
-            crypto,
-            private: false,
-            unmasker: Unmasker::new(&record.id()),
+            wire: Wire::new(crypto, record.clone(), sessions, strangers_per_second, &mut rng),
+            reach: Reach::new(restrict, &record),
             table: Table::new(record.id(), &mut rng),
-            sessions: Sessions::new(config.sessions),
-            challenges: Challenges::new(config.strangers_per_second),
             calls: Calls::default(),
             talk: TalkServer::default(),
-            searches: Searches::new(now.mono),
+            searches: Searches::new(Protocol::V5, own, bootnodes, now.mono, &mut rng),
             actions: VecDeque::new(),
-            outbox: Outbox::default(),
             counters: Counters::default(),
-            scratch: BytesMut::new(),
             message: BytesMut::new(),
             plaintext: Vec::new(),
-            config,
             rng,
-            record: record.clone(),
         };
         engine.set_local_record(record);
         engine
@@ -167,11 +143,23 @@ impl<C: Crypto> Engine<C> {
     /// A datagram came. Those that are not for us are counted and forgotten.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         self.receive(now, from, bytes);
-        self.report_table();
+        self.drive(now);
     }
 
     /// The time that [`Self::poll_timeout`] named has come.
     pub fn handle_timeout(&mut self, now: Now) {
+        // What is done may make something else due at once: a bootnode that was added during a refresh makes the next
+        // one due at its end. A time left in the past would wake the driver again for nothing. The bound is far above
+        // what one round can set off, and is there so that a mistake of ours costs a wake-up and not the thread.
+        for _ in 0..MAX_ROUNDS {
+            self.do_due(now);
+            if self.poll_timeout().is_none_or(|at| at > now.mono) {
+                return;
+            }
+        }
+    }
+
+    fn do_due(&mut self, now: Now) {
         while let Some(id) = self.calls.expired(now.mono) {
             self.counters.requests_timed_out += 1;
             self.end_call(now, &id, Err(CallError::Timeout));
@@ -181,8 +169,8 @@ impl<C: Crypto> Engine<C> {
             self.respond_talk(now, &asker, &[]);
         }
         self.check_table(now);
-        self.search_on_time(now);
-        self.report_table();
+        self.searches.handle_timeout(now, &mut self.table, &self.reach);
+        self.drive(now);
     }
 
     /// When [`Self::handle_timeout`] is to be called.
@@ -192,7 +180,7 @@ impl<C: Crypto> Engine<C> {
             self.calls.next_timeout(),
             self.talk.next_timeout(),
             self.table.poll_timeout(),
-            self.searches.poll_timeout(),
+            self.searches.poll_timeout(&self.table),
         ];
         timers.into_iter().flatten().min()
     }
@@ -203,16 +191,14 @@ impl<C: Crypto> Engine<C> {
     }
 
     /// Appends the next packet to send to `out` and says where it goes.
-    pub fn poll_transmit(&mut self, out: &mut BytesMut) -> Option<SocketAddr> {
-        let to = self.outbox.pop(out)?;
-        self.counters.packets_sent += 1;
-        Some(to)
+    pub fn poll_transmit(&mut self, _now: Now, out: &mut BytesMut) -> Option<SocketAddr> {
+        self.wire.poll_transmit(&mut self.counters, out)
     }
 
     /// What tells discv5 packets for us from all others; the demultiplexer keeps a copy.
     #[must_use]
     pub fn unmasker(&self) -> &Unmasker {
-        &self.unmasker
+        self.wire.unmasker()
     }
 
     /// The table, for snapshots.
@@ -230,7 +216,7 @@ impl<C: Crypto> Engine<C> {
     /// The sessions: how many, and how many were given up.
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
-        &self.sessions
+        self.wire.sessions()
     }
 
     /// How many requests of ours are under way or wait.
@@ -239,51 +225,50 @@ impl<C: Crypto> Engine<C> {
         self.calls.len()
     }
 
+    /// Whether the searches keep their bounds; for tests and fuzzing.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        self.searches.is_consistent()
+    }
+
     /// Our record as others are told it.
     #[must_use]
     pub fn local_record(&self) -> &Record {
-        &self.record
+        self.wire.record()
     }
 
     /// Replaces our record. It must be signed by the same key.
     pub fn set_local_record(&mut self, record: Record) {
-        debug_assert_eq!(record.id(), self.record.id(), "a node keeps its id");
-        let class = record.endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
-        // Loopback is what is announced while no address is known; it says nothing about strangers.
-        self.private = matches!(class, Some(AddressClass::Private | AddressClass::LinkLocal));
-        self.table.set_private(self.private);
-        self.record = record;
+        debug_assert_eq!(record.id(), self.table.own_id(), "a node keeps its id");
+        self.reach.set_local_record(&record);
+        self.table.set_private(self.reach.is_private());
+        self.wire.set_record(record);
     }
 
     /// Adds a node that every refresh starts from, and refreshes. Its record may be missing: the key is enough.
     pub fn add_bootnode(&mut self, now: Now, node: Contact) {
-        let known = self.config.bootnodes.iter().any(|known| known.id == node.id);
-        if !known && self.config.bootnodes.len() < MAX_BOOTNODES {
-            self.config.bootnodes.push(node);
-            self.searches.refresh_now(now.mono);
-        }
+        self.searches.add_bootnode(now, node);
     }
 
     /// Offers a node of the node database to the table.
-    pub fn add_seed(&mut self, now: Now, record: Record) {
-        if let Some(contact) = Contact::from_record(record) {
-            self.offer(now, contact, Source::Database);
-        }
-        self.report_table();
+    pub fn add_seed(&mut self, now: Now, node: Contact) {
+        self.offer(now, node, Source::Database);
+        self.drive(now);
     }
 
     /// Takes a node out of the table and forgets its session, because it is banned. It may come back by itself.
     pub fn remove(&mut self, now: Now, id: &NodeId) {
         if let Some(addr) = self.table.get(id).and_then(|entry| entry.contact.udp_addr()) {
-            self.sessions.remove(&Peer::new(*id, addr));
+            self.wire.forget(&Peer::new(*id, addr));
         }
         self.table.remove(now, id);
-        self.report_table();
+        self.drive(now);
     }
 
     /// How many [`Action::Discovered`] are wanted from now on. None are looked for while it is zero.
-    pub fn set_demand(&mut self, wanted: usize) {
+    pub fn set_demand(&mut self, now: Now, wanted: usize) {
         self.searches.set_demand(wanted);
+        self.drive(now);
     }
 
     /// Which TALKREQ protocols are served.
@@ -291,21 +276,51 @@ impl<C: Crypto> Engine<C> {
         self.talk.set_protocols(protocols);
     }
 
-    /// Pings a node; ends in [`Action::PingResult`].
-    pub fn ping(&mut self, now: Now, query: QueryId, node: Contact) -> Result<(), CallError> {
-        self.begin_call(now, &node, &Request::Ping, Purpose::Ping(query))
+    /// Answers a caller's query by an action that names `id`, or refuses it at once.
+    pub fn query(&mut self, now: Now, id: QueryId, query: &Query) -> Result<(), CallError> {
+        match query {
+            Query::Ping(node) => self.ping(now, id, node),
+            Query::Lookup(target) => self.lookup(now, id, *target),
+            Query::Resolve(target) => self.resolve(now, id, *target, None),
+        }
     }
 
-    /// Asks an application at `node`; ends in [`Action::TalkResult`].
+    /// Pings a node; ends in [`Action::PingResult`].
+    pub fn ping(&mut self, now: Now, query: QueryId, node: &Contact) -> Result<(), CallError> {
+        self.begin_call(now, node, &Request::Ping, Purpose::Ping(query))
+    }
+
+    /// Looks for the nodes closest to `target`; ends in [`Action::LookupDone`].
+    pub fn lookup(&mut self, now: Now, query: QueryId, target: impl Into<Target>) -> Result<(), CallError> {
+        let begun = self.searches.lookup(&self.table, query, target.into());
+        self.drive(now);
+        begun
+    }
+
+    /// Finds a node's newest record: asks the node itself if the table has it or `hint` says where it may be, and looks
+    /// it up if it does not answer. Ends in [`Action::Resolved`].
+    pub fn resolve(
+        &mut self,
+        now: Now,
+        query: QueryId,
+        target: impl Into<Target>,
+        hint: Option<Contact>,
+    ) -> Result<(), CallError> {
+        let begun = self.searches.resolve(&self.table, query, target.into(), hint);
+        self.drive(now);
+        begun
+    }
+
+    /// Asks an application at `node`; ends in [`TalkAction::Result`].
     pub fn talk(
         &mut self,
         now: Now,
         query: QueryId,
-        node: Contact,
+        node: &Contact,
         protocol: &[u8],
         request: &[u8],
     ) -> Result<(), CallError> {
-        self.begin_call(now, &node, &Request::Talk { protocol, request }, Purpose::Talk(query))
+        self.begin_call(now, node, &Request::Talk { protocol, request }, Purpose::Talk(query))
     }
 
     /// Answers a TALKREQ.
@@ -319,37 +334,29 @@ impl<C: Crypto> Engine<C> {
 
     /// Offers a node to the table, if the restriction allows it.
     fn offer(&mut self, now: Now, contact: Contact, source: Source) {
-        if (self.config.allowed)(contact.endpoint.ip) {
+        if self.reach.allows(contact.endpoint.ip) {
             self.table.insert(now, contact, source);
         }
     }
 
-    /// Whether packets of ours may go to `ip`: never from an announced public address into private ranges, which the
-    /// route could not carry. Loopback always can: strangers cannot name it ([`crate::node::endpoint::may_relay`]).
-    fn may_contact(&self, ip: IpAddr) -> bool {
-        let own = self.record.endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
-        let carried = match AddressClass::of(ip) {
-            AddressClass::Special => false,
-            AddressClass::Loopback | AddressClass::Global => true,
-            AddressClass::LinkLocal | AddressClass::Private => own != Some(AddressClass::Global),
-        };
-        carried && (self.config.allowed)(ip)
-    }
-
     fn is_exempt(&self, peer: &Peer) -> bool {
-        is_exempt(peer.addr.ip(), self.private)
+        is_exempt(peer.addr.ip(), self.reach.is_private())
     }
 
-    fn report_table(&mut self) {
-        while let Some(event) = self.table.poll_event() {
-            self.actions.push_back(Action::Table(event));
+    /// Asks what the searches want to know, and passes on what came of them and what happened in the table.
+    fn drive(&mut self, now: Now) {
+        while let Some(question) = self.searches.poll_question(now, &mut self.table) {
+            if self.ask(now, &question).is_err() {
+                self.searches.unasked(&self.table, &question);
+            }
         }
-    }
-
-    /// Queues the packet that stands in `scratch`.
-    fn send_scratch(&mut self, to: SocketAddr) {
-        if !self.outbox.push(to, &self.scratch) {
-            self.counters.packets_dropped += 1;
+        self.counters.lookups_refused += self.searches.take_refused();
+        self.actions.extend(std::iter::from_fn(|| self.searches.poll_action()));
+        while let Some(event) = self.table.poll_event() {
+            if matches!(event, Event::Removed(..)) && self.table.is_empty() {
+                self.searches.table_emptied(now);
+            }
+            self.actions.push_back(Action::Table(event));
         }
     }
 }

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Reading order: [`header`] and [`packet`] (bytes on the wire), [`crypto`], [`message`]; [`peer`] (an id at an
-//! endpoint), [`session`], [`challenge`], [`handshake`], [`budget`] (what strangers may make us do); [`call`] (what we
+//! endpoint), [`session`], [`challenge`], [`handshake`], `outbox` (packets that wait to be sent), [`wire`], which holds them together; [`call`] (what we
 //! ask), [`answer`] and [`talk`] (what we are asked); [`engine`], which puts them together.
+//! Which node is asked next is decided in [`crate::kademlia::searches`].
 //!
 //! Identities cost nothing and UDP addresses are easily forged, so every store here has a capacity and a share per
 //! subnet, nothing is linear in the number of strangers, and what is known to be good is kept apart from what just
@@ -21,7 +22,6 @@
 //! Sources: devp2p, discv5/discv5-wire.md and discv5-theory.md. Constants are go-ethereum's where nothing else is said.
 
 pub mod answer;
-pub mod budget;
 pub mod call;
 pub mod challenge;
 pub mod crypto;
@@ -29,14 +29,15 @@ pub mod engine;
 pub mod handshake;
 pub mod header;
 pub mod message;
+mod outbox;
 pub mod packet;
 pub mod peer;
 pub mod session;
 pub mod talk;
+mod wire;
 
-pub use call::CallError;
 pub use challenge::STRANGERS_PER_SECOND;
 pub use crypto::Crypto;
-pub use engine::{Action, Config, Counters, Engine, MAX_TALK_RESPONSE, QueryId, TalkError};
+pub use engine::{Action, Config, Counters, Engine, MAX_TALK_RESPONSE, TalkAction, TalkError};
 pub use header::Unmasker;
 pub use talk::TalkToken;

@@ -5,7 +5,7 @@
 //! at `<its own hash>.<domain>`, so that whoever believes the root can check everything below it.
 //!
 //! Reading order: [`entry`] (what a TXT record says), [`link`] (which tree, signed by whom), `pass` (one walk through
-//! a subtree), `tree` (one tree over time), [`client`] (all trees, the rate limit, and what the caller asks for).
+//! a subtree), `tree` (one tree over time), `limiter` (requests per second), [`client`] (all trees, and what the caller asks for).
 //!
 //! Left out: DNS itself. The caller resolves the names it is asked for and joins the strings of each TXT record.
 

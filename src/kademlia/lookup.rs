@@ -69,12 +69,6 @@ impl Lookup {
         lookup
     }
 
-    /// What is looked for.
-    #[must_use]
-    pub fn target(&self) -> NodeId {
-        self.target
-    }
-
     /// How many nodes were asked so far.
     #[must_use]
     pub fn asked(&self) -> usize {
@@ -123,6 +117,12 @@ impl Lookup {
         self.under_way += 1;
         self.asked += 1;
         Some(candidate.contact.clone())
+    }
+
+    /// Whether the node `id` was asked and has not told all it tells.
+    #[must_use]
+    pub fn is_asked(&self, id: &NodeId) -> bool {
+        self.asked_index(id).is_some()
     }
 
     /// The asked node `id` told all it tells.

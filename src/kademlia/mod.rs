@@ -3,8 +3,8 @@
 //! Both protocols keep the same table of nodes, check it the same way and search it the same way; they differ in how
 //! a node is asked. So this room never speaks to anybody: the engines tell it what they saw, and it answers whom to
 //! keep, whom to check next and whom to ask next. Reading order: [`distance`], [`contact`], [`table`] (with its parts
-//! [`entry`], [`bucket`], [`subnets`], [`revalidation`]), [`lookup`], [`refresh`], [`walk`].
-//! [`call`] says why a request of an engine was not made.
+//! [`entry`], [`bucket`], [`subnets`], [`revalidation`]), [`lookup`], [`refresh`], [`walk`], and [`searches`], which runs
+//! these three. [`protocol`], [`query`] and [`action`] are what both engines say to their owner.
 //!
 //! Strangers choose their ids and addresses, and they push as fast as the line carries. Therefore no operation here
 //! is linear in the number of strangers: a table never holds more than 17 × (16 + 10) of them, ids and subnets are
@@ -13,23 +13,29 @@
 //!
 //! Left out: packets and timeouts of requests (the engines), storage of nodes (`net`).
 
+pub mod action;
 pub mod bucket;
-pub mod call;
 pub mod contact;
 pub mod distance;
 pub mod entry;
 pub mod lookup;
+pub mod protocol;
+pub mod query;
 pub mod refresh;
 pub mod revalidation;
+pub mod searches;
 pub mod subnets;
 pub mod table;
 pub mod walk;
 
+pub use action::Action;
 pub use bucket::Bucket;
-pub use call::CallError;
 pub use contact::{Contact, Source};
 pub use entry::{Entry, Placement};
 pub use lookup::Lookup;
+pub use protocol::Protocol;
+pub use query::{CallError, Ponged, Query, QueryId, Target};
 pub use refresh::Refresh;
+pub use searches::Searches;
 pub use table::{Event, Insert, Refusal, Removal, Table};
 pub use walk::RandomWalk;

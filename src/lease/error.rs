@@ -48,6 +48,12 @@ pub enum LeaseError {
         /// The generation of the current token.
         generation: u64,
     },
+    /// With these capabilities our Hello would be larger than peers accept.
+    #[error("the limit of {limit} bytes of Hello, with these capabilities is reached")]
+    HelloTooLarge {
+        /// The largest Hello, in bytes.
+        limit: usize,
+    },
     /// A limit is reached.
     #[error("the limit of {limit} {what} is reached")]
     LimitReached {
@@ -85,6 +91,7 @@ impl LeaseError {
             Self::RegistrationAttached { .. } => ErrorReason::RegistrationAttached,
             Self::RegistrationNotFound { .. } => ErrorReason::RegistrationNotFound,
             Self::ResumeTokenStale { .. } => ErrorReason::ResumeTokenStale,
+            Self::HelloTooLarge { .. } => ErrorReason::HelloTooLarge,
             Self::LimitReached { .. } => ErrorReason::LimitReached,
             Self::InvalidField { .. } | Self::InvalidFields(_) => ErrorReason::InvalidField,
             Self::NotAuthorized { .. } => ErrorReason::NotAuthorized,

@@ -23,6 +23,12 @@
 //! [`Registry::register`] and [`Registry::attach`] answer at once; leases that end on their own leave through
 //! [`Registry::poll_action`] after [`Registry::handle_timeout`]. Nothing is remembered over a restart of the sidecar.
 //!
+//! # Files
+//!
+//! `capability` (names, versions and message counts), `spec` and `wanted` (what an application asks for, and its limits),
+//! `registration` (one lease), `claim` (who may take it), `token` (its secret), `error` and `reason` (why something is
+//! refused, and the word for it that programs compare).
+//!
 //! Left out: the channels of a registration ([`delivery`](crate::delivery)), what its names mean for live sessions, and
 //! whether the caller's principal is who it says.
 
@@ -273,10 +279,7 @@ impl Registry {
         let others = self.iter().filter(|other| Some(other.id) != id).flat_map(|other| &other.spec.protocols);
         let all = others.chain(&spec.protocols).map(|protocol| &protocol.capability);
         if hello_len(self.config.client_name_len, all) > MAX_HELLO {
-            return Err(LeaseError::LimitReached {
-                what: "bytes of Hello, with these capabilities",
-                limit: MAX_HELLO,
-            });
+            return Err(LeaseError::HelloTooLarge { limit: MAX_HELLO });
         }
         Ok(())
     }

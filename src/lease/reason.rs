@@ -30,6 +30,8 @@ pub enum ErrorReason {
     MessageCodeOutOfRange,
     /// A field has a value that cannot be right.
     InvalidField,
+    /// With these capabilities our Hello would be larger than peers accept.
+    HelloTooLarge,
     /// A configured limit is reached.
     LimitReached,
     /// The caller may not do this.
@@ -52,6 +54,7 @@ impl ErrorReason {
             Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Self::MessageCodeOutOfRange => "MESSAGE_CODE_OUT_OF_RANGE",
             Self::InvalidField => "INVALID_FIELD",
+            Self::HelloTooLarge => "HELLO_TOO_LARGE",
             Self::LimitReached => "LIMIT_REACHED",
             Self::NotAuthorized => "NOT_AUTHORIZED",
         }

@@ -437,7 +437,7 @@ fn our_hello_stays_within_what_peers_accept() {
             Err(error) => break error,
         }
     };
-    assert_eq!(error.reason(), ErrorReason::LimitReached);
+    assert_eq!(error, LeaseError::HelloTooLarge { limit: MAX_HELLO });
     let len = hello_len(128, world.registry.capabilities());
     assert!(len <= MAX_HELLO && len > MAX_HELLO - 16 * 15, "{len}");
     // Exactly as an encoder of another shape counts: list(version, name, list(list(cap, version)), port, id).

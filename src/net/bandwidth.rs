@@ -6,7 +6,8 @@
 //!
 //! Without caps this costs a connection two loads of memory that nobody writes.
 //!
-//! Left out: the arithmetic (`policy::token_bucket`), and what a connection does while it waits (`connection`).
+//! Left out: the arithmetic (`policy::token_bucket`), and what a connection does while it waits (`p2p::intake` for what it
+//! reads, `p2p::connection` for what it writes).
 
 use std::{
     num::NonZeroU64,
@@ -17,7 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::policy::token_bucket::TokenBucket;
+use crate::{
+    p2p::{DisconnectReason, Next, Outbound, Source},
+    policy::token_bucket::TokenBucket,
+};
 
 /// The longest that a connection is held at a time: other nodes give up a write that takes 20 s (geth), so a capped
 /// peer gets some bytes through before that.
@@ -171,6 +175,17 @@ impl<'a> Pacer<'a> {
         }
     }
 
+    /// So many bytes were read from the peer. Returns until when nothing more may be read, if a cap is exceeded.
+    pub(super) fn read(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
+        self.spend(now, Direction::In, bytes);
+        self.held_until(now, Direction::In)
+    }
+
+    /// The messages of `queue`, as fast as the caps allow.
+    pub(super) fn pace<'q>(&'q mut self, queue: &'q Outbound) -> Paced<'q, 'a> {
+        Paced { queue, pacer: self }
+    }
+
     /// How many bytes one read may take.
     pub(super) fn read_limit(&self) -> usize {
         let way = self.shared.way(Direction::In);
@@ -180,9 +195,39 @@ impl<'a> Pacer<'a> {
     }
 }
 
+/// The messages to one peer behind the caps.
+pub(super) struct Paced<'q, 'a> {
+    queue: &'q Outbound,
+    pacer: &'q mut Pacer<'a>,
+}
+
+impl Source for Paced<'_, '_> {
+    fn next(&mut self, now: Instant) -> Next {
+        // A peer that is to be left takes what was accepted for it at full speed.
+        match self.pacer.held_until(now, Direction::Out) {
+            Some(until) if self.leaving().is_none() => Next::NotBefore(until),
+            _ => self.queue.next(now),
+        }
+    }
+
+    fn appended(&mut self, now: Instant, bytes: usize) {
+        self.pacer.spend(now, Direction::Out, bytes);
+    }
+
+    fn leaving(&self) -> Option<DisconnectReason> {
+        self.queue.leaving()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{
+        p2p::{ChannelIndex, ChannelLimits, Lane},
+        rlpx::Compressor,
+    };
 
     #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
     fn start() -> Instant {
@@ -239,5 +284,29 @@ mod tests {
         let mut pacer = Pacer::new(&shared);
         pacer.spend(start, Direction::In, 16 << 20);
         assert_eq!(pacer.held_until(start, Direction::In), Some(start + MAX_PAUSE));
+    }
+
+    #[test]
+    fn a_peer_over_its_cap_gets_nothing_until_it_is_to_be_left() {
+        let start = start();
+        let shared = Bandwidth::new(start, Rates { peer_out: rate(1000), ..Rates::default() });
+        let mut pacer = Pacer::new(&shared);
+        let queue = Outbound::new(Arc::default());
+        let limits = ChannelLimits { offset: 0x10, message_count: 1, max_message: 100 };
+        queue.set_channels([limits], true);
+        for _ in 0..3 {
+            let message = Compressor::default().compress(b"hello").unwrap();
+            queue.send(Lane::Stream, ChannelIndex(0), 0, message).unwrap();
+        }
+        let mut paced = pacer.pace(&queue);
+        assert!(matches!(paced.next(start), Next::Message(_)));
+        paced.appended(start, 2000);
+        let Next::NotBefore(until) = paced.next(start) else { panic!("the cap is exceeded") };
+        assert!(until > start);
+        assert!(matches!(paced.next(until), Next::Message(_)));
+        paced.appended(until, 100_000);
+        queue.disconnect(DisconnectReason::Quitting);
+        assert!(matches!(paced.next(until), Next::Message(_)), "what was accepted goes out");
+        assert!(matches!(paced.next(until), Next::Leave(DisconnectReason::Quitting)));
     }
 }

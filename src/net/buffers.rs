@@ -129,6 +129,54 @@ impl Drop for BudgetShare<'_> {
     }
 }
 
+/// One connection's receive buffer. It holds memory only while bytes wait in it.
+#[derive(Debug)]
+pub struct ReceiveBuffer<'a> {
+    pool: &'a BufferPool,
+    share: BudgetShare<'a>,
+    buffer: Option<BytesMut>,
+}
+
+impl<'a> ReceiveBuffer<'a> {
+    /// A buffer that is borrowed from `pool` and counts against `budget`.
+    #[must_use]
+    pub fn new(pool: &'a BufferPool, budget: &'a ReceiveBudget) -> Self {
+        Self { pool, share: BudgetShare::new(budget), buffer: None }
+    }
+
+    /// Received bytes, with room for more behind them.
+    pub fn space(&mut self) -> &mut BytesMut {
+        let buffer = self.buffer.get_or_insert_with(|| self.pool.take());
+        if buffer.capacity() - buffer.len() < CHUNK / 4 {
+            buffer.reserve(CHUNK);
+        }
+        buffer
+    }
+
+    /// Received bytes that no one has consumed yet; there may be none.
+    pub fn bytes(&mut self) -> &mut BytesMut {
+        self.buffer.get_or_insert_default()
+    }
+
+    /// Gives the buffer back if it is drained, and brings its share of the budget in step. Returns whether the budget
+    /// covers it; while it does not, nothing more is to be read.
+    pub fn settle(&mut self) -> bool {
+        if let Some(buffer) = self.buffer.take_if(|buffer| buffer.is_empty()) {
+            self.pool.give_back(buffer);
+        }
+        self.share.try_resize(self.beyond_chunk())
+    }
+
+    /// Waits until the budget covers the buffer. Cancel-safe.
+    pub async fn covered(&mut self) {
+        self.share.resize(self.beyond_chunk()).await;
+    }
+
+    fn beyond_chunk(&self) -> usize {
+        self.buffer.as_ref().map_or(0, BytesMut::capacity).saturating_sub(CHUNK)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +211,28 @@ mod tests {
         assert_eq!(budget.free(), 60);
         drop((first, second));
         assert_eq!(budget.free(), 100);
+    }
+
+    #[tokio::test]
+    async fn a_connection_holds_memory_only_while_bytes_wait() {
+        let (pool, budget) = (BufferPool::default(), ReceiveBudget::new(3 * CHUNK));
+        let mut receive = ReceiveBuffer::new(&pool, &budget);
+        assert!(receive.bytes().is_empty() && receive.settle());
+        assert_eq!(pool.spare.lock().unwrap().len(), 0, "it had none");
+        receive.space().extend_from_slice(b"half a message");
+        assert!(receive.settle());
+        assert_eq!(receive.bytes(), &b"half a message"[..]);
+        // It grows beyond what the process has.
+        receive.space().extend_from_slice(&vec![0; 8 * CHUNK]);
+        assert!(!receive.settle());
+        assert_eq!(budget.free(), 3 * CHUNK);
+        assert!(futures_poll(std::pin::pin!(receive.covered())).await.is_none());
+        receive.bytes().clear();
+        assert!(receive.settle());
+        receive.covered().await;
+        receive.space();
+        assert!(receive.settle());
+        assert_eq!(pool.spare.lock().unwrap().len(), 1);
     }
 
     /// Polls once: `None` while pending.

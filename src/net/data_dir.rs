@@ -13,6 +13,7 @@
 //! others may not. Its mode is not ours to change.
 
 use std::{
+    env,
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
@@ -20,6 +21,7 @@ use std::{
     process,
 };
 
+use rand::Rng;
 use rustix::fs::OFlags;
 
 use super::secret_file::Group;
@@ -92,6 +94,8 @@ pub enum DataDirError {
 pub struct DataDir {
     path: PathBuf,
     lock: File,
+    /// Whether the directory is removed, with all that is in it, when it is not held any more.
+    temporary: bool,
 }
 
 impl DataDir {
@@ -131,8 +135,22 @@ impl DataDir {
             }
             Err(TryLockError::Error(error)) => return Err(failed("be locked")(error)),
         }
-        let mut dir = Self { path: path.to_owned(), lock };
+        let mut dir = Self { path: path.to_owned(), lock, temporary: false };
         dir.announce(None).map_err(failed("write its lock file"))?;
+        Ok(dir)
+    }
+
+    /// Makes a directory of its own among the system's temporary files. It is removed when this value is dropped.
+    pub fn temporary(rng: &mut impl Rng) -> Result<Self, DataDirError> {
+        let path = env::temp_dir().join(format!("devp2pd-{:016x}", rng.random::<u64>()));
+        // One that exists already is somebody else's, so it is not used.
+        DirBuilder::new().mode(0o700).create(&path).map_err(|source| DataDirError::Io {
+            path: path.clone(),
+            what: "be made",
+            source,
+        })?;
+        let mut dir = Self::open(&path)?;
+        dir.temporary = true;
         Ok(dir)
     }
 
@@ -156,6 +174,10 @@ impl Drop for DataDir {
         // The file stays: removing it would let two processes lock two files of one name. What it says is void, and
         // if it cannot be emptied, the lock that goes away with it still tells the truth.
         let _ = self.lock.set_len(0);
+        if self.temporary {
+            // What cannot be removed is left to those who clear the system's temporary files.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
@@ -237,6 +259,8 @@ fn read_holder(lock: &mut File) -> String {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use rand::{SeedableRng, rngs::StdRng};
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -245,6 +269,20 @@ mod tests {
 
     fn chmod(path: &Path, mode: u32) {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_temporary_directory_is_private_and_goes_with_its_holder() {
+        let mut rng = StdRng::from_os_rng();
+        let [first, second] = [(); 2].map(|()| DataDir::temporary(&mut rng).unwrap());
+        let (path, other) = (first.path().to_owned(), second.path().to_owned());
+        assert_ne!(path, other);
+        assert_eq!(mode(&path), 0o700);
+        fs::write(path.join("nodekey"), "x").unwrap();
+        drop(first);
+        assert!(!path.exists() && other.exists());
+        drop(second);
+        assert!(!other.exists());
     }
 
     #[test]

@@ -57,14 +57,15 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// Connects to the first of `addrs` that answers, within `limit` for all of them. Returns the connection and where it
-/// goes.
+/// Connects to the first of `addrs` that answers, within `limit` for all of them. The socket gets a receive buffer of so
+/// many bytes. Returns the connection and where it goes.
 pub async fn connect(
     addrs: Vec<SocketAddr>,
     limit: Duration,
+    receive_buffer: usize,
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let (mut tried, mut begun) = (Vec::new(), Vec::new());
-    if let Ok(Some(connected)) = timeout(limit, race(addrs, &mut begun, &mut tried)).await {
+    if let Ok(Some(connected)) = timeout(limit, race(addrs, receive_buffer, &mut begun, &mut tried)).await {
         return Ok(connected);
     }
     // Attempts that the time limit ended have no error of their own.
@@ -78,6 +79,7 @@ pub async fn connect(
 /// Tries the addresses in order, each with a head start. `None` when all have failed.
 async fn race(
     addrs: Vec<SocketAddr>,
+    receive_buffer: usize,
     begun: &mut Vec<SocketAddr>,
     failed: &mut Vec<(SocketAddr, io::Error)>,
 ) -> Option<(TcpStream, SocketAddr)> {
@@ -88,7 +90,7 @@ async fn race(
         let next = left.next();
         if let Some(addr) = next {
             begun.push(addr);
-            attempts.spawn(async move { (addr, open(addr).await) });
+            attempts.spawn(async move { (addr, open(addr, receive_buffer).await) });
         }
         let outcome = tokio::select! {
             outcome = attempts.join_next() => outcome,
@@ -105,9 +107,9 @@ async fn race(
     }
 }
 
-async fn open(addr: SocketAddr) -> io::Result<TcpStream> {
+async fn open(addr: SocketAddr, receive_buffer: usize) -> io::Result<TcpStream> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    peer_socket::prepare(&SockRef::from(&socket))?;
+    peer_socket::prepare(&SockRef::from(&socket), receive_buffer)?;
     let stream = socket.connect(addr).await?;
     // Messages are batched before they are written; the kernel must not wait for more.
     stream.set_nodelay(true)?;
@@ -120,7 +122,7 @@ mod tests {
 
     use socket2::{Domain, Socket, Type};
 
-    use super::*;
+    use super::{peer_socket::RECEIVE_BUFFER, *};
 
     /// Long enough that only a connection that never comes takes it.
     const LONG: Duration = Duration::from_secs(60);
@@ -160,7 +162,7 @@ mod tests {
         for addrs in
             [vec![good], vec![refused, good], vec![silent, good], vec![silent, refused, good, silent]]
         {
-            let (stream, addr) = connect(addrs.clone(), LONG).await.unwrap();
+            let (stream, addr) = connect(addrs.clone(), LONG, RECEIVE_BUFFER).await.unwrap();
             assert_eq!((addr, stream.peer_addr().unwrap()), (good, good), "{addrs:?}");
             assert!(stream.nodelay().unwrap());
         }
@@ -170,14 +172,17 @@ mod tests {
     async fn an_error_names_every_address_and_what_became_of_it() {
         let (_first, first) = refusing();
         let (_second, second) = refusing();
-        let error = connect(vec![first, second], LONG).await.unwrap_err();
+        let error = connect(vec![first, second], LONG, RECEIVE_BUFFER).await.unwrap_err();
         assert_eq!(error.tried.iter().map(|(addr, _)| *addr).collect::<Vec<_>>(), [first, second]);
         let text = error.to_string();
         for addr in [first, second] {
             assert!(text.contains(&format!("{addr}: Connection refused")), "{text}");
         }
         let (_socket, _held, silent) = silent().await;
-        let error = connect(vec![first, silent], Duration::from_millis(500)).await.unwrap_err().to_string();
+        let error = connect(vec![first, silent], Duration::from_millis(500), RECEIVE_BUFFER)
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(&format!("{first}: Connection refused")), "{error}");
         assert!(error.contains(&format!("{silent}: no answer within 500ms")), "{error}");
     }

@@ -1,39 +1,96 @@
-//! Drives the tree client ([`crate::dnsdisc`]) against the resolver and hands what it finds to whoever takes it.
+//! Drives the tree client ([`crate::dnsdisc`]) against the resolver, and offers the nodes that it finds to the dialer.
 //!
-//! The queue to the taker is the demand: as many nodes are looked for as there are free places in it. When nobody
-//! takes nodes, nobody is asked; when the taker is gone, the driver ends.
+//! The queue between the two is the demand: as many nodes are looked for as there are free places in it. While the dialer
+//! has no free slot, nothing is taken from the queue, and no DNS server is asked.
+//!
+//! Left out: how a tree is read and checked (`dnsdisc`), and which candidates are dialed (`policy`).
 
-use std::{future::pending, sync::Arc, time::Instant};
+use std::{
+    future::pending,
+    time::{Duration, Instant},
+};
 
+use rand::rngs::StdRng;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
     time::sleep_until,
 };
 
-use super::{clock, resolver::Resolver};
+use super::{clock, resolver::Resolver, running::Running};
 use crate::{
-    dnsdisc::{Action, Answer, Client, Counters, QueryId},
+    dnsdisc::{self, Action, Answer, Client, Counters, Link, QueryId},
     node::Record,
+    policy::dial::{Candidate, Source},
 };
 
-/// A node from a tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DnsNode {
-    /// Its record; it has an address that may be dialed.
-    pub record: Record,
-    /// The domain of the tree that lists it.
-    pub tree: Arc<str>,
+/// Nodes of trees that are fetched ahead: one dialer's worth.
+const AHEAD: usize = 8;
+
+/// Where candidates of DNS trees come from and go to.
+#[derive(Debug)]
+pub struct Feed {
+    /// The trees.
+    pub links: Vec<Link>,
+    /// The resolver to ask.
+    pub resolver: Resolver,
+    /// How many candidates the dialer has room for.
+    pub demand: watch::Receiver<usize>,
+    /// Where candidates go.
+    pub candidates: mpsc::Sender<Candidate>,
+    /// The randomness of the client.
+    pub rng: StdRng,
+}
+
+/// Starts to offer the nodes of the trees. The counters say what reading the trees came to.
+pub fn start(feed: Feed) -> (watch::Receiver<Counters>, Running) {
+    let (counters, told) = watch::channel(Counters::default());
+    (told, Running::start_without_end("DNS trees", offer(feed, counters)))
+}
+
+/// Reads trees while the dialer has room for candidates.
+async fn offer(feed: Feed, counters: watch::Sender<Counters>) {
+    let Feed { links, resolver, mut demand, candidates, rng } = feed;
+    // Nothing is asked before the first free slot.
+    if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
+        return;
+    }
+    let client = Client::new(clock::now(), dnsdisc::Config { allow_private: false }, &links, rng);
+    let (nodes, mut found) = mpsc::channel::<Record>(AHEAD);
+    let reading = run(client, resolver, nodes, counters);
+    let feeding = async {
+        loop {
+            if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
+                return;
+            }
+            let Some(record) = found.recv().await else { return };
+            let Some(addr) = record.tcp_addr() else { continue };
+            let candidate = Candidate {
+                public_key: record.public_key(),
+                addr,
+                record: Some(record),
+                source: Source::Dns,
+                served: Duration::ZERO,
+            };
+            if candidates.send(candidate).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = feeding => {}
+    }
 }
 
 /// Requests on their way, each with what the resolver said: the texts, or nothing.
 type Lookups = JoinSet<(QueryId, Option<Vec<String>>)>;
 
-/// Runs `client` until nobody takes nodes any more. `counters` always holds the latest.
-pub async fn run(
+/// Runs `client` until the receiver of `nodes` is gone. `counters` always holds the latest.
+async fn run(
     mut client: Client,
     resolver: Resolver,
-    nodes: mpsc::Sender<DnsNode>,
+    nodes: mpsc::Sender<Record>,
     counters: watch::Sender<Counters>,
 ) {
     let mut lookups = Lookups::new();
@@ -68,13 +125,13 @@ async fn until(timer: Option<Instant>) {
     }
 }
 
-fn drain(client: &mut Client, resolver: &Resolver, nodes: &mpsc::Sender<DnsNode>, lookups: &mut Lookups) {
+fn drain(client: &mut Client, resolver: &Resolver, nodes: &mpsc::Sender<Record>, lookups: &mut Lookups) {
     while let Some(action) = client.poll_action() {
         carry_out(action, resolver, nodes, lookups);
     }
 }
 
-fn carry_out(action: Action, resolver: &Resolver, nodes: &mpsc::Sender<DnsNode>, lookups: &mut Lookups) {
+fn carry_out(action: Action, resolver: &Resolver, nodes: &mpsc::Sender<Record>, lookups: &mut Lookups) {
     match action {
         Action::Resolve { id, name } => {
             let resolver = resolver.clone();
@@ -84,9 +141,9 @@ fn carry_out(action: Action, resolver: &Resolver, nodes: &mpsc::Sender<DnsNode>,
                 (id, answer.inspect_err(|error| tracing::debug!(%error, "node list")).ok())
             });
         }
-        Action::Found { record, domain } => {
+        Action::Found { record, .. } => {
             // There is a place: the client finds no more than it is wanted to, and we are the only sender.
-            if nodes.try_send(DnsNode { record, tree: domain }).is_err() {
+            if nodes.try_send(record).is_err() {
                 tracing::debug!("a node from the DNS found no taker");
             }
         }
@@ -98,9 +155,9 @@ fn carry_out(action: Action, resolver: &Resolver, nodes: &mpsc::Sender<DnsNode>,
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::collections::BTreeSet;
 
-    use rand::{SeedableRng, rngs::StdRng};
+    use rand::SeedableRng;
 
     use super::*;
     use crate::{
@@ -138,9 +195,8 @@ mod tests {
         assert_eq!(dns.asked().len(), 5, "{:?}", dns.asked());
         let mut found = BTreeSet::new();
         for _ in 0..8 {
-            let node = tokio::time::timeout(Duration::from_secs(5), nodes.recv()).await.unwrap().unwrap();
-            assert_eq!(&*node.tree, "nodes.test");
-            found.insert(node.record.id());
+            let record = tokio::time::timeout(Duration::from_secs(5), nodes.recv()).await.unwrap().unwrap();
+            found.insert(record.id());
         }
         assert_eq!(found, records.iter().map(Record::id).collect::<BTreeSet<NodeId>>());
         assert!(told.borrow().found >= 8);
@@ -161,7 +217,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(told.borrow().unanswered, 1);
         dns.set(replies(maker.tree(1, &records, &[])));
-        let node = tokio::time::timeout(Duration::from_secs(10), nodes.recv()).await.unwrap().unwrap();
-        assert_eq!(node.record, records[0]);
+        let record = tokio::time::timeout(Duration::from_secs(10), nodes.recv()).await.unwrap().unwrap();
+        assert_eq!(record, records[0]);
     }
 }

@@ -29,8 +29,8 @@ pub struct Accepted {
     pub remote: SocketAddr,
 }
 
-/// Binds one listening socket. IPv6 sockets are IPv6 only, so that both families can have the same port.
-pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+/// Binds one listening socket, whose connections get a receive buffer of so many bytes. IPv6 sockets are IPv6 only, so that both families can have the same port.
+pub fn bind(addr: SocketAddr, receive_buffer: usize) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -38,7 +38,7 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     // A restart must not wait for connections of the previous process to time out.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    peer_socket::prepare(&SockRef::from(&socket))?;
+    peer_socket::prepare(&SockRef::from(&socket), receive_buffer)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())

@@ -4,16 +4,20 @@
 //! directory synced. After a crash either the old or the new content is there, whole. What cannot be read is an error
 //! that names the file; it is never replaced in silence, because it holds what somebody asked us to keep.
 //!
-//! The content is JSON, readable by its owner only. Calls block for as long as the disk takes: at start they are
-//! called directly, later through `spawn_blocking`.
+//! The content is JSON, readable by its owner only. [`StateFile::load`] and [`StateFile::store`] block for as long as the
+//! disk takes, so they are for the start; while the sidecar runs, [`StateFile::keep`] stores what changes.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+
+use super::running::Running;
 
 /// The largest file that is read, bytes: ten thousand peers with URLs and reasons are a tenth of it.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -93,6 +97,40 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
         bytes.push(b'\n');
         replace(&self.path, &bytes).map_err(write)
     }
+
+    /// Starts to store the state whenever `changed` changes, until its sender is gone or the order to stop comes; a change
+    /// before that is stored first. Only the newest value is stored: it is the whole state, so one that was replaced before
+    /// it was stored is not missed. `state` returns what to store, if anything. A store that fails is tried again with the
+    /// next change; `lost` says in the log what a restart would lose.
+    pub fn keep<U: Send + Sync + 'static>(
+        self,
+        name: &'static str,
+        changed: watch::Receiver<U>,
+        state: impl Fn(&U) -> Option<T> + Send + 'static,
+        lost: &'static str,
+    ) -> Running
+    where
+        T: Send + 'static,
+    {
+        Running::start(name, async move |mut stop| {
+            let (file, mut changed) = (Arc::new(self), changed);
+            loop {
+                tokio::select! {
+                    biased;
+                    told = changed.changed() => if told.is_err() { return },
+                    _ = &mut stop => return,
+                }
+                let Some(state) = state(&changed.borrow_and_update()) else { continue };
+                let target = Arc::clone(&file);
+                match tokio::task::spawn_blocking(move || target.store(&state)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "{lost}"),
+                    // The runtime is ending.
+                    Err(_) => return,
+                }
+            }
+        })
+    }
 }
 
 /// Puts `bytes` in place of the file at `path`, wholly or not at all.
@@ -130,6 +168,24 @@ mod tests {
 
     fn kept(seq: u64) -> Kept {
         Kept { seq, peers: vec!["enode://…".into()] }
+    }
+
+    /// A change that nothing waited for is stored before the task ends, whether its sender is gone or the order comes.
+    #[tokio::test]
+    async fn a_change_before_the_end_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let far = crate::net::clock::now().mono + std::time::Duration::from_secs(3_600);
+        for (number, sender_goes) in [(1_u64, true), (2, false)] {
+            let (sender, changed) = watch::channel(0_u64);
+            let file = StateFile::<u64>::new(&path);
+            let running = file.clone().keep("the file", changed, |value| Some(*value), "it is lost");
+            sender.send(number).unwrap();
+            let held = Some(sender).filter(|_| !sender_goes);
+            assert!(running.stop(far).await);
+            assert_eq!(file.load().unwrap(), Some(number));
+            drop(held);
+        }
     }
 
     #[test]

@@ -17,13 +17,13 @@ impl Wake for Notify {
     }
 }
 
-/// Waits until the socket has taken the message with this number: true, or false when the session or the channel ended
-/// first.
-pub async fn written(outbound: &Outbound, lane: Lane, channel: ChannelIndex, number: u64) -> bool {
+/// Waits until the socket has taken the message of a call with this number: true, or false when the session or the channel
+/// ended first.
+pub async fn call_written(outbound: &Outbound, channel: ChannelIndex, number: u64) -> bool {
     let decided = Arc::new(Notify::new());
     loop {
         let wake = Arc::clone(&decided);
-        if let Some(written) = outbound.watch_written(lane, channel, number, wake) {
+        if let Some(written) = outbound.watch_written(Lane::Call, channel, number, wake) {
             return written;
         }
         decided.notified().await;
@@ -33,27 +33,32 @@ pub async fn written(outbound: &Outbound, lane: Lane, channel: ChannelIndex, num
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rlpx::Compressor;
+    use crate::{
+        net::clock,
+        p2p::{ChannelLimits, Next, Source as _},
+        rlpx::Compressor,
+    };
 
     #[tokio::test]
     async fn a_call_waits_until_its_message_is_written_or_can_no_more_be() {
         let outbound = Outbound::new(Arc::default());
-        outbound.set_channels(1);
+        let limits = ChannelLimits { offset: 0x10, message_count: 1, max_message: 100 };
+        outbound.set_channels([limits], true);
         let (lane, channel) = (Lane::Call, ChannelIndex(0));
         let message = Compressor::default().compress(b"hello").unwrap();
         let [first, second] = [(); 2].map(|()| outbound.send(lane, channel, 0, message.clone()).unwrap());
         let (is_first, is_second, ()) = tokio::join!(
-            written(&outbound, lane, channel, first),
-            written(&outbound, lane, channel, second),
+            call_written(&outbound, channel, first),
+            call_written(&outbound, channel, second),
             async {
-                let queued = outbound.take().unwrap();
+                assert!(matches!((&*outbound).next(clock::now().mono), Next::Message(_)));
                 tokio::task::yield_now().await;
-                outbound.written([queued.receipt].into_iter());
+                outbound.written(1);
                 tokio::task::yield_now().await;
                 outbound.close();
             }
         );
         assert!(is_first && !is_second);
-        assert!(written(&outbound, lane, channel, first).await, "it was, though the session is over");
+        assert!(call_written(&outbound, channel, first).await, "it was, though the session is over");
     }
 }

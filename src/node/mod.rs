@@ -2,7 +2,8 @@
 //!
 //! The lowest room of the house. Everything here is a value: made from bytes or text, checked once when it is made,
 //! and valid from then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`],
-//! [`fork_id`], [`network`], [`votes`], [`local`].
+//! [`fork_id`], [`network`], [`votes`], [`local`]; [`reach`] and [`ration`], which say where discovery may write and how
+//! much strangers may make it do.
 //!
 //! Left out: where keys and records are stored (`config`, `net`), and what is done with them.
 
@@ -14,6 +15,8 @@ pub mod key;
 pub mod local;
 pub mod network;
 pub mod node_ref;
+pub mod ration;
+pub mod reach;
 pub mod record;
 pub mod votes;
 
@@ -24,4 +27,5 @@ pub use id::NodeId;
 pub use key::{NodeKey, PublicKey};
 pub use local::LocalRecord;
 pub use node_ref::NodeRef;
+pub use reach::Reach;
 pub use record::{Record, RecordBuilder};

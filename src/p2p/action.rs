@@ -38,13 +38,6 @@ pub enum Action {
     RoundTrip(Duration),
     /// Something was read on a connection that was probed.
     Heard,
-    /// The oldest accepted messages left for the caller's buffer.
-    Written {
-        /// How many, in the order `send` accepted them.
-        messages: usize,
-        /// How many bytes they took on the wire.
-        wire_bytes: usize,
-    },
     /// The connection is over. The last action: flush what `poll_transmit` wrote, then close the socket.
     Closed {
         /// Whose decision it was.
@@ -53,7 +46,5 @@ pub enum Action {
         reason: Option<DisconnectReason>,
         /// What the peer did wrong, if that is why.
         fault: Option<Fault>,
-        /// How many accepted messages were not written.
-        unsent: usize,
     },
 }

@@ -1,12 +1,12 @@
-//! One connection's engine: from the first byte of the RLPx handshake to the last Disconnect.
+//! One connection's engine: from the first byte of the handshake to the last Disconnect.
 //!
 //! ```text
-//! dial ──▶ AwaitAck ───┐                 greet                             open
-//!                      ├─▶ Authenticated ─────▶ AwaitHello ─▶ Negotiated ───────▶ Open
-//! accept ▶ AwaitAuth ──┘        │                   │              │                │
-//!              │                └───────────────────┴──────────────┴────────────────┤
-//!              │ no keys yet: without a word                      fault, disconnect │
-//!              └──────────────▶ Closed ◀──────────────────────────────── Closing ◀──┘
+//!                                            greet                          open
+//! dial, accept ─▶ Handshake ─▶ Authenticated ─────▶ AwaitHello ─▶ Negotiated ────▶ Open
+//!                     │              │                  │              │             │
+//!                     │              └──────────────────┴──────────────┴─────────────┤
+//!                     │ no keys yet: without a word                fault, disconnect │
+//!                     └──────────────▶ Closed ◀────────────────────────── Closing ◀──┘
 //! ```
 //!
 //! The shape is the engine contract of the crate root. What a driver must know beyond it:
@@ -16,14 +16,18 @@
 //! - After each call take the actions, call [`Connection::deliver`], and while [`Connection::is_behind`] call
 //!   [`Connection::handle_bytes`] again, with nothing new if need be. When an application has room again, call
 //!   [`Connection::deliver`].
-//! - It owns the send buffer: while that is empty call [`Connection::poll_transmit`], write, report what the socket took
-//!   by [`Connection::handle_written`], and repeat until nothing is appended. Take the actions afterwards: writing makes
+//! - It owns the send buffer: call [`Connection::poll_transmit`], write, report what the socket took by
+//!   [`Connection::handle_written`], and repeat until nothing is appended. Take the actions afterwards: writing makes
 //!   some.
 //! - When it is over call [`Connection::deliver_last`]: messages may still wait.
 //! - After [`Action::Closed`] only what stands in the send buffer is left to write.
 //!
-//! Memory: what waits to be written is bounded ([`LocalNode::outbound_limit`]), and so is what was read and not taken
-//! ([`MAX_BACKLOG`](super::intake::MAX_BACKLOG) and one message). One deadline covers all that comes before `open`.
+//! Memory: what was read and not taken is bounded ([`MAX_BACKLOG`](super::intake::MAX_BACKLOG) and one message), and no
+//! message that is to be written waits here: it is pulled when the send buffer has room. One deadline covers all that
+//! comes before `open`.
+//!
+//! Left out: the transport (`wire`), the queue of messages to the peer and what their senders are told (`outbound`), caps,
+//! sockets.
 
 mod read;
 mod stage;
@@ -40,23 +44,16 @@ use bytes::BytesMut;
 use rand::rngs::StdRng;
 
 use super::{
-    Action, ChannelIndex, Delivery, DisconnectReason, Fault, Intake, LocalCapability, LocalNode, RemoteHello,
-    SendError, Side, code, hello,
-    intake::Hold,
-    keepalive::Keepalive,
-    outbox::{Outbox, Queued},
+    Action, Delivery, DisconnectReason, Fault, Intake, LocalCapability, LocalNode, RemoteHello, Side, code,
+    hello, in_flight::InFlight, intake::Hold, keepalive::Keepalive, pings::Pings, wire::Handshake,
 };
-use crate::{
-    Now,
-    node::PublicKey,
-    rlpx::{Compressed, Decompressor, Initiator, frame},
-};
+use crate::{Now, node::PublicKey};
 use read::Step;
 use stage::{Closing, Greeted, Open, Stage};
 
 /// How long everything before `open` may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a Disconnect, and what waits before it, may take to be handed over for writing.
+/// How long a Disconnect may take to be handed over for writing.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reading stops while this many actions wait to be taken.
 pub const MAX_ACTIONS: usize = 1024;
@@ -78,23 +75,22 @@ pub struct Connection {
     handshake_deadline: Instant,
     remote: Option<PublicKey>,
     hello: Option<Arc<RemoteHello>>,
-    /// Whether payloads are compressed: from the peer's Hello on, if its version has it.
-    snappy: bool,
     /// Messages that were read and not delivered, and whether reading goes on.
     intake: Intake,
     /// Reading stopped before all that was received had been looked at.
     behind: bool,
-    /// The next frame is to be reported.
+    /// The next message is to be reported.
     probing: bool,
     /// The socket takes nothing any more.
     unwritable: bool,
     /// Handshake packets and Hello, encrypted when we had them.
     early: BytesMut,
-    outbox: Outbox,
-    /// Accepted messages that will never be written.
-    dropped: usize,
+    pings: Pings,
+    /// What was appended to the send buffer and the socket has not taken.
+    in_flight: InFlight,
+    /// Until when messages wait because of a cap.
+    unsent_until: Option<Instant>,
     actions: VecDeque<Action>,
-    decompressor: Decompressor,
     counters: Counters,
 }
 
@@ -104,22 +100,17 @@ impl Connection {
     #[must_use]
     pub fn dial(local: Arc<LocalNode>, remote: PublicKey, now: Now, mut rng: StdRng) -> Self {
         let mut early = BytesMut::new();
-        let initiator = Initiator::start(&local.key, remote, &mut rng, &mut early);
-        Self {
-            remote: Some(remote),
-            early,
-            ..Self::new(local, Stage::AwaitAck(Box::new(initiator)), now, rng)
-        }
+        let handshake = Handshake::dial(&local.key, remote, &mut rng, &mut early);
+        Self { remote: Some(remote), early, ..Self::new(local, Stage::Handshake(handshake), now, rng) }
     }
 
     /// The engine of a connection that somebody opened to us.
     #[must_use]
     pub fn accept(local: Arc<LocalNode>, now: Now, rng: StdRng) -> Self {
-        Self::new(local, Stage::AwaitAuth, now, rng)
+        Self::new(local, Stage::Handshake(Handshake::Accept), now, rng)
     }
 
     fn new(local: Arc<LocalNode>, stage: Stage, now: Now, rng: StdRng) -> Self {
-        let outbox = Outbox::new(local.outbound_limit);
         Self {
             local,
             rng,
@@ -127,16 +118,15 @@ impl Connection {
             handshake_deadline: now.mono + HANDSHAKE_TIMEOUT,
             remote: None,
             hello: None,
-            snappy: false,
             intake: Intake::new(now.mono),
             behind: false,
             probing: false,
             unwritable: false,
             early: BytesMut::new(),
-            outbox,
-            dropped: 0,
+            pings: Pings::default(),
+            in_flight: InFlight::default(),
+            unsent_until: None,
             actions: VecDeque::new(),
-            decompressor: Decompressor::default(),
             counters: Counters::default(),
         }
     }
@@ -153,7 +143,7 @@ impl Connection {
                 Ok(Step::Again) => {}
                 Ok(Step::Wait) => {
                     if let Stage::Open(open) = &mut self.stage {
-                        let partial = !received.is_empty() || open.shared.session.reader.is_inside_frame();
+                        let partial = !received.is_empty() || open.shared.wire.is_inside_message();
                         open.keepalive.received(now.mono, partial);
                     }
                     break;
@@ -161,7 +151,9 @@ impl Connection {
                 Err(fault) => self.fail(now, fault),
             }
         }
-        self.decompressor.release();
+        if let Stage::Open(open) = &mut self.stage {
+            open.shared.wire.release();
+        }
         self.settle(now);
     }
 
@@ -205,14 +197,17 @@ impl Connection {
     /// Acts on deadlines that have passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.intake.handle_timeout(now.mono);
+        self.unsent_until = self.unsent_until.filter(|until| *until > now.mono);
         self.settle(now);
         let reading = self.may_read();
         match &mut self.stage {
             Stage::Open(open) => {
-                self.outbox.ping |= open.keepalive.ping_due(now.mono);
+                if open.keepalive.ping_due(now.mono) {
+                    self.pings.owe_ping();
+                }
                 if self.intake.wants_ping(now.mono, open.keepalive.unanswered()) {
                     open.keepalive.ping_early(now.mono);
-                    self.outbox.ping = true;
+                    self.pings.owe_ping();
                 }
                 if let Some(fault) = open.keepalive.fault(now.mono, reading) {
                     self.fail(now, fault);
@@ -233,13 +228,14 @@ impl Connection {
         }
     }
 
-    /// When to call [`Self::handle_timeout`], and [`Self::deliver`] after it; `None` once closed.
+    /// When to call [`Self::handle_timeout`], then [`Self::deliver`] and [`Self::poll_transmit`]; `None` once closed.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Open(open) => {
                 let deadline = open.keepalive.deadline(self.may_read());
-                Some(self.intake.poll_timeout().map_or(deadline, |timeout| timeout.min(deadline)))
+                let others = [self.intake.poll_timeout(), self.unsent_until];
+                Some(others.into_iter().flatten().fold(deadline, Instant::min))
             }
             Stage::Closing(closing) => Some(closing.deadline),
             Stage::Closed => None,
@@ -261,11 +257,10 @@ impl Connection {
     /// refuse a list that does not fit ([`hello::fits`]).
     pub fn greet(&mut self, _now: Now, capabilities: &[LocalCapability]) {
         match mem::replace(&mut self.stage, Stage::Closed) {
-            Stage::Authenticated(mut session) => {
+            Stage::Authenticated(mut wire) => {
                 let hello = hello::encode(&self.local.client, capabilities, &self.local.key.public());
-                // Cannot fail: a Hello fits a frame.
-                let _ = session.writer.write(code::HELLO, &hello, &mut self.early);
-                let greeted = Greeted { session: *session, capabilities: capabilities.to_vec() };
+                wire.write_hello(code::HELLO, &hello, &mut self.early);
+                let greeted = Greeted { wire: *wire, capabilities: capabilities.to_vec() };
                 self.stage = Stage::AwaitHello(Box::new(greeted));
                 self.behind = true;
             }
@@ -304,25 +299,12 @@ impl Connection {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// Accepts a message for the peer, or says why not. Never waits; [`Action::Written`] tells when it left.
-    pub fn send(&mut self, channel: ChannelIndex, code: u64, message: &Compressed) -> Result<(), SendError> {
-        let Stage::Open(open) = &self.stage else { return Err(SendError::NotOpen) };
-        let found = open.shared.channels.get(usize::from(channel.0));
-        let found = found.ok_or(SendError::UnknownChannel(channel))?;
-        if code >= found.message_count {
-            return Err(SendError::CodeOutOfRange { code, message_count: found.message_count });
-        }
-        let code = found.offset.saturating_add(code);
-        frame::check_len(code, if self.snappy { message.as_bytes().len() } else { message.raw_len() })?;
-        self.outbox.push(Queued { code, message: message.clone() })
-    }
-
     /// Pings now, whatever the keepalive's schedule says, and reports the next frame ([`Action::Heard`]): to learn whether
     /// the other side holds on to this connection.
     pub fn probe(&mut self, now: Now) {
         if let Stage::Open(open) = &mut self.stage {
             open.keepalive.ping_early(now.mono);
-            self.outbox.ping = true;
+            self.pings.owe_ping();
             self.probing = true;
         }
     }
@@ -341,18 +323,28 @@ impl Connection {
         self.intake.set_starved(now.mono, starved);
     }
 
-    /// The socket took bytes; `left`: more wait in the send buffer.
-    pub fn handle_written(&mut self, now: Now, left: bool) {
-        if let Stage::Open(open) = &mut self.stage {
-            open.keepalive.written(now.mono, left);
+    /// The socket took so many bytes of the send buffer. Returns how many messages that completed, in the order in which
+    /// they were pulled.
+    #[must_use]
+    pub fn handle_written(&mut self, now: Now, bytes: usize) -> usize {
+        let messages = self.in_flight.take(bytes);
+        if bytes > 0 {
+            self.show_written(now);
         }
+        messages
     }
 
-    /// The socket takes nothing any more. What the peer wrote before is still read.
+    /// The socket takes nothing any more: drop the send buffer. What the peer wrote before is still read.
     pub fn handle_write_error(&mut self, now: Now) {
         self.unwritable = true;
-        self.drop_outbox();
-        self.handle_written(now, false);
+        self.in_flight.clear();
+        self.show_written(now);
+    }
+
+    fn show_written(&mut self, now: Now) {
+        if let Stage::Open(open) = &mut self.stage {
+            open.keepalive.written(now.mono, !self.in_flight.is_empty());
+        }
     }
 
     /// The hold on this connection, if a message waits for room in its application's queue.
@@ -367,8 +359,9 @@ impl Connection {
         self.intake.bytes()
     }
 
-    /// Leaves the peer: what was accepted is written first, then the reason, all within [`CLOSE_TIMEOUT`]. Before
-    /// there are keys the connection ends without a word.
+    /// Leaves the peer now: the reason is written next, within [`CLOSE_TIMEOUT`], and what waits in the session's queue is
+    /// not. A queue that is to be written first says so itself ([`Next::Leave`](super::Next::Leave)). Before there are keys
+    /// the connection ends without a word.
     pub fn disconnect(&mut self, now: Now, reason: DisconnectReason) {
         self.close(now, reason, None);
     }
@@ -384,17 +377,16 @@ impl Connection {
 
     /// A peer that broke the rules gets the reason and nothing else.
     fn fail(&mut self, now: Now, fault: Fault) {
-        self.drop_outbox();
         self.close(now, fault.reason(), Some(fault));
     }
 
     fn close(&mut self, now: Now, reason: DisconnectReason, fault: Option<Fault>) {
-        let session = match mem::replace(&mut self.stage, Stage::Closed) {
-            Stage::Authenticated(session) => *session,
-            Stage::AwaitHello(greeted) => greeted.session,
-            Stage::Negotiated(shared) => shared.session,
-            Stage::Open(open) => open.shared.session,
-            Stage::AwaitAuth | Stage::AwaitAck(_) => return self.finish(Side::Local, None, fault),
+        let wire = match mem::replace(&mut self.stage, Stage::Closed) {
+            Stage::Authenticated(wire) => *wire,
+            Stage::AwaitHello(greeted) => greeted.wire,
+            Stage::Negotiated(shared) => shared.wire,
+            Stage::Open(open) => open.shared.wire,
+            Stage::Handshake(_) => return self.finish(Side::Local, None, fault),
             ended @ (Stage::Closing(_) | Stage::Closed) => {
                 self.stage = ended;
                 return;
@@ -404,19 +396,13 @@ impl Connection {
             return self.finish(Side::Local, None, fault);
         }
         let deadline = now.mono + CLOSE_TIMEOUT;
-        self.stage = Stage::Closing(Box::new(Closing { session, reason, fault, deadline }));
+        self.stage = Stage::Closing(Box::new(Closing { wire, reason, fault, deadline }));
     }
 
     fn finish(&mut self, by: Side, reason: Option<DisconnectReason>, fault: Option<Fault>) {
         self.stage = Stage::Closed;
         self.early = BytesMut::new();
-        self.drop_outbox();
-        self.actions.push_back(Action::Closed { by, reason, fault, unsent: self.dropped });
-    }
-
-    fn drop_outbox(&mut self) {
-        self.dropped = self.dropped.saturating_add(self.outbox.len());
-        self.outbox.clear();
+        self.actions.push_back(Action::Closed { by, reason, fault });
     }
 
     /// Whether bytes of the peer would be looked at now. While they would not, do not read from the socket.
@@ -429,18 +415,7 @@ impl Connection {
     /// Whether the peer's handshake packet is awaited: reading it costs elliptic-curve arithmetic.
     #[must_use]
     pub fn is_authenticating(&self) -> bool {
-        matches!(self.stage, Stage::AwaitAuth | Stage::AwaitAck(_))
-    }
-
-    /// How many bytes beyond the `have` in the receive buffer the present frame needs; 0 if it cannot be said. Lets a
-    /// driver budget for a large frame before it has arrived.
-    #[must_use]
-    pub fn missing(&self, have: usize) -> usize {
-        match &self.stage {
-            Stage::AwaitHello(greeted) => greeted.session.reader.missing(have),
-            Stage::Open(open) => open.shared.session.reader.missing(have),
-            _ => 0,
-        }
+        matches!(self.stage, Stage::Handshake(_))
     }
 
     /// The peer's key: known from the start when we dialed, from [`Action::Authenticated`] on otherwise.
@@ -453,12 +428,6 @@ impl Connection {
     #[must_use]
     pub fn remote_hello(&self) -> Option<&Arc<RemoteHello>> {
         self.hello.as_ref()
-    }
-
-    /// How many bytes of accepted messages wait, with [`super::outbox::OVERHEAD`] for each.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.outbox.bytes()
     }
 
     /// What was counted so far.

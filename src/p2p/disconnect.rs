@@ -5,11 +5,8 @@
 
 use std::fmt;
 
-use super::MAX_BASE_MESSAGE;
-use crate::{
-    rlp::{self, Reader},
-    rlpx::Decompressor,
-};
+use super::{MAX_BASE_MESSAGE, wire::Decompressor};
+use crate::rlp::{self, Reader};
 
 /// Why a node leaves (rlpx.md, "Disconnect (0x01)").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,11 +3,11 @@
 //! One function turns a fault into a reason ([`Fault::reason`]). The reason is sent wherever there are keys to send it
 //! with; before that the connection closes in silence, so that a stranger without keys learns nothing.
 
-use super::DisconnectReason;
-use crate::{
-    rlp,
-    rlpx::{FrameError, Refused, SnappyError},
+use super::{
+    DisconnectReason,
+    wire::{FrameError, Refused, SnappyError},
 };
+use crate::rlp;
 
 /// Why we left a peer: it was its doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +68,12 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether nothing came, or went, in time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::HandshakeTimeout | Self::Silence | Self::FrameTimeout | Self::WriteTimeout)
+    }
+
     /// The reason to give for this fault.
     #[must_use]
     pub fn reason(&self) -> DisconnectReason {

@@ -1,6 +1,6 @@
 //! Who we are to every peer.
 
-use super::{hello, outbox};
+use super::hello;
 use crate::node::NodeKey;
 
 /// Who we are, the same for all connections.
@@ -10,14 +10,12 @@ pub struct LocalNode {
     pub key: NodeKey,
     /// The name of our software in Hello.
     pub client: String,
-    /// How many bytes may wait to be written to one peer ([`outbox::DEFAULT_LIMIT`]).
-    pub outbound_limit: usize,
 }
 
 impl LocalNode {
-    /// A node with the default bounds.
+    /// A node with this key and name; what is too long of the name is cut.
     #[must_use]
     pub fn new(key: NodeKey, client: &str) -> Self {
-        Self { key, client: hello::cut(client).to_owned(), outbound_limit: outbox::DEFAULT_LIMIT }
+        Self { key, client: hello::cut(client).to_owned() }
     }
 }

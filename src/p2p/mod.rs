@@ -2,11 +2,24 @@
 //!
 //! After the RLPx handshake each side says [`hello`] unprompted. What both have is laid out by [`capability`] into one
 //! space of message codes. From then on [`keepalive`] watches that the other side lives, and whoever leaves says why
-//! ([`disconnect`]). [`Connection`] is the engine that runs all of it for one connection; [`intake`] holds what was read
-//! and decides whether reading goes on, [`outbound`] is the queue of messages to one peer, [`outbox`] holds what the engine
-//! has taken of it, [`session`] has the words by which the owner of peers decides, [`traffic`] counts, and [`fault`] says what a peer can do wrong and what it is told for it.
+//! ([`disconnect`]). [`Connection`] is the engine that runs all of it for one connection.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | [`intake`] | what was read and not delivered, and whether reading goes on |
+//! | [`outbound`] | the queue of messages to one peer, and what became of them |
+//! | [`outgoing`] | what the engine asks of that queue |
+//! | `in_flight` | which messages the socket has taken whole |
+//! | [`pings`] | the Ping and the Pongs that are due |
+//! | `sinks` | from the intake to the queues of applications |
+//! | [`wire`] | the transport below messages: RLPx |
+//! | [`session`] | the words between a connection and the owner of peers |
+//! | [`traffic`] | what went over a connection |
+//! | [`fault`] | what a peer can do wrong and what it is told for it |
 //!
 //! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum differs, we read what it writes.
+//!
+//! [`Connection`] stands in [`connection`], what it tells its driver in [`action`], and what it is told of us in `local`.
 //!
 //! Left out: which connections are wanted (`policy`), sockets (`net`), and every message of an application.
 
@@ -16,13 +29,17 @@ pub mod connection;
 pub mod disconnect;
 pub mod fault;
 pub mod hello;
+mod in_flight;
 pub mod intake;
 pub mod keepalive;
 mod local;
 pub mod outbound;
-pub mod outbox;
+pub mod outgoing;
+pub mod pings;
 pub mod session;
+mod sinks;
 pub mod traffic;
+pub mod wire;
 
 pub use action::{Action, Side};
 pub use capability::{Capability, Channel, ChannelIndex, LocalCapability};
@@ -32,8 +49,9 @@ pub use fault::Fault;
 pub use hello::RemoteHello;
 pub use intake::{Delivery, HeldTime, Inbound, Intake, Offer};
 pub use local::LocalNode;
-pub use outbound::{Lane, MESSAGE_COST, Outbound, OutboundBudget, Refused, SEND_WINDOW};
-pub use outbox::SendError;
+pub use outbound::{ChannelLimits, Lane, MESSAGE_COST, Outbound, OutboundBudget, Refused, SEND_WINDOW};
+pub use outgoing::{Next, Outgoing, Source};
+pub use sinks::ToSinks;
 pub use traffic::{BaseTotals, ChannelTraffic, Traffic};
 
 /// The version of the base protocol in our Hello. Version 5 brought snappy (EIP-706).

@@ -1,12 +1,20 @@
 //! Messages on their way to one peer: a queue per session, bounded in bytes per channel and lane.
 //!
 //! Senders (gRPC streams and calls) put messages in and never wait: what does not fit is refused, to that peer and
-//! that channel alone, and the sender is told. The connection task takes messages out and reports how far the socket
-//! took them, which is what gives senders their room back. Nothing here allocates per message once the queue has
-//! its size.
+//! that channel alone, and the sender is told. This is the one place where a message is checked before it is written
+//! (code in range, size), and the one place where messages to a peer are counted: each that was accepted is written, or
+//! is among [`ChannelProgress::unwritten`] when its channel or session ends.
+//!
+//! The connection's engine pulls messages out ([`Source`]) and its driver reports how many the socket took, which is what
+//! gives senders their room back. Nothing here allocates per message once the queue has its size.
 //!
 //! A lane is a budget of its own on the same channel: one for the stream of an application, one for calls from a
 //! shell, so that neither can use up the other's room. Order holds within a lane, and in fact over both.
+//!
+//! One lock guards a session's queue. Its senders, its connection and the owner of peers take it, each for one short call
+//! that waits for nothing; wakers and hooks are called after it is released.
+//!
+//! Left out: encryption and sockets, and what senders are told of their progress (`switch::attachment`).
 
 use std::{
     collections::VecDeque,
@@ -14,11 +22,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
-use crate::{Wake, WakeSlot, rlpx::Compressed};
-
-use super::{ChannelIndex, DisconnectReason};
+use super::{
+    ChannelIndex, DisconnectReason, Next, Outgoing, Source,
+    wire::{self, Compressed},
+};
+use crate::{Wake, WakeSlot};
 
 /// What one channel may have waiting in each lane: the window that applications see. A message that crosses it is
 /// still taken, so that one message of any size always fits.
@@ -77,8 +88,49 @@ pub enum Lane {
 pub enum Refused {
     /// The lane's window is used up.
     Full,
-    /// The session has ended.
+    /// The session or the channel has ended.
     Closed,
+    /// The channel's protocol has fewer codes.
+    CodeOutOfRange {
+        /// How many it has.
+        message_count: u64,
+    },
+    /// It is larger than the protocol's owner allows, or than a frame carries.
+    TooLarge {
+        /// Its size in bytes, uncompressed.
+        bytes: usize,
+        /// What the owner allows, in bytes.
+        limit: usize,
+    },
+}
+
+/// Which messages one channel takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelLimits {
+    /// The code on the wire of its message 0.
+    pub offset: u64,
+    /// How many message codes it has.
+    pub message_count: u64,
+    /// The largest payload that its owner allows, in bytes, uncompressed.
+    pub max_message: usize,
+}
+
+impl ChannelLimits {
+    /// The code on the wire of a message that can be written, or why it cannot.
+    fn check(&self, code: u64, message: &Compressed, compressed: bool) -> Result<u64, Refused> {
+        let Self { offset, message_count, max_message } = *self;
+        if code >= message_count {
+            return Err(Refused::CodeOutOfRange { message_count });
+        }
+        let bytes = message.raw_len();
+        let too_large = Refused::TooLarge { bytes, limit: max_message };
+        if bytes > max_message {
+            return Err(too_large);
+        }
+        let code = offset.saturating_add(code);
+        // A peer of an early base protocol gets messages as they are.
+        if wire::fits(code, message, compressed) { Ok(code) } else { Err(too_large) }
+    }
 }
 
 /// One lane's counters since the session began. Costs are bytes plus [`MESSAGE_COST`] a message.
@@ -136,16 +188,14 @@ impl ChannelProgress {
 
 /// A message in the queue.
 #[derive(Debug)]
-pub(crate) struct Queued {
-    pub(crate) channel: ChannelIndex,
-    pub(crate) code: u64,
-    pub(crate) message: Compressed,
-    pub(crate) receipt: Receipt,
+struct Queued {
+    message: Outgoing,
+    receipt: Receipt,
 }
 
-/// What to report when the socket took the message.
+/// What to count when the socket took the message.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Receipt {
+struct Receipt {
     channel: ChannelIndex,
     lane: Lane,
     cost: u64,
@@ -156,6 +206,11 @@ pub type ProgressHook = Arc<dyn Fn() + Send + Sync>;
 
 struct Inner {
     queue: VecDeque<Queued>,
+    /// Messages that the engine pulled and the socket has not taken whole, in order.
+    flying: VecDeque<Receipt>,
+    limits: Vec<ChannelLimits>,
+    /// Whether payloads are written compressed.
+    compressed: bool,
     channels: Vec<ChannelProgress>,
     /// Channels that have ended while the session goes on.
     ended: Vec<bool>,
@@ -183,6 +238,13 @@ impl Inner {
             return Some(true);
         }
         (self.closed || self.ended.get(index) != Some(&false)).then_some(false)
+    }
+
+    /// After a burst, an idle session holds no large queue.
+    fn shrink(&mut self) {
+        if self.queue.is_empty() && self.flying.is_empty() && self.queue.capacity() > 1024 {
+            (self.queue, self.flying) = (VecDeque::new(), VecDeque::new());
+        }
     }
 
     /// Removes the calls that need not wait any longer.
@@ -223,6 +285,9 @@ impl Outbound {
             budget,
             inner: Mutex::new(Inner {
                 queue: VecDeque::new(),
+                flying: VecDeque::new(),
+                limits: Vec::new(),
+                compressed: true,
                 channels: Vec::new(),
                 ended: Vec::new(),
                 held: 0,
@@ -239,15 +304,18 @@ impl Outbound {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for `count` channels.
-    pub fn set_channels(&self, count: usize) {
+    /// Opens the channels that were negotiated, in their order. `compressed`: the peer takes compressed payloads.
+    pub fn set_channels(&self, channels: impl IntoIterator<Item = ChannelLimits>, compressed: bool) {
         let mut inner = self.lock();
+        inner.limits = channels.into_iter().collect();
+        inner.compressed = compressed;
+        let count = inner.limits.len();
         inner.channels.resize(count, ChannelProgress::default());
         inner.hooks.resize(count, None);
         inner.ended.resize(count, false);
     }
 
-    /// Queues a message, or refuses it; never waits. Returns the message's number on its lane, from 1: it is written
+    /// Queues a message with the protocol's own code, or refuses it; never waits. Returns the message's number on its lane, from 1: it is written
     /// when [`LaneProgress::written`] has come that far.
     pub fn send(
         &self,
@@ -260,6 +328,10 @@ impl Outbound {
         let (number, was_empty) = {
             let mut inner = self.lock();
             let index = usize::from(channel.0);
+            let Some(limits) = inner.limits.get(index) else {
+                return Err(Refused::Closed);
+            };
+            let code = limits.check(code, &message, inner.compressed)?;
             if inner.closed || inner.disconnect.is_some() || inner.ended.get(index) == Some(&true) {
                 return Err(Refused::Closed);
             }
@@ -277,9 +349,7 @@ impl Outbound {
             inner.held = inner.held.saturating_add(cost);
             let was_empty = inner.queue.is_empty();
             inner.queue.push_back(Queued {
-                channel,
-                code,
-                message,
+                message: Outgoing { code, message },
                 receipt: Receipt { channel, lane, cost },
             });
             (number, was_empty)
@@ -332,7 +402,7 @@ impl Outbound {
             *ended = true;
             let mut gone = 0;
             inner.queue.retain(|queued| {
-                let stays = queued.channel != channel;
+                let stays = queued.receipt.channel != channel;
                 gone += if stays { 0 } else { queued.receipt.cost };
                 stays
             });
@@ -367,31 +437,24 @@ impl Outbound {
         (inner.queue.len(), inner.held)
     }
 
-    // The connection task's side.
+    // The connection's side.
 
     /// Sets what wakes the connection's task, once, when it starts.
     pub fn wake_by(&self, wake: Arc<dyn Wake>) {
         self.wake.fill(wake);
     }
 
-    /// The next message.
-    pub(crate) fn take(&self) -> Option<Queued> {
-        self.lock().queue.pop_front()
-    }
-
-    /// The wish to disconnect: with `flush`, only once the queue is empty.
-    pub(crate) fn wants_disconnect(&self, flush: bool) -> Option<DisconnectReason> {
-        let inner = self.lock();
-        if flush && !inner.queue.is_empty() { None } else { inner.disconnect }
-    }
-
-    /// The socket took these messages.
-    pub(crate) fn written(&self, receipts: impl Iterator<Item = Receipt>) {
+    /// The socket took so many of the messages that were pulled, oldest first.
+    pub fn written(&self, messages: usize) {
+        if messages == 0 {
+            return;
+        }
         let mut moved: u64 = 0;
         let mut hooks: Vec<ProgressHook> = Vec::new();
         let decided = {
             let mut inner = self.lock();
-            for receipt in receipts {
+            for _ in 0..messages {
+                let Some(receipt) = inner.flying.pop_front() else { break };
                 let index = usize::from(receipt.channel.0);
                 if !inner.closed {
                     inner.held = inner.held.saturating_sub(receipt.cost);
@@ -410,6 +473,7 @@ impl Outbound {
                     u32::try_from(index).ok().and_then(|index| 1_u64.checked_shl(index)).unwrap_or(u64::MAX);
                 hooks.extend(hook.as_ref().filter(|_| moved & bit != 0).cloned());
             }
+            inner.shrink();
             inner.decided()
         };
         // Without the lock: a hook takes the lock of a stream, and streams take ours.
@@ -433,6 +497,23 @@ impl Outbound {
     }
 }
 
+impl Source for &Outbound {
+    fn next(&mut self, _: Instant) -> Next {
+        let mut inner = self.lock();
+        if let Some(Queued { message, receipt }) = inner.queue.pop_front() {
+            inner.flying.push_back(receipt);
+            return Next::Message(message);
+        }
+        inner.disconnect.map_or(Next::Nothing, Next::Leave)
+    }
+
+    fn appended(&mut self, _: Instant, _: usize) {}
+
+    fn leaving(&self) -> Option<DisconnectReason> {
+        self.lock().disconnect
+    }
+}
+
 impl Drop for Outbound {
     /// A connection that is cut before it has keys ends without a word, and its share of the budget with it.
     fn drop(&mut self) {
@@ -441,117 +522,4 @@ impl Drop for Outbound {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rlpx::Compressor;
-
-    fn message(len: usize) -> Compressed {
-        Compressor::default().compress(&vec![0; len]).unwrap()
-    }
-
-    #[test]
-    fn a_lane_takes_what_crosses_its_window_and_refuses_what_comes_after() {
-        let outbound = Outbound::new(Arc::default());
-        assert_eq!(
-            outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)),
-            Err(Refused::Closed),
-            "no channel yet"
-        );
-        outbound.set_channels(2);
-        outbound.send(Lane::Stream, ChannelIndex(0), 0, message(4 * 1024 * 1024)).unwrap();
-        assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Full));
-        // The other lane and the other channel have room of their own.
-        outbound.send(Lane::Call, ChannelIndex(0), 0, message(1)).unwrap();
-        outbound.send(Lane::Stream, ChannelIndex(1), 0, message(1)).unwrap();
-        let first = outbound.take().unwrap();
-        assert_eq!(
-            outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)),
-            Err(Refused::Full),
-            "taken is not written"
-        );
-        outbound.written([first.receipt].into_iter());
-        outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();
-        assert_eq!(outbound.progress(ChannelIndex(0)).stream.written, 1);
-        assert_eq!(outbound.progress(ChannelIndex(0)).stream.accepted, 2);
-    }
-
-    #[test]
-    fn all_sessions_share_one_budget_and_give_it_back() {
-        let budget = Arc::<OutboundBudget>::default();
-        let sessions: Vec<_> = (0..40).map(|_| Outbound::new(Arc::clone(&budget))).collect();
-        let large = message(16 * 1024 * 1024 - 1);
-        let taken = sessions.iter().filter(|session| {
-            session.set_channels(1);
-            session.send(Lane::Stream, ChannelIndex(0), 0, large.clone()).is_ok()
-        });
-        assert_eq!(taken.count(), 15, "sixteen would be above 256 MiB with what each costs beside its bytes");
-        // Less than a quarter is left: a session that holds more than its share of that gets nothing, the others do.
-        assert_eq!(sessions[0].send(Lane::Call, ChannelIndex(0), 0, message(1)), Err(Refused::Full));
-        sessions[39].send(Lane::Call, ChannelIndex(0), 0, message(1)).unwrap();
-        let first = sessions[0].take().unwrap();
-        sessions[0].written([first.receipt].into_iter());
-        sessions[20].send(Lane::Stream, ChannelIndex(0), 0, large).unwrap();
-        sessions.iter().for_each(|session| {
-            session.close();
-            session.close();
-        });
-        assert_eq!(budget.used(), 0);
-    }
-
-    #[test]
-    fn a_queue_that_is_dropped_takes_no_share_any_more() {
-        let budget = Arc::<OutboundBudget>::default();
-        (0..1000).for_each(|_| drop(Outbound::new(Arc::clone(&budget))));
-        assert_eq!(
-            budget.sessions.load(Ordering::Acquire),
-            0,
-            "connections that were cut in their handshake"
-        );
-        let closed = Outbound::new(Arc::clone(&budget));
-        closed.close();
-        drop(closed);
-        assert_eq!(budget.sessions.load(Ordering::Acquire), 0, "once, not twice");
-    }
-
-    #[test]
-    fn a_channel_that_ends_alone_gives_its_room_back_and_moves_no_more() {
-        let budget = Arc::<OutboundBudget>::default();
-        let outbound = Outbound::new(Arc::clone(&budget));
-        outbound.set_channels(2);
-        let send = |channel| outbound.send(Lane::Stream, ChannelIndex(channel), 0, message(100));
-        for channel in [0, 0, 0, 1] {
-            send(channel).unwrap();
-        }
-        let (written, flying) = (outbound.take().unwrap(), outbound.take().unwrap());
-        outbound.written([written.receipt].into_iter());
-        assert_eq!(outbound.end_channel(ChannelIndex(0)), 2, "one of three was written");
-        assert_eq!(send(0), Err(Refused::Closed));
-        assert_eq!(
-            outbound.take().unwrap().channel,
-            ChannelIndex(1),
-            "what waited for the other channel stays"
-        );
-        outbound.written([flying.receipt].into_iter());
-        assert_eq!(outbound.progress(ChannelIndex(0)).unwritten(), 2, "what was said stands");
-        outbound.close();
-        assert_eq!(budget.used(), 0);
-    }
-
-    #[test]
-    fn disconnect_waits_for_what_was_accepted() {
-        let outbound = Outbound::new(Arc::default());
-        outbound.set_channels(1);
-        outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();
-        outbound.disconnect(DisconnectReason::Requested);
-        outbound.disconnect(DisconnectReason::Quitting);
-        assert_eq!(outbound.wants_disconnect(true), None);
-        assert_eq!(
-            outbound.wants_disconnect(false),
-            Some(DisconnectReason::Requested),
-            "not open: nothing can be flushed"
-        );
-        assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Closed));
-        outbound.take().unwrap();
-        assert_eq!(outbound.wants_disconnect(true), Some(DisconnectReason::Requested));
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::{DisconnectReason, HeldTime, Inbound, LocalCapability, Offer, Side};
+use super::{DisconnectReason, Fault, HeldTime, Inbound, LocalCapability, Offer, Side};
 use crate::node::PublicKey;
 
 /// Numbers the connections of this process; never reused.
@@ -79,4 +79,43 @@ pub struct End {
     pub timed_out: bool,
     /// Whether the other side had proved its key: its Hello came in a frame that verified.
     pub proven: bool,
+}
+
+impl End {
+    /// How the engine says that it ended ([`Action::Closed`](super::Action::Closed)).
+    #[must_use]
+    pub fn closed(by: Side, reason: Option<DisconnectReason>, fault: Option<Fault>) -> Self {
+        let timed_out = fault.as_ref().is_some_and(Fault::is_timeout);
+        let detail = fault.map(|fault| fault.to_string()).unwrap_or_default();
+        Self { by, reason, detail, timed_out, proven: false }
+    }
+
+    /// The socket ended, as `detail` says.
+    #[must_use]
+    pub fn lost(detail: String) -> Self {
+        Self { by: Side::Remote, reason: None, detail, timed_out: false, proven: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_says_what_the_peer_did_wrong_and_whether_it_was_late() {
+        let end = |fault| End::closed(Side::Local, Some(DisconnectReason::ReadTimeout), fault);
+        assert_eq!(end(None).detail, "");
+        assert!(!end(None).timed_out);
+        for (fault, timed_out) in [
+            (Fault::HandshakeTimeout, true),
+            (Fault::Silence, true),
+            (Fault::FrameTimeout, true),
+            (Fault::WriteTimeout, true),
+            (Fault::NoSharedCapability, false),
+            (Fault::CodeOutOfRange { code: 99 }, false),
+        ] {
+            let End { timed_out: late, detail, .. } = end(Some(fault));
+            assert_eq!((late, detail), (timed_out, fault.to_string()));
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //!
 //! | file | what it answers |
 //! | --- | --- |
+//! | [`engine`] | [`Policy`]: what happens comes in, decisions go out |
 //! | [`settings`] | what the operator may set; how slots are shared |
 //! | [`rules`] | net restriction, bans, exemptions: what holds both ways |
 //! | [`cause`], [`refusal`] | why there is no connection: something failed, or we decided |
@@ -15,6 +16,7 @@
 //! | [`fork_following`] | forks that a schedule lacks, from what nodes announce |
 //! | [`admission`] | checkpoints, throttle, limits, duplicate connections |
 //! | [`churn`] | rotation of peers when full, off by default |
+//! | `expiring` | a bounded set whose entries expire |
 //! | [`token_bucket`] | bytes per second |
 //! | [`one_source`] | whether most refusals are for one private address |
 //! | [`recent`] | what became of candidates and connections in the last minutes |

@@ -13,18 +13,16 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
+    vec::Drain,
 };
 
-use super::{
-    registration::Ended,
-    session::{Session, SessionChannel},
-    shared::SharedRegistration,
-};
+pub use super::channel::{Encoded, Encoder, PeerChannel, SendError};
+use super::shared::{Ended, SharedRegistration};
 use crate::{
-    delivery::{CreditError, Event, Pull, SharedInbox, StreamId},
+    delivery::{CreditError, Event, Pull, StreamId},
     lease::RegistrationId,
-    p2p::{Lane, Refused, SEND_WINDOW},
-    rlpx::{Compressed, frame::check_len},
+    p2p::{Lane, SEND_WINDOW},
+    rlpx::snappy::MAX_PAYLOAD,
 };
 
 /// Replies that may wait for a stream whose reader is asleep. At about a hundred bytes each this is some MiB; an
@@ -35,37 +33,20 @@ pub const MAX_REPLIES: usize = 65_536;
 /// unnoticed and small messages do not cost a reply each.
 const CREDIT_STEP: u64 = SEND_WINDOW / 4;
 
-/// One channel of one session, as an inbox knows it.
-#[derive(Clone, Debug)]
-pub struct PeerChannel {
-    /// The session.
-    pub session: Arc<Session>,
-    /// Which of its channels.
-    pub channel: SessionChannel,
+/// A message of a stream, for numbered channels of that stream.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamMessage<'a> {
+    /// The channels.
+    pub channels: &'a [u32],
+    /// The message code inside the capability.
+    pub code: u32,
+    /// What is sent, uncompressed.
+    pub payload: &'a [u8],
+    /// The sender's number for the message.
+    pub send_id: u64,
+    /// Whether the sender wants to hear when a socket took it.
+    pub want_result: bool,
 }
-
-impl PeerChannel {
-    /// Whether the message can go to this peer at all: everything that the engine would refuse, found out where the
-    /// sender can still be told.
-    pub fn check(&self, code: u32, message: &Compressed) -> Result<(), SendError> {
-        let SessionChannel { offset, message_count, max_message, .. } = self.channel;
-        let code = u64::from(code);
-        if code >= message_count {
-            return Err(SendError::CodeOutOfRange { message_count });
-        }
-        let bytes = message.raw_len();
-        if bytes > max_message {
-            return Err(SendError::TooLarge { bytes, limit: max_message });
-        }
-        // A peer of an early base protocol gets messages as they are.
-        let on_wire = if self.session.hello.has_snappy() { message.as_bytes().len() } else { bytes };
-        check_len(offset.saturating_add(code), on_wire)
-            .map_err(|_| SendError::TooLarge { bytes, limit: max_message })
-    }
-}
-
-/// The inbox of a registration of this process.
-pub type Inbox = SharedInbox<PeerChannel>;
 
 /// Something that the sender of messages must hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,32 +85,6 @@ pub enum Reply {
     Drain {
         /// Wall time at which streams end.
         deadline: Duration,
-    },
-}
-
-/// Why a message was not accepted for a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendError {
-    /// The channel's window is used up.
-    WindowExceeded,
-    /// The channel has ended.
-    NotConnected,
-    /// No channel has had this number on this stream.
-    NeverOpened {
-        /// The number.
-        channel: u32,
-    },
-    /// The capability has fewer codes.
-    CodeOutOfRange {
-        /// How many it has.
-        message_count: u64,
-    },
-    /// It is larger than the protocol's owner allows, or than a frame carries.
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit: the owner's for its protocol, or RLPx's.
-        limit: usize,
     },
 }
 
@@ -194,10 +149,39 @@ impl std::fmt::Debug for Attachment {
     }
 }
 
+/// What one read of a stream found: replies, and the events that stand behind them. Kept and filled again by each read.
+#[derive(Debug, Default)]
+pub struct Batch {
+    replies: Vec<Reply>,
+    events: Vec<Event<PeerChannel>>,
+    /// The send windows of the channels that `events` opens, in their order.
+    windows: VecDeque<u64>,
+}
+
+impl Batch {
+    /// Takes everything out: the replies; and the events, each with the send window of the channel that it opens, in bytes
+    /// (0 for all other events).
+    pub fn drain(&mut self) -> (Drain<'_, Reply>, impl Iterator<Item = (Event<PeerChannel>, u64)>) {
+        let Self { replies, events, windows } = self;
+        let events = events.drain(..).map(|event| {
+            let opens = matches!(event, Event::Opened(_));
+            let window = if opens { windows.pop_front().unwrap_or_default() } else { 0 };
+            (event, window)
+        });
+        (replies.drain(..), events)
+    }
+
+    fn clear(&mut self) {
+        self.replies.clear();
+        self.events.clear();
+        self.windows.clear();
+    }
+}
+
 /// How reading went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// Events or replies were appended.
+    /// There are events or replies.
     Some,
     /// There is nothing now. The stream is woken when there is.
     Nothing,
@@ -245,14 +229,9 @@ impl Attachment {
         self.stream
     }
 
-    /// Appends what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
-    pub fn read(
-        &self,
-        max_bytes: usize,
-        max_events: usize,
-        replies: &mut Vec<Reply>,
-        events: &mut Vec<Event<PeerChannel>>,
-    ) -> Read {
+    /// Fills `batch` with what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
+    pub fn read(&self, max_bytes: usize, max_events: usize, batch: &mut Batch) -> Read {
+        batch.clear();
         {
             let mut sending = lock(&self.sending);
             if sending.fenced {
@@ -263,22 +242,24 @@ impl Attachment {
             }
             sending.settle();
             let count = sending.replies.len().min(max_events);
-            replies.extend(sending.replies.drain(..count));
+            batch.replies.extend(sending.replies.drain(..count));
         }
-        let left = max_events.saturating_sub(replies.len());
+        let left = max_events.saturating_sub(batch.replies.len());
+        let events = &mut batch.events;
         if left > 0
             && self.registration.inbox().lock().pull(self.stream, max_bytes, left, events) == Pull::Ended
         {
             return Read::Ended;
         }
-        self.note(events, replies);
-        if replies.is_empty() && events.is_empty() { Read::Nothing } else { Read::Some }
+        self.note(batch);
+        if batch.replies.is_empty() && batch.events.is_empty() { Read::Nothing } else { Read::Some }
     }
 
-    /// Learns the numbers of channels from the events on their way to the application, and tells it how much it may
-    /// send. Results of a channel that ends go into `replies`, which stand before the events.
-    fn note(&self, events: &mut [Event<PeerChannel>], replies: &mut Vec<Reply>) {
-        for event in events {
+    /// Learns the numbers of channels from the events on their way to the application, and how much it may send on each.
+    /// Results of a channel that ends become replies, which stand before the events.
+    fn note(&self, batch: &mut Batch) {
+        let Batch { replies, events, windows } = batch;
+        for event in events.iter() {
             match event {
                 Event::Opened(opened) => {
                     let peer = opened.about.peer.clone();
@@ -292,10 +273,10 @@ impl Attachment {
                     // numbers are of one moment. A session that has ended, and is only told of for what it left behind,
                     // takes nothing.
                     let progress = outbound.progress(index).stream;
-                    opened.send_window = match outbound.is_closed() {
+                    windows.push_back(match outbound.is_closed() {
                         true => 0,
                         false => SEND_WINDOW.saturating_sub(progress.waiting_cost()),
-                    };
+                    });
                     let target = Target {
                         peer,
                         credited: progress.written_cost,
@@ -335,8 +316,12 @@ impl Attachment {
         }
     }
 
-    /// Sends a compressed message on numbered channels. Refusals become replies; nothing waits.
-    pub fn send(&self, channels: &[u32], code: u32, message: &Compressed, send_id: u64, want_result: bool) {
+    /// Sends a message on numbered channels. Refusals become replies; nothing waits.
+    pub fn send(&self, encoder: &mut Encoder, message: &StreamMessage<'_>) {
+        let StreamMessage { channels, code, payload, send_id, want_result } = *message;
+        // Encoded before the lock is taken: the reading half waits for it.
+        let too_large = |_| SendError::TooLarge { bytes: payload.len(), limit: MAX_PAYLOAD };
+        let encoded = encoder.encode(code, payload).map_err(too_large);
         let mut wake = false;
         {
             let mut sending = lock(&self.sending);
@@ -347,7 +332,11 @@ impl Attachment {
             for &channel in channels {
                 // The outbound queue's lock is taken inside this one; progress hooks, which take this one, are called
                 // without it.
-                if let Err(reason) = sending.send(channel, code, message, send_id, want_result) {
+                let sent = match &encoded {
+                    Ok(message) => sending.send(channel, message, send_id, want_result),
+                    Err(error) => Err(*error),
+                };
+                if let Err(reason) = sent {
                     sending.reply(Reply::Failure { send_id, channel, reason });
                     wake = true;
                 }
@@ -379,12 +368,6 @@ impl Attachment {
         lock(&self.sending).targets.get(&channel).map(|target| target.peer.clone())
     }
 
-    /// The last send that was processed.
-    #[must_use]
-    pub fn last_send_id(&self) -> u64 {
-        lock(&self.sending).last_send_id
-    }
-
     /// Wakes the reading half.
     pub fn wake(&self) {
         self.registration.stream().wake();
@@ -412,8 +395,7 @@ impl Sending {
     fn send(
         &mut self,
         channel: u32,
-        code: u32,
-        message: &Compressed,
+        message: &Encoded,
         send_id: u64,
         want_result: bool,
     ) -> Result<(), SendError> {
@@ -421,16 +403,7 @@ impl Sending {
         let missing =
             || if channel > highest { SendError::NeverOpened { channel } } else { SendError::NotConnected };
         let target = self.targets.get_mut(&channel).ok_or_else(missing)?;
-        let to = &target.peer.channel;
-        target.peer.check(code, message)?;
-        let outbound = &target.peer.session.outbound;
-        let number =
-            outbound.send(Lane::Stream, to.index, u64::from(code), message.clone()).map_err(|refused| {
-                match refused {
-                    Refused::Full => SendError::WindowExceeded,
-                    Refused::Closed => SendError::NotConnected,
-                }
-            })?;
+        let number = target.peer.queue(Lane::Stream, message)?;
         if want_result {
             target.results.push_back((number, send_id));
         }

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use rand::rngs::StdRng;
 
-use super::{registrations::LeaseConfig, views::Views};
+use super::views::Views;
 use crate::{
     delivery::Budget,
+    lease,
     node::{ForkSchedule, NodeId},
     p2p::BaseTotals,
     policy::Settings,
@@ -20,7 +21,7 @@ pub struct Config {
     /// This run of the sidecar: random, told to applications so that they notice a restart.
     pub instance_id: Arc<str>,
     /// Limits of leases.
-    pub leases: LeaseConfig,
+    pub leases: lease::Config,
     /// Limits of peers.
     pub settings: Settings,
     /// What watchers see.

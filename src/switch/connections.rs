@@ -30,8 +30,8 @@ use crate::{
     lease::{Capability, RegistrationId},
     node::{Enode, PublicKey, Record},
     p2p::{
-        self, Channel, ChannelIndex, DisconnectReason, LocalCapability, Outbound, OutboundBudget,
-        RemoteHello, Side, Traffic,
+        self, Channel, ChannelIndex, ChannelLimits, DisconnectReason, LocalCapability, Outbound,
+        OutboundBudget, RemoteHello, Side, Traffic,
         session::{ConnectionId, End, Role},
     },
     policy::{
@@ -293,7 +293,12 @@ impl Connections {
     ) -> Option<(Arc<Session>, Arc<WakeSlot>)> {
         let connection = self.all.get_mut(&id)?;
         let Negotiated { public_key, hello, channels } = negotiated;
-        connection.outbound.set_channels(channels.len());
+        let limits = channels.iter().map(|channel| ChannelLimits {
+            offset: channel.offset,
+            message_count: channel.message_count,
+            max_message: channel.max_message,
+        });
+        connection.outbound.set_channels(limits, hello.has_snappy());
         connection.traffic.set_channels(channels.len());
         let remote = connection.remote;
         let session = Session {

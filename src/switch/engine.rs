@@ -15,18 +15,17 @@ use std::{
 use rand::{RngCore, SeedableRng, rngs::StdRng, seq::SliceRandom as _};
 
 use super::{
-    attachment::PeerChannel,
     calls::{CallId, Calls},
     cause,
+    channel::PeerChannel,
     config::Config,
     connections::{Connections, Negotiated, Offered, OpenChannel, Released, Run},
     effect::{Effect, Effects, LogLine},
+    error::{ListError, SwitchError},
     metrics::Metrics,
-    peers::{self, ListError, PeerView, Peers},
-    registration::{
-        Acting, AttachRequest, Attached, Principal, Registered, RegistrationView, SwitchError, Target, cut,
-    },
-    registrations::{Change, RegistrationId, Registrations, Stands},
+    peers::{self, PeerView, Peers},
+    registration::{Acting, AttachRequest, Attached, Principal, Registered, RegistrationView, Target, cut},
+    registrations::{Change, Registrations, Stands},
     rehello::{self, Rehello},
     session::{Session, SessionChannel},
     sessions::Sessions,
@@ -36,7 +35,7 @@ use super::{
 use crate::{
     Now, Wake,
     delivery::{Budget, ClosedBy},
-    lease::RegistrationSpec,
+    lease::{RegistrationId, RegistrationSpec},
     node::{Enode, NodeId, NodeRef, PublicKey, local::EntryOwner},
     p2p::{
         BaseTotals, Channel, ChannelIndex, DisconnectReason, RemoteHello,

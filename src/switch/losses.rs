@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{attachment::Inbox, session::Session};
+use super::{channel::Inbox, session::Session};
 use crate::{Wake as _, WakeSlot, delivery::Lost, node::NodeId};
 
 /// The least time between two lines about one registration.

@@ -1,46 +1,18 @@
 //! The switch in numbers, all peers together: for metrics.
 //!
-//! Nothing here names a peer. What went over sessions is counted by protocol; names are the applications', and beyond
-//! [`MAX_PROTOCOLS`] they are counted as one, so that a client in a loop does not make a monitor grow.
+//! Nothing here names a peer.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{registrations::Registrations, session::Session, sessions::Sessions};
+pub use super::{registration::Application, sessions::Totals};
+use super::{registrations::Registrations, sessions::Sessions};
 use crate::{
     Now,
     delivery::Lost,
     lease::StateName,
-    p2p::{ChannelTraffic, Counters},
+    p2p::Counters,
     policy::{Policy, Slots, Warning, recent::Counts},
 };
-
-/// Protocols that are counted apart.
-const MAX_PROTOCOLS: usize = 256;
-
-/// What went over some sessions.
-#[derive(Clone, Debug, Default)]
-pub struct Totals {
-    /// By protocol name and version.
-    pub protocols: BTreeMap<(Arc<str>, u32), ChannelTraffic>,
-    /// Bytes read from sockets.
-    pub bytes_in: u64,
-    /// Bytes that sockets took.
-    pub bytes_out: u64,
-}
-
-impl Totals {
-    pub(super) fn add(&mut self, session: &Session) {
-        let traffic = session.traffic.snapshot();
-        self.bytes_in += traffic.bytes_in;
-        self.bytes_out += traffic.bytes_out;
-        for channel in &session.channels {
-            let key = (Arc::clone(&channel.name), channel.version);
-            let full = self.protocols.len() >= MAX_PROTOCOLS && !self.protocols.contains_key(&key);
-            let key = if full { ("other".into(), 0) } else { key };
-            self.protocols.entry(key).or_default().add(session.channel_traffic(channel));
-        }
-    }
-}
 
 /// The numbers at one time.
 #[derive(Clone, Debug)]
@@ -79,21 +51,6 @@ pub struct Metrics {
     pub followed_forks: usize,
     /// The last round trips of peers that have had one, shortest first.
     pub round_trips: Vec<Duration>,
-}
-
-/// The part of the registrations with one client id.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Application {
-    /// Messages that it lost, and the bytes of their payloads.
-    pub lost: Lost,
-    /// Bytes that wait for it.
-    pub waiting_bytes: u64,
-    /// Its channels that hold their connection.
-    pub holding_channels: usize,
-    /// Messages on channels that had closed: its capability is mute there.
-    pub discarded: u64,
-    /// How often the memory of the whole process, and not a channel's own bound, decided that a message does not fit.
-    pub forced: u64,
 }
 
 impl Metrics {

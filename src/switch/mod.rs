@@ -14,7 +14,8 @@
 //! | `connections` | from accept or dial to the end: stages, parked ones, why one is closed |
 //! | `sessions`, [`session`] | at most one session for each node, and the facts of one |
 //! | [`registrations`], [`registration`] | lease, inbox and the policy's number of each, in step; one as callers see it |
-//! | `shared`, [`attachment`], `sink` | what streams and connections share; where a stream reads and sends, and where a connection delivers |
+//! | `shared`, [`attachment`], `channel`, `sink` | what streams and connections share; where a stream reads and sends, and where a connection delivers |
+//! | [`error`] | why a call is refused |
 //! | `rehello` | reconnecting peers, so that they learn of a protocol |
 //! | [`calls`] | callers that wait |
 //! | [`peers`] | calls about peers |
@@ -26,10 +27,12 @@
 pub mod attachment;
 pub mod calls;
 mod cause;
+mod channel;
 pub mod config;
 mod connections;
 pub mod effect;
 pub mod engine;
+pub mod error;
 pub mod losses;
 pub mod metrics;
 pub mod peers;

@@ -6,14 +6,15 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{registration::SwitchError, session::Session, sessions::Sessions};
+pub use super::error::ListError;
+use super::{error::SwitchError, session::Session, sessions::Sessions};
 use crate::{
     Now,
     node::{AddressClass, NodeId, NodeRef},
     p2p::session::ConnectionId,
     policy::{
         Ban, BanError, BanTarget, Policy, Settings, Slots, Warning,
-        dial::{AddError, ConnectOutcome, ListEntry, ListSource, RemoveError},
+        dial::{AddError, ConnectOutcome, ListEntry, ListSource},
         fork_following::Followed,
         one_source::OneSource,
         recent::Counts,
@@ -29,17 +30,6 @@ pub struct PeerView {
     pub is_static: bool,
     /// Whether the node is on the trusted list.
     pub is_trusted: bool,
-}
-
-/// Why a list was not changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ListError {
-    /// Not added.
-    #[error(transparent)]
-    Add(#[from] AddError),
-    /// Not removed.
-    #[error(transparent)]
-    Remove(#[from] RemoveError),
 }
 
 /// A ban as it is asked for.

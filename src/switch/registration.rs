@@ -4,15 +4,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{
-    attachment::{Attachment, PeerChannel},
-    peers::ListError,
-    session::Session,
-};
+use super::{attachment::Attachment, channel::PeerChannel, session::Session};
+pub use super::{error::SwitchError, shared::Ended};
 use crate::{
     delivery::{AttachParams, Lost},
-    lease::{Caller, Claim, LeaseError, RegistrationId, RegistrationSpec, ResumeToken, StateName, Who},
-    node::NodeId,
+    lease::{Caller, Claim, RegistrationId, RegistrationSpec, ResumeToken, StateName, Who},
 };
 
 /// The caller, as the transport knows it.
@@ -30,45 +26,6 @@ impl Principal {
     pub(super) fn caller(&self) -> Caller<'_> {
         Caller { principal: &self.name, may_take_over: self.proven }
     }
-}
-
-/// Why the switch refuses.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SwitchError {
-    /// The process is ending.
-    #[error("the sidecar is stopping")]
-    Stopped,
-    /// The lease says no.
-    #[error(transparent)]
-    Lease(#[from] LeaseError),
-    /// The peer is not connected.
-    #[error("no session with node {node}; ListPeers shows who is connected")]
-    PeerNotConnected {
-        /// Who.
-        node: NodeId,
-    },
-    /// The peer is connected but does not speak the protocol.
-    #[error("node {node} is connected and does not share {protocol}")]
-    ProtocolNotShared {
-        /// Who.
-        node: NodeId,
-        /// What was asked for.
-        protocol: String,
-    },
-    /// Another application uses the session too.
-    #[error(
-        "other applications use the session with node {node} too, {others} of them; ending it for all needs the admin \
-         role, or end-shared-sessions in the configuration"
-    )]
-    SharedSession {
-        /// Whose session.
-        node: NodeId,
-        /// How many others.
-        others: usize,
-    },
-    /// A list of peers says no.
-    #[error(transparent)]
-    List(#[from] ListError),
 }
 
 /// Which registration a stream is for.
@@ -163,6 +120,21 @@ impl RegistrationView {
     }
 }
 
+/// The part of the registrations with one client id.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Application {
+    /// Messages that it lost, and the bytes of their payloads.
+    pub lost: Lost,
+    /// Bytes that wait for it.
+    pub waiting_bytes: u64,
+    /// Its channels that hold their connection.
+    pub holding_channels: usize,
+    /// Messages on channels that had closed: its capability is mute there.
+    pub discarded: u64,
+    /// How often the memory of the whole process, and not a channel's own bound, decided that a message does not fit.
+    pub forced: u64,
+}
+
 /// The answer to a registration by call.
 #[derive(Clone, Debug)]
 pub struct Registered {
@@ -195,17 +167,6 @@ pub struct Attached<A = Attachment> {
     pub max_frame: usize,
     /// The stream's hold: [`Attachment`], or what a driver wraps around it.
     pub attachment: A,
-}
-
-/// Why a stream ended that its client did not end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Another stream holds the registration.
-    TakenOver,
-    /// The registration is gone.
-    Deleted,
-    /// The process is ending.
-    Drained,
 }
 
 /// The registration for which a call sends, and the protocol that it means.

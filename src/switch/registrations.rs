@@ -16,10 +16,10 @@ use std::{
 use rand::rngs::StdRng;
 
 use super::{
-    attachment::{Attachment, Fence, PeerChannel},
+    attachment::{Attachment, Fence},
+    channel::PeerChannel,
     connections::{Offered, OpenChannel},
     losses::{LossLine, Losses, Origin},
-    metrics::Application,
     session::{Session, SessionChannel},
     shared::{SharedRegistration, inbox_config},
     sink::{InboxSink, Sharers},
@@ -43,7 +43,7 @@ pub use super::registration::{
     Acting, AttachRequest, Attached, Ended, Lookup, Principal, Registered, RegistrationView, SwitchError,
     Target,
 };
-use super::registration::{Sending, claim, cut};
+use super::registration::{Application, Sending, claim, cut};
 pub use crate::lease::{Config as LeaseConfig, RegistrationId};
 
 /// What follows from a registration that began, changed or ended.

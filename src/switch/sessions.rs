@@ -4,8 +4,40 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{metrics::Totals, session::Session};
-use crate::{node::NodeId, p2p::session::ConnectionId};
+use super::session::Session;
+use crate::{
+    node::NodeId,
+    p2p::{ChannelTraffic, session::ConnectionId},
+};
+
+/// Protocols that are counted apart.
+const MAX_PROTOCOLS: usize = 256;
+
+/// What went over some sessions, by protocol. Names are the applications', and beyond [`MAX_PROTOCOLS`] they are counted as
+/// one, so that a client in a loop does not make a monitor grow.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// By protocol name and version.
+    pub protocols: BTreeMap<(Arc<str>, u32), ChannelTraffic>,
+    /// Bytes read from sockets.
+    pub bytes_in: u64,
+    /// Bytes that sockets took.
+    pub bytes_out: u64,
+}
+
+impl Totals {
+    fn add(&mut self, session: &Session) {
+        let traffic = session.traffic.snapshot();
+        self.bytes_in += traffic.bytes_in;
+        self.bytes_out += traffic.bytes_out;
+        for channel in &session.channels {
+            let key = (Arc::clone(&channel.name), channel.version);
+            let full = self.protocols.len() >= MAX_PROTOCOLS && !self.protocols.contains_key(&key);
+            let key = if full { ("other".into(), 0) } else { key };
+            self.protocols.entry(key).or_default().add(session.channel_traffic(channel));
+        }
+    }
+}
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -58,7 +90,6 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::{super::testing::session, *};
-    use crate::p2p::ChannelTraffic;
 
     #[test]
     fn the_end_of_an_old_connection_does_not_end_the_session_of_a_new_one() {

@@ -10,12 +10,23 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use super::{attachment::Inbox, losses::LossLog, registration::Ended};
+use super::{channel::Inbox, losses::LossLog};
 use crate::{
     Wake, WakeSlot,
     delivery::{self, Budget, ChannelKey, Hooks, SharedInbox},
     lease::{RegistrationId, RegistrationSpec},
 };
+
+/// Why a stream ended that its client did not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Another stream holds the registration.
+    TakenOver,
+    /// The registration is gone.
+    Deleted,
+    /// The process is ending.
+    Drained,
+}
 
 /// Wakes the stream that is attached, if one is.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{attachment::Inbox, losses::Losses};
+use super::{channel::Inbox, losses::Losses};
 use crate::{
     delivery::{Arrival, ChannelKey, Held, Push, Sharing},
     p2p::{

@@ -9,13 +9,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{
-    peers::PeerView,
-    registrations::{RegistrationId, RegistrationView},
-};
+use super::{peers::PeerView, registration::RegistrationView};
 use crate::{
     Now,
     delivery::ClosedBy,
+    lease::RegistrationId,
     node::{Enode, NodeId},
     p2p::{DisconnectReason, session::ConnectionId},
     policy::{Cause, Refusal, dial::Kind},

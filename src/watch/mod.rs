@@ -17,7 +17,8 @@
 //! come so far begins anew. Where strangers choose the keys, there is no state to replicate and [`Happenings`] is the
 //! right thing.
 //!
-//! [`Shared`] puts such state under a lock and wakes its watchers.
+//! `cursor` is the position of one watcher; `happenings` is the ring for keys that strangers choose; `shared`
+//! puts watched state under a lock and wakes its watchers.
 //!
 //! Left out: filters, text on the wire, and how a watcher waits.
 

@@ -11,9 +11,9 @@ use devp2pd::discv4::packet::{
     EnrRequest, EnrResponse, Expiration, FindNode, Header, Neighbors, Packet, Ping, Pong, Type, WireEndpoint,
     seal,
 };
-use devp2pd::discv4::{Config, Crypto, Engine, Local, QueryId};
-use devp2pd::kademlia::Contact;
-use devp2pd::node::{Endpoint, NodeKey, PublicKey, Record, RecordBuilder};
+use devp2pd::discv4::{Config, Crypto, Engine};
+use devp2pd::kademlia::{Contact, QueryId};
+use devp2pd::node::{NodeKey, PublicKey, Record, RecordBuilder};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rlp::RlpStream;
@@ -97,7 +97,7 @@ struct Scene {
     engine: Engine<Fake>,
     now: Now,
     actors: Vec<Actor>,
-    us: Local,
+    us: Record,
 }
 
 struct Actor {
@@ -111,26 +111,25 @@ struct Actor {
     has_ponged: bool,
 }
 
-fn local(key: &NodeKey, addr: &str, seq: u64) -> Local {
+fn record(key: &NodeKey, addr: &str, seq: u64) -> Record {
     let addr: SocketAddr = addr.parse().expect("an address");
     let mut builder = RecordBuilder::new(seq);
     builder.ip(addr.ip()).port("udp", addr.port()).port("tcp", addr.port());
-    let record = builder.sign(key).expect("a small record");
-    Local { endpoint: Endpoint { ip: addr.ip(), udp: addr.port(), tcp: addr.port() }, record }
+    builder.sign(key).expect("a small record")
 }
 
 impl Scene {
     fn new() -> Self {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let now = Now { mono: Instant::now(), unix: Duration::from_secs(1_700_000_000) };
-        let us = local(&key(1), "9.8.7.6:30303", 1);
+        let us = record(&key(1), "9.8.7.6:30303", 1);
         let crypto = Fake(key(1).public());
-        let engine = Engine::new(Config::default(), crypto, us.clone(), StdRng::seed_from_u64(1), now);
+        let engine = Engine::new(now, Config::default(), crypto, us.clone(), StdRng::seed_from_u64(1));
         let actors =
             [(2, "127.0.0.1:2000"), (3, "8.8.8.8:2001"), (4, "10.0.0.1:2002")].map(|(byte, addr)| Actor {
                 crypto: Fake(key(byte).public()),
                 addr: addr.parse().expect("an address"),
-                record: local(&key(byte), addr, 1).record,
+                record: record(&key(byte), addr, 1),
                 pinged: [0; 32],
                 asked_for_record: [0; 32],
                 has_ponged: false,
@@ -149,7 +148,7 @@ impl Scene {
         let contact = Contact::from_record(actor.record.clone()).expect("an endpoint");
         let wire =
             |addr: SocketAddr| WireEndpoint { ip: Some(addr.ip()), udp: addr.port(), tcp: addr.port() };
-        let us = self.us.endpoint.udp_addr().expect("an endpoint");
+        let us = self.us.udp_addr().expect("an endpoint");
         let expiration = if number == 1 { Expiration(1) } else { Expiration::from_now(now.unix) };
         match step % 18 {
             0 => self.pass(Duration::from_millis(50 * u64::from(number))),
@@ -193,14 +192,14 @@ impl Scene {
             }
             8 => drop(self.engine.handle_datagram(now, actor.addr, body)),
             9 => drop(self.engine.ping(now, query, &contact)),
-            10 => self.engine.request_enr(now, query, &contact),
+            10 => drop(self.engine.resolve(now, query, contact.id, Some(contact))),
             11 => drop(self.engine.lookup(now, query, [number; 64])),
-            12 => drop(self.engine.resolve(now, query, contact.id, Some(contact.public_key), Some(contact))),
+            12 => drop(self.engine.resolve(now, query, contact.public_key, Some(contact))),
             13 => self.engine.add_bootnode(now, contact),
             14 => self.engine.add_seed(now, contact),
             15 => self.engine.remove(now, &contact.id),
             16 => self.engine.set_demand(now, number.into()),
-            _ => self.engine.set_local(local(&key(1), "9.8.7.6:30303", number.into())),
+            _ => self.engine.set_local_record(record(&key(1), "9.8.7.6:30303", number.into())),
         }
     }
 

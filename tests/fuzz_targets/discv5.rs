@@ -7,13 +7,13 @@ use bytes::BytesMut;
 use devp2pd::Now;
 use devp2pd::discv5::call::MAX_CALLS;
 use devp2pd::discv5::crypto::{Crypto, MessageKey, SessionKeys, proof_digest};
-use devp2pd::discv5::engine::{Action, Config, Engine, QueryId};
+use devp2pd::discv5::engine::{Action, Config, Engine, TalkAction};
 use devp2pd::discv5::header::{self, Auth, ChallengeData, HeaderBuf, Nonce, Unmasker, WriteAuth};
 use devp2pd::discv5::message::{
     Message, Ping, Pong, RequestId, TalkRequest, TalkResponse, encode_findnode, encode_nodes,
 };
 use devp2pd::discv5::packet;
-use devp2pd::kademlia::Contact;
+use devp2pd::kademlia::{Contact, QueryId};
 use devp2pd::node::record::RecordError;
 use devp2pd::node::{NodeId, NodeKey, PublicKey, Record, RecordBuilder};
 use rand::rngs::StdRng;
@@ -211,13 +211,13 @@ impl Scene {
                 self.write(index, &plain(|out| encode_nodes(out, id, number.into(), &records)));
             }
             9 => self.write(index, &plain(|out| TalkResponse { id, response: body }.encode(out))),
-            10 => drop(self.engine.ping(now, query, contact)),
-            11 => drop(self.engine.talk(now, query, contact, b"p", &body.repeat(usize::from(number) % 8))),
+            10 => drop(self.engine.ping(now, query, &contact)),
+            11 => drop(self.engine.talk(now, query, &contact, b"p", &body.repeat(usize::from(number) % 8))),
             12 => drop(self.engine.lookup(now, query, target)),
-            13 => drop(self.engine.resolve(now, query, target)),
-            14 => self.engine.set_demand(number.into()),
+            13 => drop(self.engine.resolve(now, query, target, None)),
+            14 => self.engine.set_demand(now, number.into()),
             15 => self.engine.add_bootnode(now, contact),
-            16 => self.engine.add_seed(now, actor.record.clone()),
+            16 => self.engine.add_seed(now, contact),
             17 => {
                 if let Some(token) = self.talks.pop() {
                     let _ = self.engine.answer_talk(now, token, body);
@@ -294,7 +294,7 @@ impl Scene {
 
     fn drain(&mut self) {
         let mut out = BytesMut::new();
-        while let Some(to) = self.engine.poll_transmit(&mut out) {
+        while let Some(to) = self.engine.poll_transmit(self.now, &mut out) {
             let packet = out.split();
             assert!((header::MIN_PACKET..=header::MAX_PACKET).contains(&packet.len()));
             if let Some(actor) = self.actors.iter_mut().find(|actor| actor.addr == to) {
@@ -302,11 +302,11 @@ impl Scene {
             }
         }
         while let Some(action) = self.engine.poll_action() {
-            if let Action::TalkRequested { token, .. } = action {
+            if let Action::Own(TalkAction::Requested { token, .. }) = action {
                 self.talks.push(token);
             }
         }
-        assert!(self.engine.requests() <= MAX_CALLS);
+        assert!(self.engine.requests() <= MAX_CALLS && self.engine.is_consistent());
         assert!(self.engine.table().len() <= self.actors.len());
     }
 }

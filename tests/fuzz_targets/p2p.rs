@@ -1,5 +1,6 @@
 //! The base protocol: its messages, and the engine of one connection under any sequence of operations.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ use devp2pd::node::NodeKey;
 use devp2pd::p2p::connection::MAX_ACTIONS;
 use devp2pd::p2p::intake::{MAX_BACKLOG, MAX_BACKLOG_MESSAGES};
 use devp2pd::p2p::{
-    Action, ChannelIndex, Connection, Delivery, DisconnectReason, HeldTime, Inbound, LocalCapability,
-    LocalNode, Offer, RemoteHello, SendError, hello,
+    Action, ChannelIndex, ChannelLimits, Connection, Delivery, DisconnectReason, HeldTime, Inbound, Lane,
+    LocalCapability, LocalNode, Next, Offer, Outbound, Refused, RemoteHello, SEND_WINDOW, Source, hello,
 };
 use devp2pd::rlpx::frame::MAX_FRAME;
 use devp2pd::rlpx::handshake::take_packet;
@@ -110,6 +111,31 @@ impl Delivery for Queues<'_> {
     }
 }
 
+/// A queue behind a cap that is exceeded until then.
+struct Capped<'a> {
+    queue: &'a Outbound,
+    until: Instant,
+    /// Bytes of the messages that were appended.
+    appended: usize,
+}
+
+impl Source for Capped<'_> {
+    fn next(&mut self, now: Instant) -> Next {
+        if now < self.until { Next::NotBefore(self.until) } else { self.queue.next(now) }
+    }
+
+    fn appended(&mut self, _: Instant, bytes: usize) {
+        self.appended += bytes;
+    }
+
+    fn leaving(&self) -> Option<DisconnectReason> {
+        self.queue.leaving()
+    }
+}
+
+/// What messages may be as large as.
+const MAX_MESSAGE: usize = 200;
+
 /// An engine and a peer that shook hands with it, and what must hold between them.
 struct World {
     now: Now,
@@ -118,9 +144,17 @@ struct World {
     /// The engine's receive buffer, and what it wrote.
     received: BytesMut,
     sent: BytesMut,
-    /// What became of the messages that the engine accepted.
-    accepted: usize,
-    written: usize,
+    /// Messages to the peer, and until when a cap holds them back.
+    queue: Arc<Outbound>,
+    capped: Instant,
+    /// Codes on the wire and payloads that the queue accepted and the peer has not read.
+    accepted: VecDeque<(u64, Vec<u8>)>,
+    /// Messages that the queue accepted, that the peer read, and that the socket took whole.
+    sums: [u64; 3],
+    /// Bytes in the send buffer.
+    unwritten: usize,
+    /// The socket takes nothing any more.
+    unwritable: bool,
     /// How many codes each channel has; empty before there are channels.
     channels: Vec<u64>,
     /// Closed was taken.
@@ -131,18 +165,32 @@ impl World {
     #[allow(clippy::disallowed_methods, reason = "an origin for virtual time")]
     fn new() -> Self {
         let now = Now { mono: Instant::now(), unix: Duration::from_secs(1_700_000_000) };
-        let mut local = LocalNode::new(key(1), "devp2pd/fuzz");
-        local.outbound_limit = 2000;
+        let local = LocalNode::new(key(1), "devp2pd/fuzz");
         let (mut received, mut sent) = (BytesMut::new(), BytesMut::new());
         let initiator =
             Initiator::start(&key(2), key(1).public(), &mut StdRng::seed_from_u64(2), &mut received);
         let mut engine = Connection::accept(Arc::new(local), now, StdRng::seed_from_u64(1));
         engine.handle_bytes(now, &mut received);
-        engine.poll_transmit(now, &mut sent);
+        let queue = Outbound::new(Arc::default());
+        engine.poll_transmit(now, &mut &*queue, &mut sent);
+        let unwritten = sent.len();
         let ack = take_packet(&mut sent).expect("an ack").expect("all of it");
         let peer = initiator.finish(&key(2), &ack).expect("a good ack");
-        let (accepted, written, channels) = (0, 0, Vec::new());
-        Self { now, engine, peer, received, sent, accepted, written, channels, closed: false }
+        Self {
+            now,
+            engine,
+            peer,
+            received,
+            sent,
+            queue,
+            capped: now.mono,
+            accepted: VecDeque::new(),
+            sums: [0; 3],
+            unwritten,
+            unwritable: false,
+            channels: Vec::new(),
+            closed: false,
+        }
     }
 
     fn handle_bytes(&mut self) {
@@ -156,15 +204,52 @@ impl World {
     /// All that the engine has to say, and all of it must be frames that the peer can read.
     fn transmit(&mut self) {
         loop {
-            let written = self.engine.poll_transmit(self.now, &mut self.sent);
+            let mut source = Capped { queue: &self.queue, until: self.capped, appended: 0 };
+            let written = self.engine.poll_transmit(self.now, &mut source, &mut self.sent);
+            let appended = source.appended;
             assert!(!(written && self.closed), "something was written after Closed was taken");
             let mut rest = self.sent.split();
-            while self.peer.reader.read(&mut rest, MAX_FRAME).expect("frames of the engine").is_some() {}
+            assert_eq!(written, !rest.is_empty());
+            self.unwritten += rest.len();
+            let mut messages = 0;
+            while let Some(frame) = self.peer.reader.read(&mut rest, MAX_FRAME).expect("frames of the engine")
+            {
+                if frame.code < 0x10 {
+                    continue;
+                }
+                messages += frame.wire_len;
+                self.sums[1] += 1;
+                let (code, payload) = self.accepted.pop_front().expect("a message that was accepted");
+                let compressed = Compressor::default().compress(&payload).expect("a small message");
+                assert_eq!(frame.code, code);
+                assert!(frame.payload == *compressed.as_bytes() || frame.payload == *payload);
+            }
             assert!(rest.is_empty(), "half a frame was written");
+            assert_eq!(appended, messages, "caps are told of each message");
+            self.count();
             if !written {
                 return;
             }
         }
+    }
+
+    /// The socket takes so many bytes of the send buffer.
+    fn written(&mut self, bytes: usize) {
+        self.unwritten -= bytes;
+        let messages = self.engine.handle_written(self.now, bytes);
+        self.queue.written(messages);
+        self.sums[2] += messages as u64;
+        self.count();
+    }
+
+    /// Each message that was accepted waits, or is in the send buffer, or was written: once.
+    fn count(&self) {
+        let [accepted, read, written] = self.sums;
+        assert!(written <= read && read <= accepted);
+        assert_eq!(self.queue.waiting().0 as u64, accepted - read);
+        let lanes = (0..5).map(|channel| self.queue.progress(ChannelIndex(channel)).call);
+        let (sent, done) = lanes.fold((0, 0), |sum, lane| (sum.0 + lane.accepted, sum.1 + lane.written));
+        assert_eq!((sent, done), (accepted, written), "a message was lost in silence");
     }
 
     fn deliver(&mut self, room: usize) {
@@ -184,17 +269,19 @@ impl World {
             taken += 1;
             match action {
                 Action::Authenticated { remote } => assert_eq!(remote, key(2).public()),
-                Action::Negotiated { channels, .. } => {
+                Action::Negotiated { channels, hello } => {
                     assert!(self.channels.is_empty() && !channels.is_empty());
+                    let limits = channels.iter().map(|channel| ChannelLimits {
+                        offset: channel.offset,
+                        message_count: channel.message_count,
+                        max_message: MAX_MESSAGE,
+                    });
+                    self.queue.set_channels(limits, hello.has_snappy());
                     self.channels = channels.iter().map(|channel| channel.message_count).collect();
                 }
                 Action::RoundTrip(_) | Action::Heard => assert!(!self.channels.is_empty()),
-                Action::Written { messages, wire_bytes } => {
-                    assert!(messages > 0 && wire_bytes >= 64 * messages);
-                    self.written += messages;
-                }
-                Action::Closed { unsent, .. } => {
-                    assert_eq!(self.written + unsent, self.accepted, "a message was lost in silence");
+                Action::Closed { .. } => {
+                    self.count();
                     self.closed = true;
                     assert_eq!(self.engine.poll_timeout(), None);
                 }
@@ -209,18 +296,24 @@ impl World {
 
     fn send(&mut self, channel: u8, code: u8, payload: &[u8]) {
         let message = Compressor::default().compress(payload).expect("a small message");
-        let result = self.engine.send(ChannelIndex(u16::from(channel)), u64::from(code), &message);
-        match result {
-            Ok(()) => {
-                // The driver may open what it has not been told is there.
-                let count = self.channels.get(usize::from(channel));
-                assert!(count.is_none_or(|count| u64::from(code) < *count));
-                self.accepted += 1;
+        let index = ChannelIndex(u16::from(channel));
+        let count = self.channels.get(usize::from(channel)).copied();
+        match self.queue.send(Lane::Call, index, u64::from(code), message) {
+            Ok(number) => {
+                let before: u64 = self.channels.iter().take(usize::from(channel)).sum();
+                assert!(count.is_some_and(|count| u64::from(code) < count) && payload.len() <= MAX_MESSAGE);
+                assert_eq!(number, self.queue.progress(index).call.accepted);
+                self.accepted.push_back((0x10 + before + u64::from(code), payload.to_vec()));
+                self.sums[0] += 1;
             }
-            Err(SendError::Full { queued, limit }) => assert!(queued + 64 + payload.len() + 40 > limit),
-            Err(_) => {}
+            Err(Refused::CodeOutOfRange { message_count }) => {
+                assert!(count == Some(message_count) && u64::from(code) >= message_count);
+            }
+            Err(Refused::TooLarge { bytes, limit }) => assert!(bytes > limit && limit == MAX_MESSAGE),
+            Err(Refused::Full) => assert!(self.queue.progress(index).call.waiting_cost() >= SEND_WINDOW),
+            Err(Refused::Closed) => assert!(count.is_none() || (&*self.queue).leaving().is_some()),
         }
-        assert!(self.engine.queued() <= 2000);
+        self.count();
     }
 }
 
@@ -279,9 +372,12 @@ pub fn p2p_connection(data: &[u8]) {
                 3 => world.engine.park(world.now),
                 4 => world.engine.promote(world.now),
                 5 => world.engine.probe(world.now),
-                6 => world.engine.handle_written(world.now, true),
-                7 => world.engine.handle_written(world.now, false),
-                8 => world.engine.handle_write_error(world.now),
+                6 => world.written(world.unwritten / 2),
+                7 => world.written(world.unwritten),
+                8 => {
+                    world.engine.handle_write_error(world.now);
+                    (world.unwritten, world.unwritable) = (0, true);
+                }
                 room => world.deliver(usize::from(room - 9)),
             },
             14 => {
@@ -293,6 +389,8 @@ pub fn p2p_connection(data: &[u8]) {
             _ => match script.byte() % 8 {
                 0 => world.engine.handle_eof(),
                 reason @ 1..=3 => world.engine.disconnect(world.now, DisconnectReason::from_code(reason)),
+                4 => world.queue.disconnect(DisconnectReason::Requested),
+                5 => world.capped = world.now.mono + Duration::from_millis(700),
                 _ => {}
             },
         }
@@ -306,4 +404,10 @@ pub fn p2p_connection(data: &[u8]) {
     }
     world.transmit();
     assert_eq!(world.engine.poll_action(), None);
+    world.written(world.unwritten);
+    let [_, read, written] = world.sums;
+    assert!(read == written || world.unwritable, "a message that the socket took is not counted");
+    world.queue.close();
+    let lost: u64 = (0..5).map(|channel| world.queue.progress(ChannelIndex(channel)).unwritten()).sum();
+    assert_eq!(lost, world.sums[0] - world.sums[2]);
 }

@@ -1,11 +1,11 @@
 //! Registrations that outlive their streams: what waits, who may come back, what a name's end means for peers.
 
 use devp2pd::rpc::proto::{
-    Attach, DeleteRegistrationRequest, GetPeerRequest, GetRegistrationRequest, OutboundMessage, ProtocolSpec,
-    RegisterProtocolsRequest, Registration, RegistrationSpec, RegistrationState, RenewRegistrationRequest,
-    SetGreeting, StaticPeerState, WindowUpdate, attach::Target, delete_registration_request,
-    get_registration_request::Registration as By, message_service_client::MessageServiceClient,
-    renew_registration_request,
+    Attach, DeleteRegistrationRequest, ErrorReason, GetPeerRequest, GetRegistrationRequest, OutboundMessage,
+    ProtocolSpec, RegisterProtocolsRequest, Registration, RegistrationSpec, RegistrationState,
+    RenewRegistrationRequest, SetGreeting, StaticPeerState, WindowUpdate, attach::Target,
+    delete_registration_request, get_registration_request::Registration as By,
+    message_service_client::MessageServiceClient, renew_registration_request,
 };
 use prost_types::Duration;
 use tonic::{Code, Status};
@@ -443,6 +443,18 @@ async fn the_last_send_id_is_of_the_process_that_asks() {
     let channel = fresh.opened().await.channel_id;
     send(&mut fresh, channel, 3).await;
     assert_eq!(attach(Target::ResumeToken(fresh.token())).await.attached.last_send_id, 3);
+}
+
+/// A message that no frame has room for was refused, and the next stream is told so: to send it again would be in vain.
+#[tokio::test]
+async fn a_send_that_no_peer_could_get_counts_as_refused() {
+    let mut pair = linked().await;
+    let large = vec![0; 16 << 20];
+    pair.a_app.tell(Wish::Message(OutboundMessage { send_id: 7, ..message(pair.a_channel, 0, large) })).await;
+    let Event::SendFailure(failure) = pair.a_app.event().await else { panic!("16 MiB were not refused") };
+    assert_eq!((failure.send_id, failure.reason()), (7, ErrorReason::MessageTooLarge));
+    let resumed = Application::attach(pair.a.messages(), resume(pair.a_app.token())).await.unwrap();
+    assert_eq!(resumed.attached.last_send_id, 7);
 }
 
 /// The end of a channel that went to a stream which broke is not told again: the next stream says how many are left.

@@ -22,6 +22,8 @@ mod counters;
 mod dialing;
 mod discovery;
 mod dribblers;
+mod embedding;
+mod endings;
 mod forks;
 mod harness;
 mod http2;

@@ -102,6 +102,7 @@ async fn a_watch_begins_with_a_snapshot_and_tells_how_and_why_peers_come_and_go(
     watch.synced().await;
     assert_eq!(watch.log, [(ChangeType::Snapshot, first.id(), None)]);
     assert_eq!(watch.peers[&first.id()].source(), PeerSource::Inbound);
+    assert_eq!(watch.peers[&first.id()].transport, "rlpx");
 
     let trap = Trap::set(2).await;
     sidecar.add_static(&trap.enode()).await;

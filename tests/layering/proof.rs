@@ -1,6 +1,9 @@
 //! Proves the layering test on itself: snippets that break each rule, and snippets that break none.
 
-use super::{impure_crates, judge, module_of, source, test_files};
+use super::{
+    File, MAX_CIRCLE, MAX_FUNCTION, excused, impure_crates, judge, judge_circles, long_functions, maps,
+    module_of, source, test_files,
+};
 
 const MANIFEST: &str = "[package]\nname = \"x\"\n\n[dependencies]\nbytes = \"1\"\ntokio-util = { version = \"0.7\" } # why\n\
                         redb = \"4\"\n\n[dev-dependencies]\nproptest = \"1\"\n";
@@ -27,6 +30,7 @@ fn complaints_are_made() {
             "crate::policy::Admission is an upward arrow",
         ),
         ("src/node/mod.rs", "use super::kademlia;", "upward arrow"),
+        ("src/p2p/intake.rs", "use crate::rlpx::Frame;", "in wire.rs alone"),
         ("src/node/id.rs", "mod inner { use super::super::super::switch; }", "upward arrow"),
         ("src/discv4/engine.rs", "type T = Vec<crate::discv5::Session>;", "upward arrow"),
         ("src/discv5/mod.rs", "pub use crate::discv4::Ping;", "upward arrow"),
@@ -48,6 +52,8 @@ fn complaints_are_made() {
         ("src/node/mod.rs", "use super::*;", "crate root"),
         ("src/node/id.rs", "use crate::Frame;", "upward arrow"),
         ("src/lib.rs", "pub use net::Listener;", "at the root"),
+        ("src/lib.rs", "use app::App;", "at the root"),
+        ("src/net/udp.rs", "use crate::App;", "upward arrow"),
         ("src/lib.rs", "pub use crate::net::Listener;", "at the root"),
         ("src/node/id.rs", "include!(\"../net/clock.rs\");", "code from another place"),
         ("src/node/id.rs", "#[path = \"../net/clock.rs\"] mod clock;", "code from another place"),
@@ -103,7 +109,10 @@ fn no_complaint_without_a_reason() {
         ("src/net/clock.rs", "fn f() { std::time::Instant::now(); std::fs::read(\"\"); async {}; }"),
         ("src/app.rs", "use crate::{config, http, net, rpc, switch};"),
         ("src/main.rs", "use devp2pd::{app::App, config};"),
-        ("src/lib.rs", "pub mod net; pub mod node; mod now; pub mod rlp; pub use now::Now;"),
+        (
+            "src/lib.rs",
+            "pub mod net; pub mod node; mod now; pub mod rlp; pub use now::Now; pub use app::App;",
+        ),
         // words that are not code
         (
             "src/node/id.rs",
@@ -155,4 +164,122 @@ fn files_and_paths_are_named_as_the_compiler_names_them() {
     let read = source::read("use super::a::{self, b::C as D, e::*};", &["x".into(), "y".into()], false);
     let paths: Vec<String> = read.paths.iter().map(|path| path.segments.join("::")).collect();
     assert_eq!(paths, ["crate::x::a", "crate::x::a::b::C::as", "crate::x::a::e::*"]);
+}
+
+/// Files by name and content, as the rules about many files see them.
+fn files(texts: &[(&str, &str)]) -> Vec<File> {
+    let file = |(name, text): &(&str, &str)| {
+        let module = module_of(name);
+        File { name: (*name).to_string(), source: source::read(text, &module, false), module }
+    };
+    texts.iter().map(file).collect()
+}
+
+#[test]
+fn a_long_function_is_found_wherever_it_stands() {
+    let body = |lines: usize| "    step();\n".repeat(lines);
+    let code = format!(
+        "struct S {{ f: fn(u8) }}\nimpl S {{\n/// Says.\npub async fn long<T>(\n    &self,\n) -> [u8; 2] {{\n{}}}\n}}\n\
+         trait T {{ fn declared(&self); }}\nfn short() {{\n{}}}\n\
+         #[cfg(test)]\nmod tests {{ fn table() {{\n{}}} }}\n",
+        body(MAX_FUNCTION - 3),
+        body(MAX_FUNCTION - 2),
+        body(2 * MAX_FUNCTION),
+    );
+    let read = source::read(&code, &["node".into()], false);
+    let names: Vec<&str> = read.functions.iter().map(|function| function.name.as_str()).collect();
+    assert_eq!(names, ["long", "declared", "short", "table"]);
+    let long = long_functions("src/node/id.rs", &read);
+    assert_eq!(long.len(), 1, "{long:?}");
+    assert!(long[0].2.starts_with("src/node/id.rs:4: fn long has 81 lines"), "{long:?}");
+
+    assert_eq!(excused(long.clone(), &[]).len(), 1);
+    assert!(excused(long.clone(), &[("src/node/id.rs", "long")]).is_empty());
+    let stale = excused(long, &[("src/node/id.rs", "long"), ("src/node/id.rs", "short")]);
+    assert!(stale.len() == 1 && stale[0].contains("short needs no exception"), "{stale:?}");
+}
+
+#[test]
+fn circles_of_files_are_found_through_every_way_of_naming() {
+    // Four files: by `use`, by an inline path, by a child's name, and through a name that is passed on.
+    let four = [
+        (
+            "src/policy/mod.rs",
+            "pub mod dial; pub mod bans; pub mod rules; pub use bans::Bans; fn f() { dial::g(); }",
+        ),
+        ("src/policy/dial.rs", "use super::rules::Rules;"),
+        ("src/policy/rules.rs", "fn f(b: &crate::policy::Bans) {}"),
+        ("src/policy/bans.rs", "use crate::policy::NotPassedOn;"),
+    ];
+    let found = judge_circles(&files(&four), &[]);
+    assert!(found.len() == 1 && found[0].contains("these 4 files"), "{found:?}");
+    assert!(judge_circles(&files(&four), &[("src/policy/rules.rs", 4)]).is_empty());
+    let grown = judge_circles(&files(&four), &[("src/policy/bans.rs", 3)]);
+    assert!(grown.len() == 1 && grown[0].contains("grown from 3 to 4"), "{grown:?}");
+    let shrunk = judge_circles(&files(&four), &[("src/policy/bans.rs", 5)]);
+    assert!(shrunk.len() == 1 && shrunk[0].contains("write 4"), "{shrunk:?}");
+
+    // Each link that breaks leaves fewer; as many as the rule allows are no complaint.
+    assert_eq!(MAX_CIRCLE, 3);
+    let three = [four[0], four[1], ("src/policy/rules.rs", "use super::Policy;")];
+    assert!(judge_circles(&files(&three), &[]).is_empty());
+    let stale = judge_circles(&files(&three), &[("src/policy/rules.rs", 4)]);
+    assert!(stale.len() == 1 && stale[0].contains("remove it"), "{stale:?}");
+}
+
+#[test]
+fn what_is_no_use_makes_no_circle() {
+    let apart = [
+        // Passing a name on, naming a module for visibility, and using it in tests.
+        ("src/policy/mod.rs", "mod a; mod b; mod c; mod d; pub use a::A; pub(crate) use b::B;"),
+        ("src/policy/a.rs", "pub(super) struct A; pub(in crate::policy) fn f() {} use super::b::B;"),
+        ("src/policy/b.rs", "use super::c::C; #[cfg(test)] mod tests { use crate::policy::A; }"),
+        ("src/policy/c.rs", "use super::d::D; // crate::policy::A"),
+        ("src/policy/d.rs", "const TEXT: &str = \"crate::policy::A\";"),
+    ];
+    assert!(judge_circles(&files(&apart), &[]).is_empty());
+}
+
+#[test]
+fn rooms_that_use_each_other_are_found() {
+    let circle = [
+        ("src/net/mod.rs", "use crate::http::Probes;"),
+        ("src/http/mod.rs", "mod server;"),
+        ("src/http/server.rs", "fn f(c: crate::net::Clock) {}"),
+    ];
+    let found = judge_circles(&files(&circle), &[]);
+    assert!(found.len() == 1 && found[0].contains("in a circle: http, net"), "{found:?}");
+}
+
+#[test]
+fn maps_that_leave_out_a_module_are_found() {
+    let names = [
+        "src/lib.rs",
+        "src/main.rs",
+        "src/node/mod.rs",
+        "src/node/key.rs",
+        "src/node/key/hex.rs",
+        "src/rlp.rs",
+    ];
+    let names = names.map(String::from);
+    let text = |lib: &str, node: &str| {
+        let (lib, node) = (format!("//! {lib}\npub mod x; // `rlp`"), format!("//! {node}\n"));
+        move |name: &str| match name {
+            "src/lib.rs" => lib.clone(),
+            "src/node/mod.rs" => node.clone(),
+            _ => "//! `nothing`".to_string(),
+        }
+    };
+    let whole = maps::missing(&names, text("[`node`] and `rlp`", "See [`key::Key`]."), "main, node and rlp");
+    assert!(whole.is_empty(), "{whole:?}");
+    let missing = maps::missing(&names, text("[`node`] and rlp", "See key."), "main: nodes");
+    assert_eq!(
+        missing,
+        [
+            "docs/architecture.md: does not name node",
+            "src/node/mod.rs: its map does not name `key`",
+            "src/lib.rs: its map does not name `rlp`",
+            "docs/architecture.md: does not name rlp",
+        ]
+    );
 }

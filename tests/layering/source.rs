@@ -17,6 +17,20 @@ pub(crate) struct Path {
     pub(crate) in_test: bool,
     /// Whether a `use` declaration says it.
     pub(crate) in_use: bool,
+    /// Whether that declaration passes the name on (`pub use`), which uses nothing by itself.
+    pub(crate) passed_on: bool,
+}
+
+/// A function with its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    /// Line of `fn`, from 1.
+    pub(crate) line: usize,
+    /// Lines from `fn` to the closing brace, both included.
+    pub(crate) lines: usize,
+    /// Whether it is test code.
+    pub(crate) in_test: bool,
 }
 
 /// A source file, read.
@@ -26,6 +40,8 @@ pub(crate) struct Source {
     pub(crate) paths: Vec<Path>,
     /// Method calls: the name after a dot, its line, and whether it is test code.
     pub(crate) methods: Vec<(String, usize, bool)>,
+    /// Functions, those inside of others too.
+    pub(crate) functions: Vec<Function>,
     /// Modules declared as `#[cfg(test)] mod name;`, whose files are test code.
     pub(crate) test_modules: Vec<String>,
 }
@@ -51,7 +67,8 @@ pub(crate) fn read(text: &str, module: &[String], all_test: bool) -> Source {
             module.iter().cloned().chain(scopes.iter().map(|(name, _)| name.clone())).collect();
         let push = |segments: Vec<String>, in_use: bool, source: &mut Source| {
             let segments = resolve(segments, &here);
-            source.paths.push(Path { segments, line: *line, in_test: in_test[at], in_use });
+            let passed_on = in_use && is_public(&tokens, at);
+            source.paths.push(Path { segments, line: *line, in_test: in_test[at], in_use, passed_on });
         };
         match token {
             Token::Punct('{') => depth += 1,
@@ -71,6 +88,14 @@ pub(crate) fn read(text: &str, module: &[String], all_test: bool) -> Source {
                     at += 1;
                 }
             }
+            Token::Name(word) if word == "fn" => {
+                if let Some((Token::Name(name), _)) = tokens.get(at + 1) {
+                    let last = item_end(&tokens, at + 2).min(tokens.len()).saturating_sub(1);
+                    let lines = tokens[last].1 + 1 - line;
+                    let (name, line, in_test) = (name.clone(), *line, in_test[at]);
+                    source.functions.push(Function { name, line, lines, in_test });
+                }
+            }
             Token::Name(word) if word == "use" && !is(&tokens, at + 1, '<') => {
                 let mut leaves = Vec::new();
                 let end = use_tree(&tokens, at + 1, &[], &mut leaves);
@@ -80,6 +105,8 @@ pub(crate) fn read(text: &str, module: &[String], all_test: bool) -> Source {
                 at = end;
                 continue;
             }
+            // Whom an item is visible to is no use of that module.
+            Token::Name(_) if at > 1 && is(&tokens, at - 1, '(') && is_public(&tokens, at - 1) => {}
             Token::Name(word) if at > 1 && is(&tokens, at - 1, '[') && is(&tokens, at - 2, '#') => {
                 push(vec![format!("#{word}")], false, &mut source);
             }
@@ -99,6 +126,18 @@ pub(crate) fn read(text: &str, module: &[String], all_test: bool) -> Source {
 
 fn is(tokens: &[(Token, usize)], at: usize, punct: char) -> bool {
     tokens.get(at).is_some_and(|(token, _)| *token == Token::Punct(punct))
+}
+
+/// Whether `pub` or `pub(…)` stands before the item at `at`.
+fn is_public(tokens: &[(Token, usize)], at: usize) -> bool {
+    let is_pub = |at: usize| matches!(tokens.get(at), Some((Token::Name(word), _)) if word == "pub");
+    match at.checked_sub(1) {
+        Some(before) if is(tokens, before, ')') => {
+            (0..before).rev().find(|at| is(tokens, *at, '(')).is_some_and(|open| open > 0 && is_pub(open - 1))
+        }
+        Some(before) => is_pub(before),
+        None => false,
+    }
 }
 
 /// The path that starts at `at`: names joined by `::`.

@@ -20,7 +20,7 @@ use bytes::BytesMut;
 use devp2pd::{
     Now,
     discv4::{
-        Action, Config, Engine, Local,
+        Action, Config, Engine,
         packet::{
             Expiration, Header, Neighbors, Packet, Ping, Pong, Type, WireEndpoint, neighbors::Neighbor, seal,
         },
@@ -175,9 +175,8 @@ impl<'a> World<'a> {
             .map(|n| {
                 let crypto = Notary { number: u32::try_from(n).unwrap(), keys: Arc::clone(keys) };
                 let record = record(&names.secrets[n], addrs[n]);
-                let local = Local { endpoint: endpoint(n), record };
                 let config = Config { bootnodes: bootnodes.clone(), ..Config::default() };
-                Engine::new(config, crypto, local, StdRng::from_rng(&mut rng), now)
+                Engine::new(now, config, crypto, record, StdRng::from_rng(&mut rng))
             })
             .collect();
         let settings = Settings { announced: AddressClass::Global, ..Settings::default() };

@@ -10,8 +10,8 @@ use std::{
 use bytes::BytesMut;
 use devp2pd::{
     Now,
-    discv4::{Action, Config, Engine, Local, QueryId},
-    kademlia::Contact,
+    discv4::{Action, Config, Engine},
+    kademlia::{Contact, QueryId},
     node::{Endpoint, NodeKey, RecordBuilder},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -65,7 +65,7 @@ impl Network {
             let crypto = Notary { number: u32::try_from(n).unwrap(), keys: Arc::clone(&public) };
             let mut builder = RecordBuilder::new(1);
             builder.ip(addr(n).ip()).port("udp", 30303).port("tcp", 30303);
-            let local = Local { endpoint: endpoint(n), record: builder.sign(key).unwrap() };
+            let record = builder.sign(key).unwrap();
             let config = Config { bootnodes: bootnodes.clone(), ..Config::default() };
             let start =
                 now.after(Duration::from_secs(10) * u32::try_from(n).unwrap() / u32::try_from(size).unwrap());
@@ -73,7 +73,7 @@ impl Network {
             wire.connect(n, addr(n), behind_router);
             wire.schedule(start.mono, n, Event::Timer);
             nodes.push(Node {
-                engine: Engine::new(config, crypto, local, StdRng::from_rng(&mut rng), start),
+                engine: Engine::new(start, config, crypto, record, StdRng::from_rng(&mut rng)),
                 addr: addr(n),
                 behind_router,
                 timer: Some(start.mono),

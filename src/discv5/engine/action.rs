@@ -1,76 +1,24 @@
 //! What the engine reports, and what it counts.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
-
 use bytes::Bytes;
 
 use crate::{
-    discv5::{call::CallError, peer::Peer, talk::TalkToken},
-    kademlia::{self, Contact},
-    node::NodeId,
+    discv5::{peer::Peer, talk::TalkToken},
+    kademlia::{self, CallError, QueryId},
 };
 
-/// Names a query in the actions that answer it. The owner chooses it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct QueryId(pub u64);
-
-/// What a node's PONG to a queried PING said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ponged {
-    /// From the newest packet of the request to its answer.
-    pub round_trip: Duration,
-    /// Where it sees us.
-    pub sees_us_at: SocketAddr,
-    /// The sequence number of its record.
-    pub enr_seq: u64,
-}
-
-/// What happened, or is wanted. Nothing of it has to be acted on for the engine to go on.
+/// What became of TALKREQs, ours and those of others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// A candidate that was asked for with [`super::Engine::set_demand`]. Its record was told by others; whether it
-    /// is alive was not asked.
-    Discovered(Contact),
-    /// A lookup was told of this node for the first time.
-    LookupNode {
+pub enum TalkAction {
+    /// A TALKREQ of ours was answered or not.
+    Result {
         /// The query.
         query: QueryId,
-        /// The node.
-        contact: Contact,
-    },
-    /// A lookup ended.
-    LookupDone {
-        /// The query.
-        query: QueryId,
-        /// The closest nodes that answered, at most 16, closest first.
-        closest: Vec<Contact>,
-    },
-    /// A node was resolved or not.
-    Resolved {
-        /// The query.
-        query: QueryId,
-        /// The node with the newest record that was found.
-        contact: Option<Contact>,
-    },
-    /// A ping was answered or not.
-    PingResult {
-        /// The query.
-        query: QueryId,
-        /// What the node said.
-        pong: Result<Ponged, CallError>,
-    },
-    /// A TALKREQ was answered or not.
-    TalkResult {
-        /// The query.
-        query: QueryId,
-        /// The response. An empty one means that nobody there serves the protocol.
+        /// The response. An empty one means that no application there serves the protocol.
         response: Result<Bytes, CallError>,
     },
-    /// Somebody asks an application of ours; the answer goes to [`super::Engine::answer_talk`] within 500 ms.
-    TalkRequested {
+    /// A node asks an application of ours; the answer goes to [`super::Engine::answer_talk`] within 500 ms.
+    Requested {
         /// What the answer must name.
         token: TalkToken,
         /// Who asks.
@@ -80,27 +28,10 @@ pub enum Action {
         /// What it is asked.
         request: Bytes,
     },
-    /// A table node that we asked says where it sees us: a vote on our own endpoint.
-    EndpointStatement {
-        /// Who says so.
-        by: NodeId,
-        /// From where.
-        from: IpAddr,
-        /// Where it sees us.
-        sees_us_at: SocketAddr,
-    },
-    /// A node passed a liveness check. The node database keeps those with more than 5 checks, as geth.
-    Persist {
-        /// The node.
-        contact: Contact,
-        /// How many checks it has passed.
-        checks: u32,
-    },
-    /// Something happened in the table.
-    Table(kademlia::Event),
-    /// A refresh begins: nodes from the database are welcome now ([`super::Engine::add_seed`]).
-    SeedsWanted,
 }
+
+/// What happened, or is wanted.
+pub type Action = kademlia::Action<TalkAction>;
 
 /// Plain counters, only growing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,25 +1,25 @@
-//! What comes in: messages, challenges, handshakes.
+//! What comes in: challenges and handshakes, requests, and responses. Requests are answered where they came from, in
+//! their session.
 
 use std::net::SocketAddr;
 
+use bytes::{Bytes, BytesMut};
 use rand::RngCore;
 
-use super::Engine;
+use super::{Action, Engine, TalkAction};
 use crate::{
     Now,
     discv5::{
-        challenge::Standing,
+        answer,
         crypto::Crypto,
-        handshake::{self, Answer, HandshakeError, Local},
-        header::{
-            Auth, ChallengeData, HANDSHAKE_OVERHEAD, HeaderBuf, HeaderError, MAX_PACKET, Nonce, Packet,
+        header::{Auth, ChallengeData, HANDSHAKE_OVERHEAD, HeaderBuf, HeaderError, MAX_PACKET, Nonce},
+        message::{
+            FindNode, Message, MessageError, Ping, Pong, RequestId, TalkRequest, TalkResponse, encode_nodes,
         },
-        message::{Message, MessageError, Ping, RequestId},
-        packet,
         peer::{Peer, canonical_addr},
-        session::{Role, Session},
+        talk::{Admission, Asker},
     },
-    kademlia::{Contact, Source},
+    kademlia::{Contact, Source, subnets::is_exempt},
     node::Record,
 };
 
@@ -28,102 +28,35 @@ impl<C: Crypto> Engine<C> {
         self.counters.packets_received += 1;
         let from = canonical_addr(from);
         let mut buf = HeaderBuf::default();
-        let packet = match self.unmasker.open(bytes, &mut buf) {
+        let packet = match self.wire.unmasker().open(bytes, &mut buf) {
             Ok(packet) => packet,
             Err(HeaderError::Protocol | HeaderError::Size) => return self.counters.noise += 1,
             Err(_) => return self.counters.malformed += 1,
         };
-        let src = match packet.auth {
+        let (src, is_handshake) = match packet.auth {
             Auth::WhoAreYou { enr_seq, data } => {
                 return self.challenged(now, from, packet.nonce, enr_seq, data);
             }
-            Auth::Message { src } | Auth::Handshake { src, .. } => src,
+            Auth::Message { src } => (src, false),
+            Auth::Handshake { src, .. } => (src, true),
         };
-        if src == self.record.id() || from.port() == 0 {
+        if src == self.table.own_id() || from.port() == 0 {
             return self.counters.malformed += 1;
         }
-        if !(self.config.allowed)(from.ip()) {
+        if !self.reach.allows(from.ip()) {
             return self.counters.restricted += 1;
         }
         let peer = Peer::new(src, from);
+        let limits = (&self.table, self.is_exempt(&peer));
         // Taken out while it is read, so that the engine may be changed by what it says.
         let mut plaintext = std::mem::take(&mut self.plaintext);
-        let opened = match packet.auth {
-            Auth::Handshake { signature, ephemeral, record, .. } => {
-                let answer = Answer { src, signature, ephemeral, record };
-                self.open_handshake(now, peer, &packet, &answer, &mut plaintext)
+        if self.wire.open(now.mono, peer, &packet, limits, &mut self.counters, &mut plaintext) {
+            if is_handshake && let Some(record) = self.wire.record_of(&peer).cloned() {
+                self.meet(now, peer, record);
             }
-            _ => self.open_message(now, peer, &packet, &mut plaintext),
-        };
-        if opened {
             self.read_message(now, peer, &plaintext);
         }
         self.plaintext = plaintext;
-    }
-
-    fn open_message(&mut self, now: Now, peer: Peer, packet: &Packet<'_>, plaintext: &mut Vec<u8>) -> bool {
-        let session = self.sessions.get(&peer, now.mono);
-        let opens = |session: &mut Session| session.open(&packet.nonce, packet.ad, packet.message, plaintext);
-        let opened = session.is_some_and(opens);
-        if !opened {
-            self.counters.unreadable += 1;
-            self.challenge(now, peer, packet.nonce);
-        }
-        opened
-    }
-
-    /// Sends a WHOAREYOU for the packet with this nonce: the one that `peer` has not answered yet, or a new one.
-    fn challenge(&mut self, now: Now, peer: Peer, nonce: Nonce) {
-        if let Some(pending) = self.challenges.pending(&peer, now.mono) {
-            packet::repeat_challenge(&mut self.scratch, &peer.id, &pending.data);
-            self.counters.challenges_repeated += 1;
-            return self.send_scratch(peer.addr);
-        }
-        let session = self.sessions.record(&peer);
-        let entry = self.table.get(&peer.id).map(|entry| &entry.contact);
-        let at_home = entry.is_some_and(|contact| contact.udp_addr() == Some(peer.addr));
-        let standing =
-            if at_home || self.sessions.contains(&peer) { Standing::Known } else { Standing::Stranger };
-        let table = entry.and_then(|contact| contact.record.as_ref());
-        let record = [session, table].into_iter().flatten().max_by_key(|record| record.seq()).cloned();
-        if !self.challenges.ration(&peer, standing, now.mono, self.is_exempt(&peer)) {
-            return self.counters.challenges_refused += 1;
-        }
-        let seq = record.as_ref().map_or(0, Record::seq);
-        let data = packet::challenge(&mut self.scratch, &mut self.rng, &peer.id, &nonce, seq);
-        self.challenges.insert(peer, standing, data, record, now.mono);
-        self.counters.challenges_sent += 1;
-        self.send_scratch(peer.addr);
-    }
-
-    fn open_handshake(
-        &mut self,
-        now: Now,
-        peer: Peer,
-        packet: &Packet<'_>,
-        answer: &Answer<'_>,
-        plaintext: &mut Vec<u8>,
-    ) -> bool {
-        let Some(challenge) = self.challenges.take(&peer, now.mono) else {
-            self.counters.handshakes_unexpected += 1;
-            return false;
-        };
-        let local = Local { crypto: &self.crypto, record: &self.record };
-        let session = handshake::accept(&local, &challenge, answer, now.mono).and_then(|session| {
-            let opened = session.open(&packet.nonce, packet.ad, packet.message, plaintext);
-            if opened { Ok(session) } else { Err(HandshakeError::Message) }
-        });
-        let Ok(session) = session else {
-            self.counters.handshakes_failed += 1;
-            return false;
-        };
-        self.counters.handshakes_accepted += 1;
-        let record = session.record().cloned();
-        self.sessions.insert(peer, session, Role::Recipient, self.is_exempt(&peer));
-        if let Some(record) = record {
-            self.meet(now, peer, record);
-        }
-        true
     }
 
     /// A node proved who it is and where it is. It enters the table if its record names that endpoint: others could
@@ -146,28 +79,20 @@ impl<C: Crypto> Engine<C> {
         };
         active.handshaken = true;
         let (peer, mut message) = (active.call.peer, active.call.message.clone());
-        if message.len() > MAX_PACKET - HANDSHAKE_OVERHEAD - self.record.encoded().len() {
+        if message.len() > MAX_PACKET - HANDSHAKE_OVERHEAD - self.wire.record().encoded().len() {
             // Only a TALKREQ is that large. A PING makes the session; the request follows when it is answered.
             let id = RequestId::from_u64(self.rng.next_u64());
             active.warming = Some(id);
             self.message.clear();
-            Ping { id, enr_seq: self.record.seq() }.encode(&mut self.message);
+            Ping { id, enr_seq: self.wire.record().seq() }.encode(&mut self.message);
             message = self.message.split().freeze();
         }
-        let answered = handshake::answer(
-            &mut self.scratch,
-            &mut self.rng,
-            &Local { crypto: &self.crypto, record: &self.record },
-            &active.call.to,
-            (data, enr_seq),
-            &message,
-            now.mono,
-        );
-        let Some((session, nonce)) = answered else { return };
-        self.sessions.insert(peer, session, Role::Initiator, self.is_exempt(&peer));
-        self.calls.touch(&peer.id, Some(nonce), now.mono);
-        self.counters.handshakes_sent += 1;
-        self.send_scratch(peer.addr);
+        let (to, challenge) = ((&active.call.to, peer), (data, enr_seq));
+        let exempt = is_exempt(peer.addr.ip(), self.reach.is_private());
+        let shaken = self.wire.shake_hands(now.mono, to, challenge, &message, exempt, &mut self.counters);
+        if let Some(nonce) = shaken {
+            self.calls.touch(&peer.id, Some(nonce), now.mono);
+        }
     }
 
     fn read_message(&mut self, now: Now, peer: Peer, plaintext: &[u8]) {
@@ -179,5 +104,53 @@ impl<C: Crypto> Engine<C> {
             Err(MessageError::Unknown(_)) => self.counters.messages_unknown += 1,
             Err(_) => self.counters.messages_malformed += 1,
         }
+    }
+
+    pub(super) fn pinged(&mut self, now: Now, peer: Peer, ping: Ping) {
+        self.counters.requests_received += 1;
+        let pong = Pong { id: ping.id, enr_seq: self.wire.record().seq(), recipient: peer.addr };
+        self.respond(now, peer, |out| pong.encode(out));
+    }
+
+    pub(super) fn asked_for_nodes(&mut self, now: Now, peer: Peer, find: &FindNode<'_>) {
+        self.counters.requests_received += 1;
+        let records = answer::find(&self.table, self.wire.record(), peer.addr.ip(), find.distances());
+        let packets = answer::divide(&records);
+        for range in &packets {
+            let records = records.get(range.clone()).unwrap_or_default();
+            self.respond(now, peer, |out| encode_nodes(out, find.id, packets.len() as u64, records));
+        }
+    }
+
+    pub(super) fn talked_to(&mut self, now: Now, peer: Peer, talk: &TalkRequest<'_>) {
+        self.counters.requests_received += 1;
+        let asker = Asker { peer, id: talk.id };
+        match self.talk.admit(talk.protocol, asker, now.mono) {
+            Admission::Waits(token) => self.actions.push_back(Action::Own(TalkAction::Requested {
+                token,
+                from: peer,
+                protocol: Bytes::copy_from_slice(talk.protocol),
+                request: Bytes::copy_from_slice(talk.request),
+            })),
+            refused => {
+                let full = refused == Admission::Full;
+                let counter =
+                    if full { &mut self.counters.talk_refused } else { &mut self.counters.talk_unknown };
+                *counter += 1;
+                self.respond_talk(now, &asker, &[]);
+            }
+        }
+    }
+
+    /// Sends a TALKRESP. False if the session is gone.
+    pub(super) fn respond_talk(&mut self, now: Now, asker: &Asker, response: &[u8]) -> bool {
+        self.respond(now, asker.peer, |out| TalkResponse { id: asker.id, response }.encode(out))
+    }
+
+    /// Sends what `encode` writes, in the session with `peer`. False if there is none any more.
+    fn respond(&mut self, now: Now, peer: Peer, encode: impl FnOnce(&mut BytesMut)) -> bool {
+        self.message.clear();
+        encode(&mut self.message);
+        self.wire.send(now.mono, peer, &self.message, &mut self.counters).is_some()
     }
 }

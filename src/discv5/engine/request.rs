@@ -3,41 +3,38 @@
 use bytes::Bytes;
 use rand::RngCore;
 
-use super::{Action, Engine, Ponged, QueryId};
+use super::{Action, Engine, TalkAction};
 use crate::{
     Now,
     discv5::{
         answer::{MAX_PACKETS, MAX_RECORDS},
-        call::{Call, CallError},
+        call::Call,
         crypto::Crypto,
-        header::{MAX_MESSAGE, Nonce, WriteAuth},
+        header::MAX_MESSAGE,
         message::{Message, MessageType, Nodes, Ping, RequestId, TalkRequest, encode_findnode},
-        packet,
         peer::Peer,
     },
-    kademlia::{Contact, Source, distance::log_distance},
-    node::{NodeId, Record, endpoint::may_relay},
+    kademlia::{
+        CallError, Contact, Ponged, QueryId, Source,
+        distance::{log_distance, lookup_distances},
+        searches::{Question, SearchId, Wants},
+    },
+    node::{NodeId, Record},
 };
-
-/// The lowest UDP port a node may have that others tell us of (geth: 1025): lower ones belong to other services, at
-/// which discovery must not be aimed.
-const MIN_RELAYED_PORT: u16 = 1025;
 
 /// What a request was made for.
 #[derive(Debug)]
 pub(super) enum Purpose {
     /// A liveness check of the table.
     Check,
-    /// The newest record of a node of the table.
-    Record,
-    /// A step of a lookup.
-    Search(u64),
+    /// The node's newest record: a search wants to know, or the table, because the node said that it has a newer one.
+    Record(Option<SearchId>),
+    /// The nodes that it knows near this lookup's target.
+    Nodes(SearchId),
     /// [`Engine::ping`].
     Ping(QueryId),
     /// [`Engine::talk`].
     Talk(QueryId),
-    /// [`Engine::resolve`]: the node itself is asked before a lookup is made.
-    Resolve(QueryId),
 }
 
 /// A request, before it has an id.
@@ -57,6 +54,20 @@ pub(super) enum Reply {
 }
 
 impl<C: Crypto> Engine<C> {
+    /// Asks a node what a search wants to know: both its record and other nodes are asked for by distance.
+    pub(super) fn ask(&mut self, now: Now, question: &Question) -> Result<(), CallError> {
+        let Question { search, to, wants } = question;
+        let (distances, purpose) = match (wants, self.searches.target(*search)) {
+            (Wants::Nodes, Some(target)) if target.id() != to.id => {
+                (lookup_distances(&target.id(), &to.id), Purpose::Nodes(*search))
+            }
+            // The target itself: whether it answers is what counts.
+            (Wants::Nodes, _) => (vec![0], Purpose::Nodes(*search)),
+            (Wants::Record, _) => (vec![0], Purpose::Record(Some(*search))),
+        };
+        self.begin_call(now, to, &Request::FindNode(distances), purpose)
+    }
+
     /// Begins a request, at once or after those that wait for the same node.
     pub(super) fn begin_call(
         &mut self,
@@ -66,10 +77,10 @@ impl<C: Crypto> Engine<C> {
         purpose: Purpose,
     ) -> Result<(), CallError> {
         let addr = to.udp_addr().ok_or(CallError::NoEndpoint)?;
-        if to.id == self.record.id() {
+        if to.id == self.table.own_id() {
             return Err(CallError::Myself);
         }
-        if !self.may_contact(addr.ip()) {
+        if !self.reach.may_ask(addr.ip()) {
             return Err(CallError::Address);
         }
         let id = RequestId::from_u64(self.rng.next_u64());
@@ -96,7 +107,7 @@ impl<C: Crypto> Engine<C> {
         out.clear();
         match request {
             Request::Ping => {
-                Ping { id, enr_seq: self.record.seq() }.encode(out);
+                Ping { id, enr_seq: self.wire.record().seq() }.encode(out);
                 (MessageType::Pong, Vec::new())
             }
             Request::FindNode(distances) => {
@@ -113,24 +124,13 @@ impl<C: Crypto> Engine<C> {
     /// Sends the active request to `id`: in the session if there is one, else a packet that asks for a challenge.
     fn send_call(&mut self, now: Now, id: &NodeId) {
         let Some(active) = self.calls.active(id) else { return };
-        let (peer, src) = (active.call.peer, self.record.id());
-        let session = self.sessions.get(&peer, now.mono);
-        let nonce: Nonce = match session.and_then(|session| session.seal(&mut self.rng)) {
-            Some((key, nonce)) => {
-                let (auth, message) = (WriteAuth::Message { src }, &active.call.message);
-                packet::sealed(&mut self.scratch, &mut self.rng, id, &auth, (key, &nonce), message);
-                nonce
-            }
-            None => {
-                let mut nonce = [0; 12];
-                self.rng.fill_bytes(&mut nonce);
-                packet::random(&mut self.scratch, &mut self.rng, id, src, &nonce);
-                nonce
-            }
+        let (peer, message) = (active.call.peer, &active.call.message);
+        let nonce = match self.wire.send(now.mono, peer, message, &mut self.counters) {
+            Some(nonce) => nonce,
+            None => self.wire.ask_for_challenge(peer, &mut self.counters),
         };
         self.calls.touch(id, Some(nonce), now.mono);
         self.counters.requests_sent += 1;
-        self.send_scratch(peer.addr);
     }
 
     /// A response came in the session with `peer`.
@@ -147,7 +147,7 @@ impl<C: Crypto> Engine<C> {
             return self.counters.responses_unsolicited += 1;
         }
         let round_trip = now.mono.saturating_duration_since(active.sent);
-        self.sessions.answered(&peer, exempt);
+        self.wire.answered(&peer, exempt);
         let reply = match message {
             Message::Nodes(nodes) => {
                 if !self.collect(now, peer, nodes) {
@@ -156,9 +156,11 @@ impl<C: Crypto> Engine<C> {
                 Reply::Nodes
             }
             Message::TalkResponse(talk) => Reply::Talk(Bytes::copy_from_slice(talk.response)),
-            Message::Pong(pong) => {
-                Reply::Pong(Ponged { enr_seq: pong.enr_seq, sees_us_at: pong.recipient, round_trip })
-            }
+            Message::Pong(pong) => Reply::Pong(Ponged {
+                enr_seq: Some(pong.enr_seq),
+                sees_us_at: Some(pong.recipient),
+                round_trip,
+            }),
             Message::Ping(_) | Message::FindNode(_) | Message::TalkRequest(_) => return,
         };
         self.end_call(now, &peer.id, Ok(reply));
@@ -175,12 +177,18 @@ impl<C: Crypto> Engine<C> {
         *received += 1;
         let complete = received >= total;
         for raw in nodes.records() {
-            let record =
-                if active.records.len() < MAX_RECORDS { self.crypto.decode_record(raw).ok() } else { None };
+            let record = if active.records.len() < MAX_RECORDS {
+                self.wire.crypto().decode_record(raw).ok()
+            } else {
+                None
+            };
             let fits = |record: &Record| {
                 active.call.distances.contains(&log_distance(&peer.id, &record.id()))
                     && !active.records.iter().any(|known| known.id() == record.id())
-                    && is_relayable(record, peer, &*self.config.allowed)
+                    && record
+                        .endpoint()
+                        .and_then(|endpoint| endpoint.udp_addr())
+                        .is_some_and(|told| self.reach.may_be_told(peer.addr.ip(), told))
             };
             match record.filter(fits) {
                 Some(record) => active.records.push(record),
@@ -200,34 +208,37 @@ impl<C: Crypto> Engine<C> {
             self.send_call(now, id);
         }
         let records = std::mem::take(&mut ended.records);
-        let peer = ended.call.peer;
         match (ended.call.purpose, result) {
             (Purpose::Check, Ok(Reply::Pong(pong))) => self.check_passed(now, ended.call.to, pong),
             (Purpose::Check, _) => self.table.check_failed(now, id),
-            (Purpose::Record, _) => {
+            (Purpose::Record(search), result) => {
                 let own = records.into_iter().find(|record| record.id() == *id);
-                if let Some(contact) = own.and_then(Contact::from_record) {
-                    self.offer(now, contact, Source::Relayed { by: *id });
+                let contact = own.and_then(Contact::from_record);
+                if let Some(contact) = &contact {
+                    self.offer(now, contact.clone(), Source::Relayed { by: *id });
+                }
+                if let Some(search) = search {
+                    self.searches.record_came(&self.table, search, contact, result.is_ok());
                 }
             }
-            // What came before a NODES packet was lost is as good as if all had come.
-            (Purpose::Search(search), result) => {
-                self.searched(now, search, peer, result.is_ok() || !records.is_empty(), records);
-            }
-            (Purpose::Resolve(query), _) => {
-                self.resolve_asked(now, query, *id, records.into_iter().find(|record| record.id() == *id));
+            (Purpose::Nodes(search), result) => {
+                // What came before a NODES packet was lost is as good as if all had come.
+                let answered = result.is_ok() || !records.is_empty();
+                let told = records.into_iter().filter_map(Contact::from_record).collect();
+                self.searches.told(now, &mut self.table, search, *id, told);
+                self.searches.answered(now, &mut self.table, search, id, answered);
             }
             (Purpose::Ping(query), Ok(Reply::Pong(pong))) => {
                 self.actions.push_back(Action::PingResult { query, pong: Ok(pong) });
             }
             (Purpose::Talk(query), Ok(Reply::Talk(response))) => {
-                self.actions.push_back(Action::TalkResult { query, response: Ok(response) });
+                self.actions.push_back(Action::Own(TalkAction::Result { query, response: Ok(response) }));
             }
             (Purpose::Ping(query), Err(error)) => {
                 self.actions.push_back(Action::PingResult { query, pong: Err(error) });
             }
             (Purpose::Talk(query), Err(error)) => {
-                self.actions.push_back(Action::TalkResult { query, response: Err(error) });
+                self.actions.push_back(Action::Own(TalkAction::Result { query, response: Err(error) }));
             }
             // An answer of another type was refused when it came.
             (Purpose::Ping(_) | Purpose::Talk(_), Ok(_)) => {}
@@ -247,20 +258,15 @@ impl<C: Crypto> Engine<C> {
     }
 
     fn check_passed(&mut self, now: Now, contact: Contact, pong: Ponged) {
-        let Some(passed) = self.table.check_passed(now, &contact.id, Some(pong.enr_seq)) else { return };
+        let Some(passed) = self.table.check_passed(now, &contact.id, pong.enr_seq) else { return };
         let (by, from) = (contact.id, contact.endpoint.ip);
-        self.actions.push_back(Action::EndpointStatement { by, from, sees_us_at: pong.sees_us_at });
+        if let Some(sees_us_at) = pong.sees_us_at {
+            self.actions.push_back(Action::EndpointStatement { by, from, sees_us_at });
+        }
         self.actions.push_back(Action::Persist { contact: contact.clone(), checks: passed.checks });
         if passed.wants_record {
             // A full queue means that it is busy with us; the next check asks again.
-            let _ = self.begin_call(now, &contact, &Request::FindNode(vec![0]), Purpose::Record);
+            let _ = self.begin_call(now, &contact, &Request::FindNode(vec![0]), Purpose::Record(None));
         }
     }
-}
-
-/// Whether a record that `teller` told may be believed to be a node that we can write to.
-fn is_relayable(record: &Record, teller: Peer, allowed: &dyn Fn(std::net::IpAddr) -> bool) -> bool {
-    record.endpoint().is_some_and(|endpoint| {
-        endpoint.udp >= MIN_RELAYED_PORT && may_relay(teller.addr.ip(), endpoint.ip) && allowed(endpoint.ip)
-    })
 }

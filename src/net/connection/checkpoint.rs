@@ -1,15 +1,15 @@
-//! What a connection tells the owner of peers: events, and at the two checkpoints where the reply is awaited.
+//! What a connection tells the owner of peers, and the reply that it awaits at each of the two checkpoints.
 //!
 //! Left out: the words of the replies, which are values (`p2p::session`).
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use tokio::sync::oneshot;
 
 use crate::{
     node::PublicKey,
     p2p::{
-        Channel, ChannelIndex, RemoteHello,
+        Channel, ChannelIndex, DisconnectReason, RemoteHello,
         session::{Admission, ConnectionId, End, Opening},
     },
 };
@@ -55,4 +55,35 @@ pub enum Event {
         /// How it ended.
         end: End,
     },
+}
+
+/// A reply.
+pub(super) enum Verdict {
+    Admission(Admission),
+    Opening(Opening),
+}
+
+/// The reply that is awaited.
+#[derive(Default)]
+pub(super) enum Awaiting {
+    #[default]
+    Nothing,
+    Admission(oneshot::Receiver<Admission>),
+    Opening(oneshot::Receiver<Opening>),
+}
+
+impl Awaiting {
+    /// Waits for the reply; without one to come it waits for ever. Cancel-safe.
+    pub(super) async fn reply(&mut self) -> Verdict {
+        // A dropped sender means that the owner of peers is gone: the process is quitting.
+        let verdict = match self {
+            Self::Nothing => pending().await,
+            Self::Admission(reply) => {
+                Verdict::Admission(reply.await.unwrap_or(Err(DisconnectReason::Quitting)))
+            }
+            Self::Opening(reply) => Verdict::Opening(reply.await.unwrap_or(Err(DisconnectReason::Quitting))),
+        };
+        *self = Self::Nothing;
+        verdict
+    }
 }

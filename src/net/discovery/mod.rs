@@ -30,7 +30,7 @@ use super::{
 use crate::{
     Now, discv4,
     discv5::{self, TalkError, TalkToken},
-    kademlia::{CallError, Contact, Entry, Removal},
+    kademlia::{CallError, Contact, Entry, Ponged, Protocol, Removal, Target},
     node::{
         ForkSchedule, Head, NodeId, NodeKey, PublicKey, Record,
         local::{EntryError, EntryOwner, LocalRecord, Mapped},
@@ -92,8 +92,8 @@ pub struct Setup {
 /// A node of a table, with what the engine knows of it.
 #[derive(Clone, Debug)]
 pub struct TableNode {
-    /// Which engine's table.
-    pub table: Source,
+    /// Which protocol's table.
+    pub table: Protocol,
     /// Which bucket: 0 is the nearest.
     pub bucket: usize,
     /// The table's entry.
@@ -106,18 +106,7 @@ pub trait TableObserver: Send {
     fn there(&self, node: TableNode);
 
     /// A node is not in use any more, since this wall time.
-    fn gone(&self, table: Source, id: NodeId, why: Removal, time: Duration);
-}
-
-/// The answer to a ping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pong {
-    /// From our packet to the answer.
-    pub round_trip: Duration,
-    /// Where the node sees us.
-    pub sees_us_at: Option<SocketAddr>,
-    /// The sequence number of its record.
-    pub enr_seq: Option<u64>,
+    fn gone(&self, table: Protocol, id: NodeId, why: Removal, time: Duration);
 }
 
 /// Why discovery refuses or fails.
@@ -127,16 +116,14 @@ pub enum DiscoveryError {
     #[error("the sidecar is stopping")]
     Stopped,
     /// The protocol that would be needed does not run.
-    #[error("{0} does not run; start the sidecar without {flags}", flags = switches(.0))]
-    Off(&'static str),
+    #[error("{0} does not run; start the sidecar without --nodiscover and --{0}=false")]
+    Off(Protocol),
+    /// Neither protocol runs.
+    #[error("discovery does not run; start the sidecar without --nodiscover")]
+    NoDiscovery,
     /// Nobody knows the node.
     #[error("the node is not found: no table has it and a search did not meet it; give its enode:// or enr:")]
     NotFound,
-    /// Only discv4 runs, whose searches are for public keys.
-    #[error(
-        "discv4 searches for public keys, and a node id alone does not tell the key; give 128 hex digits, an enode:// or an enr:"
-    )]
-    KeyNeeded,
     /// A request could not be made, or was not answered.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -149,14 +136,6 @@ pub enum DiscoveryError {
     /// Another application serves the protocol.
     #[error("the TALKREQ protocol {0:?} is served by another application; end its ServeTalk stream first")]
     TalkOwned(String),
-}
-
-/// The flags that keep a protocol from running.
-fn switches(protocol: &str) -> String {
-    match protocol {
-        "discv4" | "discv5" => format!("--nodiscover and --{protocol}=false"),
-        _ => "--nodiscover".to_owned(),
-    }
 }
 
 /// A question of a stranger to an application that serves a TALKREQ protocol.
@@ -263,7 +242,8 @@ impl Discovery {
 
     /// The node at its newest known address, asked of both protocols.
     pub async fn resolve(&self, id: NodeId, key: Option<PublicKey>) -> Result<Contact, DiscoveryError> {
-        let answer = self.call(move |state, now| state.resolve(now, id, key)).await??;
+        let target = key.map_or_else(|| id.into(), Target::from);
+        let answer = self.call(move |state, now| state.resolve(now, target)).await??;
         answer.await.map_err(|_| DiscoveryError::Stopped)?.ok_or(DiscoveryError::NotFound)
     }
 
@@ -279,20 +259,18 @@ impl Discovery {
     }
 
     /// Pings a node over the protocol that is asked for, or over one that runs.
-    pub async fn ping(&self, node: Contact, over: Option<Source>) -> Result<Pong, DiscoveryError> {
+    pub async fn ping(&self, node: Contact, over: Option<Protocol>) -> Result<Ponged, DiscoveryError> {
         let answer = self.call(move |state, now| state.ping(now, node, over)).await??;
-        answer.await.map_err(|_| DiscoveryError::Stopped)?
+        Ok(answer.await.map_err(|_| DiscoveryError::Stopped)??)
     }
 
-    /// One search for the nodes closest to `target`: each node as it is met. `v4_target` is what discv4 is asked for,
-    /// whose targets are keys.
+    /// One search for the nodes closest to `target`: each node as it is met.
     pub async fn lookup(
         &self,
-        target: NodeId,
-        v4_target: Option<[u8; 64]>,
-        over: Option<Source>,
+        target: Target,
+        over: Option<Protocol>,
     ) -> Result<mpsc::Receiver<Contact>, DiscoveryError> {
-        self.call(move |state, now| state.lookup(now, target, v4_target, over)).await?
+        self.call(move |state, now| state.lookup(now, target, over)).await?
     }
 
     /// Sets an entry of our record to an RLP value.
@@ -325,7 +303,7 @@ impl Discovery {
     }
 
     /// Adds a node that is asked at every refresh, to one protocol or to both.
-    pub async fn add_bootnode(&self, node: Contact, over: Option<Source>) -> Result<(), DiscoveryError> {
+    pub async fn add_bootnode(&self, node: Contact, over: Option<Protocol>) -> Result<(), DiscoveryError> {
         self.call(move |state, now| state.add_bootnode(now, &node, over)).await?
     }
 
@@ -336,8 +314,8 @@ impl Discovery {
         protocol: Bytes,
         request: Bytes,
     ) -> Result<Bytes, DiscoveryError> {
-        let answer = self.call(move |state, now| state.talk(now, node, &protocol, &request)).await??;
-        answer.await.map_err(|_| DiscoveryError::Stopped)?
+        let answer = self.call(move |state, now| state.talk(now, &node, &protocol, &request)).await??;
+        Ok(answer.await.map_err(|_| DiscoveryError::Stopped)??)
     }
 
     /// Serves a TALKREQ protocol until the receiver is dropped.
@@ -362,7 +340,11 @@ pub fn contact_of(node: &crate::node::NodeRef) -> Option<Contact> {
 }
 
 /// What a discovered node is to the dialer.
-fn candidate(contact: &Contact, source: Source) -> Candidate {
+fn candidate(contact: &Contact, found_by: Protocol) -> Candidate {
+    let source = match found_by {
+        Protocol::V4 => Source::V4,
+        Protocol::V5 => Source::V5,
+    };
     let tcp = contact.record.as_ref().and_then(Record::tcp_addr);
     let heard = SocketAddr::new(contact.endpoint.ip, contact.endpoint.tcp);
     Candidate {
@@ -372,12 +354,4 @@ fn candidate(contact: &Contact, source: Source) -> Candidate {
         source,
         served: Duration::ZERO,
     }
-}
-
-/// Predicate of the net restriction.
-fn allowed(restrict: Vec<IpNet>) -> Arc<dyn Fn(std::net::IpAddr) -> bool + Send + Sync> {
-    Arc::new(move |ip| {
-        let ip = crate::node::endpoint::canonical(ip);
-        restrict.is_empty() || restrict.iter().any(|net| net.contains(&ip))
-    })
 }

@@ -7,21 +7,21 @@
 
 use std::{num::NonZeroU32, time::Instant};
 
-use crate::policy::token_bucket::TokenBucket;
+use crate::node::ration::{Rate, Ration};
 
 /// The rate, if there is one. The default lets everything pass.
 #[derive(Debug, Default)]
-pub(super) struct Pace(Option<TokenBucket>);
+pub(super) struct Pace(Option<(Rate, Ration)>);
 
 impl Pace {
     /// A rate of `packets` per second, of which a second's worth may go at once.
-    pub(super) fn new(now: Instant, packets: Option<NonZeroU32>) -> Self {
-        Self(packets.map(|packets| TokenBucket::new(now, packets.get().into(), packets.get().into())))
+    pub(super) fn new(packets: Option<NonZeroU32>) -> Self {
+        Self(packets.map(|packets| (Rate::per_second(packets.get()), Ration::default())))
     }
 
     /// Whether one more packet may be sent now.
     pub(super) fn allows(&mut self, now: Instant) -> bool {
-        self.0.as_mut().is_none_or(|bucket| bucket.take(now, 1).is_ok())
+        self.0.as_mut().is_none_or(|(rate, ration)| ration.take(*rate, now))
     }
 }
 
@@ -40,7 +40,7 @@ mod tests {
     fn no_more_than_the_rate_passes_and_no_less() {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let start = Instant::now();
-        let mut pace = Pace::new(start, NonZeroU32::new(50));
+        let mut pace = Pace::new(NonZeroU32::new(50));
         let mut passed = 0;
         // Ten seconds of a thousand packets each.
         for tick in 0..10_000 {

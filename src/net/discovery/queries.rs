@@ -7,19 +7,20 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Counters, Details, DiscoveryError, LOOKUP_NODES, Pong, QUESTIONS, TableNode, TableObserver, TalkQuestion,
+    Counters, Details, DiscoveryError, LOOKUP_NODES, QUESTIONS, TableNode, TableObserver, TalkQuestion,
     candidate,
 };
 use crate::{
-    Now, discv4,
-    discv5::{self, TalkToken},
-    kademlia::{CallError, Contact, Event, Table},
+    Now,
+    discv4::{self, ClockSkew},
+    discv5::{self, TalkAction, TalkToken},
+    kademlia::{Action, CallError, Contact, Event, Ponged, Protocol, Query, QueryId, Table, Target},
     net::node_db::{NodeDb, Update},
     node::{
-        Endpoint, ForkSchedule, Head, NodeId, NodeKey, PublicKey, Record,
+        ForkSchedule, Head, NodeId, NodeKey, Record,
         local::{EntryOwner, LocalRecord},
     },
-    policy::dial::{Candidate, Source},
+    policy::dial::Candidate,
 };
 
 /// A call on its way.
@@ -32,11 +33,11 @@ const PERSIST_CHECKS: u32 = 5;
 
 /// An answer that is owed.
 enum Owed {
-    Ping(oneshot::Sender<Result<Pong, DiscoveryError>>),
+    Ping(oneshot::Sender<Result<Ponged, CallError>>),
     /// A protocol's part in the [`Resolve`] of this number.
     Resolve(u64),
     Lookup(mpsc::Sender<Contact>, HashSet<NodeId>),
-    Talk(oneshot::Sender<Result<Bytes, DiscoveryError>>),
+    Talk(oneshot::Sender<Result<Bytes, CallError>>),
 }
 
 /// A resolve asks both protocols: the first that finds the node answers, the last that does not says so.
@@ -64,7 +65,7 @@ pub(super) struct State {
     observer: Box<dyn TableObserver>,
     pub(super) seeds_wanted: bool,
     pub(super) counters: Counters,
-    owed: HashMap<u64, Owed>,
+    owed: HashMap<QueryId, Owed>,
     resolves: HashMap<u64, Resolve>,
     queries: u64,
     served: HashMap<Bytes, Served>,
@@ -105,55 +106,75 @@ impl State {
         }
     }
 
-    fn owe(&mut self, owed: Owed) -> u64 {
+    fn owe(&mut self, owed: Owed) -> QueryId {
         self.queries += 1;
-        self.owed.insert(self.queries, owed);
-        self.queries
+        let query = QueryId(self.queries);
+        self.owed.insert(query, owed);
+        query
     }
 
     pub(super) fn nodes(&self) -> Vec<TableNode> {
-        let of = |table: &Table, source| -> Vec<TableNode> {
-            let buckets = table.buckets().iter().enumerate();
-            buckets
-                .flat_map(|(bucket, nodes)| {
-                    let all = nodes.entries().iter().chain(nodes.replacements());
-                    all.map(move |entry| TableNode { table: source, bucket, entry: entry.clone() })
-                })
-                .collect()
-        };
-        let mut nodes = self.v4.as_ref().map(|engine| of(engine.table(), Source::V4)).unwrap_or_default();
-        nodes.extend(self.v5.as_ref().map(|engine| of(engine.table(), Source::V5)).unwrap_or_default());
+        let mut nodes = Vec::new();
+        for protocol in [Protocol::V4, Protocol::V5] {
+            let buckets = self.table(protocol).map(Table::buckets).unwrap_or_default();
+            for (bucket, of_bucket) in buckets.iter().enumerate() {
+                let all = of_bucket.entries().iter().chain(of_bucket.replacements());
+                nodes.extend(all.map(|entry| TableNode { table: protocol, bucket, entry: entry.clone() }));
+            }
+        }
         nodes
+    }
+
+    fn table(&self, of: Protocol) -> Option<&Table> {
+        match of {
+            Protocol::V4 => self.v4.as_ref().map(discv4::Engine::table),
+            Protocol::V5 => self.v5.as_ref().map(discv5::Engine::table),
+        }
+    }
+
+    /// The protocols that a call is for: the one that it names, or all that run.
+    fn running(&self, over: Option<Protocol>) -> Result<Vec<Protocol>, DiscoveryError> {
+        let mut running = vec![Protocol::V4, Protocol::V5];
+        running
+            .retain(|protocol| over.is_none_or(|over| over == *protocol) && self.table(*protocol).is_some());
+        match (running.is_empty(), over) {
+            (false, _) => Ok(running),
+            (true, Some(over)) => Err(DiscoveryError::Off(over)),
+            (true, None) => Err(DiscoveryError::NoDiscovery),
+        }
+    }
+
+    /// Puts a query to one protocol. The answer is owed only if the query is not refused.
+    fn ask(&mut self, now: Now, over: Protocol, query: &Query, owed: Owed) -> Result<(), DiscoveryError> {
+        let id = self.owe(owed);
+        let asked = match over {
+            Protocol::V4 => self.v4.as_mut().map(|engine| engine.query(now, id, query)),
+            Protocol::V5 => self.v5.as_mut().map(|engine| engine.query(now, id, query)),
+        };
+        let asked = asked.ok_or(DiscoveryError::Off(over)).and_then(|asked| Ok(asked?));
+        if asked.is_err() {
+            self.owed.remove(&id);
+        }
+        asked
     }
 
     pub(super) fn resolve(
         &mut self,
         now: Now,
-        id: NodeId,
-        key: Option<PublicKey>,
+        target: Target,
     ) -> Result<Answer<Option<Contact>>, DiscoveryError> {
-        if self.v4.is_none() && self.v5.is_none() {
-            return Err(DiscoveryError::Off("discovery"));
-        }
+        let protocols = self.running(None)?;
         self.queries += 1;
         let number = self.queries;
-        let (v4_query, v5_query) = (self.owe(Owed::Resolve(number)), self.owe(Owed::Resolve(number)));
-        let v4 = self.v4.as_mut().map(|engine| engine.resolve(now, discv4::QueryId(v4_query), id, key, None));
-        let v5 = self.v5.as_mut().map(|engine| engine.resolve(now, discv5::QueryId(v5_query), id));
         let (mut searching, mut refused) = (0, None);
-        for (query, asked) in [(v4_query, v4), (v5_query, v5)] {
-            match asked {
-                Some(Ok(())) => {
-                    searching += 1;
-                    continue;
-                }
-                Some(Err(error)) => refused = Some(error),
-                None => {}
+        for over in protocols {
+            match self.ask(now, over, &Query::Resolve(target), Owed::Resolve(number)) {
+                Ok(()) => searching += 1,
+                Err(error) => refused = Some(error),
             }
-            self.owed.remove(&query);
         }
         match refused {
-            Some(error) if searching == 0 => Err(error.into()),
+            Some(error) if searching == 0 => Err(error),
             _ => {
                 let (reply, answer) = oneshot::channel();
                 self.resolves.insert(number, Resolve { reply, searching });
@@ -166,67 +187,35 @@ impl State {
         &mut self,
         now: Now,
         node: Contact,
-        over: Option<Source>,
-    ) -> Result<Answer<Result<Pong, DiscoveryError>>, DiscoveryError> {
-        let (reply, answer) = oneshot::channel();
-        let query = self.owe(Owed::Ping(reply));
+        over: Option<Protocol>,
+    ) -> Result<Answer<Result<Ponged, CallError>>, DiscoveryError> {
         // discv5 starts from a record; without one discv4 is the one to ask.
-        let use_v4 = match over {
-            Some(Source::V4) => true,
-            Some(_) => false,
-            None => self.v4.is_some() && (node.record.is_none() || self.v5.is_none()),
-        };
-        let asked = match (use_v4, &mut self.v4, &mut self.v5) {
-            (true, Some(engine), _) => engine.ping(now, discv4::QueryId(query), &node).map_err(Into::into),
-            (true, None, _) => Err(DiscoveryError::Off("discv4")),
-            (false, _, Some(engine)) => engine.ping(now, discv5::QueryId(query), node).map_err(Into::into),
-            (false, _, None) => Err(DiscoveryError::Off("discv5")),
-        };
-        if asked.is_err() {
-            self.owed.remove(&query);
-        }
-        asked.map(|()| answer)
+        let v4_is_better = self.v4.is_some() && (node.record.is_none() || self.v5.is_none());
+        let over = over.unwrap_or(if v4_is_better { Protocol::V4 } else { Protocol::V5 });
+        let (reply, answer) = oneshot::channel();
+        self.ask(now, over, &Query::Ping(node), Owed::Ping(reply))?;
+        Ok(answer)
     }
 
     pub(super) fn lookup(
         &mut self,
         now: Now,
-        target: NodeId,
-        v4_target: Option<[u8; 64]>,
-        over: Option<Source>,
+        target: Target,
+        over: Option<Protocol>,
     ) -> Result<mpsc::Receiver<Contact>, DiscoveryError> {
         let (nodes, met) = mpsc::channel(LOOKUP_NODES);
-        let wants = |source| over.is_none_or(|over| over == source);
-        let v4_query = self.owe(Owed::Lookup(nodes.clone(), HashSet::new()));
-        let v5_query = self.owe(Owed::Lookup(nodes, HashSet::new()));
-        let v4 = self.v4.as_mut().filter(|_| wants(Source::V4)).map(|engine| match v4_target {
-            Some(key) => engine.lookup(now, discv4::QueryId(v4_query), key).map_err(Into::into),
-            None => Err(DiscoveryError::KeyNeeded),
-        });
-        let v5 = self.v5.as_mut().filter(|_| wants(Source::V5));
-        let v5 = v5.map(|engine| {
-            engine.lookup(now, discv5::QueryId(v5_query), target).map_err(DiscoveryError::from)
-        });
         let (mut searching, mut refused) = (false, None);
-        for (query, asked) in [(v4_query, v4), (v5_query, v5)] {
-            match asked {
-                Some(Ok(())) => {
-                    searching = true;
-                    continue;
-                }
-                Some(Err(error)) => refused = Some(error),
-                None => {}
+        for over in self.running(over)? {
+            let owed = Owed::Lookup(nodes.clone(), HashSet::new());
+            match self.ask(now, over, &Query::Lookup(target), owed) {
+                Ok(()) => searching = true,
+                Err(error) => refused = Some(error),
             }
-            self.owed.remove(&query);
         }
-        if searching {
-            return Ok(met);
+        match refused {
+            Some(error) if !searching => Err(error),
+            _ => Ok(met),
         }
-        Err(refused.unwrap_or(DiscoveryError::Off(match over {
-            Some(Source::V4) => "discv4",
-            Some(Source::V5) => "discv5",
-            _ => "discovery",
-        })))
     }
 
     pub(super) fn set_entry(
@@ -270,40 +259,29 @@ impl State {
         &mut self,
         now: Now,
         node: &Contact,
-        over: Option<Source>,
+        over: Option<Protocol>,
     ) -> Result<(), DiscoveryError> {
-        let wants = |source| over.is_none_or(|over| over == source);
-        let mut added = false;
-        if let Some(engine) = self.v4.as_mut().filter(|_| wants(Source::V4)) {
-            engine.add_bootnode(now, node.clone());
-            added = true;
+        for over in self.running(over)? {
+            match over {
+                Protocol::V4 => self.v4.iter_mut().for_each(|engine| engine.add_bootnode(now, node.clone())),
+                Protocol::V5 => self.v5.iter_mut().for_each(|engine| engine.add_bootnode(now, node.clone())),
+            }
         }
-        if let Some(engine) = self.v5.as_mut().filter(|_| wants(Source::V5)) {
-            engine.add_bootnode(now, node.clone());
-            added = true;
-        }
-        let off = match over {
-            Some(Source::V4) => "discv4",
-            Some(Source::V5) => "discv5",
-            _ => "discovery",
-        };
-        if added { Ok(()) } else { Err(DiscoveryError::Off(off)) }
+        Ok(())
     }
 
     pub(super) fn talk(
         &mut self,
         now: Now,
-        node: Contact,
+        node: &Contact,
         protocol: &[u8],
         request: &[u8],
-    ) -> Result<Answer<Result<Bytes, DiscoveryError>>, DiscoveryError> {
+    ) -> Result<Answer<Result<Bytes, CallError>>, DiscoveryError> {
         let (reply, answer) = oneshot::channel();
         let query = self.owe(Owed::Talk(reply));
         let asked = match &mut self.v5 {
-            None => Err(DiscoveryError::Off("discv5")),
-            Some(engine) => {
-                engine.talk(now, discv5::QueryId(query), node, protocol, request).map_err(Into::into)
-            }
+            None => Err(DiscoveryError::Off(Protocol::V5)),
+            Some(engine) => engine.talk(now, query, node, protocol, request).map_err(Into::into),
         };
         if asked.is_err() {
             self.owed.remove(&query);
@@ -316,7 +294,7 @@ impl State {
         protocol: Bytes,
     ) -> Result<mpsc::Receiver<TalkQuestion>, DiscoveryError> {
         if self.v5.is_none() {
-            return Err(DiscoveryError::Off("discv5"));
+            return Err(DiscoveryError::Off(Protocol::V5));
         }
         self.served.retain(|_, served| !served.questions.is_closed());
         if self.served.contains_key(&protocol) {
@@ -341,7 +319,7 @@ impl State {
         token: TalkToken,
         response: &[u8],
     ) -> Result<(), DiscoveryError> {
-        let engine = self.v5.as_mut().ok_or(DiscoveryError::Off("discv5"))?;
+        let engine = self.v5.as_mut().ok_or(DiscoveryError::Off(Protocol::V5))?;
         Ok(engine.answer_talk(now, token, response)?)
     }
 
@@ -349,8 +327,7 @@ impl State {
     pub(super) fn publish(&mut self, record: Option<Record>) {
         let Some(record) = record else { return };
         if let Some(engine) = &mut self.v4 {
-            let endpoint = record.endpoint().unwrap_or(UNKNOWN);
-            engine.set_local(discv4::Local { endpoint, record: record.clone() });
+            engine.set_local_record(record.clone());
         }
         if let Some(engine) = &mut self.v5 {
             engine.set_local_record(record.clone());
@@ -362,66 +339,54 @@ impl State {
     /// Does what the engines ask for.
     pub(super) fn act(&mut self, now: Now) {
         while let Some(action) = self.v4.as_mut().and_then(discv4::Engine::poll_action) {
-            self.act_v4(now, action);
+            if let Some(ClockSkew { ahead }) = self.act_on(now, Protocol::V4, action) {
+                tracing::warn!(
+                    seconds = ahead,
+                    "our clock is off by that much against the nodes around us; discv4 drops what looks expired"
+                );
+            }
         }
         while let Some(action) = self.v5.as_mut().and_then(discv5::Engine::poll_action) {
-            self.act_v5(now, action);
+            if let Some(talk) = self.act_on(now, Protocol::V5, action) {
+                self.act_on_talk(now, talk);
+            }
         }
     }
 
-    fn act_v4(&mut self, now: Now, action: discv4::Action) {
-        use discv4::Action as A;
+    /// Does what one engine asks for, and returns what only its protocol has.
+    fn act_on<Own>(&mut self, now: Now, of: Protocol, action: Action<Own>) -> Option<Own> {
         match action {
-            A::Discovered(contact) => self.offer(&contact, Source::V4),
-            A::LookupNode { query, contact } => self.met(query.0, contact),
-            A::LookupDone { query, .. } => drop(self.owed.remove(&query.0)),
-            A::Resolved { query, contact } => self.resolved(query.0, contact),
-            A::PingResult { query, pong } => {
-                let pong = pong.map(|pong| Pong {
-                    round_trip: pong.round_trip,
-                    sees_us_at: pong.sees_us_at,
-                    enr_seq: pong.enr_seq,
-                });
-                self.ponged(query.0, pong.ok_or(CallError::Timeout.into()));
+            Action::Discovered(contact) => self.offer(&contact, of),
+            Action::LookupNode { query, contact } => self.met(query, contact),
+            Action::LookupDone { query, .. } => drop(self.owed.remove(&query)),
+            Action::Resolved { query, contact } => self.resolved(query, contact),
+            Action::PingResult { query, pong } => {
+                if let Some(Owed::Ping(reply)) = self.owed.remove(&query) {
+                    // The caller may have given up.
+                    let _ = reply.send(pong);
+                }
             }
-            A::RecordResult { .. } => {}
-            A::Table(event) => self.observe(now, Source::V4, event),
-            // Who pinged us unasked may say anything about our address: only answers count.
-            A::EndpointStatement { from, sees_us_at, solicited: true, .. } => {
+            Action::EndpointStatement { from, sees_us_at, .. } => {
                 let changed = self.local.statement(now, from, sees_us_at);
                 self.publish(changed);
             }
-            A::EndpointStatement { .. } => {}
-            A::Persist { contact, checks } => self.persist(now, &contact, checks),
-            A::SeedsWanted => self.seeds_wanted = true,
-            A::ClockSkew { ahead } => tracing::warn!(
-                seconds = ahead,
-                "our clock is off by that much against the nodes around us; discv4 drops what looks expired"
-            ),
+            Action::Persist { contact, checks } => self.persist(now, &contact, checks),
+            Action::Table(event) => self.observe(now, of, event),
+            Action::SeedsWanted => self.seeds_wanted = true,
+            Action::Own(own) => return Some(own),
         }
+        None
     }
 
-    fn act_v5(&mut self, now: Now, action: discv5::Action) {
-        use discv5::Action as A;
+    fn act_on_talk(&mut self, now: Now, action: TalkAction) {
         match action {
-            A::Discovered(contact) => self.offer(&contact, Source::V5),
-            A::LookupNode { query, contact } => self.met(query.0, contact),
-            A::LookupDone { query, .. } => drop(self.owed.remove(&query.0)),
-            A::Resolved { query, contact } => self.resolved(query.0, contact),
-            A::PingResult { query, pong } => {
-                let pong = pong.map(|pong| Pong {
-                    round_trip: pong.round_trip,
-                    sees_us_at: Some(pong.sees_us_at),
-                    enr_seq: Some(pong.enr_seq),
-                });
-                self.ponged(query.0, pong.map_err(Into::into));
-            }
-            A::TalkResult { query, response } => {
-                if let Some(Owed::Talk(reply)) = self.owed.remove(&query.0) {
-                    let _ = reply.send(response.map_err(Into::into));
+            TalkAction::Result { query, response } => {
+                if let Some(Owed::Talk(reply)) = self.owed.remove(&query) {
+                    // The caller may have given up.
+                    let _ = reply.send(response);
                 }
             }
-            A::TalkRequested { token, from, protocol, request } => {
+            TalkAction::Requested { token, from, protocol, request } => {
                 let Some(served) = self.served.get_mut(&protocol) else {
                     let _ = self.answer_talk(now, token, &[]);
                     return;
@@ -441,42 +406,31 @@ impl State {
                     }
                 }
             }
-            A::EndpointStatement { from, sees_us_at, .. } => {
-                let changed = self.local.statement(now, from, sees_us_at);
-                self.publish(changed);
-            }
-            A::Persist { contact, checks } => self.persist(now, &contact, checks),
-            A::Table(event) => self.observe(now, Source::V5, event),
-            A::SeedsWanted => self.seeds_wanted = true,
         }
     }
 
     /// Passes on what happened in a table, with what the table knows by now.
-    fn observe(&self, now: Now, source: Source, event: Event) {
-        let table = match source {
-            Source::V4 => self.v4.as_ref().map(discv4::Engine::table),
-            _ => self.v5.as_ref().map(discv5::Engine::table),
-        };
-        let Some(table) = table else { return };
+    fn observe(&self, now: Now, of: Protocol, event: Event) {
+        let Some(table) = self.table(of) else { return };
         match event {
-            Event::Removed(contact, why) => self.observer.gone(source, contact.id, why, now.unix),
+            Event::Removed(contact, why) => self.observer.gone(of, contact.id, why, now.unix),
             Event::Added(contact) | Event::Live(contact) | Event::Updated(contact) => {
                 // It may be gone again: then that is told next.
                 if let Some(entry) = table.get(&contact.id) {
                     let bucket = table.bucket_of(&contact.id);
-                    self.observer.there(TableNode { table: source, bucket, entry: entry.clone() });
+                    self.observer.there(TableNode { table: of, bucket, entry: entry.clone() });
                 }
             }
         }
     }
 
-    fn offer(&mut self, contact: &Contact, source: Source) {
-        if self.candidates.try_send(candidate(contact, source)).is_err() {
+    fn offer(&mut self, contact: &Contact, found_by: Protocol) {
+        if self.candidates.try_send(candidate(contact, found_by)).is_err() {
             self.counters.candidates_dropped += 1;
         }
     }
 
-    fn met(&mut self, query: u64, contact: Contact) {
+    fn met(&mut self, query: QueryId, contact: Contact) {
         if let Some(Owed::Lookup(nodes, seen)) = self.owed.get_mut(&query)
             && seen.insert(contact.id)
         {
@@ -485,7 +439,7 @@ impl State {
         }
     }
 
-    fn resolved(&mut self, query: u64, contact: Option<Contact>) {
+    fn resolved(&mut self, query: QueryId, contact: Option<Contact>) {
         let Some(Owed::Resolve(number)) = self.owed.remove(&query) else { return };
         // None is left if the other protocol found the node.
         let Some(resolve) = self.resolves.get_mut(&number) else { return };
@@ -498,12 +452,6 @@ impl State {
         }
     }
 
-    fn ponged(&mut self, query: u64, pong: Result<Pong, DiscoveryError>) {
-        if let Some(Owed::Ping(reply)) = self.owed.remove(&query) {
-            let _ = reply.send(pong);
-        }
-    }
-
     fn persist(&mut self, now: Now, contact: &Contact, checks: u32) {
         let (Some(db), Some(record)) = (&self.db, &contact.record) else { return };
         if checks > PERSIST_CHECKS {
@@ -513,7 +461,3 @@ impl State {
         }
     }
 }
-
-/// Our endpoint while none is known.
-pub(super) const UNKNOWN: Endpoint =
-    Endpoint { ip: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), udp: 0, tcp: 0 };

@@ -10,16 +10,13 @@ use tokio::{
 };
 
 use super::{
-    Setup, allowed,
+    Setup,
     pace::{Pace, share_of_strangers},
-    queries::{Command, State, UNKNOWN},
+    queries::{Command, State},
 };
 use crate::{
     Now,
-    discv4::{
-        self,
-        limits::{Rate, Rates},
-    },
+    discv4::{self, limits::Rates},
     discv5,
     discv5::Unmasker,
     kademlia::Contact,
@@ -28,7 +25,7 @@ use crate::{
         node_db::{NodeDb, StoredNode},
         udp::UdpPort,
     },
-    node::{AddressClass, Record, local::Mapped},
+    node::{Reach, Record, local::Mapped, ration::Rate},
 };
 
 /// Seeds taken from the database at once (geth: 30).
@@ -72,19 +69,13 @@ impl Task {
         let mut fork = || StdRng::seed_from_u64(rng.next_u64());
         let runs = port.is_some();
         let v4 = (v4 && runs).then(|| {
-            let config = discv4::Config {
-                restrict: (!restrict.is_empty()).then(|| restrict.clone()),
-                bootnodes: bootnodes_v4,
-                rates: v4_rates(rate),
-            };
-            let own = local.record().clone();
-            let own = discv4::Local { endpoint: own.endpoint().unwrap_or(UNKNOWN), record: own };
-            discv4::Engine::new(config, key.clone(), own, fork(), now)
+            let config =
+                discv4::Config { restrict: restrict.clone(), bootnodes: bootnodes_v4, rates: v4_rates(rate) };
+            discv4::Engine::new(now, config, key.clone(), local.record().clone(), fork())
         });
         let v5 = (v5 && runs).then(|| {
-            let filter = allowed(restrict);
             let config = discv5::Config {
-                allowed: Box::new(move |ip| filter(ip)),
+                restrict,
                 bootnodes: bootnodes_v5,
                 strangers_per_second: rate.map_or(discv5::STRANGERS_PER_SECOND, share_of_strangers),
                 ..discv5::Config::default()
@@ -93,7 +84,7 @@ impl Task {
         });
         let unmasker = v5.as_ref().map(|engine| engine.unmasker().clone());
         let state = State::new(v4, v5, local, record, db, candidates, observer);
-        Self { state, port, unmasker, pace: Pace::new(now.mono, rate), commands, demand, mapped }
+        Self { state, port, unmasker, pace: Pace::new(rate), commands, demand, mapped }
     }
 }
 
@@ -173,9 +164,10 @@ fn receive(state: &mut State, port: &mut UdpPort, unmasker: Option<&Unmasker>) {
 
 fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now: Now, out: &mut BytesMut) {
     let Some(port) = port else { return };
-    let announced = state.local.record().endpoint().map(|endpoint| AddressClass::of(endpoint.ip));
+    // What an engine answers to goes back to where it came from, which only the route limits.
+    let reach = Reach::new(Vec::new(), state.local.record());
     let mut send = |to: SocketAddr, out: &mut BytesMut| {
-        if !may_send(announced, to) {
+        if !reach.carries(to.ip()) {
             state.counters.unroutable += 1;
         } else if !pace.allows(now.mono) {
             state.counters.over_rate += 1;
@@ -190,7 +182,7 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now:
         }
     }
     if let Some(engine) = &mut state.v5 {
-        while let Some(to) = engine.poll_transmit(out) {
+        while let Some(to) = engine.poll_transmit(now, out) {
             send(to, out);
         }
     }
@@ -198,17 +190,11 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now:
     state.counters.sockets = port.counters();
 }
 
-/// A host on the Internet does not send into private ranges: its provider sees a scan in that.
-fn may_send(announced: Option<AddressClass>, to: SocketAddr) -> bool {
-    let local = matches!(AddressClass::of(to.ip()), AddressClass::Private | AddressClass::LinkLocal);
-    announced != Some(AddressClass::Global) || !local
-}
-
 /// What strangers may make discv4 check, and so answer.
 fn v4_rates(rate: Option<NonZeroU32>) -> Rates {
     let rates = Rates::default();
     match rate.map(share_of_strangers) {
-        Some(share) => Rates { strangers: Rate { burst: share, per_second: share }, ..rates },
+        Some(share) => Rates { strangers: Rate::per_second(share), ..rates },
         None => rates,
     }
 }
@@ -235,7 +221,7 @@ fn set_demand(state: &mut State, now: Now, wanted: usize) {
         engine.set_demand(now, wanted);
     }
     if let Some(engine) = &mut state.v5 {
-        engine.set_demand(wanted);
+        engine.set_demand(now, wanted);
     }
 }
 
@@ -250,38 +236,12 @@ fn fetch_seeds(db: NodeDb, seeds: mpsc::Sender<Vec<StoredNode>>) {
 
 fn add_seeds(state: &mut State, now: Now, nodes: Vec<StoredNode>) {
     for node in nodes {
-        if let (Some(engine), Some(contact)) = (&mut state.v4, Contact::from_record(node.record.clone())) {
-            engine.add_seed(now, contact);
+        let Some(contact) = Contact::from_record(node.record) else { continue };
+        if let Some(engine) = &mut state.v4 {
+            engine.add_seed(now, contact.clone());
         }
         if let Some(engine) = &mut state.v5 {
-            engine.add_seed(now, node.record);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_goes_to_private_ranges_from_a_public_address() {
-        use AddressClass::{Global, Loopback, Private};
-        let table = [
-            (Some(Global), "192.168.1.1:30303", false),
-            (Some(Global), "10.0.0.1:30303", false),
-            (Some(Global), "169.254.1.1:30303", false),
-            (Some(Global), "[fd00::1]:30303", false),
-            (Some(Global), "[fe80::1]:30303", false),
-            (Some(Global), "8.8.8.8:30303", true),
-            (Some(Global), "[2a00::1]:30303", true),
-            // Bootnodes of a test network beside us.
-            (Some(Global), "127.0.0.1:30303", true),
-            (Some(Private), "192.168.1.1:30303", true),
-            (Some(Loopback), "192.168.1.1:30303", true),
-            (None, "192.168.1.1:30303", true),
-        ];
-        for (announced, to, allowed) in table {
-            assert_eq!(may_send(announced, to.parse().unwrap()), allowed, "{announced:?} to {to}");
+            engine.add_seed(now, contact);
         }
     }
 }

@@ -8,21 +8,20 @@ use tokio::sync::{mpsc, watch};
 use super::{DiscoveryError, TableNode, TableObserver, queries::State};
 use crate::{
     Now, discv4, discv5,
-    kademlia::{CallError, Contact, Removal, call::MAX_LOOKUPS},
+    kademlia::{CallError, Contact, Protocol, Removal, query::MAX_LOOKUPS},
     net::clock,
     node::{
         NodeId, NodeKey, PublicKey,
         local::{LocalRecord, Ports},
         record::RecordBuilder,
     },
-    policy::dial::Source,
 };
 
 struct Unwatched;
 
 impl TableObserver for Unwatched {
     fn there(&self, _: TableNode) {}
-    fn gone(&self, _: Source, _: NodeId, _: Removal, _: Duration) {}
+    fn gone(&self, _: Protocol, _: NodeId, _: Removal, _: Duration) {}
 }
 
 fn key(seed: u64) -> NodeKey {
@@ -41,10 +40,8 @@ fn discovery(now: Now, v4: bool, v5: bool) -> State {
     let key = key(99);
     let local = LocalRecord::new(now, key.clone(), Ports { tcp: 30303, udp: 30303 }, None).unwrap();
     let (own, rng) = (local.record().clone(), StdRng::seed_from_u64(1));
-    let v4 = v4.then(|| {
-        let own = discv4::Local { endpoint: own.endpoint().unwrap(), record: own.clone() };
-        discv4::Engine::new(discv4::Config::default(), key.clone(), own, rng.clone(), now)
-    });
+    let v4 = v4
+        .then(|| discv4::Engine::new(now, discv4::Config::default(), key.clone(), own.clone(), rng.clone()));
     let v5 = v5.then(|| discv5::Engine::new(now, discv5::Config::default(), key.clone(), own.clone(), rng));
     let (candidates, _) = mpsc::channel(1);
     let record = watch::channel(own).0;
@@ -52,7 +49,7 @@ fn discovery(now: Now, v4: bool, v5: bool) -> State {
     for number in 1..=12 {
         let contact = node(number);
         if let Some(engine) = &mut state.v5 {
-            engine.add_seed(now, contact.record.clone().unwrap());
+            engine.add_seed(now, contact.clone());
         }
         if let Some(engine) = &mut state.v4 {
             engine.add_seed(now, contact);
@@ -72,20 +69,18 @@ fn a_busy_discovery_says_so_and_not_that_it_stops_or_found_nothing() {
         let mut state = discovery(now, v4, v5);
         let targets = (0..).map(|seed| key(seed).public());
         let mut running = Vec::new();
-        let refused = targets.take(1_000).find_map(|target| {
-            match state.lookup(now, target.id(), Some(target.to_uncompressed()), None) {
-                Ok(met) => {
-                    running.push(met);
-                    None
-                }
-                Err(error) => Some(error),
+        let refused = targets.take(1_000).find_map(|target| match state.lookup(now, target.into(), None) {
+            Ok(met) => {
+                running.push(met);
+                None
             }
+            Err(error) => Some(error),
         });
         let busy = DiscoveryError::Call(CallError::TooManyLookups);
         assert_eq!(refused, Some(busy.clone()), "discv4 {v4}, discv5 {v5}");
         assert!(running.len() >= MAX_LOOKUPS);
         let key = stranger();
-        assert_eq!(state.resolve(now, key.id(), Some(key)).err(), Some(busy), "discv4 {v4}, discv5 {v5}");
+        assert_eq!(state.resolve(now, key.into()).err(), Some(busy), "discv4 {v4}, discv5 {v5}");
     }
 }
 
@@ -95,12 +90,12 @@ fn one_protocol_that_is_busy_leaves_the_search_to_the_other() {
     let mut state = discovery(now, true, true);
     let mut full = Vec::new();
     for seed in 0..MAX_LOOKUPS as u64 {
-        full.push(state.lookup(now, key(seed).public().id(), None, Some(Source::V5)).unwrap());
+        full.push(state.lookup(now, key(seed).public().id().into(), Some(Protocol::V5)).unwrap());
     }
     let key = stranger();
-    let mut found = state.resolve(now, key.id(), Some(key)).unwrap();
+    let mut found = state.resolve(now, key.into()).unwrap();
     assert!(found.try_recv().is_err(), "discv4 still searches");
-    assert!(state.lookup(now, key.id(), Some(key.to_uncompressed()), None).is_ok());
+    assert!(state.lookup(now, key.into(), None).is_ok());
 }
 
 #[test]
@@ -110,18 +105,18 @@ fn each_refusal_says_what_is_wrong() {
     let us = Contact { id: key(99).public().id(), ..node(1) };
     let mut nowhere = node(2);
     nowhere.endpoint.udp = 0;
-    for over in [Source::V4, Source::V5] {
+    for over in [Protocol::V4, Protocol::V5] {
         for (contact, error) in [(&us, CallError::Myself), (&nowhere, CallError::NoEndpoint)] {
             let refused = state.ping(now, contact.clone(), Some(over)).err();
             assert_eq!(refused, Some(DiscoveryError::Call(error)), "{over:?}");
         }
     }
-    let refused = state.talk(now, node(3), b"p", &[0; 1_300]).err();
+    let refused = state.talk(now, &node(3), b"p", &[0; 1_300]).err();
     assert!(matches!(refused, Some(DiscoveryError::Call(CallError::TooLarge(_, _)))), "{refused:?}");
     let mut only_v4 = discovery(now, true, false);
     let id = NodeId([7; 32]);
-    assert_eq!(only_v4.lookup(now, id, None, None).err(), Some(DiscoveryError::KeyNeeded));
-    assert_eq!(only_v4.talk(now, node(3), b"p", b"").err(), Some(DiscoveryError::Off("discv5")));
-    let refused = only_v4.lookup(now, id, None, Some(Source::V5)).err();
-    assert_eq!(refused, Some(DiscoveryError::Off("discv5")));
+    assert_eq!(only_v4.lookup(now, id.into(), None).err(), Some(DiscoveryError::Call(CallError::KeyNeeded)));
+    assert_eq!(only_v4.talk(now, &node(3), b"p", b"").err(), Some(DiscoveryError::Off(Protocol::V5)));
+    let refused = only_v4.lookup(now, id.into(), Some(Protocol::V5)).err();
+    assert_eq!(refused, Some(DiscoveryError::Off(Protocol::V5)));
 }

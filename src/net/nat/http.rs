@@ -8,7 +8,7 @@ use hyper::{Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::Error;
+use super::error::Error;
 
 /// The largest answer that is read, bytes: descriptions of gateways have a few thousand.
 const MAX_ANSWER: usize = 64 * 1024;

@@ -6,6 +6,7 @@
 //!
 //! Without a gateway there is one line in the log, and the votes of other nodes tell the address.
 
+mod error;
 mod http;
 mod method;
 mod natpmp;
@@ -27,9 +28,10 @@ use tokio::{
     time::{sleep, sleep_until, timeout},
 };
 
+use error::Error;
 pub use method::{NatMethod, NatMethodError};
 
-use super::resolver::{ResolveError, Resolver};
+use super::{resolver::Resolver, running::Running};
 use crate::{
     net::clock,
     node::local::{Mapped, Ports},
@@ -98,35 +100,6 @@ impl Config {
     }
 }
 
-/// What goes wrong with gateways.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("no {0} gateway answered")]
-    NotFound(&'static str),
-    #[error("cannot search: {0}")]
-    Search(String),
-    #[error("no answer from {0} in time")]
-    Timeout(SocketAddr),
-    #[error("talking to {to}: {error}")]
-    Http { to: SocketAddr, error: String },
-    #[error("the gateway {to} refused with code {code}")]
-    Refused { to: SocketAddr, code: u16 },
-    #[error("the gateway {to} cannot be used: {what}")]
-    Answer { to: SocketAddr, what: &'static str },
-    #[error("NAT-PMP: {0}")]
-    Pmp(String),
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    #[error("STUN: {0}")]
-    Stun(#[from] std::io::Error),
-}
-
-impl Error {
-    fn pmp(error: crab_nat::natpmp::Failure) -> Self {
-        Self::Pmp(error.to_string())
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Protocol {
     Tcp,
@@ -151,9 +124,25 @@ enum Gateway {
     Stun(String, u16),
 }
 
+/// Starts to follow the outside address and to keep the ports open. A stop closes the ports that are open.
+pub fn start(config: Config, resolver: Resolver, rng: StdRng, mapped: watch::Sender<Mapped>) -> Running {
+    Running::start("the gateway", async move |ordered| {
+        let (stop, stopped) = watch::channel(false);
+        let mut following = std::pin::pin!(run(config, resolver, rng, mapped, stopped));
+        tokio::select! {
+            () = &mut following => {}
+            _ = ordered => {
+                // The receiver is gone only when following has ended.
+                let _ = stop.send(true);
+                following.await;
+            }
+        }
+    })
+}
+
 /// Follows the outside address and keeps the ports open until `stop` changes or its sender is gone. Returns at once
 /// where there is nothing to do: method `none`, and `extip`, whose address is in the configuration.
-pub async fn run(
+async fn run(
     config: Config,
     resolver: Resolver,
     mut rng: StdRng,

@@ -9,7 +9,7 @@ use std::{
 
 use crab_nat::{InternetProtocol, PortMappingOptions, TimeoutConfig, natpmp};
 
-use super::{Error, Protocol};
+use super::{Protocol, error::Error};
 use crate::node::AddressClass;
 
 /// A router answers in milliseconds; a second in all finds out that there is none (go-ethereum's number).

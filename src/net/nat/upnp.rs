@@ -16,7 +16,7 @@ use std::{
 use tokio::{net::UdpSocket, time::timeout};
 use url::Url;
 
-use super::{Error, Protocol, http};
+use super::{Protocol, error::Error, http};
 use crate::node::AddressClass;
 
 /// Where gateways listen for searches.

@@ -13,6 +13,7 @@
 //!
 //! Left out: our own record's sequence and the lists of peers, which must not be lost ([`super::state_file`]).
 
+mod offer;
 mod peer;
 mod row;
 mod store;
@@ -33,6 +34,7 @@ use std::{
 use rand::rngs::StdRng;
 use tokio::sync::oneshot;
 
+pub use offer::offer;
 pub use peer::StoredPeer;
 pub use row::{Liveness, MAX_ADDRESSES, StoredNode};
 

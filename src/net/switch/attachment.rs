@@ -13,10 +13,9 @@ use std::{
 use super::handle::Handle;
 use crate::{
     Wake,
-    delivery::Event,
     switch::{
         self,
-        attachment::{PeerChannel, Read, Reply},
+        attachment::{Batch, Read},
         registration,
     },
 };
@@ -62,18 +61,17 @@ impl Attachment {
         Arc::new(Self { stream, waker, handle })
     }
 
-    /// Appends what is ready, and has the task woken when there is more. `Pending` instead of [`Read::Nothing`].
+    /// Fills `batch` with what is ready, and has the task woken when there is more. `Pending` instead of [`Read::Nothing`].
     pub fn poll_read(
         &self,
         cx: &mut Context<'_>,
         max_bytes: usize,
         max_events: usize,
-        replies: &mut Vec<Reply>,
-        events: &mut Vec<Event<PeerChannel>>,
+        batch: &mut Batch,
     ) -> Poll<Read> {
         // Registered before looking, so that what comes in between wakes.
         self.waker.register(cx.waker());
-        match self.stream.read(max_bytes, max_events, replies, events) {
+        match self.stream.read(max_bytes, max_events, batch) {
             Read::Nothing => Poll::Pending,
             read => Poll::Ready(read),
         }

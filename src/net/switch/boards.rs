@@ -13,10 +13,9 @@ use std::{
 
 use super::watched::Watched;
 use crate::{
-    kademlia::Removal,
+    kademlia::{Protocol, Removal},
     net::discovery::{TableNode, TableObserver},
     node::{NodeId, record::MAX_RECORD_BYTES},
-    policy::dial::Source,
     switch::{
         registrations::{RegistrationId, RegistrationView},
         views::{PeerViews, Views},
@@ -48,7 +47,7 @@ impl NodeState {
 }
 
 /// A node's place: one node may be in both tables.
-pub type NodeKey = (Source, NodeId);
+pub type NodeKey = (Protocol, NodeId);
 
 /// All boards.
 #[derive(Clone, Debug)]
@@ -153,7 +152,7 @@ impl TableObserver for TableBoard {
         self.0.update(|nodes| nodes.set(key, NodeState { node, removed: None }));
     }
 
-    fn gone(&self, table: Source, id: NodeId, why: Removal, time: Duration) {
+    fn gone(&self, table: Protocol, id: NodeId, why: Removal, time: Duration) {
         let key = (table, id);
         self.0.update(|nodes| {
             let last =

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 
-use super::Boards;
+use super::boards::Boards;
 use crate::{
     delivery::Budget,
     lease,
@@ -79,4 +79,6 @@ pub struct Sources {
     pub candidates: mpsc::Receiver<Candidate>,
     /// Where peers are remembered for the next run, if they are.
     pub database: Option<NodeDb>,
+    /// The receive buffer of a connection that we dial, in bytes.
+    pub receive_buffer: usize,
 }

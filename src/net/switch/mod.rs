@@ -115,9 +115,9 @@ impl Switch {
             base: Arc::<BaseTotals>::default(),
         });
         let handle = Handle::new(commands, config.boards.clone(), Arc::clone(&shared));
-        let Sources { discovery, record, demand, candidates, database } = sources;
+        let Sources { discovery, record, demand, candidates, database, receive_buffer } = sources;
         let (local, config) = config.split(Arc::clone(&shared.inbound), Arc::clone(&shared.base));
-        let tasks = Tasks::new(local, shared, events, report, discovery);
+        let tasks = Tasks::new(local, shared, events, report, discovery, receive_buffer);
         let engine = Engine::new(now, config);
         let attention = Arc::<Notify>::default();
         engine.wake_by(Arc::clone(&attention) as _);

@@ -67,6 +67,8 @@ pub(super) struct Tasks {
     events: mpsc::Sender<Event>,
     report: mpsc::Sender<Outcome>,
     discovery: Option<Discovery>,
+    /// Of a connection that we dial, in bytes.
+    receive_buffer: usize,
 }
 
 impl Tasks {
@@ -77,9 +79,10 @@ impl Tasks {
         events: mpsc::Sender<Event>,
         report: mpsc::Sender<Outcome>,
         discovery: Option<Discovery>,
+        receive_buffer: usize,
     ) -> Self {
         let (work, controls) = (Work::default(), HashMap::new());
-        Self { work, controls, local: Arc::new(local), shared, events, report, discovery }
+        Self { work, controls, local: Arc::new(local), shared, events, report, discovery, receive_buffer }
     }
 
     /// Starts the task that changes our record, one change after the other.
@@ -126,10 +129,10 @@ impl Tasks {
 
     /// Starts a dial.
     pub(super) fn dial(&mut self, dial: Dial) {
-        let report = self.report.clone();
+        let (report, buffer) = (self.report.clone(), self.receive_buffer);
         self.work.spawn(Job::Dial(dial.clone()), async move {
             let mut dial = dial;
-            let outcome = dialer::connect(dial.addrs().collect(), dial.timeout).await;
+            let outcome = dialer::connect(dial.addrs().collect(), dial.timeout, buffer).await;
             let outcome = outcome.map(|(stream, addr)| {
                 dial.addr = addr;
                 stream

@@ -80,7 +80,9 @@ fn bench() -> Bench {
     };
     let (accepted, queue) = mpsc::channel(8);
     let (lists_sender, lists) = watch::channel(None);
-    let sources = Sources { discovery: None, record: found, demand, candidates, database: None };
+    let receive_buffer = crate::net::peer_socket::RECEIVE_BUFFER;
+    let sources =
+        Sources { discovery: None, record: found, demand, candidates, database: None, receive_buffer };
     let (switch, handle) = Switch::new(config, queue, lists_sender, sources);
     let (_accepted, _candidates) = (accepted, candidates_sender);
     Bench { switch, handle, lists, _discovery: Box::new(task), _accepted, _candidates }

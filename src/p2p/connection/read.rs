@@ -1,4 +1,6 @@
-//! The reading half of the engine: one packet or frame at a time.
+//! The reading half of the engine: one handshake packet or message at a time.
+//!
+//! Left out: the bytes of a packet or a message (`wire`), and whether reading goes on (`intake`).
 
 use std::{mem, sync::Arc};
 
@@ -12,13 +14,10 @@ use crate::{
     Now,
     p2p::{
         Action, BASE_CODES, DisconnectReason, Fault, Inbound, MAX_BASE_MESSAGE, RemoteHello, Side,
-        capability::negotiate, code, hello, keepalive::Pong,
-    },
-    rlpx::{
-        Recipient,
-        frame::{Frame, MAX_FRAME},
-        handshake::take_packet,
-        snappy::MAX_PAYLOAD,
+        capability::negotiate,
+        code, hello,
+        keepalive::Pong,
+        wire::{MAX_MESSAGE, Message},
     },
 };
 
@@ -31,24 +30,21 @@ pub(super) enum Step {
 }
 
 impl Connection {
-    /// Reads one packet or frame, if all of it is there.
+    /// Reads one handshake packet or message, if all of it is there.
     pub(super) fn step(&mut self, now: Now, received: &mut BytesMut) -> Result<Step, Fault> {
         match &mut self.stage {
-            Stage::AwaitAuth | Stage::AwaitAck(_) => {
-                let Some(packet) = take_packet(received)? else { return Ok(Step::Wait) };
-                let session = match mem::replace(&mut self.stage, Stage::AwaitAuth) {
-                    Stage::AwaitAck(initiator) => initiator.finish(&self.local.key, &packet)?,
-                    _ => Recipient.answer(&self.local.key, &packet, &mut self.rng, &mut self.early)?,
-                };
-                let remote = session.remote;
+            Stage::Handshake(handshake) => {
+                let wire = handshake.read(&self.local.key, &mut self.rng, received, &mut self.early)?;
+                let Some(wire) = wire else { return Ok(Step::Wait) };
+                let remote = wire.remote();
                 self.remote = Some(remote);
-                self.stage = Stage::Authenticated(Box::new(session));
+                self.stage = Stage::Authenticated(Box::new(wire));
                 self.actions.push_back(Action::Authenticated { remote });
             }
             Stage::AwaitHello(greeted) => {
-                // Nothing but Hello and Disconnect can come, so a larger frame is refused before it is received.
-                let frame = greeted.session.reader.read(received, MAX_BASE_MESSAGE + 1)?;
-                let Some(Frame { code, payload, .. }) = frame else { return Ok(Step::Wait) };
+                // Nothing but Hello and Disconnect can come, so a larger message is refused before it is received.
+                let message = greeted.wire.read(received, MAX_BASE_MESSAGE + 1)?;
+                let Some(Message { code, payload, .. }) = message else { return Ok(Step::Wait) };
                 match code {
                     code::HELLO => self.hello_read(&payload)?,
                     code::DISCONNECT => self.left(DisconnectReason::decode(&payload, false)),
@@ -56,15 +52,19 @@ impl Connection {
                 }
             }
             Stage::Open(open) => {
-                let Some(frame) = open.shared.session.reader.read(received, MAX_FRAME)? else {
+                let Some(message) = open.shared.wire.read(received, MAX_MESSAGE)? else {
                     return Ok(Step::Wait);
                 };
                 open.keepalive.frame_read(now.mono);
-                self.intake.frame_read(frame.wire_len);
+                self.intake.frame_read(message.wire_bytes);
                 if mem::take(&mut self.probing) {
                     self.actions.push_back(Action::Heard);
                 }
-                if frame.code < BASE_CODES { self.base_message(now, &frame)? } else { self.message(&frame)? }
+                if message.code < BASE_CODES {
+                    self.base_message(now, &message)?;
+                } else {
+                    self.message(&message)?;
+                }
             }
             Stage::Closing(_) | Stage::Closed => {
                 // What comes after the end is not looked at.
@@ -79,47 +79,48 @@ impl Connection {
     fn hello_read(&mut self, payload: &[u8]) -> Result<(), Fault> {
         let (hello, key) = RemoteHello::decode(payload)?;
         let hello = Arc::new(hello);
-        // From here on both sides compress, also what they say to part.
-        self.snappy = hello.has_snappy();
         self.hello = Some(hello.clone());
-        let Stage::AwaitHello(greeted) = &self.stage else { return Ok(()) };
-        hello::check_identity(key, &greeted.session.remote)?;
+        let Stage::AwaitHello(greeted) = &mut self.stage else { return Ok(()) };
+        if hello.has_snappy() {
+            // From here on both sides compress, also what they say to part.
+            greeted.wire.compress();
+        }
+        hello::check_identity(key, &greeted.wire.remote())?;
         let channels = negotiate(&greeted.capabilities, &hello.capabilities);
         if channels.is_empty() {
             return Err(Fault::NoSharedCapability);
         }
         if let Stage::AwaitHello(greeted) = mem::replace(&mut self.stage, Stage::Closed) {
-            let Greeted { session, .. } = *greeted;
-            self.stage = Stage::Negotiated(Box::new(Shared { session, channels: channels.clone() }));
+            let Greeted { wire, .. } = *greeted;
+            self.stage = Stage::Negotiated(Box::new(Shared { wire, channels: channels.clone() }));
             self.actions.push_back(Action::Negotiated { hello, channels });
         }
         Ok(())
     }
 
-    fn message(&mut self, frame: &Frame) -> Result<(), Fault> {
-        let Stage::Open(open) = &self.stage else { return Ok(()) };
-        let code = frame.code;
+    fn message(&mut self, message: &Message) -> Result<(), Fault> {
+        let Stage::Open(open) = &mut self.stage else { return Ok(()) };
+        let code = message.code;
         let found = open.shared.channels.iter().find_map(|to| Some((to.index, to.relative(code)?)));
         let (channel, relative) = found.ok_or(Fault::CodeOutOfRange { code })?;
-        let payload = if self.snappy {
-            self.decompressor.decompress(&frame.payload, MAX_PAYLOAD)?
-        } else {
-            self.decompressor.copy(&frame.payload)
-        };
-        self.intake.push(Inbound { channel, code: relative, payload, wire_bytes: frame.wire_len });
+        let payload = open.shared.wire.payload(message)?;
+        self.intake.push(Inbound { channel, code: relative, payload, wire_bytes: message.wire_bytes });
         Ok(())
     }
 
-    fn base_message(&mut self, now: Now, frame: &Frame) -> Result<(), Fault> {
-        let (code, payload) = (frame.code, &frame.payload);
+    fn base_message(&mut self, now: Now, message: &Message) -> Result<(), Fault> {
+        let (code, payload) = (message.code, &message.payload);
         if payload.len() > MAX_BASE_MESSAGE {
             return Err(Fault::BaseMessageTooLarge { code, size: payload.len() });
         }
         let Stage::Open(open) = &mut self.stage else { return Ok(()) };
         match code {
-            code::DISCONNECT => self.left(DisconnectReason::decode(payload, self.snappy)),
+            code::DISCONNECT => {
+                let reason = DisconnectReason::decode(payload, open.shared.wire.is_compressed());
+                self.left(reason);
+            }
             code::PING => {
-                if !self.outbox.owe_pong() {
+                if !self.pings.owe_pong() {
                     self.counters.pings_unanswered += 1;
                 }
             }

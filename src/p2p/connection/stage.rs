@@ -3,19 +3,18 @@
 
 use std::{sync::Arc, time::Instant};
 
-use crate::{
-    p2p::{Channel, DisconnectReason, Fault, LocalCapability, keepalive::Keepalive},
-    rlpx::{Initiator, Session},
+use crate::p2p::{
+    Channel, DisconnectReason, Fault, LocalCapability,
+    keepalive::Keepalive,
+    wire::{Handshake, Wire},
 };
 
 /// The states of the diagram in the documentation of [`super`].
 pub(super) enum Stage {
-    /// We accepted; auth is awaited.
-    AwaitAuth,
-    /// We dialed and wrote auth; ack is awaited.
-    AwaitAck(Box<Initiator>),
+    /// Each side is proving its key.
+    Handshake(Handshake),
     /// Keys exist; the driver is to greet.
-    Authenticated(Box<Session>),
+    Authenticated(Box<Wire>),
     /// We said Hello; the peer's is awaited.
     AwaitHello(Box<Greeted>),
     /// Both said Hello; the driver is to open.
@@ -29,13 +28,13 @@ pub(super) enum Stage {
 }
 
 pub(super) struct Greeted {
-    pub(super) session: Session,
+    pub(super) wire: Wire,
     /// What we said in our Hello.
     pub(super) capabilities: Vec<LocalCapability>,
 }
 
 pub(super) struct Shared {
-    pub(super) session: Session,
+    pub(super) wire: Wire,
     pub(super) channels: Arc<[Channel]>,
 }
 
@@ -45,7 +44,7 @@ pub(super) struct Open {
 }
 
 pub(super) struct Closing {
-    pub(super) session: Session,
+    pub(super) wire: Wire,
     pub(super) reason: DisconnectReason,
     pub(super) fault: Option<Fault>,
     pub(super) deadline: Instant,
@@ -55,8 +54,8 @@ impl Stage {
     /// The state's name, for people.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::AwaitAuth => "awaits auth",
-            Self::AwaitAck(_) => "awaits ack",
+            Self::Handshake(Handshake::Accept) => "awaits auth",
+            Self::Handshake(Handshake::Dial(_)) => "awaits ack",
             Self::Authenticated(_) => "authenticated",
             Self::AwaitHello(_) => "awaits hello",
             Self::Negotiated(_) => "negotiated",

@@ -30,7 +30,7 @@ use super::{
     super::{
         proto::ErrorReason,
         server::{decoding::Budgeted, incoming::Connection, seats::OpenCall},
-        status::{self, Refusal},
+        translate::status::{self, Refusal},
     },
     Access, Caller, Role, judge, methods,
 };

@@ -25,7 +25,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::rpc::{proto::ErrorReason, server::seats::Origin, status::Refusal};
+use crate::rpc::{proto::ErrorReason, server::seats::Origin, translate::status::Refusal};
 
 /// Credentials of one file. Every call with a token looks at all of them.
 pub const MAX_CREDENTIALS: usize = 256;

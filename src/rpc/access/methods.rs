@@ -3,7 +3,8 @@
 //! One table for all, so that it can be read in one look and compared with the contract: a test walks the descriptors,
 //! and a call that is declared and not listed fails it. At run time such a call needs the highest role.
 
-use super::{super::descriptors, Role};
+use super::Role;
+use crate::rpc::services::descriptors;
 
 /// The largest request in MessageService: one message of the largest size, and what frames it.
 pub const MAX_MESSAGE_REQUEST: usize = 17 * 1024 * 1024 + 64 * 1024;

@@ -35,7 +35,7 @@ use tokio::{
 };
 use tonic::Status;
 
-use crate::rpc::{proto::ErrorReason, status::Refusal};
+use crate::rpc::{proto::ErrorReason, translate::status::Refusal};
 
 /// What all connections may hold, in bytes: fifteen of the largest messages.
 pub const TOTAL: usize = 256 * 1024 * 1024;

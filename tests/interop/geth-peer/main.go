@@ -8,7 +8,7 @@
 //
 //	{"cmd":"send","count":10,"size":100,"content":"random","seed":1}   numbered requests; ends in answered or difference
 //	{"cmd":"flood","rate":1000,"count":10,"size":100,"content":"random","protocol":"echo"}   numbered, unanswered; ends in flooded
-//	{"cmd":"pour","size":100,"seconds":10}                            random bytes, as fast as they go; ends in poured
+//	{"cmd":"pour","size":100,"seconds":10}                            random bytes, as fast as they go, from all peers that fit; each ends in poured
 //	{"cmd":"stall"}, {"cmd":"unstall"}                                stop reading messages of all peers, and go on
 //	{"cmd":"report"}                                                  counts and hashes per peer
 //	{"cmd":"disconnect","reason":8}                                   leave that peer with a devp2p reason
@@ -258,11 +258,13 @@ func (c command) perform(server *p2p.Server, peers *peerSet) (map[string]any, er
 		p.flood(c.run, c.Rate)
 		return answer, nil
 	case "pour":
-		p, err := peers.get(c.NodeID, c.Protocol)
-		if err != nil {
-			return nil, err
+		pouring := peers.fitting(c.NodeID, c.Protocol)
+		if len(pouring) == 0 {
+			return nil, errors.New("no such peer is connected")
 		}
-		p.pour(c.Size, time.Duration(c.Seconds)*time.Second)
+		for _, p := range pouring {
+			p.pour(c.Size, time.Duration(c.Seconds)*time.Second)
+		}
 		return answer, nil
 	case "stall", "unstall":
 		peers.reading.set(c.Cmd == "stall")
@@ -319,7 +321,8 @@ func (s *peerSet) remove(p *peer) {
 	s.all = slices.DeleteFunc(s.all, func(other *peer) bool { return other == p })
 }
 
-func (s *peerSet) get(id, protocol string) (*peer, error) {
+// fitting returns the connections of that peer and protocol; an empty word fits all.
+func (s *peerSet) fitting(id, protocol string) []*peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []*peer
@@ -328,6 +331,11 @@ func (s *peerSet) get(id, protocol string) (*peer, error) {
 			found = append(found, p)
 		}
 	}
+	return found
+}
+
+func (s *peerSet) get(id, protocol string) (*peer, error) {
+	found := s.fitting(id, protocol)
 	switch len(found) {
 	case 0:
 		return nil, errors.New("no such peer is connected")

@@ -211,6 +211,16 @@ impl Liar {
         }
     }
 
+    /// Closes its sending side, as a process does that has said everything.
+    pub(crate) async fn finish(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// Goes with a reset, as a process does that is killed with bytes unread.
+    pub(crate) fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
     /// Reads once. False: the connection is closed or reset.
     async fn fill(&mut self) -> bool {
         let count = soon("bytes or an end", self.stream.read_buf(&mut self.received)).await;

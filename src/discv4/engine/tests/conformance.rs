@@ -115,7 +115,7 @@ fn enr_request_after_bond() {
     script.wait(400);
     let (verdict, hash) = script.enr_request(&peer);
     assert_eq!(verdict, Verdict::Accepted);
-    let expected = Sent::EnrResponse { request_hash: hash, record: script.engine.local.record.clone() };
+    let expected = Sent::EnrResponse { request_hash: hash, record: script.engine.local_record().clone() };
     assert_eq!(script.sent_to(&peer), [expected]);
 }
 

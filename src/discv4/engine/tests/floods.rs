@@ -140,8 +140,7 @@ fn unproven_addresses_get_at_most_two_and_a_half_times_what_came() {
     ] {
         let mut script = Script::new();
         // The longest sequence number that there is.
-        let record = record(&key(0), u64::MAX, addr(OUR_ADDR));
-        script.engine.set_local(Local { endpoint: endpoint(addr("[2a00::ffff]:65535")), record });
+        script.engine.set_local_record(record(&key(0), u64::MAX, addr("[2a00::ffff]:65535")));
         let peer = Peer::new(1, at);
         let ping = Ping { from, to, expiration: script.soon(), enr_seq: None };
         let (bytes, _) = peer.seal(Type::Ping, |stream| ping.append(stream));
@@ -232,7 +231,7 @@ fn a_wrong_clock_is_noticed() {
         .actions()
         .into_iter()
         .filter_map(|action| match action {
-            Action::ClockSkew { ahead } => Some(ahead),
+            Action::Own(ClockSkew { ahead }) => Some(ahead),
             _ => None,
         })
         .collect();

@@ -5,7 +5,7 @@ mod conformance;
 mod floods;
 mod searches;
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use rand::SeedableRng;
 
@@ -98,8 +98,8 @@ impl Script {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let now = Now { mono: Instant::now(), unix: Duration::from_secs(1_700_000_000) };
         let key = key(0);
-        let local = Local { endpoint: endpoint(addr(OUR_ADDR)), record: record(&key, 7, addr(OUR_ADDR)) };
-        let engine = Engine::new(config, key, local, StdRng::seed_from_u64(99), now);
+        let record = record(&key, 7, addr(OUR_ADDR));
+        let engine = Engine::new(now, config, key, record, StdRng::seed_from_u64(99));
         let mut script = Self { engine, now };
         script.wait(300);
         script
@@ -125,7 +125,7 @@ impl Script {
         while let Some(to) = self.engine.poll_transmit(self.now, &mut out) {
             let header = Header::read(&out).unwrap();
             assert!(header.hash_is_right(&key(0)));
-            assert_eq!(header.signer(&key(0)).unwrap().id(), self.engine.id);
+            assert_eq!(header.signer(&key(0)), Some(self.engine.public_key()));
             let packet = Packet::decode(header.kind, header.body).unwrap();
             if let Some(expiration) = packet.expiration() {
                 assert!((0..=20).contains(&expiration.seconds_ahead(self.now.unix)), "{expiration:?}");
@@ -162,6 +162,11 @@ impl Script {
 
     fn actions(&mut self) -> Vec<Action> {
         std::iter::from_fn(|| self.engine.poll_action()).collect()
+    }
+
+    /// Asks for the peer's record, wherever the table has it. Without its key no lookup follows.
+    fn ask_record(&mut self, query: u64, peer: &Peer) {
+        self.engine.resolve(self.now, QueryId(query), peer.id(), Some(peer.contact())).unwrap();
     }
 
     fn soon(&self) -> Expiration {

@@ -1,6 +1,7 @@
 //! What we ask, in which order, and what we do with silence.
 
 use super::*;
+use crate::kademlia::Ponged;
 
 fn done(script: &mut Script) -> Vec<Action> {
     let mut actions = script.actions();
@@ -14,7 +15,7 @@ fn done(script: &mut Script) -> Vec<Action> {
 fn a_node_that_does_not_know_us_is_bonded_first() {
     let mut script = Script::new();
     let peer = Peer::new(1, "8.8.1.1:30303");
-    script.engine.request_enr(script.now, QueryId(1), &peer.contact());
+    script.ask_record(1, &peer);
     let sent = script.sent_to(&peer);
     let [Sent::Ping { hash, .. }] = sent.as_slice() else { panic!("{sent:?}") };
     script.pong(&peer, *hash);
@@ -25,10 +26,11 @@ fn a_node_that_does_not_know_us_is_bonded_first() {
     let [Sent::Pong(_), Sent::EnrRequest { hash }] = sent.as_slice() else { panic!("{sent:?}") };
     let theirs = record(&peer.key, 1, peer.addr);
     script.enr_response(&peer, *hash, theirs.encoded());
-    assert_eq!(done(&mut script), [Action::RecordResult { query: QueryId(1), record: Some(theirs) }]);
+    let contact = Some(Contact { record: Some(theirs), ..peer.contact() });
+    assert_eq!(done(&mut script), [Action::Resolved { query: QueryId(1), contact }]);
     assert_eq!(script.engine.conversations(), 0);
     // Within a day nothing of that is needed again.
-    script.engine.request_enr(script.now, QueryId(2), &peer.contact());
+    script.ask_record(2, &peer);
     assert!(matches!(script.sent_to(&peer).as_slice(), [Sent::EnrRequest { .. }]));
 }
 
@@ -36,7 +38,7 @@ fn a_node_that_does_not_know_us_is_bonded_first() {
 fn a_node_that_had_bonded_earlier_is_asked_after_the_settle_time() {
     let mut script = Script::new();
     let peer = Peer::new(1, "8.8.1.1:30303");
-    script.engine.request_enr(script.now, QueryId(1), &peer.contact());
+    script.ask_record(1, &peer);
     let sent = script.sent_to(&peer);
     let [Sent::Ping { hash, .. }] = sent.as_slice() else { panic!("{sent:?}") };
     script.pong(&peer, *hash);
@@ -45,7 +47,7 @@ fn a_node_that_had_bonded_earlier_is_asked_after_the_settle_time() {
     script.wait(1);
     assert!(matches!(script.sent_to(&peer).as_slice(), [Sent::EnrRequest { .. }]));
     script.wait(500);
-    assert_eq!(done(&mut script), [Action::RecordResult { query: QueryId(1), record: None }]);
+    assert_eq!(done(&mut script), [Action::Resolved { query: QueryId(1), contact: Some(peer.contact()) }]);
 }
 
 #[test]
@@ -54,9 +56,9 @@ fn silence_ends_every_question() {
     let peer = Peer::new(1, "8.8.1.1:30303");
     let contact = peer.contact();
     script.engine.ping(script.now, QueryId(1), &contact).unwrap();
-    script.engine.request_enr(script.now, QueryId(2), &contact);
-    script.engine.resolve(script.now, QueryId(3), peer.id(), None, Some(contact.clone())).unwrap();
-    script.engine.resolve(script.now, QueryId(4), peer.id(), None, None).unwrap();
+    script.ask_record(2, &peer);
+    script.engine.resolve(script.now, QueryId(3), peer.id(), Some(contact.clone())).unwrap();
+    script.engine.resolve(script.now, QueryId(4), peer.id(), None).unwrap();
     script.engine.lookup(script.now, QueryId(5), [1; 64]).unwrap();
     assert_eq!(script.sent_to(&peer).len(), 1, "one ping serves all");
     script.wait(500);
@@ -66,8 +68,8 @@ fn silence_ends_every_question() {
         [
             Action::Resolved { query: QueryId(4), contact: None },
             Action::LookupDone { query: QueryId(5), closest: vec![] },
-            Action::PingResult { query: QueryId(1), pong: None },
-            Action::RecordResult { query: QueryId(2), record: None },
+            Action::PingResult { query: QueryId(1), pong: Err(CallError::Timeout) },
+            Action::Resolved { query: QueryId(2), contact: Some(contact.clone()) },
             Action::Resolved { query: QueryId(3), contact: Some(contact) },
         ]
     );
@@ -82,12 +84,9 @@ fn a_ping_tells_the_round_trip_and_where_we_are() {
     let [Sent::Ping { hash, .. }] = sent.as_slice() else { panic!("{sent:?}") };
     script.wait(120);
     script.pong(&peer, *hash);
-    let pong = crate::discv4::Ponged {
-        round_trip: Duration::from_millis(120),
-        sees_us_at: Some(addr(OUR_ADDR)),
-        enr_seq: Some(1),
-    };
-    assert_eq!(done(&mut script), [Action::PingResult { query: QueryId(1), pong: Some(pong) }]);
+    let pong =
+        Ponged { round_trip: Duration::from_millis(120), sees_us_at: Some(addr(OUR_ADDR)), enr_seq: Some(1) };
+    assert_eq!(done(&mut script), [Action::PingResult { query: QueryId(1), pong: Ok(pong) }]);
 }
 
 #[test]
@@ -116,7 +115,7 @@ fn five_unanswered_find_nodes_in_a_row_cost_the_place_in_a_filled_bucket() {
     script.make_live(&peer);
     script.sent();
     // Company in its bucket: otherwise it is better than nobody.
-    let us = script.engine.id;
+    let us = script.engine.table().own_id();
     let distance = crate::kademlia::distance::log_distance(&us, &peer.id());
     let company =
         (1_000..).map(key).filter(|key| crate::kademlia::distance::log_distance(&us, &key.id()) == distance);
@@ -264,7 +263,7 @@ fn a_node_is_resolved_by_its_key_alone() {
     done(&mut script);
     let hidden = &all[12];
     assert!(script.engine.table().get(&hidden.id()).is_none());
-    script.engine.resolve(script.now, QueryId(8), hidden.id(), Some(hidden.key.public()), None).unwrap();
+    script.engine.resolve(script.now, QueryId(8), hidden.key.public(), None).unwrap();
     run_world(&mut script, &all, 3_000);
     let expected = Contact { record: Some(record(&hidden.key, 1, hidden.addr)), ..hidden.contact() };
     assert!(done(&mut script).contains(&Action::Resolved { query: QueryId(8), contact: Some(expected) }));
@@ -287,9 +286,9 @@ fn passed_checks_are_for_the_database() {
 
 #[test]
 fn who_cannot_be_asked_and_what_finds_no_room_is_told_at_once() {
-    use crate::kademlia::{CallError, call::MAX_LOOKUPS};
+    use crate::kademlia::query::MAX_LOOKUPS;
     let mut script = Script::new();
-    let us = Contact { id: script.engine.id, ..Peer::new(1, "8.8.1.1:30303").contact() };
+    let us = Contact { id: script.engine.table().own_id(), ..Peer::new(1, "8.8.1.1:30303").contact() };
     assert_eq!(script.engine.ping(script.now, QueryId(1), &us), Err(CallError::Myself));
     let mut nowhere = Peer::new(2, "8.8.1.1:30303").contact();
     nowhere.endpoint.udp = 0;
@@ -310,7 +309,7 @@ fn who_cannot_be_asked_and_what_finds_no_room_is_told_at_once() {
     let refused = script.engine.lookup(script.now, QueryId(9_999), [9; 64]);
     assert_eq!(refused, Err(CallError::TooManyLookups));
     let stranger = key(5).public();
-    let refused = script.engine.resolve(script.now, QueryId(9_998), stranger.id(), Some(stranger), None);
+    let refused = script.engine.resolve(script.now, QueryId(9_998), stranger, None);
     assert_eq!(refused, Err(CallError::TooManyLookups));
     assert_eq!(done(&mut script), [], "a refused call has no other answer");
 }

@@ -23,7 +23,7 @@ fn a_flood_from_many_addresses_is_bounded_and_a_live_session_goes_on() {
         rig.now = rig.now.after(Duration::from_micros(10));
     }
     assert!(answered * 2 < received, "{answered} bytes for {received}");
-    assert!(rig.engine.challenges.len() <= 2 * 2048);
+    assert!(rig.engine.wire.challenges() <= 2 * 2048);
     assert!(rig.counters().challenges_refused > 15_000);
     live.meet(&mut rig);
     assert_eq!(rig.counters().handshakes_accepted, 1, "in the same session");

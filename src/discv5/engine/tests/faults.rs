@@ -166,7 +166,7 @@ fn responses_that_nobody_asked_for_change_nothing() {
     assert!(rig.engine.table().get(&told.id()).is_none());
 
     // While a request is under way: wrong id, wrong type, wrong endpoint.
-    let (result, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), tester.contact()));
+    let (result, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), &tester.contact()));
     result.unwrap();
     let Got::Message(ping) = tester.read_one(&sent) else { panic!("in the session") };
     let Ok(Message::Ping(ping)) = Message::decode(&ping) else { panic!("no PING") };
@@ -203,7 +203,7 @@ fn who_has_no_address_or_another_one_is_neither_kept_nor_contacted() {
     elsewhere.addr = addr("8.8.4.4:30304");
     let mut forbidden = Tester::reachable(3, "7.7.7.7:30303");
     let mut here = Tester::reachable(4, "6.6.6.6:30303");
-    rig.engine.config.allowed = Box::new(|ip| ip != addr("7.7.7.7:1").ip());
+    rig.engine.reach = Reach::new(all_but("7.7.7.7"), rig.engine.local_record());
     for tester in [&mut nowhere, &mut elsewhere, &mut here] {
         tester.meet(&mut rig);
     }

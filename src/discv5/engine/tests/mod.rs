@@ -50,6 +50,17 @@ fn record(key: &NodeKey, seq: u64, at: Option<SocketAddr>) -> Record {
     builder.sign(key).unwrap()
 }
 
+/// All IPv4 networks but that of one address.
+fn all_but(ip: &str) -> Vec<ipnet::IpNet> {
+    let without: ipnet::Ipv4Net = format!("{ip}/32").parse().unwrap();
+    let siblings = (1..=32).map(|length| {
+        let own = ipnet::Ipv4Net::new(without.addr(), length).unwrap();
+        let flipped = u32::from(own.network()) ^ (1 << (32 - u32::from(length)));
+        ipnet::Ipv4Net::new(flipped.into(), length).unwrap().into()
+    });
+    siblings.collect()
+}
+
 fn contact(key: &NodeKey, at: &str) -> Contact {
     Contact::from_record(record(key, 1, Some(addr(at)))).unwrap()
 }
@@ -87,7 +98,7 @@ impl Rig {
 
     fn drain(&mut self) {
         let mut out = BytesMut::new();
-        while let Some(to) = self.engine.poll_transmit(&mut out) {
+        while let Some(to) = self.engine.poll_transmit(self.now, &mut out) {
             assert!(out.len() <= 1280, "a packet of {} bytes", out.len());
             self.sent.push((to, out.split().to_vec()));
         }

@@ -51,7 +51,7 @@ impl Network {
     fn drain(&mut self, at: SocketAddr) {
         let Some(engine) = self.engines.get_mut(&at) else { return };
         let mut out = BytesMut::new();
-        while let Some(to) = engine.poll_transmit(&mut out) {
+        while let Some(to) = engine.poll_transmit(self.now, &mut out) {
             self.packets += 1;
             let bytes = out.split().to_vec();
             if !self.rng.random_bool(self.loss) {
@@ -95,7 +95,8 @@ impl Network {
 fn a_network_finds_itself_in_spite_of_losses() {
     let mut network = Network::new(40, 1, 0.1);
     // Without demand nobody looks for others until the next refresh.
-    network.engines.values_mut().for_each(|engine| engine.set_demand(60));
+    let now = network.now;
+    network.engines.values_mut().for_each(|engine| engine.set_demand(now, 60));
     network.run(Duration::from_secs(60));
     for (at, engine) in &network.engines {
         let live =
@@ -108,7 +109,7 @@ fn a_network_finds_itself_in_spite_of_losses() {
     for pair in ends.windows(2).step_by(5) {
         let target = network.engines[&pair[1]].local_record().clone();
         let engine = network.engines.get_mut(&pair[0]).unwrap();
-        engine.resolve(network.now, QueryId(1), target.id()).unwrap();
+        engine.resolve(network.now, QueryId(1), target.id(), None).unwrap();
         network.drain(pair[0]);
         network.run(Duration::from_secs(5));
         let resolved = |action: &Action| matches!(action, Action::Resolved { contact: Some(contact), .. } if contact.record.as_ref() == Some(&target));
@@ -137,7 +138,7 @@ fn the_walk_meets_demand_and_no_more() {
         actions.filter(|action| matches!(action, Action::Discovered(_))).count()
     };
     assert_eq!(discovered(&network), 0, "nothing was wanted");
-    network.engines.get_mut(&at).unwrap().set_demand(25);
+    network.engines.get_mut(&at).unwrap().set_demand(network.now, 25);
     network.run(Duration::from_secs(10));
     let first = discovered(&network);
     assert!((25..60).contains(&first), "{first}");
@@ -156,6 +157,6 @@ fn a_dead_bootnode_is_tried_again_and_nobody_is_contacted_otherwise() {
     assert!(rig.take_actions().into_iter().filter(seeds).count() >= 4, "every 30 s at least");
     // Once there is somebody, the table is not refreshed for a quarter of an hour.
     let seed = record(&key(5), 1, Some(addr("8.8.4.4:30303")));
-    rig.command(|engine, now| engine.add_seed(now, seed.clone()));
+    rig.command(|engine, now| engine.add_seed(now, Contact::from_record(seed.clone()).unwrap()));
     assert!(rig.engine.table().get(&seed.id()).is_some());
 }

@@ -23,7 +23,7 @@ fn results(rig: &mut Rig) -> Vec<Action> {
 fn a_request_is_challenged_once_and_answered() {
     let mut rig = Rig::new(US);
     let mut tester = Tester::reachable(1, THEM);
-    let (result, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), tester.contact()));
+    let (result, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), &tester.contact()));
     result.unwrap();
     let [(_, first)] = &sent[..] else { panic!("one packet") };
     // A WHOAREYOU from elsewhere, or with another nonce, is none.
@@ -49,7 +49,11 @@ fn a_request_is_challenged_once_and_answered() {
     let pong = Pong { id: ping.id, enr_seq: 1, recipient: addr("9.9.9.9:777") };
     let packet = tester.write(&encoded(|out| pong.encode(out)));
     assert!(rig.deliver(tester.addr, &packet).is_empty());
-    let pong = Ponged { round_trip: Duration::from_millis(30), sees_us_at: pong.recipient, enr_seq: 1 };
+    let pong = crate::kademlia::Ponged {
+        round_trip: Duration::from_millis(30),
+        sees_us_at: Some(pong.recipient),
+        enr_seq: Some(1),
+    };
     assert_eq!(results(&mut rig), [Action::PingResult { query: QueryId(1), pong: Ok(pong) }]);
     assert_eq!(rig.engine.sessions().len(), (1, 0), "ours");
 }
@@ -60,7 +64,7 @@ fn a_record_is_not_needed_to_ask() {
     let mut rig = Rig::new(US);
     let mut tester = Tester::reachable(1, THEM);
     let node = Contact { record: None, ..tester.contact() };
-    let (_, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), node));
+    let (_, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), &node));
     let request = tester.challenge_engine(&mut rig, &sent[0].1);
     assert!(matches!(Message::decode(&request), Ok(Message::Ping(_))));
 }
@@ -71,16 +75,16 @@ fn one_at_a_time_sixteen_wait_and_the_rest_is_refused() {
     let node = contact(&key(1), THEM);
     let mut sent = Vec::new();
     for query in 0..=MAX_WAITING as u64 {
-        let (result, packets) = rig.command(|engine, now| engine.ping(now, QueryId(query), node.clone()));
+        let (result, packets) = rig.command(|engine, now| engine.ping(now, QueryId(query), &node));
         result.unwrap();
         sent.extend(packets);
     }
     assert_eq!(sent.len(), 1);
-    let (refused, _) = rig.command(|engine, now| engine.ping(now, QueryId(99), node));
+    let (refused, _) = rig.command(|engine, now| engine.ping(now, QueryId(99), &node));
     assert_eq!((refused, rig.counters().requests_refused), (Err(CallError::QueueFull), 1));
     // Another node is not held up by it.
     let other = contact(&key(2), "8.8.4.4:30303");
-    let other = rig.command(|engine, now| engine.ping(now, QueryId(50), other));
+    let other = rig.command(|engine, now| engine.ping(now, QueryId(50), &other));
     assert_eq!(other.1.len(), 1);
     // Nobody answers: each has its own time.
     assert_eq!(rig.advance(TIMEOUT).len(), 1);
@@ -94,7 +98,7 @@ fn one_at_a_time_sixteen_wait_and_the_rest_is_refused() {
 #[test]
 fn who_may_not_be_asked() {
     let mut rig = Rig::new(US);
-    rig.engine.config.allowed = Box::new(|ip| ip != addr("8.8.4.4:1").ip());
+    rig.engine.reach = Reach::new(all_but("8.8.4.4"), rig.engine.local_record());
     let us = rig.contact();
     let table = [
         (us, CallError::Myself),
@@ -103,12 +107,12 @@ fn who_may_not_be_asked() {
         (contact(&key(1), "8.8.8.8:0"), CallError::NoEndpoint),
     ];
     for (node, error) in table {
-        let (result, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), node));
+        let (result, sent) = rig.command(|engine, now| engine.ping(now, QueryId(1), &node));
         assert_eq!((result, sent.len()), (Err(error), 0));
     }
     let pings = |rig: &mut Rig, at| {
         let node = contact(&key(1), at);
-        rig.command(|engine, now| engine.ping(now, QueryId(1), node)).1.len()
+        rig.command(|engine, now| engine.ping(now, QueryId(1), &node)).1.len()
     };
     assert_eq!(pings(&mut rig, "127.0.0.1:5"), 1);
     // A node in a private range asks its neighbours.
@@ -187,7 +191,7 @@ fn records_are_checked_before_they_are_believed() {
     let mut rig = Rig::new(US);
     let mut tester = Tester::reachable(1, THEM);
     tester.meet(&mut rig);
-    rig.engine.config.allowed = Box::new(|ip| ip != addr("6.6.6.6:1").ip());
+    rig.engine.reach = Reach::new(all_but("6.6.6.6"), rig.engine.local_record());
     let (id, distances) = lookup(&mut rig, &mut tester, 1);
     let mut seed = 0;
     let mut at = |at: &str| {
@@ -282,14 +286,14 @@ fn both_sides_begin_at_once() {
     });
     for index in [0, 1] {
         let other = contact(&keys[1 - index], &ends[1 - index].to_string());
-        engines[index].ping(now, QueryId(index as u64), other).unwrap();
+        engines[index].ping(now, QueryId(index as u64), &other).unwrap();
     }
     // Rounds: all that was sent in one arrives in the next, so that everything crosses.
     for _ in 0..6 {
         let mut flying = Vec::new();
         for (index, engine) in engines.iter_mut().enumerate() {
             let mut out = BytesMut::new();
-            while engine.poll_transmit(&mut out).is_some() {
+            while engine.poll_transmit(now, &mut out).is_some() {
                 flying.push((1 - index, ends[index], out.split()));
             }
         }

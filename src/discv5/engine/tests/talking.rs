@@ -13,7 +13,7 @@ const THEM: &str = "8.8.8.8:30303";
 
 fn asked(rig: &mut Rig) -> Vec<(TalkToken, Bytes)> {
     let talk = |action| match action {
-        Action::TalkRequested { token, request, .. } => Some((token, request)),
+        Action::Own(TalkAction::Requested { token, request, .. }) => Some((token, request)),
         _ => None,
     };
     rig.take_actions().into_iter().filter_map(talk).collect()
@@ -87,7 +87,8 @@ fn we_ask_and_a_request_too_large_for_a_handshake_follows_it() {
         let mut tester = Tester::reachable(seed, THEM);
         let body = vec![7; length];
         let node = tester.contact();
-        let (result, sent) = rig.command(|engine, now| engine.talk(now, QueryId(seed), node, b"echo", &body));
+        let (result, sent) =
+            rig.command(|engine, now| engine.talk(now, QueryId(seed), &node, b"echo", &body));
         result.unwrap();
         let mut request = tester.challenge_engine(&mut rig, &sent[0].1);
         if length > 700 {
@@ -102,10 +103,11 @@ fn we_ask_and_a_request_too_large_for_a_handshake_follows_it() {
         assert_eq!((talk.protocol, talk.request), (&b"echo"[..], &body[..]));
         let packet = tester.write(&encoded(|out| TalkResponse { id: talk.id, response: b"re" }.encode(out)));
         assert!(rig.deliver(tester.addr, &packet).is_empty());
-        let result = Action::TalkResult { query: QueryId(seed), response: Ok(Bytes::from_static(b"re")) };
+        let result =
+            Action::Own(TalkAction::Result { query: QueryId(seed), response: Ok(Bytes::from_static(b"re")) });
         assert!(rig.take_actions().contains(&result));
     }
     let node = contact(&key(1), THEM);
-    let (result, sent) = rig.command(|engine, now| engine.talk(now, QueryId(3), node, b"echo", &[0; 1200]));
+    let (result, sent) = rig.command(|engine, now| engine.talk(now, QueryId(3), &node, b"echo", &[0; 1200]));
     assert_eq!((result, sent.len()), (Err(CallError::TooLarge(1221, 1193)), 0));
 }

@@ -1,7 +1,7 @@
 //! Bad input of every kind, and what the peer is told for it.
 
 use super::*;
-use crate::rlpx::{FrameError, Refused, SnappyError};
+use crate::rlpx::{self, FrameError, SnappyError};
 
 /// Garbage before there are keys: closed at once, without a word, whatever it was.
 #[test]
@@ -22,17 +22,14 @@ fn garbage_instead_of_auth() {
         let accepting = Connection::accept(local(1), now, StdRng::seed_from_u64(1));
         let dialing = Connection::dial(local(1), key(2).public(), now, StdRng::seed_from_u64(1));
         for mut engine in [accepting, dialing] {
-            engine.poll_transmit(now, &mut BytesMut::new());
+            transmit(&mut engine, now, &mut BytesMut::new());
             let mut received = BytesMut::from(&garbage[..]);
             engine.handle_bytes(now, &mut received);
-            let fault = Some(Fault::Handshake(Refused));
-            assert_eq!(
-                engine.poll_action(),
-                Some(Action::Closed { by: Side::Local, reason: None, fault, unsent: 0 })
-            );
+            let fault = Some(Fault::Handshake(rlpx::Refused));
+            assert_eq!(engine.poll_action(), Some(Action::Closed { by: Side::Local, reason: None, fault }));
             assert_eq!(engine.poll_action(), None);
             let mut out = BytesMut::new();
-            assert!(!engine.poll_transmit(now, &mut out) && out.is_empty());
+            assert!(!transmit(&mut engine, now, &mut out) && out.is_empty());
             assert!(received.is_empty(), "what came is let go");
         }
     }
@@ -133,7 +130,7 @@ fn what_was_read_before_a_fault_is_delivered() {
     let mut lab = Lab::open(&[("eth", 69, 18)]);
     lab.peer.writer.write(0x10, compressed(b"good").as_bytes(), &mut lab.received).unwrap();
     lab.say_raw(0x50, &[]);
-    lab.engine.poll_transmit(lab.now, &mut lab.heard);
+    lab.transmit();
     let actions = lab.actions();
     assert!(matches!(&actions[..], [Action::Closed { .. }]), "{actions:?}");
     let mut queue = Queue::default();
@@ -145,7 +142,7 @@ fn what_was_read_before_a_fault_is_delivered() {
 #[test]
 fn faults_have_reasons_and_words() {
     let faults = [
-        Fault::Handshake(Refused),
+        Fault::Handshake(rlpx::Refused),
         Fault::HandshakeTimeout,
         Fault::Frame(FrameError::Empty),
         Fault::HelloExpected { code: 2 },

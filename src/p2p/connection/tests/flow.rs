@@ -21,74 +21,107 @@ fn messages_keep_their_order_and_their_channel() {
         assert_eq!(payload, [at; 300][..]);
     }
     for at in 0..20_u8 {
-        lab.engine.send(ChannelIndex(u16::from(at % 2)), u64::from(at % 3), &compressed(&[at])).unwrap();
+        lab.send(u16::from(at % 2), u64::from(at % 3), &[at]).unwrap();
     }
     for at in 0..20_u8 {
         let expected = if at % 2 == 0 { 0x10 } else { 0x22 } + u64::from(at % 3);
         assert_eq!(lab.hear(), Some((expected, vec![at])));
     }
-    let written = lab.actions();
-    assert!(matches!(written[..], [Action::Written { messages: 20, wire_bytes: 1280 }]), "{written:?}");
+    assert_eq!(lab.actions(), []);
+    assert_eq!(lab.sums(), (10, 0));
 }
 
-#[test]
-fn what_cannot_be_sent_is_refused_with_its_reason() {
-    let mut lab = Lab::greeted(ETH);
-    assert_eq!(lab.engine.send(ChannelIndex(0), 0, &compressed(b"x")), Err(SendError::NotOpen));
-    let mut lab = Lab::open(ETH);
-    let message = compressed(b"x");
-    assert_eq!(
-        lab.engine.send(ChannelIndex(1), 0, &message),
-        Err(SendError::UnknownChannel(ChannelIndex(1)))
-    );
-    let refused = lab.engine.send(ChannelIndex(0), 18, &message);
-    assert_eq!(refused, Err(SendError::CodeOutOfRange { code: 18, message_count: 18 }));
-    lab.engine.disconnect(lab.now, DisconnectReason::Quitting);
-    assert_eq!(lab.engine.send(ChannelIndex(0), 0, &message), Err(SendError::NotOpen));
-}
-
-/// A peer that stops reading: the queue fills to its bound, further messages are refused, nothing waits.
+/// A peer that stops reading: the engine takes as much as fits the send buffer, the queue keeps the rest and refuses
+/// what does not fit its window, and nothing waits.
 #[test]
 fn a_peer_that_does_not_read() {
-    let mut node = LocalNode::new(key(1), "devp2pd/test");
-    node.outbound_limit = 10_000;
-    let mut lab = Lab::with(Arc::new(node));
-    lab.greet(ETH);
-    lab.say_hello(ETH);
-    lab.engine.open(lab.now);
-    let message = compressed(&[7; 100]);
-    let accepted = (0..10_000).take_while(|_| lab.engine.send(ChannelIndex(0), 0, &message).is_ok()).count();
-    assert!(lab.engine.queued() <= 10_000 && accepted > 50, "{accepted}");
-    let refused = lab.engine.send(ChannelIndex(0), 0, &message);
-    assert!(matches!(refused, Err(SendError::Full { limit: 10_000, .. })));
-    // Nobody drains; we leave; after a second that is over, and the loss is told.
-    lab.actions();
+    let mut lab = Lab::open(ETH);
+    let mut noise = vec![0; 1000];
+    rand::RngCore::fill_bytes(&mut StdRng::seed_from_u64(5), &mut noise);
+    let accepted = (0..10_000).take_while(|_| lab.send(0, 0, &noise).is_ok()).count() as u64;
+    assert_eq!(lab.send(0, 0, &noise), Err(Refused::Full));
+    for _ in 0..100 {
+        lab.transmit();
+    }
+    assert!(lab.heard.len() < 64 * 1024 + 1100, "{}", lab.heard.len());
+    assert!(lab.queue.waiting().0 > 900, "the rest waits where it is bounded");
+    assert_eq!(lab.send(0, 0, &noise), Err(Refused::Full), "what is in the send buffer is not written");
+    // The socket takes a part; the room comes back for whole messages.
+    let whole = lab.written(10_000) as u64;
+    assert!((8..10).contains(&whole), "{whole}");
+    lab.send(0, 0, &noise).unwrap();
+    // We leave at once: nothing more is pulled, and what was not written is counted once.
+    lab.engine.disconnect(lab.now, DisconnectReason::Requested);
+    lab.queue.close();
+    assert!(lab.transmit(), "the reason");
+    assert_eq!(lab.actions(), [closed(Side::Local, DisconnectReason::Requested, None)]);
+    assert_eq!(lab.sums(), (whole, accepted + 1 - whole));
+}
+
+/// Nobody takes the reason: after a second the connection is over without it.
+#[test]
+fn leaving_a_driver_that_does_not_write() {
+    let mut lab = Lab::open(ETH);
     lab.engine.disconnect(lab.now, DisconnectReason::Requested);
     assert_eq!(lab.run_to_deadline(), CLOSE_TIMEOUT);
-    let last = Action::Closed { by: Side::Local, reason: None, fault: None, unsent: accepted };
-    assert_eq!(lab.actions(), [last]);
+    assert_eq!(lab.actions(), [Action::Closed { by: Side::Local, reason: None, fault: None }]);
 }
 
 /// One call fills the caller's buffer to its bound and not much further, whatever waits.
 #[test]
 fn transmit_is_bounded() {
     let mut lab = Lab::open(ETH);
-    let mut noise = vec![0; 1000];
+    let mut noise = vec![0; 900];
     rand::RngCore::fill_bytes(&mut StdRng::seed_from_u64(5), &mut noise);
-    let message = compressed(&noise);
     for _ in 0..1000 {
-        lab.engine.send(ChannelIndex(0), 0, &message).unwrap();
+        lab.send(0, 0, &noise).unwrap();
     }
-    let (mut calls, mut total, mut out) = (0, 0, BytesMut::new());
-    while lab.engine.poll_transmit(lab.now, &mut out) {
-        assert!(out.len() < 64 * 1024 + 1100);
+    let (mut calls, mut messages) = (0, 0);
+    while lab.transmit() {
+        let bytes = lab.heard.len();
+        assert!(bytes < 64 * 1024 + 1000);
         calls += 1;
-        total += out.len();
-        out.clear();
+        messages += lab.written(bytes);
+        lab.heard.clear();
     }
-    assert!((15..18).contains(&calls), "{calls}");
-    let written = lab.actions();
-    assert_eq!(written, [Action::Written { messages: 1000, wire_bytes: total }]);
+    assert!((14..17).contains(&calls), "{calls}");
+    assert_eq!(messages, 1000);
+    assert_eq!(lab.sums(), (1000, 0));
+    assert_eq!(lab.actions(), []);
+}
+
+/// A source that is over its cap until the time it says.
+struct Late<'a>(&'a Outbound, Instant);
+
+impl crate::p2p::Source for Late<'_> {
+    fn next(&mut self, now: Instant) -> crate::p2p::Next {
+        if now < self.1 { crate::p2p::Next::NotBefore(self.1) } else { self.0.next(now) }
+    }
+
+    fn appended(&mut self, now: Instant, bytes: usize) {
+        self.0.appended(now, bytes);
+    }
+
+    fn leaving(&self) -> Option<DisconnectReason> {
+        self.0.leaving()
+    }
+}
+
+/// A cap holds messages back, not Pings, and the engine asks to be called when it is over.
+#[test]
+fn a_capped_peer_is_slow_but_alive() {
+    let mut lab = Lab::open(ETH);
+    let queue = Arc::clone(&lab.queue);
+    let mut source = Late(&queue, lab.now.mono + seconds(5));
+    lab.send(0, 0, b"later").unwrap();
+    lab.say(code::PING, &[0xc0]);
+    assert!(lab.engine.poll_transmit(lab.now, &mut source, &mut lab.heard), "a Pong");
+    assert_eq!(lab.queue.waiting().0, 1);
+    lab.written(lab.heard.len());
+    assert_eq!(lab.run_to_deadline(), seconds(5));
+    assert!(lab.engine.poll_transmit(lab.now, &mut source, &mut lab.heard));
+    assert_eq!(lab.queue.waiting().0, 0);
+    assert_eq!(lab.run_to_deadline(), seconds(10), "the next Ping");
 }
 
 #[test]
@@ -155,8 +188,9 @@ fn a_peer_that_talks_is_not_left() {
         lab.engine.handle_timeout(lab.now);
         lab.say(0x10, b"still here");
         assert_eq!(lab.messages().len(), 1);
-        lab.engine.poll_transmit(lab.now, &mut BytesMut::new());
-        lab.engine.handle_written(lab.now, false);
+        lab.transmit();
+        lab.written(lab.heard.len());
+        lab.heard.clear();
     }
 }
 
@@ -174,9 +208,8 @@ fn a_trickling_frame() {
         assert_eq!(lab.actions(), [], "after {at} seconds");
         lab.wait(seconds(1));
     }
-    assert_eq!(lab.engine.missing(lab.received.len()), frame.len());
     lab.engine.handle_timeout(lab.now);
-    lab.engine.poll_transmit(lab.now, &mut lab.heard);
+    lab.transmit();
     let last = closed(Side::Local, DisconnectReason::ReadTimeout, Some(Fault::FrameTimeout));
     assert_eq!(lab.actions(), [last]);
 }
@@ -251,21 +284,21 @@ fn an_idle_driver_stops_the_reading() {
 #[test]
 fn a_peer_that_reads_nothing() {
     let mut lab = Lab::open(ETH);
-    lab.engine.send(ChannelIndex(0), 0, &compressed(b"waits")).unwrap();
-    lab.engine.poll_transmit(lab.now, &mut lab.heard);
+    lab.send(0, 0, b"waits").unwrap();
+    lab.transmit();
     lab.wait(seconds(15));
-    lab.engine.handle_written(lab.now, true);
+    assert_eq!(lab.written(1), 0, "not a whole message");
     for _ in 0..19 {
         lab.wait(seconds(1));
         lab.say(0x10, b"writes, though");
         lab.messages();
         lab.engine.handle_timeout(lab.now);
-        lab.engine.poll_transmit(lab.now, &mut lab.heard);
+        lab.transmit();
     }
     assert!(lab.engine.is_open());
     lab.wait(seconds(1));
     lab.engine.handle_timeout(lab.now);
-    lab.engine.poll_transmit(lab.now, &mut lab.heard);
+    lab.transmit();
     let last = closed(Side::Local, DisconnectReason::ReadTimeout, Some(Fault::WriteTimeout));
     assert_eq!(lab.actions().last(), Some(&last));
 
@@ -274,10 +307,12 @@ fn a_peer_that_reads_nothing() {
     lab.say(0x10, b"was under way");
     assert!(lab.engine.wants_bytes(), "it is read to its end");
     assert_eq!(lab.messages().len(), 1);
-    lab.engine.send(ChannelIndex(0), 0, &compressed(b"too late")).unwrap();
-    assert!(!lab.engine.poll_transmit(lab.now, &mut lab.heard));
-    lab.engine.disconnect(lab.now, DisconnectReason::Requested);
-    assert_eq!(lab.actions(), [Action::Closed { by: Side::Local, reason: None, fault: None, unsent: 1 }]);
+    lab.send(0, 0, b"too late").unwrap();
+    assert!(!lab.transmit());
+    lab.queue.disconnect(DisconnectReason::Requested);
+    assert!(!lab.transmit(), "nothing can be written first");
+    assert_eq!(lab.actions(), [Action::Closed { by: Side::Local, reason: None, fault: None }]);
+    assert_eq!(lab.sums(), (0, 1));
 }
 
 /// A message that waits for room when the connection ends is delivered all the same.
@@ -300,11 +335,12 @@ fn disconnect_is_answered_by_nothing() {
         [&[0xc1, 0x03][..], &[0x03], compressed(&[0x03]).as_bytes(), compressed(&[0xc1, 3]).as_bytes()]
     {
         let mut lab = Lab::open(ETH);
-        lab.engine.send(ChannelIndex(0), 0, &compressed(b"too late")).unwrap();
+        lab.send(0, 0, b"too late").unwrap();
         lab.say_raw(code::DISCONNECT, payload);
         assert_eq!(lab.hear(), None);
         let reason = Some(DisconnectReason::UselessPeer);
-        assert_eq!(lab.actions(), [Action::Closed { by: Side::Remote, reason, fault: None, unsent: 1 }]);
+        assert_eq!(lab.actions(), [Action::Closed { by: Side::Remote, reason, fault: None }]);
+        assert_eq!(lab.sums(), (0, 1));
         assert_eq!(lab.engine.poll_timeout(), None);
     }
 }
@@ -312,33 +348,50 @@ fn disconnect_is_answered_by_nothing() {
 #[test]
 fn leaving_flushes_what_was_accepted() {
     let mut lab = Lab::open(ETH);
-    lab.engine.send(ChannelIndex(0), 3, &compressed(b"last words")).unwrap();
-    lab.engine.disconnect(lab.now, DisconnectReason::Quitting);
-    lab.engine.disconnect(lab.now, DisconnectReason::TooManyPeers);
+    lab.send(0, 3, b"last words").unwrap();
+    lab.queue.disconnect(DisconnectReason::Quitting);
+    lab.queue.disconnect(DisconnectReason::TooManyPeers);
     assert_eq!(lab.actions(), [], "not closed before that is written");
+    assert_eq!(lab.send(0, 3, b"too late"), Err(Refused::Closed));
     assert_eq!(lab.hear(), Some((0x13, b"last words".to_vec())));
     assert_eq!(lab.hear(), Some((code::DISCONNECT, vec![0xc1, 0x08])), "the first reason counts");
-    let actions = lab.actions();
-    assert!(matches!(actions[0], Action::Written { messages: 1, .. }));
-    assert_eq!(actions[1..], [closed(Side::Local, DisconnectReason::Quitting, None)]);
+    assert_eq!(lab.actions(), [closed(Side::Local, DisconnectReason::Quitting, None)]);
+    assert_eq!(lab.sums(), (1, 0));
+}
+
+/// A connection that can write no message yet is left at once, and told why if there are keys.
+#[test]
+fn leaving_before_messages_flow() {
+    let mut lab = Lab::greeted(ETH);
+    lab.queue.disconnect(DisconnectReason::TooManyPeers);
+    assert_eq!(lab.hear(), Some((code::DISCONNECT, vec![0xc1, 0x04])));
+    assert_eq!(lab.actions(), [closed(Side::Local, DisconnectReason::TooManyPeers, None)]);
+    let (queue, mut out) = (Outbound::new(Arc::default()), BytesMut::new());
+    queue.disconnect(DisconnectReason::TooManyPeers);
+    let mut engine = Connection::accept(local(1), lab.now, StdRng::seed_from_u64(1));
+    assert!(!engine.poll_transmit(lab.now, &mut &*queue, &mut out));
+    let last = Action::Closed { by: Side::Local, reason: None, fault: None };
+    assert_eq!(engine.poll_action(), Some(last), "no keys, no word");
 }
 
 #[test]
 fn the_socket_ends() {
-    let eof = |by, fault, unsent| Action::Closed { by, reason: None, fault, unsent };
+    let eof = |by, fault| Action::Closed { by, reason: None, fault };
     let mut lab = Lab::open(ETH);
-    lab.engine.send(ChannelIndex(0), 0, &compressed(b"unsent")).unwrap();
+    lab.send(0, 0, b"unsent").unwrap();
     lab.engine.handle_eof();
     lab.engine.handle_eof();
-    assert_eq!(lab.actions(), [eof(Side::Remote, None, 1)]);
+    assert_eq!(lab.actions(), [eof(Side::Remote, None)]);
+    assert!(!lab.transmit());
+    assert_eq!(lab.sums(), (0, 1));
     // It ended before our Hello left: nothing is written to a socket that is gone.
     let mut lab = Lab::authenticated();
     lab.engine.greet(lab.now, &capabilities(ETH));
     lab.engine.handle_eof();
-    assert!(!lab.engine.poll_transmit(lab.now, &mut lab.heard));
+    assert!(!lab.transmit());
     // It ended while we were about to say why we leave.
     let mut lab = Lab::open(ETH);
     lab.say_raw(0x50, &[]);
     lab.engine.handle_eof();
-    assert_eq!(lab.actions(), [eof(Side::Local, Some(Fault::CodeOutOfRange { code: 0x50 }), 0)]);
+    assert_eq!(lab.actions(), [eof(Side::Local, Some(Fault::CodeOutOfRange { code: 0x50 }))]);
 }

@@ -12,10 +12,12 @@ fn two_engines_meet() {
     let ours = capabilities(&[("eth", 68, 17), ("eth", 69, 18), ("snap", 1, 8)]);
     let theirs = capabilities(&[("eth", 69, 18), ("snap", 1, 8), ("wit", 0, 4)]);
     let mut delivered = Vec::new();
+    let queues = (Outbound::new(Arc::default()), Outbound::new(Arc::default()));
     for _ in 0..10 {
-        for (engine, list, out) in
-            [(&mut dialer, &ours, &mut to_listener), (&mut listener, &theirs, &mut to_dialer)]
-        {
+        for (engine, list, out, queue) in [
+            (&mut dialer, &ours, &mut to_listener, &queues.0),
+            (&mut listener, &theirs, &mut to_dialer, &queues.1),
+        ] {
             while let Some(action) = engine.poll_action() {
                 match action {
                     Action::Authenticated { remote } => {
@@ -28,13 +30,14 @@ fn two_engines_meet() {
                             channels.iter().map(|c| (&*c.name, c.version, c.offset)).collect();
                         assert_eq!(found, [("eth", 69, 0x10), ("snap", 1, 0x22)]);
                         engine.open(now);
-                        engine.send(ChannelIndex(1), 7, &compressed(b"from a channel")).unwrap();
+                        open_queue(queue, &channels, hello.has_snappy());
+                        let message = compressed(b"from a channel");
+                        queue.send(Lane::Stream, ChannelIndex(1), 7, message).unwrap();
                     }
-                    Action::Written { messages: 1, .. } => {}
                     other => panic!("{other:?}"),
                 }
             }
-            engine.poll_transmit(now, out);
+            engine.poll_transmit(now, &mut &**queue, out);
             let mut queue = Queue { room: true, ..Queue::default() };
             engine.deliver(now, &mut queue);
             for Inbound { channel, code, payload, wire_bytes } in queue.taken {
@@ -133,11 +136,11 @@ fn a_peer_before_version_5_is_not_sent_snappy() {
     stream.append(&4_u8).append(&"old").begin_list(1).begin_list(2).append(&"eth").append(&69_u8);
     stream.append(&0_u8).append(&key(2).public().to_uncompressed().as_slice());
     lab.say_raw(code::HELLO, &stream.out());
-    lab.engine.open(lab.now);
+    lab.open_now();
     lab.say(0x11, b"plain");
     let message = lab.messages().pop();
     assert!(matches!(message, Some(Inbound { code: 1, payload, .. }) if payload == b"plain"[..]));
-    lab.engine.send(ChannelIndex(0), 2, &compressed(&[9; 1000])).unwrap();
+    lab.send(0, 2, &[9; 1000]).unwrap();
     assert_eq!(lab.hear(), Some((0x12, vec![9; 1000])));
     lab.say(code::PING, &[0xc0]);
     assert_eq!(lab.hear(), Some((code::PONG, vec![0xc0])));
@@ -158,20 +161,19 @@ fn disconnect_instead_of_hello() {
 /// Silence at every stage: five seconds in all, not five for each.
 #[test]
 fn one_deadline_for_the_whole_handshake() {
-    let silent =
-        Action::Closed { by: Side::Local, reason: None, fault: Some(Fault::HandshakeTimeout), unsent: 0 };
+    let silent = Action::Closed { by: Side::Local, reason: None, fault: Some(Fault::HandshakeTimeout) };
     let now = start();
     let accepting = Connection::accept(local(1), now, StdRng::seed_from_u64(1));
     let dialing = Connection::dial(local(1), key(2).public(), now, StdRng::seed_from_u64(1));
     for mut engine in [accepting, dialing] {
-        engine.poll_transmit(now, &mut BytesMut::new());
+        transmit(&mut engine, now, &mut BytesMut::new());
         assert_eq!(engine.poll_timeout(), Some(now.mono + HANDSHAKE_TIMEOUT));
         engine.handle_timeout(now.after(Duration::from_millis(4999)));
         assert_eq!(engine.poll_action(), None);
         engine.handle_timeout(now.after(HANDSHAKE_TIMEOUT));
         assert_eq!(engine.poll_action(), Some(silent.clone()), "no keys, no word");
         let mut out = BytesMut::new();
-        assert!(!engine.poll_transmit(now, &mut out));
+        assert!(!transmit(&mut engine, now, &mut out));
     }
 
     let mut unanswered = Lab::authenticated();

@@ -9,8 +9,11 @@ use rand::SeedableRng;
 use super::*;
 use crate::{
     node::NodeKey,
-    p2p::{HeldTime, Inbound, MAX_BASE_MESSAGE, Offer},
-    rlpx::{Compressor, Session, frame::MAX_FRAME, handshake::take_packet, snappy::MAX_PAYLOAD},
+    p2p::{ChannelIndex, ChannelLimits, HeldTime, Inbound, Lane, MAX_BASE_MESSAGE, Offer, Outbound, Refused},
+    rlpx::{
+        Compressed, Compressor, Decompressor, Initiator, Session, frame::MAX_FRAME, handshake::take_packet,
+        snappy::MAX_PAYLOAD,
+    },
 };
 
 pub(super) fn key(seed: u64) -> NodeKey {
@@ -40,7 +43,22 @@ pub(super) fn compressed(payload: &[u8]) -> Compressed {
 }
 
 pub(super) fn closed(by: Side, reason: DisconnectReason, fault: Option<Fault>) -> Action {
-    Action::Closed { by, reason: Some(reason), fault, unsent: 0 }
+    Action::Closed { by, reason: Some(reason), fault }
+}
+
+/// Everything that an engine writes now, with nothing to send.
+pub(super) fn transmit(engine: &mut Connection, now: Now, out: &mut BytesMut) -> bool {
+    engine.poll_transmit(now, &mut &*Outbound::new(Arc::default()), out)
+}
+
+/// Opens a queue for what was negotiated.
+pub(super) fn open_queue(queue: &Outbound, channels: &[crate::p2p::Channel], compressed: bool) {
+    let limits = channels.iter().map(|channel| ChannelLimits {
+        offset: channel.offset,
+        message_count: channel.message_count,
+        max_message: MAX_PAYLOAD,
+    });
+    queue.set_channels(limits, compressed);
 }
 
 /// An application's queue that has room or has none.
@@ -70,6 +88,8 @@ pub(super) struct Lab {
     pub(super) now: Now,
     pub(super) engine: Connection,
     pub(super) peer: Session,
+    /// Messages to the peer.
+    pub(super) queue: Arc<Outbound>,
     /// From the engine to the peer.
     pub(super) heard: BytesMut,
     /// The engine's receive buffer.
@@ -81,11 +101,7 @@ pub(super) struct Lab {
 impl Lab {
     /// Up to the first checkpoint.
     pub(super) fn authenticated() -> Self {
-        Self::with(local(1))
-    }
-
-    pub(super) fn with(local: Arc<LocalNode>) -> Self {
-        let now = start();
+        let (local, now) = (local(1), start());
         let mut rng = StdRng::seed_from_u64(2);
         let (mut received, mut heard) = (BytesMut::new(), BytesMut::new());
         let initiator = Initiator::start(&key(2), local.key.public(), &mut rng, &mut received);
@@ -95,10 +111,12 @@ impl Lab {
         assert_eq!(engine.poll_action(), Some(Action::Authenticated { remote: key(2).public() }));
         assert_eq!(engine.poll_action(), None);
         assert!(!engine.wants_bytes());
-        engine.poll_transmit(now, &mut heard);
+        transmit(&mut engine, now, &mut heard);
+        assert_eq!(engine.handle_written(now, heard.len()), 0);
         let ack = take_packet(&mut heard).unwrap().unwrap();
         let peer = initiator.finish(&key(2), &ack).unwrap();
-        Self { now, engine, peer, heard, received, snappy: false }
+        let queue = Outbound::new(Arc::default());
+        Self { now, engine, peer, queue, heard, received, snappy: false }
     }
 
     /// The engine's Hello is out, the peer's is not.
@@ -122,9 +140,40 @@ impl Lab {
         let mut lab = Self::greeted(ours);
         lab.say_hello(ours);
         lab.snappy = true;
-        assert!(matches!(lab.engine.poll_action(), Some(Action::Negotiated { .. })));
-        lab.engine.open(lab.now);
+        lab.open_now();
         lab
+    }
+
+    /// Answers the second checkpoint.
+    pub(super) fn open_now(&mut self) {
+        let Some(Action::Negotiated { hello, channels }) = self.engine.poll_action() else {
+            panic!("nothing was negotiated")
+        };
+        open_queue(&self.queue, &channels, hello.has_snappy());
+        self.engine.open(self.now);
+    }
+
+    /// An application sends a message.
+    pub(super) fn send(&self, channel: u16, code: u64, payload: &[u8]) -> Result<u64, Refused> {
+        self.queue.send(Lane::Stream, ChannelIndex(channel), code, compressed(payload))
+    }
+
+    /// Lets the engine write as much as it does at once, to a socket that takes nothing.
+    pub(super) fn transmit(&mut self) -> bool {
+        self.engine.poll_transmit(self.now, &mut &*self.queue, &mut self.heard)
+    }
+
+    /// The socket takes so many bytes. Returns how many messages that completed.
+    pub(super) fn written(&mut self, bytes: usize) -> usize {
+        let messages = self.engine.handle_written(self.now, bytes);
+        self.queue.written(messages);
+        messages
+    }
+
+    /// Messages on the first channel that were written, and that never will be.
+    pub(super) fn sums(&self) -> (u64, u64) {
+        let progress = self.queue.progress(ChannelIndex(0));
+        (progress.stream.written, progress.unwritten())
     }
 
     pub(super) fn say_hello(&mut self, theirs: &[(&str, u32, u64)]) {
@@ -149,8 +198,9 @@ impl Lab {
 
     /// The next message that the engine writes, decompressed.
     pub(super) fn hear(&mut self) -> Option<(u64, Vec<u8>)> {
-        self.engine.poll_transmit(self.now, &mut self.heard);
-        self.engine.handle_written(self.now, false);
+        let before = self.heard.len();
+        self.transmit();
+        self.written(self.heard.len() - before);
         let frame = self.peer.reader.read(&mut self.heard, MAX_FRAME).unwrap()?;
         let payload = if self.snappy {
             Decompressor::default().decompress(&frame.payload, MAX_PAYLOAD).unwrap().to_vec()

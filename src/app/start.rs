@@ -1,0 +1,277 @@
+//! The steps of a start, in order.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use data_encoding::HEXLOWER;
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::{
+    api::{self, Services},
+    components::{Component, Components},
+    error::{StartError, Step},
+    finding::{self, Finding, RecordState},
+    peers, reload,
+    service::Service,
+    sockets::Sockets,
+};
+use crate::{
+    Now,
+    config::{
+        Config, Network,
+        networks::{self, Knowledge, Preset},
+    },
+    dnsdisc,
+    http::{self, Probes},
+    net::switch::{Boards, Handle},
+    net::{clock, data_dir::DataDir, discovery::Discovery, key_file, state_file::StateFile, udp::UdpPort},
+    node::{Enode, NodeKey, Record, local::LocalRecord},
+    policy::lists::{Lists, Parsed},
+    rpc::{
+        node::{Controls, NetworkFacts, NodeFacts, enode_of},
+        server::unix_socket::Place,
+    },
+    telemetry::Logging,
+};
+
+/// Accepted connections on their way to the switch; more wait in the kernel.
+const ACCEPTED: usize = 64;
+
+/// The identity and the addresses of a sidecar, as they were when it had started.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// The URL that other nodes dial. `None`: no peers are accepted.
+    pub enode: Option<Enode>,
+    /// The node's record (EIP-778). It says the node id: `record.id()`.
+    pub record: Record,
+    /// Where peers are accepted.
+    pub listen_addrs: Vec<SocketAddr>,
+    /// Where discovery listens. Empty: nowhere.
+    pub udp_addrs: Vec<SocketAddr>,
+    /// Where gRPC is served.
+    pub grpc_addr: SocketAddr,
+    /// The Unix socket on which it is served too.
+    pub grpc_socket: Option<PathBuf>,
+    /// Where the probes are served.
+    pub http_addr: Option<SocketAddr>,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The network that we were started for, and what this version knows of its forks: one line.
+    pub network: String,
+    /// What is allowed and yet most likely not meant.
+    pub warnings: Vec<String>,
+}
+
+/// What the steps share.
+pub(super) struct Steps<'a> {
+    config: &'a Config,
+    log: Option<Logging>,
+    now: Now,
+    rng: StdRng,
+    /// What was started so far.
+    components: &'a mut Components,
+}
+
+/// What a start leaves beside the components.
+pub(super) struct Outcome {
+    pub(super) started: Started,
+    pub(super) handle: Handle,
+    pub(super) stop_asked: Arc<Notify>,
+    pub(super) current: reload::Current,
+    pub(super) socket: Option<Place>,
+}
+
+/// The state of earlier runs, and the files that keep it.
+struct Earlier {
+    lists: Parsed,
+    lists_file: StateFile<Lists>,
+    /// The last sequence number of our record.
+    seq: Option<u64>,
+    record_file: StateFile<RecordState>,
+}
+
+impl Earlier {
+    fn load(data_dir: &DataDir) -> Result<Self, StartError> {
+        let lists_file = StateFile::<Lists>::new(data_dir.path().join("peers.json"));
+        let lists = lists_file.load()?.unwrap_or_default();
+        let lists =
+            lists.parse().map_err(|error| StartError::Lists { path: lists_file.path().to_owned(), error })?;
+        let record_file = StateFile::<RecordState>::new(data_dir.path().join("record.json"));
+        let seq = record_file.load()?.map(|state| state.seq);
+        Ok(Self { lists, lists_file, seq, record_file })
+    }
+}
+
+impl<'a> Steps<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        log: Option<Logging>,
+        components: &'a mut Components,
+    ) -> Result<Self, StartError> {
+        let rng = StdRng::try_from_os_rng().map_err(|error| StartError::Entropy(error.to_string()))?;
+        Ok(Self { config, log, now: clock::now(), rng, components })
+    }
+
+    /// Locks the data directory.
+    pub(super) fn data_dir(&mut self) -> Result<DataDir, StartError> {
+        Ok(match &self.config.data_dir {
+            Some(path) => DataDir::open(path)?,
+            None => DataDir::temporary(&mut self.rng)?,
+        })
+    }
+
+    /// Takes all further steps, asking `reached` after each whether to go on.
+    pub(super) async fn take(
+        mut self,
+        data_dir: &mut DataDir,
+        reached: impl Fn(Step) -> Result<(), StartError>,
+    ) -> Result<Outcome, StartError> {
+        let config = self.config;
+        reached(Step::DataDir)?;
+        let key = self.key(data_dir)?;
+        reached(Step::Key)?;
+        let earlier = Earlier::load(data_dir)?;
+        reached(Step::State)?;
+        let mut sockets = Sockets::bind(config)?;
+        let udp_addrs = sockets.udp.as_ref().map(UdpPort::local_addrs).unwrap_or_default();
+        // Signing fails only for size, and a record without entries has a third of what is allowed.
+        let local = LocalRecord::new(self.now, key.clone(), sockets.ports(), earlier.seq)
+            .map_err(|error| StartError::Record(error.to_string()))?;
+        reached(Step::Listen)?;
+
+        let boards = Boards::new(self.rng.next_u64());
+        let search = finding::Setup {
+            config,
+            data_dir: data_dir.path(),
+            key: &key,
+            local,
+            record_file: earlier.record_file,
+            sockets: &mut sockets,
+            tables: boards.tables(),
+            rng: self.fork(),
+        };
+        let Finding { discovery, trees, sources } = finding::start(search, self.components)?;
+        let record = discovery.record().borrow().clone();
+        reached(Step::Discovery)?;
+
+        let facts = self.facts(&key, sockets.listen_addrs.clone());
+        let current = reload::Current::new(config, key.public().id(), self.log.clone());
+        let (accepted, accept_queue) = mpsc::channel(ACCEPTED);
+        let setup = peers::Setup {
+            config,
+            key,
+            record: &record,
+            instance_id: Arc::clone(&facts.instance_id),
+            client_name: &facts.client_name,
+            boards,
+            sources,
+            accepted: accept_queue,
+            configured: current.lists(),
+            earlier: &earlier.lists,
+            lists_file: earlier.lists_file,
+            rng: self.fork(),
+        };
+        let handle = peers::start(setup, self.components)?;
+        reached(Step::Switch)?;
+
+        let stop_asked = Arc::new(Notify::new());
+        let controls = self.controls(Arc::clone(&stop_asked));
+        let services = Services { facts, controls, discovery: &discovery, handle: &handle };
+        let served = api::serve(&config.grpc, services, self.components).await?;
+        reached(Step::Grpc)?;
+        let probes = Probes::default();
+        let http_addr = self.serve_probes(&probes, &handle, &discovery, trees).await?;
+        reached(Step::Http)?;
+
+        announce(data_dir, served.addr);
+        let started = Started {
+            enode: enode_of(&record),
+            record,
+            listen_addrs: sockets.listen_addrs,
+            udp_addrs,
+            grpc_addr: served.addr,
+            grpc_socket: served.socket.as_ref().map(|place| place.path().to_owned()),
+            http_addr,
+            data_dir: data_dir.path().to_owned(),
+            network: networks::describe(config.network, self.now.unix),
+            warnings: config.warnings.clone(),
+        };
+        let (listeners, health, grace) = (sockets.tcp, served.health, config.shutdown_grace);
+        let service = Service { listeners, accepted, health, probes, handle: handle.clone(), grace };
+        self.components.add(Component::from(service.start().await).with_all_the_time());
+        Ok(Outcome { started, handle, stop_asked, current, socket: served.socket })
+    }
+
+    /// Reads the node's key, or makes one where the configuration names none.
+    fn key(&mut self, data_dir: &DataDir) -> Result<NodeKey, StartError> {
+        Ok(match &self.config.nodekey {
+            Some(path) => key_file::load(path)?,
+            None => key_file::load_or_make(data_dir, &mut self.rng)?,
+        })
+    }
+
+    /// Randomness for one component.
+    fn fork(&mut self) -> StdRng {
+        StdRng::seed_from_u64(self.rng.next_u64())
+    }
+
+    /// What GetNodeInfo says of this run. Warnings are logged, too.
+    fn facts(&mut self, key: &NodeKey, listen_addrs: Vec<SocketAddr>) -> NodeFacts {
+        for warning in &self.config.warnings {
+            tracing::warn!("{warning}");
+        }
+        // Random, so that applications notice a restart.
+        let mut instance = [0; 8];
+        self.rng.fill_bytes(&mut instance);
+        NodeFacts {
+            public_key: key.public(),
+            listen_addrs,
+            instance_id: HEXLOWER.encode(&instance).into(),
+            client_name: peers::client_name(self.config.identity.as_deref()),
+            start_time: self.now.unix,
+            warnings: self.config.warnings.clone(),
+            network: preset_facts(self.config.network),
+        }
+    }
+
+    /// What calls may do to the process.
+    fn controls(&self, stop: Arc<Notify>) -> Controls {
+        let log = self.log.clone();
+        let log_filter = Box::new(move |filter: &str| match &log {
+            Some(log) => log.filter().set(filter).map_err(|error| error.to_string()),
+            None => Err("the log of this process is not ours".to_owned()),
+        });
+        Controls { stop, grace: self.config.shutdown_grace, log_filter }
+    }
+
+    /// Serves the probes, if they are wanted.
+    async fn serve_probes(
+        &mut self,
+        probes: &Probes,
+        handle: &Handle,
+        discovery: &Discovery,
+        trees: watch::Receiver<dnsdisc::Counters>,
+    ) -> Result<Option<SocketAddr>, StartError> {
+        let Some(addr) = self.config.http_addr else { return Ok(None) };
+        let facts = http::Facts {
+            discv5_off: self.config.discovery.wanted && !self.config.discovery.v5,
+            dropped_lines: self.log.as_ref().map(Logging::dropped_lines).unwrap_or_default(),
+            trees,
+        };
+        let metrics = http::Metrics::new(handle.clone(), discovery.clone(), facts);
+        api::serve_probes(addr, probes.clone(), metrics, self.components).await.map(Some)
+    }
+}
+
+/// Notes in the data directory where this sidecar serves, for whoever finds it locked. Not worth failing for.
+fn announce(data_dir: &mut DataDir, grpc_addr: SocketAddr) {
+    if let Err(error) = data_dir.announce(Some(&grpc_addr.to_string())) {
+        tracing::warn!(%error, "cannot note in the data directory where this sidecar serves");
+    }
+}
+
+fn preset_facts(network: Network) -> Option<NetworkFacts> {
+    let preset = Preset::of(network)?;
+    let Knowledge { release, released, forks } = preset.knowledge();
+    Some(NetworkFacts { name: preset.name.to_owned(), release, released, forks })
+}

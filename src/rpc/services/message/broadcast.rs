@@ -1,0 +1,60 @@
+//! BroadcastMessage: one message to many peers, for clients that have no stream.
+//!
+//! The message is encoded once; the queues of all peers share the bytes. A peer without room for it is named in the answer,
+//! and nothing is tried again.
+
+use std::collections::HashSet;
+
+use crate::{
+    net::switch::Handle,
+    node::NodeId,
+    rpc::{
+        proto,
+        translate::{errors, status::Refusal, value::node_ref},
+    },
+    switch::{Principal, attachment::Encoder, registrations::Acting},
+};
+
+/// Nodes that a request may except.
+const MAX_EXCEPT: usize = 4096;
+
+pub(super) async fn broadcast(
+    handle: &Handle,
+    caller: Principal,
+    request: proto::BroadcastMessageRequest,
+) -> Result<proto::BroadcastMessageResponse, Refusal> {
+    let proto::BroadcastMessageRequest { protocol, code, payload, max_peers, except, sender } = request;
+    if protocol.is_empty() {
+        return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
+    }
+    if except.len() > MAX_EXCEPT {
+        let problem = format!("names {} nodes; {MAX_EXCEPT} are allowed", except.len());
+        return Err(Refusal::field("except", problem));
+    }
+    let except: HashSet<NodeId> = except
+        .iter()
+        .enumerate()
+        .map(|(at, node)| Ok(node_ref(&format!("except[{at}]"), node)?.id()))
+        .collect::<Result<_, Refusal>>()?;
+    let acting = sender.map_or_else(|| Acting::Protocol(protocol.clone()), Acting::from);
+    let channels = handle.senders(caller, acting, protocol).await?;
+    let message = Encoder::default()
+        .encode(code, &payload)
+        .map_err(|error| errors::too_large_for_all(payload.len(), &error))?;
+    let most = if max_peers == 0 { usize::MAX } else { max_peers as usize };
+    let mut answer = proto::BroadcastMessageResponse::default();
+    for target in channels.iter().filter(|target| !except.contains(&target.session.node_id)) {
+        if answer.node_ids.len() >= most {
+            break;
+        }
+        let node_id = target.session.node_id.to_string();
+        match target.send(&message) {
+            Ok(_) => answer.node_ids.push(node_id),
+            Err(error) => {
+                let (reason, detail) = errors::unsent(error);
+                answer.refused.push(proto::BroadcastRefusal { node_id, reason: reason.into(), detail });
+            }
+        }
+    }
+    Ok(answer)
+}

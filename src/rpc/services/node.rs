@@ -1,0 +1,295 @@
+//! NodeService: facts and counters of this sidecar, its record, and the calls that concern the process.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+use tonic::{Request, Response, Status};
+
+use super::caller::caller;
+use crate::{
+    net::clock,
+    net::discovery::{Discovery, DiscoveryError, contact_of},
+    net::switch::Handle,
+    node::{
+        Enode, PublicKey, Record,
+        local::{EntryError, EntryOwner},
+    },
+    rpc::{
+        access::{Caller, Role},
+        proto::{self, node_service_server::NodeService},
+        translate::{
+            errors,
+            node::{discovery_summary, followed, summary},
+            status::Refusal,
+            value::{node_ref, timestamp},
+        },
+    },
+    switch::registrations::Acting,
+};
+
+/// Names of what this version can do beyond the first one. A client looks here before it relies on one of them.
+const FEATURES: &[&str] = &[
+    "leases",
+    "credit",
+    "greeting",
+    "send-results",
+    "trusted-peers",
+    "bans",
+    "connect-peer",
+    "watches",
+    "record-entries",
+    "dial-filters",
+    "update-registration",
+    "set-greeting",
+    "broadcast",
+    "peer-settings",
+    "rehello",
+    "unix-socket",
+    "access",
+    "tls",
+    "drain",
+    "log-filter",
+    "follow-forks",
+    "announce-fork",
+];
+
+/// The facts of the network that the sidecar was started for, as this version has them.
+#[derive(Clone, Debug)]
+pub struct NetworkFacts {
+    /// The network's name.
+    pub name: String,
+    /// The release that the facts were taken from.
+    pub release: &'static str,
+    /// When that release was published (time since the Unix epoch).
+    pub released: Duration,
+    /// The forks, in order of time: name and Unix seconds.
+    pub forks: Vec<(&'static str, u64)>,
+}
+
+/// Translates the facts of the network. `unix` is the current wall time.
+fn network(facts: &NetworkFacts, unix: Duration) -> proto::NetworkPreset {
+    let days = unix.saturating_sub(facts.released).as_secs() / 86_400;
+    let fork = |(name, time): &(&str, u64)| proto::NetworkFork { name: (*name).to_owned(), time: *time };
+    proto::NetworkPreset {
+        name: facts.name.clone(),
+        release: facts.release.to_owned(),
+        release_time: Some(timestamp(facts.released)),
+        age_days: u32::try_from(days).unwrap_or(u32::MAX),
+        forks: facts.forks.iter().map(fork).collect(),
+    }
+}
+
+/// The facts that do not change during a run of the sidecar.
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    /// Our public key.
+    pub public_key: PublicKey,
+    /// The addresses on which peers are accepted.
+    pub listen_addrs: Vec<SocketAddr>,
+    /// Names this run.
+    pub instance_id: Arc<str>,
+    /// Our name in Hello.
+    pub client_name: String,
+    /// Wall time of the start.
+    pub start_time: Duration,
+    /// Settings that are allowed and most likely not meant, a sentence each.
+    pub warnings: Vec<String>,
+    /// The network that we were started for, if it is a public one.
+    pub network: Option<NetworkFacts>,
+}
+
+/// Changes the log filter. Returns the filter before, or what is wrong with the new one.
+pub type SetLogFilter = Box<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
+
+/// What callers may do to the process.
+pub struct Controls {
+    /// Is notified when the process shall stop.
+    pub stop: Arc<Notify>,
+    /// How long the stop may take.
+    pub grace: Duration,
+    /// Changes which events are logged.
+    pub log_filter: SetLogFilter,
+}
+
+impl std::fmt::Debug for Controls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Controls")
+    }
+}
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Node {
+    facts: NodeFacts,
+    controls: Controls,
+    discovery: Discovery,
+    handle: Handle,
+}
+
+impl Node {
+    /// The service over discovery, which has our record, and a switch.
+    pub(super) fn new(facts: NodeFacts, controls: Controls, discovery: Discovery, handle: Handle) -> Self {
+        Self { facts, controls, discovery, handle }
+    }
+
+    /// Returns the owner whose entries a call sets: the registration that it acts for, else the operator.
+    async fn owner(&self, caller: &Caller, acting: Option<&Acting>) -> Result<EntryOwner, Refusal> {
+        match acting {
+            None if caller.role < Role::Admin => Err(Refusal::forbidden(format!(
+                "without a registration this sets entries of the operator, which needs the role admin, and {} has \
+                 the role {}; give resume_token or client_id",
+                caller.name, caller.role
+            ))),
+            None => Ok(EntryOwner::Operator),
+            Some(acting) => Ok(self.handle.entry_owner(caller.clone().into(), acting.clone()).await?),
+        }
+    }
+
+    /// Translates why an entry was not changed. The owner is named by its client id, which the switch knows.
+    async fn entry_refusal(&self, error: DiscoveryError) -> Refusal {
+        let DiscoveryError::Entry(EntryError::Owned { key, owner }) = &error else {
+            return error.into();
+        };
+        let owner = match owner {
+            EntryOwner::Operator => "the operator".to_owned(),
+            owner => {
+                self.handle.entry_client(*owner).await.map(|client| client.to_string()).unwrap_or_default()
+            }
+        };
+        errors::record_key_owned(key, &owner)
+    }
+}
+
+/// Refuses a caller without proof of identity: a call that concerns the whole process needs one.
+fn proven(caller: &Caller) -> Result<(), Refusal> {
+    if caller.proven {
+        return Ok(());
+    }
+    Err(Refusal::forbidden(
+        "over open TCP anybody could ask for this; call it over the Unix socket (--grpc-socket) or with a token \
+         (--grpc-access)",
+    ))
+}
+
+/// Returns the URL of our record, if it has an endpoint at which others reach us.
+#[must_use]
+pub fn enode_of(record: &Record) -> Option<Enode> {
+    let endpoint = record.endpoint()?;
+    let addr = SocketAddr::new(endpoint.ip, endpoint.tcp);
+    // Without discovery there is no UDP port. The URL then shows the TCP port, its default, which is harmless: no
+    // discovery listens there.
+    let udp = if endpoint.udp == 0 { endpoint.tcp } else { endpoint.udp };
+    Some(Enode { udp, ..Enode::at(record.public_key(), addr) })
+}
+
+#[tonic::async_trait]
+impl NodeService for Node {
+    async fn get_node_info(
+        &self,
+        _request: Request<proto::GetNodeInfoRequest>,
+    ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
+        let peers = self.handle.summary().await.map_err(Refusal::from)?;
+        let counters = self.discovery.counters().await.map_err(Refusal::from)?;
+        let facts = &self.facts;
+        let record = self.discovery.record().borrow().clone();
+        Ok(Response::new(proto::GetNodeInfoResponse {
+            enode: enode_of(&record).map(|enode| enode.to_string()).unwrap_or_default(),
+            enr: record.to_string(),
+            node_id: facts.public_key.id().to_string(),
+            public_key: facts.public_key.to_string(),
+            listen_addresses: facts.listen_addrs.iter().map(ToString::to_string).collect(),
+            instance_id: facts.instance_id.to_string(),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            client_name: facts.client_name.clone(),
+            start_time: Some(timestamp(facts.start_time)),
+            warnings: facts
+                .warnings
+                .iter()
+                .cloned()
+                .chain(peers.warnings.iter().map(ToString::to_string))
+                .chain(peers.one_source.map(|it| it.to_string()))
+                .collect(),
+            features: FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
+            peers: Some(summary(&peers)),
+            discovery: Some(discovery_summary(counters)),
+            network: facts.network.as_ref().map(|facts| network(facts, clock::now().unix)),
+            followed_forks: peers.followed_forks.iter().map(followed).collect(),
+        }))
+    }
+
+    async fn set_record_entry(
+        &self,
+        request: Request<proto::SetRecordEntryRequest>,
+    ) -> Result<Response<proto::SetRecordEntryResponse>, Status> {
+        let caller = caller(&request);
+        let proto::SetRecordEntryRequest { key, value, registration } = request.into_inner();
+        let acting = registration.map(Acting::from);
+        let owner = self.owner(&caller, acting.as_ref()).await?;
+        let set = self.discovery.set_entry(owner, key, value.to_vec()).await;
+        let record = match set {
+            Ok(record) => record,
+            Err(error) => return Err(self.entry_refusal(error).await.into()),
+        };
+        // The lease may have ended between the two checks. Its entries were released then, before this one was set, so
+        // this one would stay without an owner.
+        if let Err(ended) = self.owner(&caller, acting.as_ref()).await {
+            self.discovery.release_entries(owner).await.map_err(Refusal::from)?;
+            return Err(ended.into());
+        }
+        Ok(Response::new(proto::SetRecordEntryResponse { enr: record.to_string() }))
+    }
+
+    async fn delete_record_entry(
+        &self,
+        request: Request<proto::DeleteRecordEntryRequest>,
+    ) -> Result<Response<proto::DeleteRecordEntryResponse>, Status> {
+        let caller = caller(&request);
+        let proto::DeleteRecordEntryRequest { key, registration } = request.into_inner();
+        let acting = registration.map(Acting::from);
+        let owner = self.owner(&caller, acting.as_ref()).await?;
+        match self.discovery.delete_entry(owner, key).await {
+            Ok(record) => Ok(Response::new(proto::DeleteRecordEntryResponse { enr: record.to_string() })),
+            Err(error) => Err(self.entry_refusal(error).await.into()),
+        }
+    }
+
+    async fn drain(
+        &self,
+        request: Request<proto::DrainRequest>,
+    ) -> Result<Response<proto::DrainResponse>, Status> {
+        proven(&caller(&request))?;
+        tracing::info!("told to stop by a call");
+        self.controls.stop.notify_one();
+        let end = clock::now().unix.saturating_add(self.controls.grace);
+        Ok(Response::new(proto::DrainResponse { end_time: Some(timestamp(end)) }))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<proto::SetLogFilterRequest>,
+    ) -> Result<Response<proto::SetLogFilterResponse>, Status> {
+        proven(&caller(&request))?;
+        let filter = request.into_inner().filter;
+        if filter.is_empty() {
+            return Err(
+                Refusal::field("filter", "is missing; info, debug, or info,devp2pd::net=debug").into()
+            );
+        }
+        let changed = (self.controls.log_filter)(&filter);
+        let previous = changed.map_err(|problem| Refusal::field("filter", problem))?;
+        tracing::info!(%filter, %previous, "the log filter was changed by a call");
+        Ok(Response::new(proto::SetLogFilterResponse { previous }))
+    }
+
+    async fn add_bootnode(
+        &self,
+        request: Request<proto::AddBootnodeRequest>,
+    ) -> Result<Response<proto::AddBootnodeResponse>, Status> {
+        let node = node_ref("node", &request.get_ref().node)?;
+        let contact = contact_of(&node).ok_or_else(|| {
+            Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
+        })?;
+        self.discovery.add_bootnode(contact, None).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::AddBootnodeResponse {}))
+    }
+}

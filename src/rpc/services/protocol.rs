@@ -1,0 +1,145 @@
+//! ProtocolService: which applications speak which sub-protocols, and for how long.
+
+use tonic::{Request, Response, Status};
+
+use super::{caller::principal, paging, watch};
+use crate::{
+    net::switch::Handle,
+    rpc::{
+        proto::{self, protocol_service_server::ProtocolService},
+        translate::{registration, status::Refusal},
+    },
+    switch::registrations::{Acting, Lookup, RegistrationView, Target},
+};
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Protocols {
+    handle: Handle,
+}
+
+impl Protocols {
+    /// The service over a switch.
+    pub(super) fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+}
+
+fn missing() -> Refusal {
+    Refusal::field("registration", "must be named by resume_token or client_id")
+}
+
+#[tonic::async_trait]
+impl ProtocolService for Protocols {
+    type WatchRegistrationsStream = watch::WatchStream<proto::WatchRegistrationsResponse>;
+
+    async fn watch_registrations(
+        &self,
+        request: Request<proto::WatchRegistrationsRequest>,
+    ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
+        let caller = principal(&request);
+        let proto::WatchRegistrationsRequest { resume_token, mark_interval } = request.into_inner();
+        let boards = self.handle.boards();
+        let asked = watch::WatchRequest::new(boards, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::registrations(boards, asked)))
+    }
+
+    async fn register_protocols(
+        &self,
+        request: Request<proto::RegisterProtocolsRequest>,
+    ) -> Result<Response<proto::RegisterProtocolsResponse>, Status> {
+        let caller = principal(&request);
+        let request = request.into_inner();
+        let target = Target::Spec(registration::spec(request.spec)?);
+        let request_id = registration::request_id(request.request_id)?;
+        let registered = self
+            .handle
+            .register(caller, target, request_id, request.takeover)
+            .await
+            .map_err(Refusal::from)?;
+        Ok(Response::new(proto::RegisterProtocolsResponse {
+            registration: Some(registration::view(&registered.registration)),
+            resume_token: registered.token.expose(),
+            resumed: registered.resumed,
+            instance_id: registered.instance_id.to_string(),
+        }))
+    }
+
+    async fn update_registration(
+        &self,
+        request: Request<proto::UpdateRegistrationRequest>,
+    ) -> Result<Response<proto::UpdateRegistrationResponse>, Status> {
+        let caller = principal(&request);
+        let request = request.into_inner();
+        let acting = request.registration.map(Acting::from).ok_or_else(missing)?;
+        let spec = registration::spec(request.spec)?;
+        let view = self.handle.update_registration(caller, acting, spec).await.map_err(Refusal::from)?;
+        let registration = Some(registration::view(&view));
+        Ok(Response::new(proto::UpdateRegistrationResponse { registration }))
+    }
+
+    async fn set_greeting(
+        &self,
+        request: Request<proto::SetGreetingRequest>,
+    ) -> Result<Response<proto::SetGreetingResponse>, Status> {
+        let caller = principal(&request);
+        let request = request.into_inner();
+        let acting = request.registration.map(Acting::from).ok_or_else(missing)?;
+        let greeting = request.messages.into_iter().map(registration::payload).collect();
+        let (name, version) = (request.name, request.version);
+        self.handle.set_greeting_of(caller, acting, name, version, greeting).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::SetGreetingResponse {}))
+    }
+
+    async fn renew_registration(
+        &self,
+        request: Request<proto::RenewRegistrationRequest>,
+    ) -> Result<Response<proto::RenewRegistrationResponse>, Status> {
+        let caller = principal(&request);
+        let acting = request.into_inner().registration.map(Acting::from).ok_or_else(missing)?;
+        let view = self.handle.renew(caller, acting).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::RenewRegistrationResponse { registration: Some(registration::view(&view)) }))
+    }
+
+    async fn delete_registration(
+        &self,
+        request: Request<proto::DeleteRegistrationRequest>,
+    ) -> Result<Response<proto::DeleteRegistrationResponse>, Status> {
+        let caller = principal(&request);
+        let acting = request.into_inner().registration.map(Acting::from).ok_or_else(missing)?;
+        self.handle.delete(caller, acting).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::DeleteRegistrationResponse {}))
+    }
+
+    async fn get_registration(
+        &self,
+        request: Request<proto::GetRegistrationRequest>,
+    ) -> Result<Response<proto::GetRegistrationResponse>, Status> {
+        use proto::get_registration_request::Registration as By;
+        let lookup = match request.into_inner().registration {
+            Some(By::RegistrationId(text)) => Lookup::Id(registration::registration_id(&text)?),
+            Some(By::ClientId(id)) => Lookup::Client(id.into()),
+            Some(By::Protocol(name)) => Lookup::Protocol(name),
+            None => {
+                let problem = "must be named by registration_id, client_id or protocol";
+                return Err(Refusal::field("registration", problem).into());
+            }
+        };
+        let view = self.handle.registration(lookup).await.map_err(Refusal::from)?;
+        Ok(Response::new(proto::GetRegistrationResponse { registration: Some(registration::view(&view)) }))
+    }
+
+    async fn list_registrations(
+        &self,
+        request: Request<proto::ListRegistrationsRequest>,
+    ) -> Result<Response<proto::ListRegistrationsResponse>, Status> {
+        let proto::ListRegistrationsRequest { page_size, page_token } = request.into_inner();
+        let page = paging::PageRequest::new(page_size, &page_token)?;
+        let views = self.handle.registrations().await.map_err(Refusal::from)?;
+        // Two callers may use the same client id, so the id of the registration is part of the key. A client id has no
+        // spaces.
+        let key = |view: &RegistrationView| format!("{} {}", view.spec.client_id, view.id);
+        let (registrations, next_page_token) = page.of(views, key, registration::view);
+        Ok(Response::new(proto::ListRegistrationsResponse { registrations, next_page_token }))
+    }
+}

@@ -1,0 +1,223 @@
+//! The streams of WatchPeers, WatchNodes and WatchRegistrations: one loop for all of them.
+//!
+//! The loop pulls a frame only when the stream has room for it, so the client's reading sets the pace. Changes that the
+//! client has not read yet do not queue here: the board keeps the latest state of each key. At most one frame is in
+//! flight.
+//!
+//! Left out: which changes a slow client loses (the board decides).
+
+use std::{pin::Pin, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::Status;
+
+use crate::net::switch::{Boards, boards::Seat, watched::Watched};
+use crate::rpc::{
+    proto::{self, ErrorReason},
+    translate::{peer, registration, status::Refusal, value::duration},
+};
+use crate::switch::{Principal, views::PeerState};
+use crate::watch::{Change, Cursor, Kind, Mark, Watch, WatchToken};
+
+/// Changes in one frame. A peer's Hello has 2 KiB, which may grow eightfold when it is escaped: 128 of the worst stay
+/// within the 4 MiB that gRPC clients take by default.
+pub(super) const FRAME_CHANGES: usize = 128;
+
+/// The default of `mark_interval`: a mark is sent at least this often.
+const MARK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The limits of `mark_interval`.
+const MIN_MARK_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_MARK_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// The response stream of a watch.
+pub(super) type WatchStream<F> = Pin<Box<dyn Stream<Item = Result<F, Status>> + Send>>;
+
+/// A frame that was pulled from a board.
+pub(super) struct Pulled<F> {
+    pub(super) frame: F,
+    /// Whether the frame has anything beside its mark.
+    pub(super) says_something: bool,
+    /// Whether the board has more to pull now.
+    pub(super) more: bool,
+}
+
+/// The fields that all requests for a watch have, checked.
+pub(super) struct WatchRequest {
+    pub(super) token: Token,
+    interval: Duration,
+    seat: Seat,
+}
+
+/// Where a watch begins.
+#[derive(Clone, Copy)]
+pub(super) enum Token {
+    /// The request has no token: the watch begins with a snapshot.
+    None,
+    /// The watch begins with the changes after this token.
+    Some(WatchToken),
+    /// The text is not a token of this version: the watch begins with a reset, as for any unknown token.
+    Unknown,
+}
+
+impl WatchRequest {
+    /// Checks a request and takes one of the places for watches, which are limited.
+    pub(super) fn new(
+        boards: &Boards,
+        principal: &Principal,
+        token: &str,
+        interval: Option<prost_types::Duration>,
+    ) -> Result<Self, Refusal> {
+        let token = match (token, token.parse()) {
+            ("", _) => Token::None,
+            (_, Ok(token)) => Token::Some(token),
+            (_, Err(_)) => Token::Unknown,
+        };
+        let interval = duration("mark_interval", interval, MAX_MARK_INTERVAL)?;
+        let interval = interval.unwrap_or(MARK_INTERVAL);
+        if interval < MIN_MARK_INTERVAL {
+            return Err(Refusal::field("mark_interval", "must be at least 1 s"));
+        }
+        let seat = boards.seat(&principal.name)?;
+        Ok(Self { token, interval, seat })
+    }
+
+    /// Returns the position on a board where this watch begins.
+    pub(super) fn cursor<K: Ord + Clone, V>(&self, watch: &Watch<K, V>) -> Cursor<K> {
+        match self.token {
+            Token::None => watch.watch(None),
+            Token::Some(token) => watch.watch(Some(token)),
+            Token::Unknown => watch.watch_anew(),
+        }
+    }
+}
+
+/// Starts a watch: `pull` takes the next frame from the board.
+pub(super) fn stream<S: Send + 'static, F: Send + 'static>(
+    watched: Watched<S>,
+    asked: WatchRequest,
+    pull: impl FnMut(&S) -> Pulled<F> + Send + 'static,
+) -> WatchStream<F> {
+    let (out, frames) = mpsc::channel(1);
+    tokio::spawn(run(watched, asked, pull, out));
+    Box::pin(ReceiverStream::new(frames))
+}
+
+async fn run<S, F>(
+    watched: Watched<S>,
+    asked: WatchRequest,
+    mut pull: impl FnMut(&S) -> Pulled<F>,
+    out: mpsc::Sender<Result<F, Status>>,
+) {
+    let WatchRequest { interval, seat: _seat, .. } = asked;
+    let mut changes = watched.changes();
+    // The first frame is sent at once, even if it has only a mark.
+    let mut mark_due = Instant::now();
+    loop {
+        let Ok(room) = out.reserve().await else { return };
+        let Pulled { frame, says_something, more } = watched.read(&mut pull);
+        if says_something || mark_due <= Instant::now() {
+            mark_due = Instant::now() + interval;
+            room.send(Ok(frame));
+        }
+        if more {
+            continue;
+        }
+        tokio::select! {
+            open = changes.changed() => if !open {
+                let ended = "the sidecar is stopping; go on from the last mark when it is back";
+                // The client may have gone.
+                let _ = out.send(Err(Refusal::new(ErrorReason::ServerDraining, ended).into())).await;
+                return;
+            },
+            () = sleep_until(mark_due) => {}
+            () = out.closed() => return,
+        }
+    }
+}
+
+/// Pulls the next changes of a board, at most `max`, and translates each with `say`. Also returns the mark after them.
+pub(super) fn changes<K: Ord + Clone, V, C>(
+    watch: &Watch<K, V>,
+    cursor: &mut Cursor<K>,
+    max: usize,
+    mut say: impl FnMut(proto::ChangeType, &Change<K, V>) -> Option<C>,
+) -> (Vec<C>, Mark) {
+    let mut told = Vec::new();
+    let mark = watch.pull(cursor, max, &mut told);
+    let said = told
+        .iter()
+        .filter_map(|change| {
+            let kind = match change.kind {
+                Kind::Snapshot => proto::ChangeType::Snapshot,
+                Kind::Added => proto::ChangeType::Added,
+                Kind::Updated => proto::ChangeType::Updated,
+                Kind::Removed => proto::ChangeType::Removed,
+            };
+            say(kind, change)
+        })
+        .collect();
+    (said, mark)
+}
+
+/// Whether a mark must be sent although nothing changed.
+pub(super) fn is_news(mark: &Mark) -> bool {
+    mark.reset || mark.synced || mark.coalesced > 0
+}
+
+/// Translates a mark.
+pub(super) fn mark(mark: &Mark) -> proto::WatchMark {
+    proto::WatchMark {
+        resume_token: mark.token.map(|token| token.to_string()).unwrap_or_default(),
+        reset: mark.reset,
+        synced: mark.synced,
+        coalesced: mark.coalesced,
+    }
+}
+
+/// The stream of WatchPeers: peers, and attempts that failed.
+pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::WatchPeersResponse> {
+    let (mut cursor, mut attempts) =
+        boards.peers.read(|board| (asked.cursor(&board.peers), board.attempts.watch()));
+    stream(boards.peers.clone(), asked, move |board| {
+        let (changes, mark_of) = changes(&board.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
+            let (seen, end) = match &*change.value {
+                PeerState::Connected(view) => (peer::peer(view), None),
+                PeerState::Gone(gone) => (peer::gone_peer(gone), Some(peer::peer_end(&gone.end))),
+            };
+            Some(proto::PeerChange { r#type: kind.into(), peer: Some(seen), end })
+        });
+        let mut failed_attempts = Vec::new();
+        let missed = board.attempts.pull(&mut attempts, FRAME_CHANGES, |attempt| {
+            failed_attempts.push(peer::attempt(attempt));
+        });
+        let missed_attempts: Vec<_> = missed.into_iter().map(peer::missed).collect();
+        let says_something = is_news(&mark_of)
+            || !(changes.is_empty() && failed_attempts.is_empty() && missed_attempts.is_empty());
+        let more = mark_of.more || failed_attempts.len() == FRAME_CHANGES;
+        let mark = Some(mark(&mark_of));
+        let frame = proto::WatchPeersResponse { changes, failed_attempts, missed_attempts, mark };
+        Pulled { frame, says_something, more }
+    })
+}
+
+/// The stream of WatchRegistrations. A registration may carry greetings of half a megabyte, so a frame has one change.
+pub(super) fn registrations(
+    boards: &Boards,
+    asked: WatchRequest,
+) -> WatchStream<proto::WatchRegistrationsResponse> {
+    let mut cursor = boards.registrations.read(|board| asked.cursor(board));
+    stream(boards.registrations.clone(), asked, move |board| {
+        let (changes, mark_of) = changes(board, &mut cursor, 1, |kind, change| {
+            let registration = Some(registration::view(&change.value));
+            Some(proto::RegistrationChange { r#type: kind.into(), registration })
+        });
+        let says_something = is_news(&mark_of) || !changes.is_empty();
+        let frame = proto::WatchRegistrationsResponse { changes, mark: Some(mark(&mark_of)) };
+        Pulled { frame, says_something, more: mark_of.more }
+    })
+}

@@ -1,0 +1,274 @@
+//! Errors of the other rooms as a [`Refusal`]: the one table from each error to its reason and its particulars.
+//!
+//! The sentence is the error's own. A reason, metadata and the fields to blame are added here, so that no service decides
+//! what an error is called.
+//!
+//! Left out: the code of a reason and how a refusal travels (`status`), and refusals of requests that are wrong in
+//! themselves (the services and the other translations).
+
+use std::time::Duration;
+
+use super::status::Refusal;
+use crate::{
+    delivery::CreditError,
+    kademlia::{CallError, query::MAX_LOOKUPS},
+    lease::LeaseError,
+    net::discovery::DiscoveryError,
+    net::switch::boards::TooManyWatchers,
+    node::{NodeId, local::EntryError},
+    policy::{
+        BanError,
+        dial::{AddError, ConnectOutcome, RemoveError},
+    },
+    rpc::proto::ErrorReason,
+    switch::{
+        attachment::SendError,
+        peers::ListError,
+        registrations::{Ended, SwitchError},
+    },
+};
+
+/// When to try again after too much was under way: a request is over in 700 ms, a lookup in a second or two.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+impl From<SwitchError> for Refusal {
+    fn from(error: SwitchError) -> Self {
+        let message = error.to_string();
+        match error {
+            SwitchError::Stopped => Self::new(ErrorReason::ServerDraining, message),
+            SwitchError::Lease(lease) => lease.into(),
+            SwitchError::PeerNotConnected { node } => {
+                Self::new(ErrorReason::PeerNotConnected, message).with("node_id", node)
+            }
+            SwitchError::ProtocolNotShared { node, protocol } => {
+                Self::new(ErrorReason::ProtocolNotShared, message)
+                    .with("node_id", node)
+                    .with("protocol", protocol)
+            }
+            SwitchError::SharedSession { .. } => Self::forbidden(message),
+            SwitchError::List(list) => list.into(),
+        }
+    }
+}
+
+impl From<LeaseError> for Refusal {
+    fn from(error: LeaseError) -> Self {
+        let message = error.to_string();
+        match error {
+            LeaseError::ProtocolAlreadyRegistered { protocol, owner, state, expire_time } => {
+                let refusal = Self::new(ErrorReason::ProtocolAlreadyRegistered, message)
+                    .with("protocol", protocol)
+                    .with("owner", owner)
+                    .with("state", state);
+                match expire_time {
+                    Some(time) => refusal.with("expire_time", time.as_secs()),
+                    None => refusal,
+                }
+            }
+            LeaseError::ProtocolNotRegistered { protocol } => {
+                Self::new(ErrorReason::ProtocolNotRegistered, message).with("protocol", protocol)
+            }
+            LeaseError::RegistrationAttached { client_id } => {
+                Self::new(ErrorReason::RegistrationAttached, message).with("client_id", client_id)
+            }
+            LeaseError::RegistrationNotFound { .. } => Self::new(ErrorReason::RegistrationNotFound, message),
+            LeaseError::ResumeTokenStale { generation } => {
+                Self::new(ErrorReason::ResumeTokenStale, message).with("generation", generation)
+            }
+            LeaseError::HelloTooLarge { limit } => {
+                Self::new(ErrorReason::HelloTooLarge, message).with("limit", limit)
+            }
+            LeaseError::LimitReached { what, limit } => {
+                Self::new(ErrorReason::LimitReached, message).with("limit", limit).with("what", what)
+            }
+            LeaseError::InvalidField { field, problem } => Self::field(field, problem),
+            LeaseError::InvalidFields(fields) => Self::fields(fields),
+            LeaseError::NotAuthorized { .. } => Self::forbidden(message),
+        }
+    }
+}
+
+impl From<ListError> for Refusal {
+    fn from(error: ListError) -> Self {
+        let message = error.to_string();
+        match error {
+            ListError::Add(AddError::OwnIdentity) => Self::field("node", message),
+            ListError::Add(AddError::Banned(ban)) => Self::new(ErrorReason::NodeBanned, message)
+                .with("target", ban.target)
+                .with("expire_time", ban.until.as_secs()),
+            ListError::Add(AddError::AddressUnknown) => Self::new(ErrorReason::NodeAddressUnknown, message),
+            ListError::Add(AddError::Full { max }) => {
+                Self::new(ErrorReason::LimitReached, message).with("limit", max)
+            }
+            ListError::Remove(RemoveError::NotListed) => Self::new(ErrorReason::EntryNotFound, message),
+            ListError::Remove(RemoveError::FromConfig) => Self::new(ErrorReason::EntryFromConfig, message),
+        }
+    }
+}
+
+impl From<BanError> for Refusal {
+    fn from(error: BanError) -> Self {
+        let message = error.to_string();
+        match error {
+            BanError::Protected(id) => Self::field("force", message).with("node_id", id),
+            BanError::NotBanned => Self::new(ErrorReason::EntryNotFound, message),
+            BanError::Full => Self::new(ErrorReason::LimitReached, message),
+            BanError::OwnIdentity | BanError::Target => Self::field("target", message),
+            BanError::ZeroDuration => Self::field("duration", message),
+        }
+    }
+}
+
+impl From<DiscoveryError> for Refusal {
+    fn from(error: DiscoveryError) -> Self {
+        let message = error.to_string();
+        match error {
+            DiscoveryError::Stopped => Self::new(ErrorReason::ServerDraining, message),
+            DiscoveryError::Off(_) | DiscoveryError::NoDiscovery | DiscoveryError::NotFound => {
+                Self::new(ErrorReason::NodeAddressUnknown, message)
+            }
+            DiscoveryError::Call(CallError::KeyNeeded) => Self::field("target", message),
+            DiscoveryError::Call(CallError::Timeout) => Self::new(ErrorReason::TimedOut, message),
+            DiscoveryError::Call(CallError::TooManyLookups) => {
+                busy(message).with("limit", MAX_LOOKUPS).with("what", "lookups")
+            }
+            DiscoveryError::Call(CallError::QueueFull) => busy(message).with("what", "requests"),
+            DiscoveryError::Call(CallError::NoEndpoint | CallError::Address | CallError::Myself) => {
+                Self::field("node", message)
+            }
+            DiscoveryError::Call(CallError::TooLarge(..)) | DiscoveryError::Talk(_) => {
+                Self::field("payload", message)
+            }
+            DiscoveryError::TalkOwned(protocol) => {
+                Self::new(ErrorReason::ProtocolAlreadyRegistered, message).with("protocol", protocol)
+            }
+            DiscoveryError::Entry(EntryError::Owned { .. }) => {
+                Self::new(ErrorReason::RecordKeyOwned, message)
+            }
+            DiscoveryError::Entry(EntryError::TooLarge(bytes)) => {
+                Self::new(ErrorReason::RecordTooLarge, message).with("bytes", bytes)
+            }
+            DiscoveryError::Entry(EntryError::Value(_)) => Self::field("value", message),
+            DiscoveryError::Entry(EntryError::Reserved(_) | EntryError::EmptyKey) => {
+                Self::field("key", message)
+            }
+        }
+    }
+}
+
+/// Neither the caller nor the node is to blame: too much is under way.
+fn busy(message: String) -> Refusal {
+    Refusal::new(ErrorReason::LimitReached, message).retry_after(BUSY_RETRY)
+}
+
+impl From<TooManyWatchers> for Refusal {
+    fn from(full: TooManyWatchers) -> Self {
+        Self::new(ErrorReason::LimitReached, full.to_string())
+            .with("limit", full.limit)
+            .with("what", "watches")
+    }
+}
+
+/// Credit that an application cannot have meant.
+impl From<CreditError> for Refusal {
+    fn from(error: CreditError) -> Self {
+        match error {
+            CreditError::NeverOpened { .. } => Self::field("window_update.channel_id", error),
+            CreditError::TooMuch { .. } => Self::field("window_update.bytes", error),
+        }
+    }
+}
+
+/// A record entry that another owner set, which is named by its client id.
+pub(in crate::rpc) fn record_key_owned(key: &str, owner: &str) -> Refusal {
+    let message = format!("the record entry {key:?} belongs to {owner}; it must delete it first");
+    Refusal::new(ErrorReason::RecordKeyOwned, message).with("key", key).with("owner", owner)
+}
+
+/// A TALKREQ that does not fit a packet: the field that must be shorter, and by how much.
+pub(in crate::rpc) fn talk_too_long(payload: usize, bytes: usize, room: usize) -> Refusal {
+    let excess = bytes.saturating_sub(room);
+    let field = if excess < payload { "payload" } else { "protocol" };
+    Refusal::field(
+        field,
+        format!(
+            "together with its envelope the request has {bytes} bytes, and a packet has room for {room}; make it \
+             {excess} bytes shorter"
+        ),
+    )
+}
+
+/// A one-off dial that brought no session.
+pub(in crate::rpc) fn not_connected(id: NodeId, outcome: ConnectOutcome) -> Refusal {
+    use crate::policy::Refusal as Why;
+    let refusal = match outcome {
+        ConnectOutcome::Failed { cause, detail } => {
+            let message = if detail.is_empty() { cause.to_string() } else { format!("{cause}: {detail}") };
+            Refusal::new(ErrorReason::DialFailed, message).with("cause", cause.name())
+        }
+        ConnectOutcome::Refused(why) => {
+            let reason = match why {
+                Why::BannedNode | Why::BannedAddress => ErrorReason::NodeBanned,
+                Why::AddressUnknown => ErrorReason::NodeAddressUnknown,
+                Why::NoProtocol => ErrorReason::ProtocolNotRegistered,
+                Why::QueueFull => ErrorReason::LimitReached,
+                _ => ErrorReason::DialFailed,
+            };
+            Refusal::new(reason, format!("not dialed: {why}")).with("cause", why.name())
+        }
+        ConnectOutcome::TimedOut => {
+            Refusal::new(ErrorReason::TimedOut, "the dial took longer than its timeout")
+        }
+        ConnectOutcome::Connected => {
+            Refusal::new(ErrorReason::PeerNotConnected, "the peer connected and left again at once")
+        }
+    };
+    refusal.with("node_id", id)
+}
+
+/// Why a message was not accepted, as events and lists carry it: the reason for programs, and a sentence.
+pub(in crate::rpc) fn unsent(error: SendError) -> (ErrorReason, String) {
+    let reason = match error {
+        SendError::WindowExceeded => ErrorReason::SendWindowExceeded,
+        SendError::NotConnected | SendError::NeverOpened { .. } => ErrorReason::PeerNotConnected,
+        SendError::CodeOutOfRange { .. } => ErrorReason::MessageCodeOutOfRange,
+        SendError::TooLarge { .. } => ErrorReason::MessageTooLarge,
+    };
+    (reason, error.to_string())
+}
+
+/// The same for a call that sends to one node.
+pub(in crate::rpc) fn not_sent(error: SendError, node: NodeId) -> Refusal {
+    let (reason, message) = unsent(error);
+    let refusal = Refusal::new(reason, message);
+    match error {
+        SendError::CodeOutOfRange { message_count } => refusal.with("message_count", message_count),
+        SendError::TooLarge { bytes, limit } => refusal.with("bytes", bytes).with("limit", limit),
+        SendError::NotConnected => refusal.with("node_id", node),
+        SendError::WindowExceeded | SendError::NeverOpened { .. } => refusal,
+    }
+}
+
+/// A message that has no peer to go to, because no frame has room for it.
+pub(in crate::rpc) fn too_large_for_all(bytes: usize, error: &impl ToString) -> Refusal {
+    Refusal::new(ErrorReason::MessageTooLarge, error.to_string()).with("bytes", bytes)
+}
+
+/// Why a stream ended that its client did not end.
+pub(in crate::rpc) fn ended(ended: Ended) -> Refusal {
+    match ended {
+        Ended::TakenOver => Refusal::new(
+            ErrorReason::ResumeTokenStale,
+            "another stream of the registration was attached; this one is over",
+        ),
+        Ended::Deleted => {
+            Refusal::new(ErrorReason::RegistrationNotFound, "the registration was deleted; register again")
+        }
+        Ended::Drained => {
+            Refusal::new(ErrorReason::ServerDraining, "the sidecar is stopping; reconnect when it is back")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
