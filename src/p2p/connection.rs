@@ -283,8 +283,11 @@ impl Connection {
     /// Opens a connection to a node that is a peer over another one: it stays and answers pings, and from the first
     /// message on it is not read.
     pub fn park(&mut self, now: Now) {
-        self.intake.park();
-        self.open(now);
+        // Only before messages flow: a hold would keep a deadline that nothing could meet while the connection is parked.
+        if matches!(self.stage, Stage::Negotiated(_)) {
+            self.intake.park();
+            self.open(now);
+        }
     }
 
     /// A parked connection becomes its node's session.

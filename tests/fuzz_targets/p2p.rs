@@ -105,7 +105,8 @@ impl Delivery for Queues<'_> {
 
     fn offer_last(&mut self, _: Instant, message: Inbound) {
         let Inbound { channel, code, payload, wire_bytes } = message;
-        assert!(code < self.channels[usize::from(channel.0)]);
+        // The driver may open, and deliver, before it takes the action that tells of the channels.
+        assert!(self.channels.is_empty() || code < self.channels[usize::from(channel.0)]);
         assert!(wire_bytes >= 64 && payload.len() <= wire_bytes * 22);
         self.bytes += payload.len();
     }
