@@ -114,7 +114,7 @@ async fn flood(turns: usize) -> (u64, Vec<Duration>) {
         turns: Turns::among(turns.min(1 << 20)),
         bandwidth: Bandwidth::default(),
         inbound: Budget::new(INBOUND_BUDGET),
-        base: BaseTotals::default(),
+        base: Arc::<BaseTotals>::default(),
     });
     let (events, mut said) = mpsc::channel(64);
     tokio::spawn(async move {

@@ -41,8 +41,8 @@
 //! | [`lease`] | who owns a capability, for how long, and who may act for it |
 //! | [`watch`] | state copied to watchers: snapshot, changes, marks to resume from |
 //! | [`policy`] | who is dialed, who is let in, who stays, and why |
-//! | [`net`] | drivers, one socket or file each |
-//! | [`switch`] | the one owner of peers and registrations |
+//! | [`switch`] | the one owner of peers and registrations: an engine made of the parts above |
+//! | [`net`] | drivers, one socket or file each, and the loop around the switch |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
 //! | [`http`] | the probes: read only |
 //! | [`app`] | builds, starts and stops all components |

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     config::{Grpc, Tls},
     http::{self, Metrics, Probes},
+    net::switch::Handle,
     net::{discovery::Discovery, running::Running},
     rpc::{
         self,
@@ -24,7 +25,6 @@ use crate::{
             unix_socket::{self, Place},
         },
     },
-    switch::Handle,
 };
 
 /// What the services are made of.

@@ -16,6 +16,7 @@ use crate::{
     config::{Config, networks::Preset},
     dnsdisc::{self, Link},
     kademlia::Protocol,
+    net::switch::{Sources, boards::TableBoard},
     net::{
         bootnode_names::{self, Named},
         clock,
@@ -31,7 +32,6 @@ use crate::{
         NodeKey, NodeRef, Record,
         local::{LocalRecord, Mapped, Ports},
     },
-    switch::{Sources, boards::TableBoard},
 };
 
 /// Candidates on their way to the dialer: what four sources answer to one demand.

@@ -43,9 +43,9 @@ use start::{Outcome, Steps};
 
 use crate::{
     config::{Config, ConfigError, Request},
+    net::switch::Handle,
     net::{clock, data_dir::DataDir},
     rpc::server::unix_socket::Place,
-    switch::Handle,
     telemetry::Logging,
 };
 

@@ -13,6 +13,7 @@ use crate::{
     config::{Config, Rehello, networks::Preset},
     delivery::INBOUND_BUDGET,
     lease,
+    net::switch::{self, Boards, Handle, Sources, Switch},
     net::{listener::Accepted, running::Running, state_file::StateFile},
     node::{AddressClass, NodeKey, NodeRef, Record},
     p2p::LocalNode,
@@ -20,7 +21,6 @@ use crate::{
         ChurnSettings, Settings,
         lists::{Lists, Parsed},
     },
-    switch::{self, Boards, Handle, Sources, Switch},
 };
 
 /// What the switch begins with.

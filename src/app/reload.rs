@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     config::{Config, ConfigError, Request},
+    net::switch::Handle,
     node::{NodeId, NodeRef},
-    switch::{Handle, peers::Listed},
+    switch::peers::Listed,
     telemetry::Logging,
 };
 

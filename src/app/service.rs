@@ -14,13 +14,13 @@ use tokio::{
 
 use crate::{
     http::{Probes, Stage},
+    net::switch::Handle,
     net::{
         clock,
         listener::{self, Accepted},
         running::Running,
     },
     rpc::descriptors::Health,
-    switch::Handle,
 };
 
 /// How long applications that are attached get between the notice and the end of their streams.

@@ -23,6 +23,7 @@ use crate::{
     },
     dnsdisc,
     http::{self, Probes},
+    net::switch::{Boards, Handle},
     net::{clock, data_dir::DataDir, discovery::Discovery, key_file, state_file::StateFile, udp::UdpPort},
     node::{Enode, NodeKey, Record, local::LocalRecord},
     policy::lists::{Lists, Parsed},
@@ -30,7 +31,6 @@ use crate::{
         node::{Controls, NetworkFacts, NodeFacts, enode_of},
         server::unix_socket::Place,
     },
-    switch::{Boards, Handle},
     telemetry::Logging,
 };
 

@@ -17,8 +17,8 @@ use tokio::{sync::oneshot, time::sleep};
 use super::*;
 use crate::{
     config::{self, Request},
+    net::switch::PeerSettings,
     node::NodeRef,
-    switch::peers::PeerSettings,
 };
 
 const STEPS: [Step; 8] = [

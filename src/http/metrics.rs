@@ -24,11 +24,9 @@ use crate::{
     discv4, dnsdisc,
     lease::StateName,
     net::discovery::{Counters, Details, Discovery},
+    net::switch::Handle,
     policy::Warning,
-    switch::{
-        Handle,
-        figures::{Application, Figures},
-    },
+    switch::metrics::{Application, Metrics as SwitchMetrics},
 };
 
 /// The media type of the page.
@@ -62,7 +60,7 @@ impl Metrics {
 
     /// The page; `None` when the process is ending and has no numbers any more.
     pub(super) async fn page(&self) -> Option<String> {
-        let figures = self.handle.figures().await.ok()?;
+        let figures = self.handle.metrics().await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
         let details = self.discovery.details().await.ok()?;
         let trees = *self.facts.trees.borrow();
@@ -80,7 +78,7 @@ impl Metrics {
 
 #[derive(Debug)]
 struct Numbers {
-    figures: Figures,
+    figures: SwitchMetrics,
     discovery: Counters,
     discv5_off: bool,
     dropped_lines: u64,
@@ -136,8 +134,16 @@ impl Collector for Numbers {
 
 impl Numbers {
     fn peers(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Figures {
-            inbound, dialed, slots, inbound_used, dialed_used, counts, registrations, bans, ..
+        let SwitchMetrics {
+            inbound,
+            dialed,
+            slots,
+            inbound_used,
+            dialed_used,
+            counts,
+            registrations,
+            bans,
+            ..
         } = &self.figures;
         let directions = |inbound: usize, dialed: usize| {
             by("direction", [("inbound", inbound as u64), ("dialed", dialed as u64)])
@@ -184,7 +190,8 @@ impl Numbers {
     }
 
     fn messages(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Figures { traffic, applications, base, inbound_queued, outbound_queued, .. } = &self.figures;
+        let SwitchMetrics { traffic, lost, applications, base, inbound_queued, outbound_queued, .. } =
+            &self.figures;
         let rows = by("direction", [("in", traffic.bytes_in), ("out", traffic.bytes_out)]);
         counter(out, "wire_bytes", "Bytes over connections with peers", &rows)?;
         let versions: Vec<String> =
@@ -198,9 +205,9 @@ impl Numbers {
         }
         counter(out, "messages", "Messages of sub-protocols", &messages)?;
         counter(out, "message_bytes", "Bytes of their payloads, uncompressed", &bytes)?;
-        let lost = "Messages that applications lost because they did not keep up";
-        counter(out, "lost_messages", lost, &one(traffic.lost.messages))?;
-        counter(out, "lost_message_bytes", "Bytes of their payloads", &one(traffic.lost.bytes))?;
+        let help = "Messages that applications lost because they did not keep up";
+        counter(out, "lost_messages", help, &one(lost.messages))?;
+        counter(out, "lost_message_bytes", "Bytes of their payloads", &one(lost.bytes))?;
         let each = |value: fn(&Application) -> u64| {
             by("client", applications.iter().map(|(client, application)| (&**client, value(application))))
         };

@@ -65,7 +65,7 @@ pub struct Shared {
     /// How much may go over them.
     pub bandwidth: Bandwidth,
     /// What was counted on connections that have ended.
-    pub base: BaseTotals,
+    pub base: Arc<BaseTotals>,
     /// What waits for all applications, messages that connections hold included.
     pub inbound: Arc<Budget>,
 }

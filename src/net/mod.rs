@@ -20,6 +20,7 @@
 //! | [`nat`] | gateways: our outside address, our ports open there |
 //! | [`resolver`] | names to addresses and TXT records |
 //! | [`dns_discovery`] | node lists in the DNS: the tree client and the resolver |
+//! | [`switch`] | the loop around the owner of peers and registrations, and the way into it |
 //! | [`state_file`] | small files for what must not be lost |
 
 pub mod bandwidth;
@@ -40,6 +41,7 @@ pub mod resolver;
 pub mod running;
 pub mod secret_file;
 pub mod state_file;
+pub mod switch;
 #[cfg(test)]
 pub(crate) mod test_dns;
 pub mod turns;

@@ -1,29 +1,28 @@
-//! The stream of the moment: what one attached application sees of its registration, and what it sends.
+//! One attached stream: what an application sees of its registration, and what it sends.
 //!
 //! An [`Attachment`] is held by one gRPC stream. Reading pulls from the registration's inbox; sending goes straight to
-//! the outbound queues of the sessions. Neither passes the switch's task, and neither waits for a peer. When it is
-//! dropped, however the stream ended, the registration's linger begins.
+//! the outbound queues of the sessions. Neither passes the switch, and neither waits for a peer. When it ends, however
+//! that came about, the registration's linger begins.
 //!
 //! What the sender must hear (failures, results, credit, answers to barriers) waits in a queue of its own, which is
 //! bounded because its reader may be asleep while it writes: beyond [`MAX_REPLIES`] the stream is ended.
+//!
+//! Left out: how a task waits until there is something to read (`net::switch`).
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
     time::Duration,
     vec::Drain,
 };
 
-use super::{
-    handle::Handle,
-    registrations::{Ended, Holding, RegistrationId},
-    session::{Session, SessionChannel},
-};
-use crate::delivery::{CreditError, Event, Pull, SharedInbox, StreamId};
+pub use super::channel::{Encoded, Encoder, PeerChannel, SendError};
+use super::shared::{Ended, SharedRegistration};
 use crate::{
-    p2p::{Lane, Refused, SEND_WINDOW},
-    rlpx::{Compressed, Compressor, MessageTooLarge, snappy::MAX_PAYLOAD},
+    delivery::{CreditError, Event, Pull, StreamId},
+    lease::RegistrationId,
+    p2p::{Lane, SEND_WINDOW},
+    rlpx::snappy::MAX_PAYLOAD,
 };
 
 /// Replies that may wait for a stream whose reader is asleep. At about a hundred bytes each this is some MiB; an
@@ -33,30 +32,6 @@ pub const MAX_REPLIES: usize = 65_536;
 /// Credit is returned to the sender in steps of this size: a quarter of the window, so that a window cannot run dry
 /// unnoticed and small messages do not cost a reply each.
 const CREDIT_STEP: u64 = SEND_WINDOW / 4;
-
-/// A message that is ready to be queued for any number of peers: its payload was compressed once, and all queues share
-/// the bytes.
-#[derive(Clone, Debug)]
-pub struct Encoded {
-    /// The message code inside the capability.
-    code: u32,
-    payload: Compressed,
-}
-
-/// Encodes messages for peers. It keeps its tables and its buffer from one message to the next, so each stream has its own.
-#[derive(Debug, Default)]
-pub struct Encoder(Compressor);
-
-impl Encoder {
-    /// Encodes a message.
-    ///
-    /// # Errors
-    ///
-    /// No frame of any peer has room for the payload.
-    pub fn encode(&mut self, code: u32, payload: &[u8]) -> Result<Encoded, MessageTooLarge> {
-        Ok(Encoded { code, payload: self.0.compress(payload)? })
-    }
-}
 
 /// A message of a stream, for numbered channels of that stream.
 #[derive(Clone, Copy, Debug)]
@@ -72,46 +47,6 @@ pub struct StreamMessage<'a> {
     /// Whether the sender wants to hear when a socket took it.
     pub want_result: bool,
 }
-
-/// One channel of one session, as an inbox knows it.
-#[derive(Clone, Debug)]
-pub struct PeerChannel {
-    /// The session.
-    pub session: Arc<Session>,
-    /// Which of its channels.
-    pub channel: SessionChannel,
-}
-
-impl PeerChannel {
-    /// Queues a message of a call for this peer, or refuses it; never waits. Returns the message's number, for
-    /// `net::wake`.
-    ///
-    /// # Errors
-    ///
-    /// The peer cannot get the message, or its queue has no room for it.
-    pub fn send(&self, message: &Encoded) -> Result<u64, SendError> {
-        self.queue(Lane::Call, message)
-    }
-
-    /// The same for a message that goes to this peer alone.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Self::send`].
-    pub fn send_payload(&self, code: u32, payload: &[u8]) -> Result<u64, SendError> {
-        let too_large = |_| SendError::TooLarge { bytes: payload.len(), limit: self.channel.max_message };
-        self.send(&Encoder::default().encode(code, payload).map_err(too_large)?)
-    }
-
-    /// The one way into the queue of a peer, for streams and calls.
-    fn queue(&self, lane: Lane, message: &Encoded) -> Result<u64, SendError> {
-        let (index, code) = (self.channel.index, u64::from(message.code));
-        Ok(self.session.outbound.send(lane, index, code, message.payload.clone())?)
-    }
-}
-
-/// The inbox of a registration of this process.
-pub type Inbox = SharedInbox<PeerChannel>;
 
 /// Something that the sender of messages must hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,72 +86,6 @@ pub enum Reply {
         /// Wall time at which streams end.
         deadline: Duration,
     },
-}
-
-/// Why a message was not accepted for a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// The channel's window is used up.
-    #[error("the channel's send window is used up; wait for credit")]
-    WindowExceeded,
-    /// The channel has ended.
-    #[error("the channel is closed")]
-    NotConnected,
-    /// No channel has had this number on this stream.
-    #[error("no channel {channel} was opened on this stream; channel_opened tells the numbers")]
-    NeverOpened {
-        /// The number.
-        channel: u32,
-    },
-    /// The capability has fewer codes.
-    #[error("the protocol has message codes 0 to {}", message_count.saturating_sub(1))]
-    CodeOutOfRange {
-        /// How many it has.
-        message_count: u64,
-    },
-    /// It is larger than the protocol's owner allows, or than a frame carries.
-    #[error(
-        "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits (16776442 bytes of \
-         data that does not compress)"
-    )]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit: the owner's for its protocol, or RLPx's.
-        limit: usize,
-    },
-}
-
-impl From<Refused> for SendError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Full => Self::WindowExceeded,
-            Refused::Closed => Self::NotConnected,
-            Refused::CodeOutOfRange { message_count } => Self::CodeOutOfRange { message_count },
-            Refused::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
-        }
-    }
-}
-
-/// Wakes the task that reads a registration's stream.
-#[derive(Debug, Default)]
-pub struct StreamWaker(Mutex<Option<Waker>>);
-
-impl StreamWaker {
-    /// Wakes the reader, if there is one asleep.
-    pub fn wake(&self) {
-        let waker = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    fn register(&self, waker: &Waker) {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_none_or(|have| !have.will_wake(waker)) {
-            *slot = Some(waker.clone());
-        }
-    }
 }
 
 /// What a numbered channel of the stream leads to.
@@ -269,15 +138,14 @@ impl Fence {
 
 /// State of one attached stream, shared by its reading and its sending half.
 pub struct Attachment {
-    holding: Arc<Holding>,
+    registration: Arc<SharedRegistration>,
     stream: StreamId,
     sending: Arc<Mutex<Sending>>,
-    handle: Handle,
 }
 
 impl std::fmt::Debug for Attachment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Attachment({:?}, {:?})", self.holding, self.stream)
+        write!(f, "Attachment({:?}, {:?})", self.registration, self.stream)
     }
 }
 
@@ -315,6 +183,8 @@ impl Batch {
 pub enum Read {
     /// There are events or replies.
     Some,
+    /// There is nothing now. The stream is woken when there is.
+    Nothing,
     /// Another stream took over, or the registration has ended.
     Ended,
     /// The application sent without reading its replies.
@@ -326,8 +196,8 @@ fn lock(sending: &Mutex<Sending>) -> MutexGuard<'_, Sending> {
 }
 
 impl Attachment {
-    pub(super) fn new(holding: Arc<Holding>, stream: StreamId, handle: Handle) -> Self {
-        Self { holding, stream, sending: Arc::default(), handle }
+    pub(super) fn new(registration: Arc<SharedRegistration>, stream: StreamId) -> Self {
+        Self { registration, stream, sending: Arc::default() }
     }
 
     /// What ends its sending when another stream takes the registration.
@@ -344,34 +214,31 @@ impl Attachment {
     /// The registration the stream holds.
     #[must_use]
     pub fn registration(&self) -> RegistrationId {
-        self.holding.id
+        self.registration.id()
     }
 
     /// Why reading ended.
     #[must_use]
     pub fn why_ended(&self) -> Ended {
-        self.holding.why_ended()
+        self.registration.why_ended()
+    }
+
+    /// Which of the registration's streams it is.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        self.stream
     }
 
     /// Fills `batch` with what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
-    pub fn poll_read(
-        &self,
-        cx: &mut Context<'_>,
-        max_bytes: usize,
-        max_events: usize,
-        batch: &mut Batch,
-    ) -> Poll<Read> {
+    pub fn read(&self, max_bytes: usize, max_events: usize, batch: &mut Batch) -> Read {
         batch.clear();
         {
             let mut sending = lock(&self.sending);
-            // The registration has one waker, which is the next stream's by now.
             if sending.fenced {
-                return Poll::Ready(Read::Ended);
+                return Read::Ended;
             }
-            // Registered before looking, so that what comes in between wakes.
-            self.holding.waker.register(cx.waker());
             if sending.overrun {
-                return Poll::Ready(Read::Overrun);
+                return Read::Overrun;
             }
             sending.settle();
             let count = sending.replies.len().min(max_events);
@@ -379,15 +246,13 @@ impl Attachment {
         }
         let left = max_events.saturating_sub(batch.replies.len());
         let events = &mut batch.events;
-        if left > 0 && self.holding.inbox.lock().pull(self.stream, max_bytes, left, events) == Pull::Ended {
-            return Poll::Ready(Read::Ended);
+        if left > 0
+            && self.registration.inbox().lock().pull(self.stream, max_bytes, left, events) == Pull::Ended
+        {
+            return Read::Ended;
         }
         self.note(batch);
-        if batch.replies.is_empty() && batch.events.is_empty() {
-            Poll::Pending
-        } else {
-            Poll::Ready(Read::Some)
-        }
+        if batch.replies.is_empty() && batch.events.is_empty() { Read::Nothing } else { Read::Some }
     }
 
     /// Learns the numbers of channels from the events on their way to the application, and how much it may send on each.
@@ -423,7 +288,8 @@ impl Attachment {
                     sending.highest_channel = sending.highest_channel.max(number);
                     sending.targets.insert(number, target);
                     sending.moved.push(number);
-                    let (weak, waker) = (Arc::downgrade(&self.sending), Arc::clone(&self.holding.waker));
+                    let (weak, stream) =
+                        (Arc::downgrade(&self.sending), Arc::clone(self.registration.stream()));
                     let hook = move || {
                         let Some(sending) = weak.upgrade() else { return };
                         let mut sending = lock(&sending);
@@ -432,7 +298,7 @@ impl Attachment {
                         {
                             sending.moved.push(number);
                             drop(sending);
-                            waker.wake();
+                            stream.wake();
                         }
                     };
                     outbound.on_progress(index, Some(Arc::new(hook)));
@@ -477,14 +343,14 @@ impl Attachment {
             }
         }
         if wake {
-            self.holding.waker.wake();
+            self.registration.stream().wake();
         }
     }
 
     /// Puts a reply behind all that came before.
     pub fn reply(&self, reply: Reply) {
         lock(&self.sending).reply(reply);
-        self.holding.waker.wake();
+        self.registration.stream().wake();
     }
 
     /// The application can take more: on one channel, or on the stream (channel 0).
@@ -493,7 +359,7 @@ impl Attachment {
     ///
     /// Credit that cannot be right.
     pub fn credit(&self, channel: u32, bytes: u64) -> Result<(), CreditError> {
-        self.holding.inbox.lock().credit(self.stream, channel, bytes)
+        self.registration.inbox().lock().credit(self.stream, channel, bytes)
     }
 
     /// The session and channel behind a number.
@@ -504,13 +370,16 @@ impl Attachment {
 
     /// Wakes the reading half.
     pub fn wake(&self) {
-        self.holding.waker.wake();
+        self.registration.stream().wake();
     }
 
-    /// The switch, for what the stream asks beyond messages.
-    #[must_use]
-    pub fn handle(&self) -> &Handle {
-        &self.handle
+    /// The stream has ended: nothing is sent or told on it any more. Returns the last send that was processed, which the
+    /// registration keeps for the next stream.
+    pub fn end(&self) -> u64 {
+        let mut sending = lock(&self.sending);
+        sending.let_go();
+        (sending.replies, sending.moved) = (VecDeque::new(), Vec::new());
+        sending.last_send_id
     }
 
     /// Tells the application once that the sidecar is stopping.
@@ -519,17 +388,6 @@ impl Attachment {
         if !std::mem::replace(&mut sending.draining, true) {
             sending.reply(Reply::Drain { deadline });
         }
-    }
-}
-
-impl Drop for Attachment {
-    fn drop(&mut self) {
-        let mut sending = lock(&self.sending);
-        sending.let_go();
-        (sending.replies, sending.moved) = (VecDeque::new(), Vec::new());
-        let last_send_id = sending.last_send_id;
-        drop(sending);
-        self.handle.detach(self.holding.id, self.stream, last_send_id);
     }
 }
 

@@ -1,29 +1,11 @@
-//! How connections ended, in the words of the dial policy: the one place where sockets' and engines' ends are judged.
-
-use std::io;
+//! Why connections ended, in the words of the dial policy, and why we end them, in the words of the wire.
+//!
+//! Left out: dials that never became a connection, whose errors are the driver's to judge.
 
 use crate::{
-    net::{connection::End, dialer::ConnectError},
-    p2p::{DisconnectReason, Side},
-    policy::Cause,
+    p2p::{DisconnectReason, Side, session::End},
+    policy::{Cause, Refusal},
 };
-
-/// Why a dial came to nothing before there was a connection. It is our fault only if no address could be tried.
-pub(super) fn of_connect(error: &ConnectError) -> Cause {
-    let ours = error.tried.iter().all(|(_, error)| of_attempt(error) == Cause::LocalFault);
-    if ours { Cause::LocalFault } else { Cause::Unreachable }
-}
-
-fn of_attempt(error: &io::Error) -> Cause {
-    match error.kind() {
-        // Out of file descriptors or buffers, or no permission: nobody else's fault.
-        io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory | io::ErrorKind::AddrNotAvailable => {
-            Cause::LocalFault
-        }
-        _ if matches!(error.raw_os_error(), Some(23 | 24)) => Cause::LocalFault, // ENFILE, EMFILE
-        _ => Cause::Unreachable,
-    }
-}
 
 /// Why a connection ended. `established`: it had become a session.
 pub(super) fn of_end(end: &End, established: bool) -> Cause {
@@ -59,5 +41,21 @@ pub(super) fn of_end(end: &End, established: bool) -> Cause {
         // Without keys there is no reason to give: the handshake timed out or was no handshake.
         (Side::Local, None) if end.timed_out => Cause::Silent,
         (Side::Local, None) => Cause::Garbled,
+    }
+}
+
+/// What the other side is told when we refuse it.
+pub(super) fn of_refusal(refusal: Refusal) -> DisconnectReason {
+    match refusal {
+        Refusal::OwnIdentity => DisconnectReason::ConnectedToSelf,
+        Refusal::Duplicate | Refusal::Connected => DisconnectReason::AlreadyConnected,
+        Refusal::Useless | Refusal::NoProtocol | Refusal::Filtered => DisconnectReason::UselessPeer,
+        Refusal::TooManyPeers
+        | Refusal::TooManyInbound
+        | Refusal::TooManyDialed
+        | Refusal::SubnetFull
+        | Refusal::NotOnAllowlist
+        | Refusal::PushedOut => DisconnectReason::TooManyPeers,
+        _ => DisconnectReason::Requested,
     }
 }

@@ -1,24 +1,41 @@
-//! The log line about messages that an application lost.
+//! When the log says that an application lost messages, and how many.
 //!
 //! Each loss stands in the application's stream as a gap and in the metrics. An operator must see it as well, without a
-//! line for each message: a registration writes one line at most in [`QUIET`], which sums up what was lost since the
-//! line before it.
+//! line for each message: a registration has at most one line in [`QUIET`], which sums up what was lost since the line
+//! before it. Connections note losses as they happen; the engine takes a line when it is due.
+//!
+//! Left out: writing the line, which is the driver's.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{attachment::Inbox, session::Session};
-use crate::delivery::Lost;
+use super::{channel::Inbox, session::Session};
+use crate::{Wake as _, WakeSlot, delivery::Lost, node::NodeId};
 
 /// The least time between two lines about one registration.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// A line for the log: what an application lost since the line before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LossLine {
+    /// The application's client id.
+    pub client: Arc<str>,
+    /// The peer and the protocol of the latest loss; `None` when several have one.
+    pub origin: Option<(NodeId, Arc<str>)>,
+    /// What was lost.
+    pub lost: Lost,
+    /// Whether the application is attached: it is slow, and not absent.
+    pub attached: bool,
+}
 
 /// What a registration lost, and what of it stands in the log.
 #[derive(Debug)]
 pub(super) struct LossLog {
     client: Arc<str>,
+    /// Wakes the engine's driver: a line is due that was not.
+    attention: Arc<WakeSlot>,
     state: Mutex<State>,
 }
 
@@ -28,8 +45,8 @@ struct State {
     lost: Lost,
     /// No line before this.
     quiet_until: Option<Instant>,
-    /// A task will write the next line.
-    scheduled: bool,
+    /// When the next line is due, if there is something to say.
+    due: Option<Instant>,
     /// The channel of the latest loss.
     latest: Option<Origin>,
 }
@@ -42,60 +59,65 @@ pub(super) struct Origin {
 }
 
 impl LossLog {
-    pub(super) fn new(client: Arc<str>) -> Arc<Self> {
-        Arc::new(Self { client, state: Mutex::default() })
+    pub(super) fn new(client: Arc<str>, attention: Arc<WakeSlot>) -> Arc<Self> {
+        Arc::new(Self { client, attention, state: Mutex::default() })
     }
 
-    /// The registration has lost so much in all. Writes a line, now or when the quiet time after the last one is over.
-    pub(super) fn note(self: &Arc<Self>, now: Instant, inbox: &Inbox, origin: Option<&Origin>) {
-        let (lost, attached) = {
-            let inbox = inbox.lock();
-            (inbox.counters().lost(), inbox.is_attached())
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at what the registration has lost in all. A line about it is due now, or when the quiet time after the last
+    /// one is over.
+    pub(super) fn note(&self, now: Instant, inbox: &Inbox, origin: Option<&Origin>) {
+        let lost = inbox.lock().counters().lost();
+        self.lost_in_all(now, lost, origin);
+    }
+
+    fn lost_in_all(&self, now: Instant, lost: Lost, origin: Option<&Origin>) {
+        {
+            let mut state = self.state();
+            if lost.messages <= state.lost.messages {
+                return;
+            }
+            state.lost = lost;
+            state.latest = origin.cloned().or(state.latest.take());
+            if state.due.is_some() {
+                return;
+            }
+            state.due = Some(state.quiet_until.map_or(now, |until| until.max(now)));
+        }
+        self.attention.wake();
+    }
+
+    /// When a line is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.state().due
+    }
+
+    /// The line that is due.
+    pub(super) fn take_due(&self, now: Instant, attached: bool) -> Option<LossLine> {
+        let mut state = self.state();
+        let due = state.due.take_if(|due| *due <= now)?;
+        state.quiet_until = Some(due + QUIET);
+        Some(self.line(&mut state, attached))
+    }
+
+    /// The registration has ended: the last line, due or not, if there is anything to say.
+    pub(super) fn take_last(&self, attached: bool) -> Option<LossLine> {
+        let mut state = self.state();
+        state.due.take()?;
+        Some(self.line(&mut state, attached))
+    }
+
+    fn line(&self, state: &mut State, attached: bool) -> LossLine {
+        let lost = Lost {
+            messages: state.lost.messages.saturating_sub(state.logged.messages),
+            bytes: state.lost.bytes.saturating_sub(state.logged.bytes),
         };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if lost.messages <= state.lost.messages {
-            return;
-        }
-        state.lost = lost;
-        state.latest = origin.cloned().or(state.latest.take());
-        match state.quiet_until.filter(|until| now < *until) {
-            None => {
-                state.quiet_until = Some(now + QUIET);
-                self.write(&mut state, attached);
-            }
-            Some(until) if !state.scheduled => {
-                state.scheduled = true;
-                let (log, inbox) = (Arc::clone(self), inbox.clone());
-                tokio::spawn(async move {
-                    tokio::time::sleep_until(until.into()).await;
-                    let attached = inbox.lock().is_attached();
-                    let mut state = log.state.lock().unwrap_or_else(PoisonError::into_inner);
-                    (state.scheduled, state.quiet_until) = (false, Some(until + QUIET));
-                    log.write(&mut state, attached);
-                });
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn write(&self, state: &mut State, attached: bool) {
-        let messages = state.lost.messages.saturating_sub(state.logged.messages);
-        let bytes = state.lost.bytes.saturating_sub(state.logged.bytes);
         state.logged = state.lost;
-        let (peer, protocol) = match state.latest.take() {
-            Some(Origin { session, protocol }) => (session.node_id.to_string(), protocol),
-            None => ("several".to_owned(), Arc::from("several")),
-        };
-        let advice = if attached {
-            "it takes messages more slowly than they come: return credit sooner, or choose another overflow policy \
-             (docs/grpc.md, \"Overflow\")"
-        } else {
-            "it is not attached, and what waits for it is bounded: attach again sooner"
-        };
-        tracing::warn!(
-            client = %self.client, %peer, %protocol, messages, bytes, advice,
-            "an application lost messages of its peers"
-        );
+        let origin = state.latest.take().map(|Origin { session, protocol }| (session.node_id, protocol));
+        LossLine { client: Arc::clone(&self.client), origin, lost, attached }
     }
 }
 
@@ -104,4 +126,52 @@ impl LossLog {
 pub(super) struct Losses {
     pub(super) log: Arc<LossLog>,
     pub(super) origin: Origin,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::Wake;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_registration_has_one_line_in_ten_seconds_and_none_is_forgotten() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (attention, woken) = (Arc::<WakeSlot>::default(), Arc::<Count>::default());
+        attention.fill(Arc::clone(&woken) as _);
+        let woken = || woken.0.swap(0, Ordering::Relaxed);
+        woken();
+        let log = LossLog::new("app".into(), attention);
+        let lost = |messages| Lost { messages, bytes: messages * 100 };
+        let said = |seconds| log.take_due(at(seconds), true).map(|line| line.lost);
+
+        log.lost_in_all(at(0), lost(1), None);
+        assert_eq!((woken(), log.due()), (1, Some(at(0))), "the first line is due at once");
+        assert_eq!(said(0), Some(lost(1)));
+        assert_eq!(said(0), None);
+        log.lost_in_all(at(1), lost(3), None);
+        log.lost_in_all(at(2), lost(6), None);
+        log.lost_in_all(at(3), lost(6), None);
+        assert_eq!((woken(), log.due()), (1, Some(at(10))), "one wake-up for the line that waits");
+        assert_eq!(said(9), None);
+        assert_eq!(said(10), Some(lost(5)), "all since the line before");
+        log.lost_in_all(at(15), lost(7), None);
+        assert_eq!(log.due(), Some(at(20)));
+        assert_eq!(log.take_last(false).map(|line| (line.lost, line.attached)), Some((lost(1), false)));
+        assert_eq!(log.take_last(false), None);
+        log.lost_in_all(at(60), lost(8), None);
+        assert_eq!(log.due(), Some(at(60)), "after a quiet time a line does not wait");
+    }
 }

@@ -1,25 +1,21 @@
-//! What operators ask about peers, and the lists they keep.
+//! Peers as operators ask about them, and the lists that operators keep.
+//!
+//! [`Peers`] is lent by the engine for one call: the policy, which decides, beside the sessions, which it does not know.
+//!
+//! Left out: calls whose answer comes later, which the engine takes itself.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
-
-use super::{
-    registrations::SwitchError,
-    session::Session,
-    state::{Effect, State},
-};
-use crate::delivery::ClosedBy;
+pub use super::error::ListError;
+use super::{error::SwitchError, session::Session, sessions::Sessions};
 use crate::{
     Now,
-    net::bandwidth::Rates,
-    node::{NodeId, NodeRef},
-    p2p::DisconnectReason,
+    node::{AddressClass, NodeId, NodeRef},
+    p2p::session::ConnectionId,
     policy::{
-        Ban, BanError, BanTarget, Settings, Slots, Warning,
-        dial::{AddError, ConnectOutcome, ListEntry, ListSource, QueryId, RemoveError},
+        Ban, BanError, BanTarget, Policy, Settings, Slots, Warning,
+        dial::{AddError, ConnectOutcome, ListEntry, ListSource},
         fork_following::Followed,
-        lists::Parsed,
         one_source::OneSource,
         recent::Counts,
     },
@@ -34,17 +30,6 @@ pub struct PeerView {
     pub is_static: bool,
     /// Whether the node is on the trusted list.
     pub is_trusted: bool,
-}
-
-/// Why a list was not changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ListError {
-    /// Not added.
-    #[error(transparent)]
-    Add(#[from] AddError),
-    /// Not removed.
-    #[error(transparent)]
-    Remove(#[from] RemoveError),
 }
 
 /// A ban as it is asked for.
@@ -83,15 +68,6 @@ pub struct PeersSummary {
     pub one_source: Option<OneSource>,
 }
 
-/// What may be set about peers while the process runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerSettings {
-    /// Who is dialed, let in and kept.
-    pub policy: Settings,
-    /// How much may go over connections.
-    pub bandwidth: Rates,
-}
-
 /// A list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
@@ -115,39 +91,38 @@ impl Listed {
 /// What a one-off dial came to: the peer, or why not.
 pub type ConnectReply = Result<PeerView, ConnectOutcome>;
 
-impl State {
-    pub(super) fn peer_view(&self, session: &Arc<Session>) -> PeerView {
-        let id = &session.node_id;
-        PeerView {
-            session: Arc::clone(session),
-            is_static: self.policy.is_static(id),
-            is_trusted: self.policy.is_trusted(id),
-        }
+/// The calls about peers. See the [module](self).
+#[derive(Debug)]
+pub struct Peers<'a> {
+    policy: &'a mut Policy,
+    sessions: &'a Sessions,
+}
+
+impl<'a> Peers<'a> {
+    pub(super) fn new(policy: &'a mut Policy, sessions: &'a Sessions) -> Self {
+        Self { policy, sessions }
     }
 
-    pub(super) fn peers(&self) -> Vec<PeerView> {
-        self.sessions.values().map(|session| self.peer_view(session)).collect()
+    /// All connected peers, by node id.
+    #[must_use]
+    pub fn all(&self) -> Vec<PeerView> {
+        self.sessions.iter().map(|session| view(self.policy, session)).collect()
     }
 
-    pub(super) fn peer(&self, node: NodeId) -> Result<PeerView, SwitchError> {
+    /// One connected peer.
+    pub fn get(&self, node: NodeId) -> Result<PeerView, SwitchError> {
         let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
-        Ok(self.peer_view(session))
+        Ok(view(self.policy, session))
     }
 
-    /// Ends the session with a node. Answers when a static peer will be dialed again, in wall time: after the dial
-    /// history lets it, unless the peer dials first.
-    pub(super) fn disconnect_peer(
-        &mut self,
-        now: Now,
-        node: NodeId,
-        reason: DisconnectReason,
-    ) -> Result<Option<Duration>, SwitchError> {
-        let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
-        self.disconnect(session.id, reason, ClosedBy::Operator, "disconnected by the operator");
-        Ok(self.policy.is_static(&node).then(|| now.unix.saturating_add(self.policy.settings().history)))
+    /// The peers by the policy's own count, and the connection of each: always those of [`all`](Self::all).
+    #[must_use]
+    pub fn counted(&self) -> Vec<(NodeId, ConnectionId)> {
+        self.policy.peers().map(|peer| (peer.id, peer.conn)).collect()
     }
 
-    pub(super) fn summary(&mut self, now: Now) -> PeersSummary {
+    /// All peers summed up.
+    pub fn summary(&mut self, now: Now) -> PeersSummary {
         let (slots, inbound, dialed) = self.policy.slot_use();
         PeersSummary {
             connected: self.sessions.len(),
@@ -162,124 +137,84 @@ impl State {
         }
     }
 
-    pub(super) fn peer_settings(&self) -> PeerSettings {
-        PeerSettings { policy: self.policy.settings().clone(), bandwidth: self.shared.bandwidth.rates() }
+    /// The settings of the policy.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        self.policy.settings()
     }
 
-    pub(super) fn change_settings(
-        &mut self,
-        now: Now,
-        change: impl FnOnce(&mut PeerSettings),
-    ) -> PeerSettings {
-        let before = self.peer_settings();
-        let mut settings = before.clone();
-        change(&mut settings);
-        if settings.policy != before.policy {
-            self.policy.set_settings(now, settings.policy);
-        }
-        if settings.bandwidth != before.bandwidth {
-            self.shared.bandwidth.set(now.mono, settings.bandwidth);
-        }
-        self.peer_settings()
+    /// Changes the settings of the policy.
+    pub fn set_settings(&mut self, now: Now, settings: Settings) {
+        self.policy.set_settings(now, settings);
     }
 
-    pub(super) fn ban(&mut self, now: Now, ban: BanRequest) -> Result<Ban, BanError> {
+    /// Our own address is of this class from now on.
+    pub fn announced(&mut self, now: Now, class: AddressClass) {
+        let settings = self.policy.settings();
+        if settings.announced != class {
+            self.policy.set_settings(now, Settings { announced: class, ..settings.clone() });
+        }
+    }
+
+    /// Bans a node, an address or a network.
+    pub fn ban(&mut self, now: Now, ban: BanRequest) -> Result<Ban, BanError> {
         let BanRequest { target, duration, reason, force } = ban;
         self.policy.ban(now, target, duration, &reason, ListSource::Call, force)
     }
 
-    pub(super) fn unban(&mut self, now: Now, target: &BanTarget) -> Result<Ban, BanError> {
+    /// Lifts a ban.
+    pub fn unban(&mut self, now: Now, target: &BanTarget) -> Result<Ban, BanError> {
         self.policy.unban(now, target)
     }
 
-    pub(super) fn bans(&self, now: Now) -> Vec<Ban> {
+    /// All bans that stand.
+    #[must_use]
+    pub fn bans(&self, now: Now) -> Vec<Ban> {
         self.policy.bans(now).cloned().collect()
     }
 
-    pub(super) fn add_static(&mut self, now: Now, node: &NodeRef) -> Result<ListEntry, SwitchError> {
+    /// The entry of a listed peer.
+    #[must_use]
+    pub fn listed(&self, now: Now, id: NodeId) -> Option<ListEntry> {
+        self.policy.entry(now, &id)
+    }
+
+    /// Adds a static peer, or returns the entry that is there.
+    pub fn add_static(&mut self, now: Now, node: &NodeRef) -> Result<ListEntry, SwitchError> {
         let entry = self.policy.add_static(now, node, ListSource::Call).map_err(ListError::Add)?;
         entry.ok_or(SwitchError::Stopped)
     }
 
-    pub(super) fn remove_static(&mut self, now: Now, node: NodeId, keep: bool) -> Result<(), SwitchError> {
+    /// Removes a static peer and disconnects it, unless `keep` is set or it is trusted.
+    pub fn remove_static(&mut self, now: Now, node: NodeId, keep: bool) -> Result<(), SwitchError> {
         Ok(self.policy.remove_static(now, &node, keep).map_err(ListError::Remove)?)
     }
 
-    pub(super) fn static_peers(&self, now: Now) -> Vec<ListEntry> {
+    /// All static peers.
+    #[must_use]
+    pub fn static_peers(&self, now: Now) -> Vec<ListEntry> {
         self.policy.entries(now).filter(|entry| entry.as_static.is_some()).collect()
     }
 
-    pub(super) fn add_trusted(&mut self, now: Now, node: &NodeRef) -> Result<ListEntry, SwitchError> {
+    /// Adds a trusted peer, or returns the entry that is there.
+    pub fn add_trusted(&mut self, now: Now, node: &NodeRef) -> Result<ListEntry, SwitchError> {
         let entry = self.policy.add_trusted(now, node, ListSource::Call).map_err(ListError::Add)?;
         entry.ok_or(SwitchError::Stopped)
     }
 
-    pub(super) fn remove_trusted(&mut self, now: Now, node: NodeId) -> Result<(), SwitchError> {
+    /// Removes a trusted peer. It stays connected.
+    pub fn remove_trusted(&mut self, now: Now, node: NodeId) -> Result<(), SwitchError> {
         Ok(self.policy.remove_trusted(now, &node).map_err(ListError::Remove)?)
     }
 
-    pub(super) fn trusted_peers(&self, now: Now) -> Vec<ListEntry> {
+    /// All trusted peers.
+    #[must_use]
+    pub fn trusted_peers(&self, now: Now) -> Vec<ListEntry> {
         self.policy.entries(now).filter(|entry| entry.as_trusted.is_some()).collect()
     }
 
-    /// Dials a node once; the answer comes when the dial has ended.
-    pub(super) fn connect(
-        &mut self,
-        now: Now,
-        node: &NodeRef,
-        timeout: Duration,
-        reply: oneshot::Sender<ConnectReply>,
-    ) {
-        self.queries_made += 1;
-        let query = QueryId(self.queries_made);
-        match self.policy.connect(now, query, node, timeout) {
-            Ok(()) => {
-                self.connects.insert(query, reply);
-            }
-            // The caller may have given up.
-            Err(refusal) => drop(reply.send(Err(ConnectOutcome::Refused(refusal)))),
-        }
-    }
-
-    pub(super) fn connect_done(&mut self, query: QueryId, id: NodeId, outcome: ConnectOutcome) {
-        let Some(reply) = self.connects.remove(&query) else { return };
-        let answer = match (outcome, self.sessions.get(&id)) {
-            (ConnectOutcome::Connected, Some(session)) => Ok(self.peer_view(session)),
-            (outcome, _) => Err(outcome),
-        };
-        let _ = reply.send(answer);
-    }
-
-    /// The lists of the configuration, then those of earlier runs.
-    pub(super) fn restore(
-        &mut self,
-        now: Now,
-        statics: &[NodeRef],
-        trusted: &[NodeRef],
-        lists: &Parsed,
-    ) -> Result<(), ListError> {
-        for node in statics {
-            self.policy.add_static(now, node, ListSource::Config)?;
-        }
-        for node in trusted {
-            self.policy.add_trusted(now, node, ListSource::Config)?;
-        }
-        // A peer that was listed by its id while discovery ran stays listed without it: it is shown as refused, and
-        // a start must not fail for it.
-        let settings = self.policy.settings().clone();
-        self.policy.set_settings(now, Settings { discovery: true, ..settings.clone() });
-        for (node, error) in self.policy.restore(now, lists) {
-            tracing::warn!(node, %error, "a static or trusted peer of an earlier run is left out");
-        }
-        self.policy.set_settings(now, settings);
-        // What was just read need not be written.
-        self.settle(now);
-        self.effects.retain(|effect| !matches!(effect, Effect::Persist(_)));
-        Ok(())
-    }
-
     /// Takes over a list of the configuration that was read again. Returns the nodes that cannot be listed, and why.
-    pub(super) fn relist(
+    pub fn relist(
         &mut self,
         now: Now,
         list: Listed,
@@ -305,20 +240,14 @@ impl State {
         }
         refused
     }
+}
 
-    /// No more dials or accepts; peers are told that we quit once what was accepted for them is written.
-    pub(super) fn drain(&mut self) {
-        self.draining = true;
-        // Discovery need not look for anybody any more.
-        self.effects.push_back(Effect::Demand(0));
-        self.wake_streams();
-    }
-
-    /// Ends all connections with "quitting".
-    pub(super) fn quit(&mut self) {
-        let ids: Vec<_> = self.links.keys().copied().collect();
-        for id in ids {
-            self.disconnect(id, DisconnectReason::Quitting, ClosedBy::Sidecar, "the sidecar is stopping");
-        }
+/// A session beside what the lists say of its node.
+pub(super) fn view(policy: &Policy, session: &Arc<Session>) -> PeerView {
+    let id = &session.node_id;
+    PeerView {
+        session: Arc::clone(session),
+        is_static: policy.is_static(id),
+        is_trusted: policy.is_trusted(id),
     }
 }

@@ -1,337 +1,682 @@
-//! Registrations as the switch keeps them: the lease (who owns which names, for how long) beside the inbox (what
-//! waits for the application), and the answers to calls about them.
+//! Registrations: the lease (who owns which names, for how long), the inbox (what waits for the application) and the
+//! policy's number for it, kept in step.
+//!
+//! [`Registrations`] is the one place where a registration begins, changes and ends. What follows from that for sessions,
+//! for the policy and for our record leaves as a [`Change`], in the order in which it happened; so no call can forget a
+//! part of it.
+//!
+//! Left out: sessions and their channels (`connections`), and what the policy makes of a registration.
 
 use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Instant,
 };
 
-use tokio::sync::Notify;
+use rand::rngs::StdRng;
 
 use super::{
-    attachment::{Attachment, Fence, Inbox, PeerChannel, StreamWaker},
-    losses::LossLog,
-    peers::ListError,
+    attachment::{Attachment, Fence},
+    channel::PeerChannel,
+    connections::{Offered, OpenChannel},
+    losses::{LossLine, Losses, Origin},
+    session::{Session, SessionChannel},
+    shared::{SharedRegistration, inbox_config},
+    sink::{InboxSink, Sharers},
 };
-use crate::delivery::Budget;
-use crate::delivery::{AttachParams, ChannelKey, Hooks, Lost, SharedInbox};
-use crate::lease::{
-    self, Claim, LeaseError, LeaseStream, Registration, RegistrationSpec, ResumeToken, StateName, Who,
+use crate::{
+    Now, Wake, WakeSlot,
+    delivery::{
+        About, Budget, ChannelKey, Close, ClosedBy, DEFAULT_MAX_FRAME, Lost, MIN_MAX_FRAME, StreamId,
+    },
+    lease::{
+        self, Capability, Changes, Claimed, Greeting, LeaseError, LeaseStream, ProtocolSpec, Registration,
+        RegistrationSpec, Registry, StateName, Who,
+    },
+    node::{ForkSchedule, Head, local::EntryOwner},
+    p2p::{DisconnectReason, Lane, session::MessageSink},
+    policy::{self, DialFilter},
+    rlpx::{Compressor, snappy::MAX_PAYLOAD},
 };
-use crate::{Now, node::NodeId};
 
-pub use crate::lease::RegistrationId;
+pub use super::registration::{
+    Acting, AttachRequest, Attached, Ended, Lookup, Principal, Registered, RegistrationView, SwitchError,
+    Target,
+};
+use super::registration::{Application, Sending, claim, cut};
+pub use crate::lease::{Config as LeaseConfig, RegistrationId};
 
-/// Why the switch refuses.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SwitchError {
-    /// The process is ending.
-    #[error("the sidecar is stopping")]
-    Stopped,
-    /// The lease says no.
-    #[error(transparent)]
-    Lease(#[from] LeaseError),
-    /// The peer is not connected.
-    #[error("no session with node {node}; ListPeers shows who is connected")]
-    PeerNotConnected {
-        /// Who.
-        node: NodeId,
-    },
-    /// The peer is connected but does not speak the protocol.
-    #[error("node {node} is connected and does not share {protocol}")]
-    ProtocolNotShared {
-        /// Who.
-        node: NodeId,
-        /// What was asked for.
-        protocol: String,
-    },
-    /// Another application uses the session too.
-    #[error(
-        "other applications use the session with node {node} too, {others} of them; ending it for all needs the admin \
-         role, or end-shared-sessions in the configuration"
-    )]
-    SharedSession {
-        /// Whose session.
-        node: NodeId,
-        /// How many others.
-        others: usize,
-    },
-    /// A list of peers says no.
-    #[error(transparent)]
-    List(#[from] ListError),
-}
-
-/// Which registration a stream is for.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// The one with this token.
-    Token(String),
-    /// A new one, or the client's own with a changed spec.
-    Spec(RegistrationSpec),
-    /// The client's own.
-    Client(Arc<str>),
-}
-
-/// A stream's wish to attach.
-#[derive(Clone, Debug)]
-pub struct AttachRequest {
-    /// Which registration.
-    pub target: Target,
-    /// Windows and frame sizes.
-    pub params: AttachParams,
-    /// Names the attempt, so that a repeated one gets the same answer; empty for none.
-    pub request_id: String,
-    /// Whether an attached registration may be taken over.
-    pub takeover: bool,
-}
-
-/// On whose behalf a call acts.
-#[derive(Clone, Debug)]
-pub enum Acting {
-    /// The holder of a resume token.
-    Token(String),
-    /// The principal's registration with this client id.
-    Client(Arc<str>),
-    /// The principal's registration that owns the protocol of the call.
-    Protocol(String),
-}
-
-impl Acting {
-    pub(super) fn who(&self) -> Who<'_> {
-        match self {
-            Self::Token(token) => Who::Token(token),
-            Self::Client(client) => Who::Client(client),
-            Self::Protocol(protocol) => Who::Protocol(protocol),
-        }
-    }
-}
-
-/// How a registration is looked up by whoever wants to see it.
-#[derive(Clone, Debug)]
-pub enum Lookup {
-    /// By its public id.
-    Id(RegistrationId),
-    /// By its client id.
-    Client(Arc<str>),
-    /// By a protocol it owns, with or without a version.
-    Protocol(String),
-}
-
-/// A registration as everybody may see it.
-#[derive(Clone, Debug)]
-pub struct RegistrationView {
-    /// Its public id.
-    pub id: RegistrationId,
-    /// What was registered.
-    pub spec: RegistrationSpec,
-    /// The lease's state.
-    pub state: StateName,
-    /// How many tokens it has had.
-    pub generation: u64,
-    /// Wall time at which the lease ends unless its application comes back.
-    pub expire_time: Option<Duration>,
-    /// Open channels.
-    pub open_channels: usize,
-    /// What waits for the application: bytes, and a cost for each message.
-    pub waiting_bytes: u64,
-    /// Channels that hold their connection.
-    pub holding_channels: usize,
-    /// Wall time at which the longest of these holds began.
-    pub holding_since: Option<Duration>,
-    /// What the application lost so far.
-    pub lost: Lost,
-}
-
-impl RegistrationView {
-    /// What it takes in memory, in bytes: greetings above all.
-    pub(super) fn bytes(&self) -> usize {
-        let protocols = self.spec.protocols.iter().map(|protocol| {
-            size_of_val(protocol)
-                + protocol.greeting.iter().map(|said| said.payload.len() + 64).sum::<usize>()
-        });
-        size_of::<Self>() + protocols.sum::<usize>()
-    }
-}
-
-/// The answer to a registration by call.
-#[derive(Clone, Debug)]
-pub struct Registered {
-    /// What was registered.
-    pub registration: RegistrationView,
-    /// The secret that stands for it.
-    pub token: ResumeToken,
-    /// Whether it existed before.
-    pub resumed: bool,
-    /// This run of the sidecar.
-    pub instance_id: Arc<str>,
-}
-
-/// The answer to a stream.
-#[derive(Clone, Debug)]
-pub struct Attached {
-    /// What it holds now.
-    pub registration: RegistrationView,
-    /// The secret that stands for it.
-    pub token: ResumeToken,
-    /// Whether it existed before.
-    pub resumed: bool,
-    /// This run of the sidecar.
-    pub instance_id: Arc<str>,
-    /// The last send that an earlier stream's task processed.
-    pub last_send_id: u64,
-    /// How many channels of earlier streams will be told to this one.
-    pub existing_channels: usize,
-    /// The largest frame that the client takes, in bytes.
-    pub max_frame: usize,
-    /// The stream's hold.
-    pub attachment: Arc<Attachment>,
-}
-
-/// Why a stream ended that its client did not end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Another stream holds the registration.
-    TakenOver,
-    /// The registration is gone.
-    Deleted,
-    /// The process is ending.
-    Drained,
-}
-
-/// What a registration's streams and sinks share. It outlives each of them.
-pub struct Holding {
-    /// Its public id.
-    pub id: RegistrationId,
-    /// What waits for the application.
-    pub inbox: Inbox,
-    /// Wakes the stream of the moment.
-    pub waker: Arc<StreamWaker>,
-    /// What its application lost, for the log.
-    pub(super) losses: Arc<LossLog>,
-    spaces: Arc<Mutex<HashMap<ChannelKey, Arc<Notify>>>>,
-    deleted: OnceLock<()>,
-}
-
-impl fmt::Debug for Holding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Holding({})", self.id)
-    }
-}
-
-impl Holding {
-    pub(super) fn new(id: RegistrationId, spec: &RegistrationSpec, budget: Arc<Budget>) -> Arc<Self> {
-        let waker = Arc::<StreamWaker>::default();
-        let spaces = Arc::<Mutex<HashMap<ChannelKey, Arc<Notify>>>>::default();
-        let hooks = {
-            let (waker, spaces) = (Arc::clone(&waker), Arc::clone(&spaces));
-            Hooks {
-                on_readable: Box::new(move || waker.wake()),
-                on_space: Box::new(move |key| {
-                    let spaces = spaces.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(space) = spaces.get(&key) {
-                        space.notify_one();
-                    }
-                }),
-            }
-        };
-        let inbox = SharedInbox::new(crate::delivery::Inbox::new(inbox_config(spec), budget), hooks);
-        let losses = LossLog::new(Arc::clone(&spec.client_id));
-        Arc::new(Self { id, inbox, waker, losses, spaces, deleted: OnceLock::new() })
-    }
-
-    /// Names who is to be told of room on a channel: the connection that stalls for it.
-    pub(super) fn on_space(&self, key: ChannelKey, space: Arc<Notify>) {
-        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(key, space);
-    }
-
-    pub(super) fn forget_space(&self, key: ChannelKey) {
-        self.spaces.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-    }
-
-    pub(super) fn end(&self) {
-        let _ = self.deleted.set(());
-        self.inbox.lock().clear();
-        self.waker.wake();
-    }
-
-    /// Why a stream of this registration was ended.
-    #[must_use]
-    pub fn why_ended(&self) -> Ended {
-        if self.deleted.get().is_some() { Ended::Deleted } else { Ended::TakenOver }
-    }
-}
-
-pub(super) fn inbox_config(spec: &RegistrationSpec) -> crate::delivery::Config {
-    let defaults = crate::delivery::Config::default();
-    crate::delivery::Config {
-        channel_bytes: match spec.channel_queue_bytes {
-            0 => defaults.channel_bytes,
-            bytes => bytes,
-        },
-        overflow: spec.overflow,
-        ..defaults
-    }
-}
-
-/// A registration that the switch keeps: its shared half, and what only the switch needs.
+/// What follows from a registration that began, changed or ended.
 #[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) holding: Arc<Holding>,
-    /// Its number in the policy.
-    pub(super) policy_id: crate::policy::RegistrationId,
-    /// The streams of the moment, as lease and inbox name them.
-    pub(super) stream: Option<(LeaseStream, crate::delivery::StreamId)>,
-    /// Ends what the stream of the moment sends.
-    pub(super) fence: Option<Fence>,
-    /// Of the latest stream that sent anything.
-    pub(super) last_send_id: u64,
-    /// Whether our record announces its chain.
-    pub(super) announces: bool,
+pub(super) enum Change {
+    /// It is there, and this is what it says now.
+    Stands(Box<Stands>),
+    /// It is gone. Its inbox stays until [`Registrations::forget`], so that its channels can be closed.
+    Ended {
+        id: RegistrationId,
+        policy_id: policy::RegistrationId,
+        client: Arc<str>,
+        /// Whether its lease ran out, rather than being deleted.
+        expired: bool,
+    },
 }
 
-impl Kept {
-    /// Whatever stream there was sends no more; what it sent until now counts.
-    pub(super) fn fence(&mut self) {
+/// A registration that began or changed.
+#[derive(Debug)]
+pub(super) struct Stands {
+    pub(super) id: RegistrationId,
+    pub(super) policy_id: policy::RegistrationId,
+    /// Set when it is new: the client and its protocols, for the log.
+    pub(super) begun: Option<(Arc<str>, String)>,
+    /// Capabilities that it has no more: their channels close.
+    pub(super) removed: Vec<Capability>,
+    /// Whether it has capabilities that it had not before.
+    pub(super) added: bool,
+    pub(super) filter: DialFilter,
+    pub(super) desired: Option<usize>,
+    /// Set when our record is to change: the chain it announces for this registration, or none.
+    pub(super) announce: Option<Option<(Arc<ForkSchedule>, Head)>>,
+}
+
+/// What the leases do not know of a registration.
+#[derive(Debug)]
+struct Entry {
+    shared: Arc<SharedRegistration>,
+    /// Its number in the policy.
+    policy_id: policy::RegistrationId,
+    /// The stream that is attached, as lease and inbox name it.
+    stream: Option<(LeaseStream, StreamId)>,
+    /// Ends what that stream sends.
+    fence: Option<Fence>,
+    /// Of the latest stream that sent anything.
+    last_send_id: u64,
+    /// Whether our record announces its chain.
+    announces: bool,
+}
+
+impl Entry {
+    /// The stream that was attached sends no more; what it sent until now counts.
+    fn fence(&mut self) {
         if let Some(last) = self.fence.take().and_then(|fence| fence.close()) {
             self.last_send_id = last;
         }
     }
-}
 
-pub(super) fn view(now: Now, registration: &Registration, kept: Option<&Kept>) -> RegistrationView {
-    let (open_channels, waiting_bytes, holding, lost) = kept.map_or((0, 0, None, Lost::default()), |kept| {
-        let inbox = kept.holding.inbox.lock();
-        (inbox.open_channels(), inbox.waiting(), inbox.holding(), inbox.counters().lost())
-    });
-    RegistrationView {
-        id: registration.id(),
-        spec: registration.spec().clone(),
-        state: registration.state_name(),
-        generation: registration.generation(),
-        expire_time: registration.expire_time(now),
-        open_channels,
-        waiting_bytes,
-        holding_channels: holding.map_or(0, |(channels, _)| channels),
-        holding_since: holding
-            .map(|(_, since)| now.unix.saturating_sub(now.mono.saturating_duration_since(since))),
-        lost,
+    fn is_attached(&self) -> bool {
+        self.stream.is_some()
     }
 }
 
-/// The claim that a stream's target makes on the lease.
-pub(super) fn claim<'a>(target: &'a Target, request_id: &'a str, takeover: bool) -> Claim<'a> {
-    let (who, spec) = match target {
-        Target::Token(token) => (Who::Token(token), None),
-        Target::Spec(spec) => (Who::Client(&spec.client_id), Some(spec.clone())),
-        Target::Client(client) => (Who::Client(client), None),
-    };
-    Claim { who, spec, request_id, takeover }
+/// All registrations. See the [module](self).
+#[derive(Debug)]
+pub struct Registrations {
+    leases: Registry,
+    entries: BTreeMap<RegistrationId, Entry>,
+    /// Numbers registrations for the policy.
+    numbered: u64,
+    /// What all inboxes share.
+    budget: Arc<Budget>,
+    network: Option<Arc<ForkSchedule>>,
+    /// What was lost by registrations that have ended.
+    lost_before: Lost,
+    changes: VecDeque<Change>,
+    /// Registrations whose view is behind.
+    touched: BTreeSet<RegistrationId>,
+    /// Last lines about registrations that have ended.
+    last_lines: Vec<LossLine>,
+    /// Wakes the driver when a line for the log is due.
+    attention: Arc<WakeSlot>,
 }
 
-/// What an inbox's channel says of its peer.
-pub(super) type About = crate::delivery::About<PeerChannel>;
+impl Registrations {
+    pub(super) fn new(
+        leases: lease::Config,
+        rng: StdRng,
+        budget: Arc<Budget>,
+        network: Option<Arc<ForkSchedule>>,
+    ) -> Self {
+        Self {
+            leases: Registry::new(leases, rng),
+            entries: BTreeMap::new(),
+            numbered: 0,
+            budget,
+            network,
+            lost_before: Lost::default(),
+            changes: VecDeque::new(),
+            touched: BTreeSet::new(),
+            last_lines: Vec::new(),
+            attention: Arc::default(),
+        }
+    }
 
-/// The limits of leases, from the configuration.
-pub(super) type LeaseConfig = lease::Config;
+    /// What wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier between two calls.
+    pub(super) fn attention(&self) -> &WakeSlot {
+        &self.attention
+    }
+
+    // Calls.
+
+    /// Makes or resumes a registration without a stream. The stream of another holder ends.
+    pub(super) fn register(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        target: &Target,
+        request_id: &str,
+        takeover: bool,
+    ) -> Result<Claimed, LeaseError> {
+        let claimed = self.leases.register(now, principal.caller(), claim(target, request_id, takeover))?;
+        self.changed(claimed.id, &claimed.changes);
+        if let Some(entry) = self.entries.get_mut(&claimed.id)
+            && claimed.replaced.is_some()
+            && let Some((_, stream)) = entry.stream.take()
+        {
+            entry.fence();
+            entry.shared.inbox().lock().detach(stream);
+            entry.shared.losses().note(now.mono, entry.shared.inbox(), None);
+        }
+        Ok(claimed)
+    }
+
+    /// Makes or resumes a registration for a stream. [`open_stream`](Self::open_stream) comes next, once the channels of
+    /// capabilities that are gone have closed.
+    pub(super) fn claim_for_stream(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        request: &AttachRequest,
+    ) -> Result<Claimed, LeaseError> {
+        let wanted = claim(&request.target, &request.request_id, request.takeover);
+        let claimed = self.leases.attach(now, principal.caller(), wanted)?;
+        self.changed(claimed.id, &claimed.changes);
+        Ok(claimed)
+    }
+
+    /// Gives the inbox to a stream whose claim was granted. `wake` is called whenever the stream may read again. A stream
+    /// that had the inbox before ends.
+    pub(super) fn open_stream(
+        &mut self,
+        now: Now,
+        claimed: Claimed,
+        request: &AttachRequest,
+        wake: Arc<dyn Wake>,
+        instance_id: &Arc<str>,
+    ) -> Result<Attached, SwitchError> {
+        let registration = self.view(now, claimed.id)?;
+        let entry = self.entries.get_mut(&claimed.id).ok_or(SwitchError::Stopped)?;
+        // The stream that was there learns its end from its next read. It is fenced only after that: what it has read
+        // before it may still be noting.
+        let (existing_channels, stream) = {
+            let mut inbox = entry.shared.inbox().lock();
+            (inbox.existing_channels(), inbox.attach(request.params))
+        };
+        entry.fence();
+        entry.shared.stream().set(wake);
+        entry.stream = claimed.stream.map(|lease| (lease, stream));
+        let attachment = Attachment::new(Arc::clone(&entry.shared), stream);
+        entry.fence = Some(attachment.fence());
+        let last_send_id = entry.last_send_id;
+        if !matches!(request.target, Target::Token(_)) {
+            // Perhaps another process, which counts anew: what was before it says nothing to its next stream.
+            entry.last_send_id = 0;
+        }
+        Ok(Attached {
+            registration,
+            token: claimed.token,
+            resumed: claimed.resumed,
+            instance_id: Arc::clone(instance_id),
+            last_send_id,
+            existing_channels,
+            max_frame: match request.params.max_frame_bytes {
+                0 => DEFAULT_MAX_FRAME,
+                bytes => bytes.max(MIN_MAX_FRAME),
+            },
+            attachment,
+        })
+    }
+
+    /// A stream is gone. Ignored if another one holds the registration.
+    pub fn detach(&mut self, now: Now, id: RegistrationId, stream: StreamId, last_send_id: u64) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if let Some((lease, _)) = entry.stream.take_if(|(_, of)| *of == stream) {
+            entry.fence = None;
+            if last_send_id > 0 {
+                entry.last_send_id = last_send_id;
+            }
+            entry.shared.inbox().lock().detach(stream);
+            entry.shared.losses().note(now.mono, entry.shared.inbox(), None);
+            self.leases.detach(now, id, lease);
+            self.touched.insert(id);
+        }
+    }
+
+    /// Begins the lease of a registration anew.
+    pub fn renew(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+    ) -> Result<RegistrationView, SwitchError> {
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        self.leases.renew(now, id);
+        self.touched.insert(id);
+        self.view(now, id)
+    }
+
+    /// Ends a registration now.
+    pub fn delete(&mut self, now: Now, principal: &Principal, acting: &Acting) -> Result<(), SwitchError> {
+        let own = self.leases.resolve(now, principal.caller(), acting.who());
+        let id = match (own, acting) {
+            // An application whose token was withdrawn keeps its stream: an operator must be able to end it.
+            (Err(error), Acting::Client(client)) if principal.operator => {
+                let named = self.leases.iter().find(|have| have.spec().client_id == *client);
+                named.map(Registration::id).ok_or(error)?
+            }
+            (own, _) => own?,
+        };
+        self.leases.delete(id);
+        Ok(())
+    }
+
+    /// Changes what a registration says, while its holder goes on.
+    pub(super) fn update(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        spec: RegistrationSpec,
+    ) -> Result<RegistrationId, LeaseError> {
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        let changes = self.leases.update(now, id, spec)?;
+        self.changed(id, &changes);
+        Ok(id)
+    }
+
+    /// Replaces what is sent on every new channel of a capability.
+    pub fn set_greeting(
+        &mut self,
+        id: RegistrationId,
+        name: &str,
+        version: u32,
+        greeting: Vec<Greeting>,
+    ) -> Result<(), SwitchError> {
+        self.touched.insert(id);
+        Ok(self.leases.set_greeting(id, name, version, greeting)?)
+    }
+
+    /// [`set_greeting`](Self::set_greeting) for a caller.
+    pub fn set_greeting_of(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        name: &str,
+        version: u32,
+        greeting: Vec<Greeting>,
+    ) -> Result<(), SwitchError> {
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        self.leases.renew(now, id);
+        self.set_greeting(id, name, version, greeting)
+    }
+
+    /// The registration for which a call sends, and the protocol that it means.
+    pub(super) fn sending_for<'p>(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        protocol: &'p str,
+    ) -> Result<Sending<'p>, SwitchError> {
+        // A version that is not registered is one that the peer cannot share either: the name decides who acts.
+        let unknown = || LeaseError::ProtocolNotRegistered { protocol: cut(protocol) };
+        let (name, version) = match protocol.split_once('/') {
+            Some((name, version)) => (name, Some(version.parse::<u32>().map_err(|_| unknown())?)),
+            None => (protocol, None),
+        };
+        let id = match acting {
+            Acting::Protocol(_) => self.leases.resolve(now, principal.caller(), Who::Protocol(name))?,
+            acting => {
+                let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+                let owns =
+                    self.leases.get(id).is_some_and(|owner| owner.spec().protocol(name, None).is_some());
+                if !owns {
+                    return Err(unknown().into());
+                }
+                id
+            }
+        };
+        self.leases.renew(now, id);
+        Ok(Sending { owner: id, name, version })
+    }
+
+    /// Under which name a registration sets entries of our record.
+    pub fn entry_owner(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+    ) -> Result<EntryOwner, SwitchError> {
+        let id = self.leases.resolve(now, principal.caller(), acting.who())?;
+        let entry = self.entries.get(&id).ok_or(SwitchError::Stopped)?;
+        Ok(EntryOwner::Registration(entry.policy_id.0))
+    }
+
+    /// The client id of the registration that owns an entry of our record.
+    #[must_use]
+    pub fn entry_client(&self, owner: EntryOwner) -> Option<Arc<str>> {
+        let EntryOwner::Registration(number) = owner else { return None };
+        let (id, _) = self.entries.iter().find(|(_, entry)| entry.policy_id.0 == number)?;
+        self.client(*id)
+    }
+
+    /// One registration.
+    pub fn registration(&self, now: Now, lookup: &Lookup) -> Result<RegistrationView, SwitchError> {
+        let found = match lookup {
+            Lookup::Id(id) => self.leases.get(*id),
+            Lookup::Client(client) => self.leases.iter().find(|have| have.spec().client_id == *client),
+            Lookup::Protocol(protocol) => {
+                let name = protocol.split('/').next().unwrap_or_default();
+                self.leases.owner(name)
+            }
+        };
+        let found = found.ok_or_else(|| LeaseError::RegistrationNotFound {
+            what: match lookup {
+                Lookup::Id(id) => format!("has the id {id}"),
+                Lookup::Client(client) => format!("has the client id {:?}", cut(client)),
+                Lookup::Protocol(protocol) => format!("owns {:?}", cut(protocol)),
+            },
+        })?;
+        Ok(self.view_of(now, found))
+    }
+
+    /// All registrations.
+    #[must_use]
+    pub fn registrations(&self, now: Now) -> Vec<RegistrationView> {
+        self.leases.iter().map(|registration| self.view_of(now, registration)).collect()
+    }
+
+    /// One registration, by its id.
+    pub(super) fn view(&self, now: Now, id: RegistrationId) -> Result<RegistrationView, SwitchError> {
+        self.registration(now, &Lookup::Id(id))
+    }
+
+    /// Attached streams.
+    #[must_use]
+    pub fn attached(&self) -> usize {
+        self.entries.values().filter(|entry| entry.is_attached()).count()
+    }
+
+    /// Lets every stream look up, so that it sees how far a drain has come.
+    pub fn wake_streams(&self) {
+        self.entries.values().for_each(|entry| entry.shared.stream().wake());
+    }
+
+    // Sessions.
+
+    /// The client id of a registration.
+    pub(super) fn client(&self, id: RegistrationId) -> Option<Arc<str>> {
+        self.leases.get(id).map(|registration| Arc::clone(&registration.spec().client_id))
+    }
+
+    /// What our Hello offers now, and the owner of each capability.
+    pub(super) fn offered(&self) -> Vec<Offered> {
+        let offer = |owner: RegistrationId, protocol: &ProtocolSpec| Offered {
+            capability: protocol.capability.clone(),
+            owner,
+            max_message: match protocol.max_message_bytes {
+                0 => MAX_PAYLOAD,
+                bytes => bytes as usize,
+            },
+        };
+        let of = |registration: &Registration| {
+            let owner = registration.id();
+            registration.spec().protocols.iter().map(|protocol| offer(owner, protocol)).collect::<Vec<_>>()
+        };
+        self.leases.iter().flat_map(of).collect()
+    }
+
+    /// The policy's numbers of the registrations that own these channels and are still there.
+    pub(super) fn policy_ids(&self, channels: &[SessionChannel]) -> Vec<policy::RegistrationId> {
+        let number = |channel: &SessionChannel| self.entries.get(&channel.owner).map(|entry| entry.policy_id);
+        channels.iter().filter_map(number).collect()
+    }
+
+    /// The registrations that own these channels and are still there, each once.
+    pub(super) fn owners(&self, channels: &[SessionChannel]) -> BTreeSet<RegistrationId> {
+        let owners = channels.iter().map(|channel| channel.owner);
+        owners.filter(|owner| self.entries.contains_key(owner)).collect()
+    }
+
+    /// Opens a channel of a new session in its owner's inbox and sends the owner's greeting. `None` when the owner is gone
+    /// or its inbox takes no more channels; the name then stays mute on this session.
+    pub(super) fn open_channel(
+        &mut self,
+        session: &Arc<Session>,
+        channel: &SessionChannel,
+        sharers: &Arc<Sharers>,
+        space: &Arc<WakeSlot>,
+        compressor: &mut Compressor,
+    ) -> Option<(ChannelKey, Box<dyn MessageSink>)> {
+        let entry = self.entries.get(&channel.owner)?;
+        self.touched.insert(channel.owner);
+        let spec = self
+            .leases
+            .get(channel.owner)
+            .and_then(|registration| registration.spec().protocol(&channel.name, Some(channel.version)));
+        let mut greeting_sent = false;
+        for greeting in spec.map(|spec| spec.greeting.as_slice()).unwrap_or_default() {
+            // A greeting has at most 64 KiB, far below every limit of a message.
+            if let Ok(message) = compressor.compress(&greeting.payload) {
+                let code = u64::from(greeting.code);
+                greeting_sent |= session.outbound.send(Lane::Call, channel.index, code, message).is_ok();
+            }
+        }
+        let about = About {
+            session_id: session.id.0,
+            peer: PeerChannel { session: Arc::clone(session), channel: channel.clone() },
+            keep_first: spec.map_or(0, |spec| spec.keep_first),
+            greeting_sent,
+        };
+        let shared = &entry.shared;
+        let key = shared.inbox().lock().open(about)?;
+        shared.on_space(key, Arc::clone(space));
+        let origin = Origin { session: Arc::clone(session), protocol: Arc::clone(&channel.name) };
+        let sink = InboxSink {
+            inbox: shared.inbox().clone(),
+            key,
+            max_message: channel.max_message,
+            sharers: Arc::clone(sharers),
+            losses: Losses { log: Arc::clone(shared.losses()), origin },
+        };
+        Some((key, Box::new(sink)))
+    }
+
+    /// A channel of a session has ended, and its owner is told if it is still there.
+    pub(super) fn close_channel(
+        &mut self,
+        now: Now,
+        session: &Session,
+        open: &OpenChannel,
+        by: &ClosedBy,
+        reason: DisconnectReason,
+        detail: &str,
+    ) {
+        let OpenChannel { owner, key, channel } = open;
+        let close = Close {
+            reason: reason.code(),
+            by: by.clone(),
+            detail: detail.into(),
+            // Final from here on: no later write counts.
+            unsent_messages: session.outbound.end_channel(channel.index),
+        };
+        self.touched.insert(*owner);
+        let Some(entry) = self.entries.get(owner) else { return };
+        entry.shared.inbox().lock().close(*key, close);
+        entry.shared.losses().note(now.mono, entry.shared.inbox(), None);
+        entry.shared.forget_space(*key);
+    }
+
+    /// Whether the peer of a session speaks a capability that is registered and that the session does not carry for its
+    /// owner.
+    pub(super) fn lacks_one(&self, session: &Session) -> bool {
+        self.leases.iter().any(|registration| {
+            registration.spec().protocols.iter().any(|protocol| {
+                let ours = &protocol.capability;
+                let spoken = session.hello.capabilities.iter();
+                let mut spoken = spoken.filter(|theirs| *theirs.name == *ours.name);
+                let carried =
+                    session.channel(&ours.name).is_some_and(|channel| channel.owner == registration.id());
+                !carried && spoken.any(|theirs| theirs.version == ours.version)
+            })
+        })
+    }
+
+    // Time and changes.
+
+    /// Ends the leases that ran out.
+    pub(super) fn handle_timeout(&mut self, now: Now) {
+        self.leases.handle_timeout(now);
+    }
+
+    /// When the next lease runs out, or the next line for the log is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let lines = self.entries.values().filter_map(|entry| entry.shared.losses().due());
+        lines.chain(self.leases.poll_timeout()).min()
+    }
+
+    /// The next line for the log that is due.
+    pub(super) fn poll_loss(&mut self, now: Now) -> Option<LossLine> {
+        let due = |entry: &Entry| entry.shared.losses().take_due(now.mono, entry.is_attached());
+        self.last_lines.pop().or_else(|| self.entries.values().find_map(due))
+    }
+
+    /// What is to be done because of a registration that began, changed or ended.
+    pub(super) fn poll_change(&mut self) -> Option<Change> {
+        if let Some(change) = self.changes.pop_front() {
+            return Some(change);
+        }
+        loop {
+            let lease::Action::Ended { registration, expired } = self.leases.poll_action()?;
+            let id = registration.id();
+            self.touched.insert(id);
+            if let Some(entry) = self.entries.get(&id) {
+                let client = Arc::clone(&registration.spec().client_id);
+                return Some(Change::Ended { id, policy_id: entry.policy_id, client, expired });
+            }
+        }
+    }
+
+    /// Lets go of a registration that has ended, once its channels are closed: its stream ends.
+    pub(super) fn forget(&mut self, id: RegistrationId) {
+        let Some(mut entry) = self.entries.remove(&id) else { return };
+        let lost = entry.shared.inbox().lock().counters().lost();
+        self.lost_before.messages += lost.messages;
+        self.lost_before.bytes += lost.bytes;
+        self.last_lines.extend(entry.shared.losses().take_last(entry.is_attached()));
+        entry.shared.end();
+        // After its end is said, so that its reader knows why. The stream may live on for a moment, and its protocols
+        // may have another owner by then.
+        entry.fence();
+    }
+
+    /// Registrations whose views are behind, as they are now.
+    pub(super) fn take_touched(&mut self, now: Now) -> Vec<(RegistrationId, Option<RegistrationView>)> {
+        let touched = std::mem::take(&mut self.touched);
+        let now_is = |id: &RegistrationId| self.leases.get(*id).map(|found| self.view_of(now, found));
+        touched.into_iter().map(|id| (id, now_is(&id))).collect()
+    }
+
+    /// What applications lost since the start.
+    pub(super) fn lost(&self) -> Lost {
+        let each = self.entries.values().map(|entry| entry.shared.inbox().lock().counters().lost());
+        each.fold(self.lost_before, |sum, lost| Lost {
+            messages: sum.messages + lost.messages,
+            bytes: sum.bytes + lost.bytes,
+        })
+    }
+
+    /// How many registrations are in this state.
+    pub(super) fn in_state(&self, state: StateName) -> usize {
+        self.leases.iter().filter(|registration| registration.state_name() == state).count()
+    }
+
+    /// What applications lost and hold now, by client id.
+    pub(super) fn applications(&self) -> BTreeMap<Arc<str>, Application> {
+        let mut applications = BTreeMap::<Arc<str>, Application>::new();
+        for (id, entry) in &self.entries {
+            let Some(client) = self.client(*id) else { continue };
+            let application = applications.entry(client).or_default();
+            let inbox = entry.shared.inbox().lock();
+            let lost = inbox.counters().lost();
+            application.lost.messages += lost.messages;
+            application.lost.bytes += lost.bytes;
+            application.waiting_bytes += inbox.waiting();
+            application.discarded += inbox.counters().discarded;
+            application.forced += inbox.counters().forced;
+            application.holding_channels += inbox.holding().map_or(0, |(channels, _)| channels);
+        }
+        applications
+    }
+
+    /// Brings the inbox in step with the lease, and queues what follows for the rest.
+    fn changed(&mut self, id: RegistrationId, changes: &Changes) {
+        self.touched.insert(id);
+        let Some(registration) = self.leases.get(id) else { return };
+        let spec = registration.spec();
+        let mut begun = None;
+        if let Some(entry) = self.entries.get(&id) {
+            entry.shared.inbox().lock().configure(inbox_config(spec));
+        } else {
+            self.numbered += 1;
+            let policy_id = policy::RegistrationId(self.numbered);
+            let (budget, attention) = (Arc::clone(&self.budget), Arc::clone(&self.attention));
+            let shared = SharedRegistration::new(id, spec, budget, attention);
+            let entry =
+                Entry { shared, policy_id, stream: None, fence: None, last_send_id: 0, announces: false };
+            self.entries.insert(id, entry);
+            begun = Some((Arc::clone(&spec.client_id), names(&spec.protocols)));
+        }
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let announced = spec.announced(self.network.as_ref());
+        let announce = (announced.is_some() || entry.announces).then(|| {
+            entry.announces = announced.is_some();
+            announced
+        });
+        self.changes.push_back(Change::Stands(Box::new(Stands {
+            id,
+            policy_id: entry.policy_id,
+            begun,
+            removed: changes.removed.clone(),
+            added: !changes.added.is_empty(),
+            filter: spec.dial_filter(self.network.as_ref()),
+            desired: (spec.desired_peers > 0).then_some(spec.desired_peers),
+            announce,
+        })));
+    }
+
+    fn view_of(&self, now: Now, registration: &Registration) -> RegistrationView {
+        let entry = self.entries.get(&registration.id());
+        let (open_channels, waiting_bytes, holding, lost) =
+            entry.map_or((0, 0, None, Lost::default()), |entry| {
+                let inbox = entry.shared.inbox().lock();
+                (inbox.open_channels(), inbox.waiting(), inbox.holding(), inbox.counters().lost())
+            });
+        RegistrationView {
+            id: registration.id(),
+            spec: registration.spec().clone(),
+            state: registration.state_name(),
+            generation: registration.generation(),
+            expire_time: registration.expire_time(now),
+            open_channels,
+            waiting_bytes,
+            holding_channels: holding.map_or(0, |(channels, _)| channels),
+            holding_since: holding
+                .map(|(_, since)| now.unix.saturating_sub(now.mono.saturating_duration_since(since))),
+            lost,
+        }
+    }
+}
+
+fn names(protocols: &[ProtocolSpec]) -> String {
+    protocols.iter().map(|protocol| protocol.capability.to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -8,17 +8,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{session::Session, state::State};
-use crate::delivery::ClosedBy;
+use super::session::Session;
 use crate::{
-    Now,
-    net::connection::ConnectionId,
     node::{NodeId, NodeRef},
-    p2p::DisconnectReason,
-    policy::dial::QueryId,
+    p2p::session::ConnectionId,
+    policy::Policy,
 };
 
 /// Between two peers of one pass.
@@ -31,7 +29,7 @@ const EVERY: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What ChannelClosed says.
-const DETAIL: &str = "rehello";
+pub(super) const DETAIL: &str = "rehello";
 
 /// The passes.
 #[derive(Debug, Default)]
@@ -62,7 +60,7 @@ impl Rehello {
     }
 
     /// Whether the next peer's turn has come. The first of a pass begins it.
-    fn is_due(&mut self, now: Instant) -> bool {
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
         let due = self.due.is_some_and(|due| due <= now);
         if due && self.last_pass.is_none_or(|last| now >= last + EVERY) {
             self.last_pass = Some(now);
@@ -71,100 +69,126 @@ impl Rehello {
         due
     }
 
-    /// A peer was chosen, or none was left.
-    fn chosen(&mut self, now: Instant, peer: Option<NodeId>) {
-        self.due = peer.map(|_| now + PAUSE);
-        self.done.extend(peer);
+    /// Chooses the next peer of the pass among sessions that lack a protocol and whose nodes can be found again. Listed
+    /// peers come last. Returns its connection, which is to be closed, or `None` when the pass is over.
+    pub(super) fn choose<'a>(
+        &mut self,
+        now: Instant,
+        lacking: impl Iterator<Item = &'a Arc<Session>>,
+        policy: &Policy,
+    ) -> Option<(ConnectionId, NodeId)> {
+        let discovery = policy.settings().discovery;
+        let listed = |node: &NodeId| policy.is_static(node) || policy.is_trusted(node);
+        let chosen = lacking
+            .filter(|session| !self.done.contains(&session.node_id))
+            .filter_map(|session| Some((session, way_back(session, discovery)?)))
+            .min_by_key(|(session, _)| (listed(&session.node_id), session.since));
+        self.due = chosen.as_ref().map(|_| now + PAUSE);
+        let (session, way_back) = chosen?;
+        self.done.insert(session.node_id);
+        self.returning.insert(session.id, way_back);
+        Some((session.id, session.node_id))
+    }
+
+    /// A connection has ended. Returns the node to dial again if the connection was closed by a pass.
+    pub(super) fn returning(&mut self, connection: ConnectionId) -> Option<NodeRef> {
+        self.returning.remove(&connection)
     }
 }
 
-impl State {
-    /// Reconnects the next peer, if its time has come.
-    pub(super) fn rehello(&mut self, now: Now) {
-        if self.draining || !self.rehello.is_due(now.mono) {
-            return;
-        }
-        let next = self.next_to_rehello();
-        self.rehello.chosen(now.mono, next.as_ref().map(|(_, node)| node.id()));
-        if let Some((connection, node)) = next {
-            tracing::info!(node = %node.id(), "reconnecting a peer, so that it learns of a protocol");
-            self.rehello.returning.insert(connection, node);
-            self.disconnect(connection, DisconnectReason::Requested, ClosedBy::Sidecar, DETAIL);
-        }
+/// How we would find the peer of a session again. `discovery`: whether nodes can be looked up by their key.
+fn way_back(session: &Session, discovery: bool) -> Option<NodeRef> {
+    if !session.inbound {
+        return Some(NodeRef::Enode(session.enode.clone()));
     }
-
-    /// A connection has ended: if it was ours to renew, its peer is dialed again.
-    pub(super) fn return_after_rehello(&mut self, now: Now, connection: ConnectionId) {
-        let Some(node) = self.rehello.returning.remove(&connection) else { return };
-        self.queries_made += 1;
-        let timeout = self.policy.settings().dial_timeout;
-        // A refusal (it dialed us meanwhile, it was banned) is as good an answer.
-        let _ = self.policy.connect(now, QueryId(self.queries_made), &node, timeout);
-    }
-
-    fn next_to_rehello(&self) -> Option<(ConnectionId, NodeRef)> {
-        let listed = |node: &NodeId| self.policy.is_static(node) || self.policy.is_trusted(node);
-        self.sessions
-            .values()
-            .filter(|session| !self.rehello.done.contains(&session.node_id) && self.lacks_a_protocol(session))
-            .filter_map(|session| Some((session, self.way_back(session)?)))
-            .min_by_key(|(session, _)| (listed(&session.node_id), session.since))
-            .map(|(session, node)| (session.id, node))
-    }
-
-    /// Whether the peer speaks something that is registered and that the session does not carry for its owner.
-    fn lacks_a_protocol(&self, session: &Session) -> bool {
-        self.leases.iter().any(|registration| {
-            registration.spec().protocols.iter().any(|protocol| {
-                let ours = &protocol.capability;
-                let spoken = session.hello.capabilities.iter();
-                let mut spoken = spoken.filter(|theirs| *theirs.name == *ours.name);
-                let carried =
-                    session.channel(&ours.name).is_some_and(|channel| channel.owner == registration.id());
-                !carried && spoken.any(|theirs| theirs.version == ours.version)
-            })
-        })
-    }
-
-    /// How we would find the peer again.
-    fn way_back(&self, session: &Session) -> Option<NodeRef> {
-        if !session.inbound {
-            return Some(NodeRef::Enode(session.enode.clone()));
-        }
-        match &session.record {
-            Some(record) if record.tcp_addr().is_some() => Some(NodeRef::Record(record.clone())),
-            _ => self.policy.settings().discovery.then_some(NodeRef::Key(session.public_key)),
-        }
+    match &session.record {
+        Some(record) if record.tcp_addr().is_some() => Some(NodeRef::Record(record.clone())),
+        _ => discovery.then_some(NodeRef::Key(session.public_key)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::{super::testing::session, *};
+    use crate::{
+        Now,
+        policy::{Settings, dial::ListSource},
+    };
+
+    /// A policy with one trusted peer. Nodes can be looked up.
+    fn policy(start: Instant, trusted: &Session) -> Policy {
+        let now = Now { mono: start, unix: Duration::from_secs(1_700_000_000) };
+        let settings = Settings { discovery: true, ..Settings::default() };
+        let mut policy = Policy::new(now, NodeId([0; 32]), settings, StdRng::seed_from_u64(1));
+        policy.add_trusted(now, &NodeRef::Enode(trusted.enode.clone()), ListSource::Call).unwrap();
+        policy
+    }
 
     #[test]
     fn a_pass_takes_one_peer_at_a_time_and_passes_are_apart() {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let peer = |n| Some(NodeId([n; 32]));
+        let sessions: Vec<Arc<Session>> = (1..=3).map(|n| session(n, n.into())).collect();
+        let policy = policy(start, &session(9, 9));
         let mut rehello = Rehello::new(true);
+        let choose = |rehello: &mut Rehello, seconds, count: usize| {
+            rehello
+                .choose(at(seconds), sessions.iter().take(count), &policy)
+                .map(|(connection, _)| connection.0)
+        };
         assert_eq!(rehello.poll_timeout(), None);
         rehello.registered(at(0));
         rehello.registered(at(0));
         assert_eq!(rehello.poll_timeout(), Some(at(1)));
         assert!(!rehello.is_due(at(0)) && rehello.is_due(at(1)));
-        rehello.chosen(at(1), peer(1));
+        assert_eq!(choose(&mut rehello, 1, 2), Some(1));
         assert!(!rehello.is_due(at(10)) && rehello.is_due(at(11)));
-        rehello.chosen(at(11), peer(2));
-        assert_eq!(rehello.done.len(), 2);
+        assert_eq!(choose(&mut rehello, 11, 2), Some(2), "no peer twice");
+        assert_eq!(rehello.returning(ConnectionId(1)), Some(NodeRef::Enode(sessions[0].enode.clone())));
+        assert_eq!(rehello.returning(ConnectionId(1)), None, "it is dialed again once");
         assert!(rehello.is_due(at(21)));
-        rehello.chosen(at(21), None);
+        assert_eq!(choose(&mut rehello, 21, 2), None);
+        assert_eq!(rehello.poll_timeout(), None);
         rehello.registered(at(30));
         assert_eq!(rehello.poll_timeout(), Some(at(601)), "ten minutes after the last pass began");
-        assert!(rehello.is_due(at(601)) && rehello.done.is_empty());
+        assert!(rehello.is_due(at(601)));
+        assert_eq!(choose(&mut rehello, 601, 1), Some(1), "a new pass takes it again");
         let mut off = Rehello::new(false);
         off.registered(at(0));
         assert_eq!(off.poll_timeout(), None);
+    }
+
+    #[test]
+    fn listed_peers_come_last_and_the_oldest_of_the_others_first() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
+        let start = Instant::now();
+        let sessions: Vec<Arc<Session>> = [(1, 30), (2, 10), (3, 20)]
+            .map(|(n, since)| {
+                let session = session(n, n.into());
+                let Ok(mut session) = Arc::try_unwrap(session) else { panic!("one owner") };
+                session.since = Duration::from_secs(since);
+                Arc::new(session)
+            })
+            .into();
+        let policy = policy(start, &sessions[1]);
+        let mut rehello = Rehello::new(true);
+        rehello.registered(start);
+        let mut order = Vec::new();
+        for _ in 0..3 {
+            order.extend(rehello.choose(start, sessions.iter(), &policy).map(|(connection, _)| connection.0));
+        }
+        assert_eq!(order, [3, 1, 2]);
+    }
+
+    #[test]
+    fn a_peer_is_closed_only_if_it_can_be_found_again() {
+        let Ok(mut inbound) = Arc::try_unwrap(session(1, 1)) else { panic!("one owner") };
+        assert_eq!(way_back(&inbound, false), Some(NodeRef::Enode(inbound.enode.clone())));
+        inbound.inbound = true;
+        assert_eq!(way_back(&inbound, false), None);
+        assert_eq!(way_back(&inbound, true), Some(NodeRef::Key(inbound.public_key)));
     }
 }

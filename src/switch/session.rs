@@ -7,9 +7,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    net::connection::ConnectionId,
+    lease::Capability,
     node::{Enode, NodeId, PublicKey, Record},
-    p2p::{ChannelIndex, ChannelTraffic, MESSAGE_COST, Outbound, RemoteHello, Traffic},
+    p2p::{
+        ChannelIndex, ChannelTraffic, MESSAGE_COST, Outbound, RemoteHello, Traffic, session::ConnectionId,
+    },
     policy::dial::Kind,
 };
 
@@ -32,6 +34,13 @@ pub struct SessionChannel {
     pub max_message: usize,
     /// The registration that owned the name when our Hello was written. Nobody else ever gets this channel.
     pub owner: RegistrationId,
+}
+
+impl SessionChannel {
+    /// Whether it is of this capability, by name and version.
+    pub(super) fn is(&self, capability: &Capability) -> bool {
+        self.name == capability.name && self.version == capability.version
+    }
 }
 
 /// A connected peer.

@@ -11,11 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{attachment::Inbox, losses::Losses};
+use super::{channel::Inbox, losses::Losses};
 use crate::{
     delivery::{Arrival, ChannelKey, Held, Push, Sharing},
-    net::connection::{MessageSink, Sunk},
-    p2p::{DisconnectReason, HeldTime, Inbound, Offer},
+    p2p::{
+        DisconnectReason, HeldTime, Inbound, Offer,
+        session::{MessageSink, Sunk},
+    },
 };
 
 /// How many applications have a channel on one connection.

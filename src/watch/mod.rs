@@ -17,12 +17,14 @@
 //! come so far begins anew. Where strangers choose the keys, there is no state to replicate and [`Happenings`] is the
 //! right thing.
 //!
-//! `cursor` is the position of one watcher; `happenings` is the ring for keys that strangers choose.
+//! `cursor` is the position of one watcher; `happenings` is the ring for keys that strangers choose; `shared`
+//! puts watched state under a lock and wakes its watchers.
 //!
-//! Left out: filters, text on the wire, and waking watchers when something changed.
+//! Left out: filters, text on the wire, and how a watcher waits.
 
 mod cursor;
 mod happenings;
+mod shared;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 
 pub use cursor::{Cursor, Mark, WatchToken};
 pub use happenings::{HappeningCursor, Happenings, MAX_HAPPENINGS, Missed};
+pub use shared::Shared;
 
 /// How many changes are kept for watchers that lag or resume.
 pub const MAX_CHANGES: usize = 65_536;

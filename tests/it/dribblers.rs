@@ -104,7 +104,7 @@ impl Place {
                 turns: Turns::among(1),
                 bandwidth: Bandwidth::default(),
                 inbound: Budget::new(inbound),
-                base: BaseTotals::default(),
+                base: Arc::<BaseTotals>::default(),
             }),
             connections,
             events,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use devp2pd::{
+    net::switch::boards::MAX_WATCHERS_OF_ONE,
     p2p::DisconnectReason as Reason,
     rpc::proto::{
         AddBootnodeRequest, AddStaticPeerRequest, AddTrustedPeerRequest, BanPeerRequest, ChangeType,
@@ -12,7 +13,6 @@ use devp2pd::{
         WatchRegistrationsRequest, ban_peer_request, delete_registration_request, failed_attempt::Attempt,
         peer_service_client::PeerServiceClient,
     },
-    switch::boards::MAX_WATCHERS_OF_ONE,
 };
 use prost_types::Duration;
 use tonic::{

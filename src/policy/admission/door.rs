@@ -17,9 +17,7 @@ use crate::{
     node::{NodeId, endpoint::Subnet},
 };
 
-/// A connection's name, chosen by whoever holds the socket; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnId(pub u64);
+pub use crate::p2p::session::ConnectionId as ConnId;
 
 /// What becomes of a connection whose handshake is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

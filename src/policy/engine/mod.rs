@@ -21,6 +21,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
     net::IpAddr,
     time::Instant,
 };
@@ -57,6 +58,17 @@ pub enum CloseReason {
     Banned,
     /// The rotation chose it.
     Rotated,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Removed => f.write_str("removed from the static list"),
+            Self::Banned => f.write_str("banned"),
+            Self::Rotated => f.write_str("made room by rotation"),
+        }
+    }
 }
 
 /// What is to be done.
@@ -379,13 +391,12 @@ impl Policy {
     /// Closes a connection from here.
     fn close(&mut self, now: Now, conn: ConnId, reason: CloseReason) {
         self.actions.push_back(Action::Close(conn, reason));
-        let (cause, detail) = match reason {
-            CloseReason::Refused(refusal) => (cause_of(refusal), refusal.to_string()),
-            CloseReason::Removed => (Cause::Operator, "removed from the static list".to_owned()),
-            CloseReason::Banned => (Cause::Operator, "banned".to_owned()),
-            CloseReason::Rotated => (Cause::LocalPolicy, "made room by rotation".to_owned()),
+        let cause = match reason {
+            CloseReason::Refused(refusal) => cause_of(refusal),
+            CloseReason::Removed | CloseReason::Banned => Cause::Operator,
+            CloseReason::Rotated => Cause::LocalPolicy,
         };
-        self.conn_closed(now, conn, cause, &detail);
+        self.conn_closed(now, conn, cause, &reason.to_string());
     }
 
     /// A checkpoint refused a connection, which admission has forgotten.

@@ -223,13 +223,39 @@ impl Policy {
         }
     }
 
-    /// Takes back what was kept: after the configuration's entries, before anything else. A peer that was banned
-    /// with force stays listed.
+    /// Takes in the lists of the configuration, then what was kept of earlier runs, before anything else. A peer that was
+    /// banned with force stays listed.
     ///
-    /// Returns the entries that have no place any more, each with the reason: the node that has become ourselves because
-    /// its key was moved here, and what the lists of the configuration left no room for. They are no reason not to start.
-    #[must_use]
-    pub fn restore(&mut self, now: Now, lists: &Parsed) -> Vec<(String, AddError)> {
+    /// Returns the kept entries that have no place any more, each with the reason: the node that has become ourselves
+    /// because its key was moved here, and what the lists of the configuration left no room for. They are no reason not
+    /// to start.
+    ///
+    /// # Errors
+    ///
+    /// An entry of the configuration that cannot be listed.
+    pub fn restore(
+        &mut self,
+        now: Now,
+        statics: &[NodeRef],
+        trusted: &[NodeRef],
+        lists: &Parsed,
+    ) -> Result<Vec<(String, AddError)>, AddError> {
+        for node in statics {
+            self.add_static(now, node, ListSource::Config)?;
+        }
+        for node in trusted {
+            self.add_trusted(now, node, ListSource::Config)?;
+        }
+        // A peer that was listed by its id while discovery ran stays listed without it: it is shown as refused, and a
+        // start must not fail for it.
+        let discovery = std::mem::replace(&mut self.rules.settings.discovery, true);
+        let left_out = self.restore_lists(now, lists);
+        self.rules.settings.discovery = discovery;
+        self.dial.rules_changed(now, &self.rules);
+        Ok(left_out)
+    }
+
+    fn restore_lists(&mut self, now: Now, lists: &Parsed) -> Vec<(String, AddError)> {
         let mut left_out = Vec::new();
         for node in &lists.static_peers {
             if let Err(error) = self.dial.add_static(now, &self.rules, node, ListSource::Call) {
@@ -247,7 +273,6 @@ impl Policy {
             // Full is impossible: the lists were checked to be within the bound, and the configuration has no bans.
             let _ = self.rules.bans.restore(now.unix, ban);
         }
-        self.dial.rules_changed(now, &self.rules);
         left_out
     }
 

@@ -440,7 +440,7 @@ fn what_calls_added_survives_a_restart() {
     assert!(lists.static_peers.contains(&named), "a name stays a name");
     let mut again = Bench::new(Settings::default());
     again.policy.add_static(again.now, &enode(1), ListSource::Config).unwrap();
-    assert_eq!(again.policy.restore(bench.now, &lists.parse().unwrap()), []);
+    assert_eq!(again.policy.restore(bench.now, &[], &[], &lists.parse().unwrap()), Ok(Vec::new()));
     assert_eq!(again.policy.lists(bench.now), lists);
     assert!(again.policy.ban_of(bench.now, None, Some("8.8.8.8".parse().unwrap())).is_some());
     let target: BanTarget = "8.8.0.0/16".parse().unwrap();

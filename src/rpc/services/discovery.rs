@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{caller::principal, paging, watch};
 use crate::{
     kademlia::{self, CallError, Contact, Protocol, Target},
+    net::switch::Boards,
     net::{
         clock,
         discovery::{Discovery, DiscoveryError, TableNode, contact_of},
@@ -28,7 +29,6 @@ use crate::{
             value::{node_ref, timestamp},
         },
     },
-    switch::Boards,
 };
 
 /// Frames of a stream that may wait for HTTP/2.

@@ -13,12 +13,13 @@ use tonic::{Request, Response, Status, Streaming};
 use self::{exchange::ExchangeStream, receive::ReceiveStream};
 use super::caller::principal;
 use crate::{
+    net::switch::Handle,
     net::wake,
     rpc::{
         proto::{self, message_service_server::MessageService},
         translate::{errors::not_sent, registration, status::Refusal, value::node_ref},
     },
-    switch::{Handle, Principal, attachment::SendError, registrations::Acting},
+    switch::{Principal, attachment::SendError, registrations::Acting},
 };
 
 /// How long `wait_written` waits for a slow peer's socket before it says that the message still waits.

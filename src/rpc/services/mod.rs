@@ -29,6 +29,7 @@ use tonic::service::RoutesBuilder;
 
 use crate::{
     net::discovery::Discovery,
+    net::switch::Handle,
     rpc::{
         access::methods::{MAX_MESSAGE_REQUEST, MAX_REGISTRATION, MAX_REQUEST},
         proto::{
@@ -37,7 +38,6 @@ use crate::{
             protocol_service_server::ProtocolServiceServer,
         },
     },
-    switch::Handle,
 };
 
 /// Adds all services of the contract to `routes`.

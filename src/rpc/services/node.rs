@@ -9,6 +9,7 @@ use super::caller::caller;
 use crate::{
     net::clock,
     net::discovery::{Discovery, DiscoveryError, contact_of},
+    net::switch::Handle,
     node::{
         Enode, PublicKey, Record,
         local::{EntryError, EntryOwner},
@@ -23,7 +24,7 @@ use crate::{
             value::{node_ref, timestamp},
         },
     },
-    switch::{Handle, registrations::Acting},
+    switch::registrations::Acting,
 };
 
 /// Names of what this version can do beyond the first one. A client looks here before it relies on one of them.

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{caller::principal, paging, watch};
 use crate::{
+    net::switch::Handle,
     rpc::{
         proto::{self, peer_service_server::PeerService},
         translate::{
@@ -16,7 +17,7 @@ use crate::{
             value::{dialable_node, duration, node_ref, timestamp, wire_reason},
         },
     },
-    switch::{Handle, PeerView, peers::BanRequest},
+    switch::{PeerView, peers::BanRequest},
 };
 
 /// The default timeout of a one-off dial, handshake included: geth's timeout for TCP.

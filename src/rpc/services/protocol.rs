@@ -4,14 +4,12 @@ use tonic::{Request, Response, Status};
 
 use super::{caller::principal, paging, watch};
 use crate::{
+    net::switch::Handle,
     rpc::{
         proto::{self, protocol_service_server::ProtocolService},
         translate::{registration, status::Refusal},
     },
-    switch::{
-        Handle,
-        registrations::{Acting, Lookup, RegistrationView, Target},
-    },
+    switch::registrations::{Acting, Lookup, RegistrationView, Target},
 };
 
 /// The service.

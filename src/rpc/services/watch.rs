@@ -15,15 +15,12 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
+use crate::net::switch::{Boards, boards::Seat, watched::Watched};
 use crate::rpc::{
     proto::{self, ErrorReason},
     translate::{peer, registration, status::Refusal, value::duration},
 };
-use crate::switch::{
-    Boards, Principal,
-    boards::{PeerState, Seat},
-    watched::Watched,
-};
+use crate::switch::{Principal, views::PeerState};
 use crate::watch::{Change, Cursor, Kind, Mark, Watch, WatchToken};
 
 /// Changes in one frame. A peer's Hello has 2 KiB, which may grow eightfold when it is escaped: 128 of the worst stay

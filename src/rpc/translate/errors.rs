@@ -14,6 +14,7 @@ use crate::{
     kademlia::{CallError, query::MAX_LOOKUPS},
     lease::LeaseError,
     net::discovery::DiscoveryError,
+    net::switch::boards::TooManyWatchers,
     node::{NodeId, local::EntryError},
     policy::{
         BanError,
@@ -22,7 +23,6 @@ use crate::{
     rpc::proto::ErrorReason,
     switch::{
         attachment::SendError,
-        boards::TooManyWatchers,
         peers::ListError,
         registrations::{Ended, SwitchError},
     },

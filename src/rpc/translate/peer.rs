@@ -11,8 +11,8 @@ use crate::{
     rpc::proto,
     switch::{
         PeerView,
-        boards::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
         session::{Session, SessionChannel},
+        views::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
     },
     watch::Missed,
 };

@@ -15,8 +15,9 @@ use crate::{
         Capability, Greeting, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId, RegistrationSpec,
         StateName,
     },
+    net::switch::Attached,
     rpc::proto,
-    switch::registrations::{Acting, AttachRequest, Attached, RegistrationView, Target},
+    switch::registrations::{Acting, AttachRequest, RegistrationView, Target},
 };
 
 /// Reads the spec of a request. The lease checks its content; here it only gets its types.

@@ -7,7 +7,7 @@ use std::{num::NonZeroU64, time::Duration};
 use ipnet::IpNet;
 
 use super::{status::Refusal, value::duration};
-use crate::{node::network, policy::ChurnSettings, rpc::proto, switch::peers::PeerSettings};
+use crate::{net::switch::PeerSettings, node::network, policy::ChurnSettings, rpc::proto};
 
 /// The largest value of a setting that counts peers: beyond it, the number of open files is the limit.
 const MAX_PEERS: u32 = 65_536;

@@ -6,12 +6,13 @@
 use std::collections::HashSet;
 
 use crate::{
+    net::switch::Handle,
     node::NodeId,
     rpc::{
         proto,
         translate::{errors, status::Refusal, value::node_ref},
     },
-    switch::{Handle, Principal, attachment::Encoder, registrations::Acting},
+    switch::{Principal, attachment::Encoder, registrations::Acting},
 };
 
 /// Nodes that a request may except.

@@ -24,6 +24,7 @@ use tonic::{Status, Streaming};
 use self::ending::Ending;
 use super::reader::{Found, Reader};
 use crate::{
+    net::switch::Handle,
     rpc::{
         proto::{self, server_event},
         translate::{
@@ -31,7 +32,7 @@ use crate::{
             registration,
         },
     },
-    switch::{Handle, Principal},
+    switch::Principal,
 };
 
 /// Events of one frame: measured as the number from which larger frames gain nothing.

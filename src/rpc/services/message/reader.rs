@@ -12,14 +12,14 @@ use std::{
 use tokio::sync::oneshot;
 use tonic::Status;
 
+use crate::net::switch::{Attached, Attachment, Draining, Handle};
 use crate::rpc::{
     proto::ErrorReason,
     translate::{errors, status::Refusal},
 };
 use crate::switch::{
-    Draining, Handle,
-    attachment::{Attachment, Batch, Read},
-    registrations::{Attached, Ended},
+    attachment::{Batch, Read},
+    registrations::Ended,
 };
 
 /// Payload bytes of one frame: measured as the point from which larger frames gain nothing.
@@ -77,7 +77,7 @@ impl Reader {
                     }
                 }
                 match attachment.poll_read(cx, self.max_bytes, max_events, &mut self.batch) {
-                    Poll::Pending => Poll::Pending,
+                    Poll::Pending | Poll::Ready(Read::Nothing) => Poll::Pending,
                     Poll::Ready(Read::Some) => Poll::Ready(Found::Batch),
                     Poll::Ready(Read::Overrun) => {
                         let refusal = Refusal::new(

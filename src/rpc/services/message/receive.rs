@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::reader::{Found, Reader};
 use crate::delivery::Event;
+use crate::net::switch::{Attached, Handle};
 use crate::rpc::{
     proto::{self, receive_messages_response::Event as Out},
     translate::{
@@ -19,11 +20,7 @@ use crate::rpc::{
         peer, registration,
     },
 };
-use crate::switch::{
-    Handle,
-    attachment::{PeerChannel, Reply},
-    registrations::Attached,
-};
+use crate::switch::attachment::{PeerChannel, Reply};
 
 /// The response side of `ReceiveMessages`.
 pub(super) struct ReceiveStream {

@@ -13,6 +13,7 @@ use tonic::{Status, Streaming};
 
 use super::{super::reader::no_attach, ending::Verdict};
 use crate::{
+    net::switch::{Attached, Attachment, Handle},
     rpc::{
         proto::{self, ClientEvent, ErrorReason, client_event},
         translate::{
@@ -22,9 +23,8 @@ use crate::{
         },
     },
     switch::{
-        Handle, Principal,
-        attachment::{Attachment, Encoder, Reply, StreamMessage},
-        registrations::Attached,
+        Principal,
+        attachment::{Encoder, Reply, StreamMessage},
     },
 };
 

@@ -4,15 +4,15 @@
 //! A task reports for itself when it ends. One that panics cannot: without this, its connection would stay a peer, or its
 //! dial a dial, until the process ends.
 //!
-//! Left out: what is done about the fault ([`State::faulted`](super::state::State)).
+//! Left out: what is done about the fault.
 
 use std::{collections::HashMap, future::Future};
 
 use tokio::task::{self, AbortHandle, JoinSet};
 
 use crate::{
-    net::connection::ConnectionId,
     node::NodeId,
+    p2p::session::ConnectionId,
     policy::dial::{Dial, TaskId},
 };
 

@@ -1,41 +1,24 @@
-//! What can be watched: connected peers and failed attempts, the tables of discovery, registrations.
+//! What watchers see of the switch: connected peers and failed attempts, and registrations.
 //!
-//! Each board is filled by the one task that owns the truth (the switch; discovery's driver through [`TableBoard`])
-//! and read by any number of watchers. What a board holds is bounded by what it mirrors: peer slots, places in tables,
-//! registrations. Of those that went a board keeps little, and all of that within a number of bytes
-//! ([`MAX_GONE_BYTES`](crate::watch::MAX_GONE_BYTES)): a peer that went leaves a [`GonePeer`] and not its session.
+//! Each view is filled by the switch and read by any number of watchers. What a view holds is bounded by what it mirrors:
+//! peer slots and registrations. Of those that ended a view keeps little, and all of that within a number of bytes
+//! ([`MAX_GONE_BYTES`](crate::watch::MAX_GONE_BYTES)): a peer that left leaves a [`GonePeer`] and not its session.
 //! Failed attempts have keys that strangers choose, so they go through a ring.
+//!
+//! Left out: how a watcher waits for a change, and how many may watch (`net::switch`).
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{
-    peers::PeerView,
-    registrations::{RegistrationId, RegistrationView},
-    watched::Watched,
-};
-use crate::delivery::ClosedBy;
+use super::{peers::PeerView, registration::RegistrationView};
 use crate::{
-    kademlia::{Protocol, Removal},
-    net::{
-        connection::ConnectionId,
-        discovery::{TableNode, TableObserver},
-    },
-    node::{Enode, NodeId, record::MAX_RECORD_BYTES},
-    p2p::DisconnectReason,
+    Now,
+    delivery::ClosedBy,
+    lease::RegistrationId,
+    node::{Enode, NodeId},
+    p2p::{DisconnectReason, session::ConnectionId},
     policy::{Cause, Refusal, dial::Kind},
-    watch::{Happenings, MAX_CHANGES, MAX_HAPPENINGS, Watch},
+    watch::{Happenings, MAX_CHANGES, MAX_HAPPENINGS, Shared, Watch},
 };
-
-/// Streams that watch, in all. Each may remember one position for each key of what it watches.
-pub const MAX_WATCHERS: usize = 128;
-
-/// Streams that watch, of one caller.
-pub const MAX_WATCHERS_OF_ONE: usize = 64;
 
 /// Characters of an attempt's detail that are kept.
 const MAX_DETAIL: usize = 200;
@@ -197,151 +180,98 @@ pub fn reason_name(reason: usize) -> (bool, &'static str) {
 
 /// Peers and attempts.
 #[derive(Debug)]
-pub struct PeerBoard {
+pub struct PeerViews {
     /// Connected peers.
     pub peers: Watch<NodeId, PeerState>,
     /// Attempts that came to nothing.
     pub attempts: Happenings<Attempt>,
 }
 
-impl PeerBoard {
-    /// A peer's session ended.
-    pub(super) fn gone(&mut self, view: &PeerView, end: PeerEnd) {
-        let detail = end.detail.chars().take(MAX_DETAIL).collect::<String>().into();
-        let gone = GonePeer::new(view, PeerEnd { detail, ..end });
-        let bytes = gone.bytes();
-        self.peers.remove(&view.session.node_id, PeerState::Gone(Box::new(gone)), bytes);
-    }
-
-    pub(super) fn attempt(&mut self, time: Duration, what: What, detail: &str) {
-        let reason = what.reason();
-        let detail = detail.chars().take(MAX_DETAIL).collect();
-        self.attempts.record(reason, Attempt { time, what, detail });
-    }
-}
-
-/// A node of a table, as watchers are told.
+/// All that can be watched of a switch. Clones name the same views.
 #[derive(Clone, Debug)]
-pub struct NodeState {
-    /// The node and what the table knows of it, as of its last change.
-    pub node: TableNode,
-    /// Why and when it left the table, once it has.
-    pub removed: Option<(Removal, Duration)>,
+pub struct Views {
+    peers: Shared<PeerViews>,
+    registrations: Shared<Watch<RegistrationId, RegistrationView>>,
 }
 
-impl NodeState {
-    /// What it takes in memory, in bytes.
-    fn bytes(&self) -> usize {
-        // A record has up to 300 bytes, and about as much again in keys and pointers.
-        size_of::<Self>() + self.node.entry.contact.record.as_ref().map_or(0, |_| 2 * MAX_RECORD_BYTES)
-    }
-}
-
-/// A node's place: one node may be in both tables.
-pub type NodeKey = (Protocol, NodeId);
-
-/// All boards.
-#[derive(Clone, Debug)]
-pub struct Boards {
-    /// Peers and attempts.
-    pub peers: Watched<PeerBoard>,
-    /// Nodes in use in the tables of discovery.
-    pub nodes: Watched<Watch<NodeKey, NodeState>>,
-    /// Registrations. A value is as of its last change of state, spec or channels.
-    pub registrations: Watched<Watch<RegistrationId, RegistrationView>>,
-    census: Arc<Mutex<HashMap<Arc<str>, usize>>>,
-}
-
-impl Boards {
-    /// Empty boards. `instance` tells this run of the sidecar from others, so it must be random.
+impl Views {
+    /// Empty views. `instance` tells this run of the sidecar from others, so it must be random.
     #[must_use]
     pub fn new(instance: u64) -> Self {
         let attempts = Happenings::new(2 * CAUSES + Refusal::ALL.len(), MAX_HAPPENINGS);
         Self {
-            peers: Watched::new(PeerBoard { peers: Watch::new(instance, MAX_CHANGES), attempts }),
-            nodes: Watched::new(Watch::new(instance, MAX_CHANGES)),
-            registrations: Watched::new(Watch::new(instance, MAX_CHANGES)),
-            census: Arc::default(),
+            peers: Shared::new(PeerViews { peers: Watch::new(instance, MAX_CHANGES), attempts }),
+            registrations: Shared::new(Watch::new(instance, MAX_CHANGES)),
         }
     }
 
-    /// A place among those who watch, or the bound that is reached.
-    pub fn seat(&self, principal: &Arc<str>) -> Result<Seat, TooManyWatchers> {
-        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = census.values().sum();
-        let own = census.get(principal).copied().unwrap_or_default();
-        for (count, limit, whose) in
-            [(total, MAX_WATCHERS, "in all"), (own, MAX_WATCHERS_OF_ONE, "of one caller")]
-        {
-            if count >= limit {
-                return Err(TooManyWatchers { limit, whose });
-            }
-        }
-        census.insert(Arc::clone(principal), own + 1);
-        Ok(Seat { census: Arc::clone(&self.census), principal: Arc::clone(principal) })
-    }
-
-    /// Ends all watches.
-    pub fn close(&self) {
-        self.peers.close();
-        self.nodes.close();
-        self.registrations.close();
-    }
-
-    /// The board that discovery fills.
+    /// Peers and attempts.
     #[must_use]
-    pub fn tables(&self) -> TableBoard {
-        TableBoard(self.nodes.clone())
+    pub fn peers(&self) -> &Shared<PeerViews> {
+        &self.peers
     }
-}
 
-/// No more watches may be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} watches {whose} are open already; close one")]
-pub struct TooManyWatchers {
-    /// The bound.
-    pub limit: usize,
-    /// Whose.
-    pub whose: &'static str,
-}
+    /// Registrations. A value is as of its last change of state, spec or channels.
+    #[must_use]
+    pub fn registrations(&self) -> &Shared<Watch<RegistrationId, RegistrationView>> {
+        &self.registrations
+    }
 
-/// A place among those who watch. Free again when dropped.
-#[derive(Debug)]
-pub struct Seat {
-    census: Arc<Mutex<HashMap<Arc<str>, usize>>>,
-    principal: Arc<str>,
-}
+    /// A session opened.
+    pub(super) fn connected(&self, view: PeerView) {
+        let id = view.session.node_id;
+        self.peers.update(|views| views.peers.set(id, PeerState::Connected(view)));
+    }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = census.get_mut(&self.principal) {
-            *own = own.saturating_sub(1);
-            if *own == 0 {
-                census.remove(&self.principal);
-            }
+    /// A peer may be on other lists than before.
+    pub(super) fn listed(&self, view: PeerView) {
+        let id = view.session.node_id;
+        let roles = |view: &PeerView| (view.is_static, view.is_trusted);
+        let changed = self.peers.read(|views| {
+            let shown = views.peers.get(&id).map(|shown| &**shown);
+            matches!(shown, Some(PeerState::Connected(shown)) if roles(shown) != roles(&view))
+        });
+        if changed {
+            self.connected(view);
         }
     }
-}
 
-/// The nodes' board, as discovery's driver sees it.
-#[derive(Debug)]
-pub struct TableBoard(Watched<Watch<NodeKey, NodeState>>);
-
-impl TableObserver for TableBoard {
-    fn there(&self, node: TableNode) {
-        let key = (node.table, node.entry.contact.id);
-        self.0.update(|nodes| nodes.set(key, NodeState { node, removed: None }));
+    /// A peer's session ended.
+    pub(super) fn gone(&self, view: &PeerView, end: PeerEnd) {
+        let detail = end.detail.chars().take(MAX_DETAIL).collect::<String>().into();
+        let gone = GonePeer::new(view, PeerEnd { detail, ..end });
+        let (id, bytes) = (view.session.node_id, gone.bytes());
+        self.peers.update(|views| views.peers.remove(&id, PeerState::Gone(Box::new(gone)), bytes));
     }
 
-    fn gone(&self, table: Protocol, id: NodeId, why: Removal, time: Duration) {
-        let key = (table, id);
-        self.0.update(|nodes| {
-            let last =
-                nodes.get(&key).map(|last| NodeState { removed: Some((why, time)), ..(**last).clone() });
-            if let Some(last) = last {
-                let bytes = last.bytes();
-                nodes.remove(&key, last, bytes);
+    /// An attempt at a connection came to nothing.
+    pub(super) fn attempt(&self, now: Now, what: What, detail: &str) {
+        let reason = what.reason();
+        let detail = detail.chars().take(MAX_DETAIL).collect();
+        self.peers.update(|views| views.attempts.record(reason, Attempt { time: now.unix, what, detail }));
+    }
+
+    /// An accepted connection came to nothing.
+    pub(super) fn not_let_in(
+        &self,
+        now: Now,
+        remote: SocketAddr,
+        id: Option<NodeId>,
+        why: WhyNot,
+        detail: &str,
+    ) {
+        self.attempt(now, What::Inbound { remote, id, why }, detail);
+    }
+
+    /// A registration as it is now, or `None` once it has ended.
+    pub(super) fn registration(&self, id: RegistrationId, view: Option<RegistrationView>) {
+        self.registrations.update(|views| match view {
+            Some(view) => views.set(id, view),
+            None => {
+                if let Some(last) = views.get(&id).map(|last| (**last).clone()) {
+                    let bytes = last.bytes();
+                    views.remove(&id, last, bytes);
+                }
             }
         });
     }
@@ -376,8 +306,8 @@ mod tests {
             assert_eq!(reason_name(what.reason()), (true, refusal.name()));
             assert!(numbers.insert(what.reason()));
         }
-        let boards = Boards::new(1);
-        assert_eq!(boards.peers.read(|board| board.attempts.totals().len()), numbers.len());
+        let views = Views::new(1);
+        assert_eq!(views.peers.read(|views| views.attempts.totals().len()), numbers.len());
     }
 
     /// A peer with a Hello of 2 KiB that says as much as it can.
@@ -414,28 +344,27 @@ mod tests {
 
     #[test]
     fn of_a_peer_that_went_little_is_kept() {
-        let boards = Boards::new(1);
-        let mut cursor = boards.peers.read(|board| board.peers.watch(None));
+        let views = Views::new(1);
+        let mut cursor = views.peers.read(|views| views.peers.watch(None));
         let sessions: Vec<_> = (0..200)
             .map(|n| {
                 let view = loud(n);
-                let id = view.session.node_id;
-                boards.peers.update(|board| board.peers.set(id, PeerState::Connected(view.clone())));
+                views.connected(view.clone());
                 let detail = "é".repeat(10_000).into();
                 let (reason, by) = (DisconnectReason::UselessPeer, ClosedBy::Remote);
                 let end = PeerEnd { time: Duration::ZERO, reason, by, detail };
-                boards.peers.update(|board| board.gone(&view, end));
+                views.gone(&view, end);
                 Arc::downgrade(&view.session)
             })
             .collect();
         assert!(sessions.iter().all(|session| session.upgrade().is_none()), "no session outlives its peer");
         let mut told = Vec::new();
-        boards.peers.read(|board| while board.peers.pull(&mut cursor, 500, &mut told).more {});
+        views.peers.read(|views| while views.peers.pull(&mut cursor, 500, &mut told).more {});
         assert_eq!(told.len(), 0, "who begins later has no use for those that went");
         let token = format!("{:016x}{:016x}", 1, 0).parse().unwrap();
-        let mut cursor = boards.peers.read(|board| board.peers.watch(Some(token)));
-        boards.peers.read(|board| while board.peers.pull(&mut cursor, 500, &mut told).more {});
-        assert!(boards.peers.read(|board| board.peers.is_empty()));
+        let mut cursor = views.peers.read(|views| views.peers.watch(Some(token)));
+        views.peers.read(|views| while views.peers.pull(&mut cursor, 500, &mut told).more {});
+        assert!(views.peers.read(|views| views.peers.is_empty()));
         // Each came and went before this watcher was told, so it may or may not hear of it; what is kept is small.
         for change in &told {
             let PeerState::Gone(gone) = &*change.value else { panic!("{change:?} is there") };
@@ -444,18 +373,5 @@ mod tests {
             assert!(gone.bytes() < 1_500, "{}", gone.bytes());
         }
         assert!(!told.is_empty());
-    }
-
-    #[test]
-    fn watchers_are_counted_in_all_and_by_caller() {
-        let boards = Boards::new(1);
-        let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
-        let mut seats: Vec<Seat> = (0..MAX_WATCHERS_OF_ONE).map(|_| boards.seat(&one).unwrap()).collect();
-        assert_eq!(boards.seat(&one).unwrap_err().limit, MAX_WATCHERS_OF_ONE);
-        seats.extend((0..MAX_WATCHERS - MAX_WATCHERS_OF_ONE).map(|_| boards.seat(&other).unwrap()));
-        assert_eq!(boards.seat(&"third".into()).unwrap_err().limit, MAX_WATCHERS);
-        seats.clear();
-        assert!(boards.seat(&one).is_ok());
-        assert!(boards.census.lock().unwrap().is_empty(), "nobody is remembered");
     }
 }

@@ -1,0 +1,184 @@
+//! What tasks can watch: connected peers and failed attempts, the tables of discovery, registrations.
+//!
+//! The switch fills its views; discovery's driver fills the tables through [`TableBoard`]. The number of watchers is
+//! bounded, in all and by caller.
+//!
+//! Left out: what the switch shows (`switch::views`), and what a watcher is told (`watch`).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::watched::Watched;
+use crate::{
+    kademlia::{Protocol, Removal},
+    net::discovery::{TableNode, TableObserver},
+    node::{NodeId, record::MAX_RECORD_BYTES},
+    switch::{
+        registrations::{RegistrationId, RegistrationView},
+        views::{PeerViews, Views},
+    },
+    watch::{MAX_CHANGES, Shared, Watch},
+};
+
+/// Streams that watch, in all. Each may remember one position for each key of what it watches.
+pub const MAX_WATCHERS: usize = 128;
+
+/// Streams that watch, of one caller.
+pub const MAX_WATCHERS_OF_ONE: usize = 64;
+
+/// A node of a table, as watchers are told.
+#[derive(Clone, Debug)]
+pub struct NodeState {
+    /// The node and what the table knows of it, as of its last change.
+    pub node: TableNode,
+    /// Why and when it left the table, once it has.
+    pub removed: Option<(Removal, Duration)>,
+}
+
+impl NodeState {
+    /// What it takes in memory, in bytes.
+    fn bytes(&self) -> usize {
+        // A record has up to 300 bytes, and about as much again in keys and pointers.
+        size_of::<Self>() + self.node.entry.contact.record.as_ref().map_or(0, |_| 2 * MAX_RECORD_BYTES)
+    }
+}
+
+/// A node's place: one node may be in both tables.
+pub type NodeKey = (Protocol, NodeId);
+
+/// All boards.
+#[derive(Clone, Debug)]
+pub struct Boards {
+    /// Peers and attempts.
+    pub peers: Watched<PeerViews>,
+    /// Nodes in use in the tables of discovery.
+    pub nodes: Watched<Watch<NodeKey, NodeState>>,
+    /// Registrations. A value is as of its last change of state, spec or channels.
+    pub registrations: Watched<Watch<RegistrationId, RegistrationView>>,
+    views: Views,
+    census: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+}
+
+impl Boards {
+    /// What tasks can watch: the switch's views, and the tables of discovery. `instance` tells this run of the sidecar from
+    /// others, so it must be random.
+    #[must_use]
+    pub fn new(instance: u64) -> Self {
+        let views = Views::new(instance);
+        Self {
+            peers: Watched::new(views.peers().clone()),
+            nodes: Watched::new(Shared::new(Watch::new(instance, MAX_CHANGES))),
+            registrations: Watched::new(views.registrations().clone()),
+            census: Arc::default(),
+            views,
+        }
+    }
+
+    /// The views that the switch fills.
+    #[must_use]
+    pub fn views(&self) -> Views {
+        self.views.clone()
+    }
+
+    /// A place among those who watch, or the bound that is reached.
+    pub fn seat(&self, principal: &Arc<str>) -> Result<Seat, TooManyWatchers> {
+        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = census.values().sum();
+        let own = census.get(principal).copied().unwrap_or_default();
+        for (count, limit, whose) in
+            [(total, MAX_WATCHERS, "in all"), (own, MAX_WATCHERS_OF_ONE, "of one caller")]
+        {
+            if count >= limit {
+                return Err(TooManyWatchers { limit, whose });
+            }
+        }
+        census.insert(Arc::clone(principal), own + 1);
+        Ok(Seat { census: Arc::clone(&self.census), principal: Arc::clone(principal) })
+    }
+
+    /// Ends all watches.
+    pub fn close(&self) {
+        self.peers.close();
+        self.nodes.close();
+        self.registrations.close();
+    }
+
+    /// The board that discovery fills.
+    #[must_use]
+    pub fn tables(&self) -> TableBoard {
+        TableBoard(self.nodes.clone())
+    }
+}
+
+/// No more watches may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{limit} watches {whose} are open already; close one")]
+pub struct TooManyWatchers {
+    /// The bound.
+    pub limit: usize,
+    /// Whose.
+    pub whose: &'static str,
+}
+
+/// A place among those who watch. Free again when dropped.
+#[derive(Debug)]
+pub struct Seat {
+    census: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+    principal: Arc<str>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = census.get_mut(&self.principal) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                census.remove(&self.principal);
+            }
+        }
+    }
+}
+
+/// The nodes' board, as discovery's driver sees it.
+#[derive(Debug)]
+pub struct TableBoard(Watched<Watch<NodeKey, NodeState>>);
+
+impl TableObserver for TableBoard {
+    fn there(&self, node: TableNode) {
+        let key = (node.table, node.entry.contact.id);
+        self.0.update(|nodes| nodes.set(key, NodeState { node, removed: None }));
+    }
+
+    fn gone(&self, table: Protocol, id: NodeId, why: Removal, time: Duration) {
+        let key = (table, id);
+        self.0.update(|nodes| {
+            let last =
+                nodes.get(&key).map(|last| NodeState { removed: Some((why, time)), ..(**last).clone() });
+            if let Some(last) = last {
+                let bytes = last.bytes();
+                nodes.remove(&key, last, bytes);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watchers_are_counted_in_all_and_by_caller() {
+        let boards = Boards::new(1);
+        let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
+        let mut seats: Vec<Seat> = (0..MAX_WATCHERS_OF_ONE).map(|_| boards.seat(&one).unwrap()).collect();
+        assert_eq!(boards.seat(&one).unwrap_err().limit, MAX_WATCHERS_OF_ONE);
+        seats.extend((0..MAX_WATCHERS - MAX_WATCHERS_OF_ONE).map(|_| boards.seat(&other).unwrap()));
+        assert_eq!(boards.seat(&"third".into()).unwrap_err().limit, MAX_WATCHERS);
+        seats.clear();
+        assert!(boards.seat(&one).is_ok());
+        assert!(boards.census.lock().unwrap().is_empty(), "nobody is remembered");
+    }
+}

@@ -1,0 +1,698 @@
+//! The switch's engine: something happens, its parts are told, and what follows leaves as [`Effect`]s.
+//!
+//! The parts keep their own state and know nothing of each other: connections, sessions, registrations, the policy,
+//! re-Hello, callers that wait, and views. What concerns more than one of them is done here, and only here. The methods
+//! come in three groups: what a driver reports, what callers ask, and what the driver is to do.
+//!
+//! Left out: sockets, tasks, reply channels and the log, which are the driver's (`net::switch`).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{RngCore, SeedableRng, rngs::StdRng, seq::SliceRandom as _};
+
+use super::{
+    calls::{CallId, Calls},
+    cause,
+    channel::PeerChannel,
+    config::Config,
+    connections::{Connections, Negotiated, Offered, OpenChannel, Released, Run},
+    effect::{Effect, Effects, LogLine},
+    error::{ListError, SwitchError},
+    metrics::Metrics,
+    peers::{self, PeerView, Peers},
+    registration::{Acting, AttachRequest, Attached, Principal, Registered, RegistrationView, Target, cut},
+    registrations::{Change, Registrations, Stands},
+    rehello::{self, Rehello},
+    session::{Session, SessionChannel},
+    sessions::Sessions,
+    sink::{Mute, Sharers},
+    views::{PeerEnd, Views, What, WhyNot},
+};
+use crate::{
+    Now, Wake,
+    delivery::{Budget, ClosedBy},
+    lease::{RegistrationId, RegistrationSpec},
+    node::{Enode, NodeId, NodeRef, PublicKey, local::EntryOwner},
+    p2p::{
+        BaseTotals, Channel, ChannelIndex, DisconnectReason, RemoteHello,
+        session::{Admission, ConnectionId, Control, End, Open, Opening, Sinks},
+    },
+    policy::{
+        Action, Cause, CloseReason, Policy, Refusal,
+        admission::Verdict,
+        dial::{self, Candidate, Dial, LastError, TaskId},
+        lists::Parsed,
+    },
+    rlpx::Compressor,
+};
+
+/// Why a dial fails while we stop.
+const STOPPING: &str = "this sidecar is stopping";
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Engine {
+    connections: Connections,
+    sessions: Sessions,
+    registrations: Registrations,
+    policy: Policy,
+    rehello: Rehello,
+    calls: Calls,
+    views: Views,
+    effects: Effects,
+    draining: bool,
+    rng: StdRng,
+    instance_id: Arc<str>,
+    inbound: Arc<Budget>,
+    base: Arc<BaseTotals>,
+    max_shared_stall: Duration,
+    end_shared_sessions: bool,
+}
+
+impl Engine {
+    /// A switch without peers and registrations.
+    #[must_use]
+    pub fn new(now: Now, mut config: Config) -> Self {
+        let mut fork = || StdRng::seed_from_u64(config.rng.next_u64());
+        let (policy_rng, lease_rng, connection_rng) = (fork(), fork(), fork());
+        let inbound = Arc::clone(&config.inbound);
+        Self {
+            connections: Connections::new(connection_rng),
+            sessions: Sessions::default(),
+            registrations: Registrations::new(config.leases, lease_rng, inbound, config.network),
+            policy: Policy::new(now, config.local_id, config.settings, policy_rng),
+            rehello: Rehello::new(config.rehello),
+            calls: Calls::default(),
+            views: config.views,
+            effects: Effects::default(),
+            draining: false,
+            rng: config.rng,
+            instance_id: config.instance_id,
+            inbound: config.inbound,
+            base: config.base,
+            max_shared_stall: config.max_shared_stall,
+            end_shared_sessions: config.end_shared_sessions,
+        }
+    }
+
+    /// Takes in the lists of the configuration and of earlier runs, before anything runs. Fails for an entry of the
+    /// configuration only.
+    pub fn restore(
+        &mut self,
+        now: Now,
+        statics: &[NodeRef],
+        trusted: &[NodeRef],
+        lists: &Parsed,
+    ) -> Result<(), ListError> {
+        for (node, error) in self.policy.restore(now, statics, trusted, lists)? {
+            self.effects.log(LogLine::LeftOut { node, error });
+        }
+        // What was just read need not be written.
+        self.settle(now);
+        self.effects.persist_nothing();
+        Ok(())
+    }
+
+    /// Sets what wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier although no method was
+    /// called: a connection has lost a message, and a line about it is due.
+    pub fn wake_by(&self, wake: Arc<dyn Wake>) {
+        self.registrations.attention().fill(wake);
+    }
+
+    // What a driver reports.
+
+    /// A TCP connection was accepted. `None`: it is refused, and to be closed without a byte.
+    #[must_use]
+    pub fn accepted(&mut self, now: Now, remote: SocketAddr, local: SocketAddr) -> Option<Run> {
+        if self.draining {
+            return None;
+        }
+        let id = self.connections.next_id();
+        if let Err(refusal) = self.policy.conn_accepted(now, id, remote.ip()) {
+            self.effects.log(LogLine::Refused { remote, refusal });
+            self.views.not_let_in(now, remote, None, WhyNot::Refused(refusal), &refusal.to_string());
+            return None;
+        }
+        Some(self.connections.begin(id, remote, local, None))
+    }
+
+    /// A dial opened a connection from `local` to its first address. `None`: it is not wanted any more, and to be closed.
+    #[must_use]
+    pub fn dialed(&mut self, now: Now, dial: &Dial, local: SocketAddr) -> Option<Run> {
+        if self.draining {
+            // Every dial is owed its answer, or its caller waits for ever.
+            self.policy.dial_failed(now, dial.task, Cause::LocalFault, STOPPING);
+            return None;
+        }
+        let id = self.connections.next_id();
+        self.policy.conn_opened(id, dial.task, dial.addr.ip());
+        Some(self.connections.begin(id, dial.addr, local, Some(dial)))
+    }
+
+    /// A dial opened no connection.
+    pub fn dial_failed(&mut self, now: Now, task: TaskId, cause: Cause, detail: &str) {
+        self.policy.dial_failed(now, task, cause, detail);
+    }
+
+    /// A host name was looked up, or why it was not.
+    pub fn host_resolved(&mut self, now: Now, task: TaskId, addrs: Result<&[IpAddr], &str>) {
+        self.policy.host_resolved(now, task, addrs);
+    }
+
+    /// Discovery has found where a node is, or does not know.
+    pub fn located(&mut self, now: Now, id: NodeId, found: Option<Enode>) {
+        self.policy.node_resolved(now, &id, found.filter(|enode| enode.tcp != 0));
+    }
+
+    /// A source offers a node. A refusal is counted by the policy, and its source is told by the demand alone.
+    pub fn candidate(&mut self, now: Now, candidate: Candidate) {
+        if !self.draining {
+            let _ = self.policy.candidate(now, candidate);
+        }
+    }
+
+    /// First checkpoint of a connection: the remote proved its identity. Returns what our Hello offers, or why the
+    /// connection goes.
+    pub fn authenticated(&mut self, now: Now, id: ConnectionId, remote: PublicKey) -> Admission {
+        if let Err(refusal) = self.policy.conn_identified(now, id, remote.id()) {
+            return Err(self.refuse(id, remote, refusal));
+        }
+        let offered = self.registrations.offered();
+        let hello = offered.iter().map(Offered::local).collect();
+        self.connections.greeted(id, remote, offered);
+        Ok(hello)
+    }
+
+    /// Second checkpoint of a connection: Hellos are exchanged. Returns what becomes of it, or why it goes.
+    pub fn negotiated(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        hello: Arc<RemoteHello>,
+        channels: &[Channel],
+    ) -> Opening {
+        let Some(negotiated) = self.connections.negotiated(id, hello, channels) else {
+            return Err(DisconnectReason::SubprotocolError);
+        };
+        let served = self.registrations.policy_ids(negotiated.channels());
+        match self.policy.conn_ready(now, id, &served) {
+            Err(refusal) => Err(self.refuse(id, negotiated.public_key(), refusal)),
+            Ok(Verdict::Admitted) => Ok(Open::Session(self.open(now, id, negotiated))),
+            Ok(Verdict::Parked) => {
+                self.connections.park(id, negotiated);
+                Ok(Open::Parked)
+            }
+        }
+    }
+
+    /// Something was heard on a connection that was probed.
+    pub fn heard(&mut self, now: Now, id: ConnectionId) {
+        self.policy.conn_heard(now, id);
+    }
+
+    /// An inbox let go of a peer that another application uses as well: one channel closes, the session goes on.
+    pub fn channel_closed(&mut self, now: Now, id: ConnectionId, channel: ChannelIndex) {
+        let Some(owner) = self.connections.owner_of(id, channel) else { return };
+        let released = self.connections.release(owner, |of| of.index == channel, Some(id));
+        let detail = "the application takes messages too slowly";
+        self.release(now, released, DisconnectReason::SubprotocolError, detail);
+    }
+
+    /// A connection is over. Its last event.
+    pub fn closed(&mut self, now: Now, id: ConnectionId, end: &End) {
+        let Some(ended) = self.connections.ended(id, end) else { return };
+        if let Some(remote) = ended.reached_by {
+            self.policy.reached_by(remote.ip());
+        }
+        self.end_session(now, id, &ended.by, ended.reason, &ended.said);
+        self.connections.forget(id);
+        if let Some(attempt) = ended.not_let_in {
+            let why = attempt.refusal.map_or(WhyNot::Failed(ended.cause), WhyNot::Refused);
+            let node = attempt.node.map(|key| key.id());
+            self.views.not_let_in(now, attempt.remote, node, why, &ended.said);
+        }
+        self.policy.conn_closed(now, id, ended.cause, &ended.said);
+        if let Some(node) = self.rehello.returning(id) {
+            let timeout = self.policy.settings().dial_timeout;
+            // A refusal (it dialed us meanwhile, it was banned) is as good an answer.
+            let _ = self.calls.connect(now, &mut self.policy, None, &node, timeout);
+        }
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.policy.handle_timeout(now);
+        self.registrations.handle_timeout(now);
+        self.reconnect_one(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let timeouts =
+            [self.policy.poll_timeout(), self.registrations.poll_timeout(), self.rehello.poll_timeout()];
+        timeouts.into_iter().flatten().min()
+    }
+
+    // What the driver is to do.
+
+    /// The next thing to do. To be called until `None` after each other call.
+    pub fn poll_effect(&mut self, now: Now) -> Option<Effect> {
+        self.settle(now);
+        self.effects.pop()
+    }
+
+    // What callers ask.
+
+    /// The calls about peers.
+    pub fn peers(&mut self) -> Peers<'_> {
+        Peers::new(&mut self.policy, &self.sessions)
+    }
+
+    /// The calls about registrations that concern nothing else.
+    pub fn registrations(&mut self) -> &mut Registrations {
+        &mut self.registrations
+    }
+
+    /// Connections that are left.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Ends the session with a node. Returns when a static peer will be dialed again, in wall time: after the dial history
+    /// lets it, unless the peer dials first.
+    pub fn disconnect_peer(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        reason: DisconnectReason,
+    ) -> Result<Option<Duration>, SwitchError> {
+        let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
+        self.disconnect(session.id, reason, ClosedBy::Operator, "disconnected by the operator");
+        Ok(self.policy.is_static(&node).then(|| now.unix.saturating_add(self.policy.settings().history)))
+    }
+
+    /// Dials a node once. The caller is answered when the dial has ended.
+    pub fn connect(&mut self, now: Now, call: CallId, node: &NodeRef, timeout: Duration) {
+        if let Some(answer) = self.calls.connect(now, &mut self.policy, Some(call), node, timeout) {
+            self.effects.reply(call, answer);
+        }
+    }
+
+    /// Answers the caller once the entry of a listed peer shows an outcome that it did not show at `before`.
+    pub fn wait_for_dial(&mut self, now: Now, call: CallId, id: NodeId, before: Option<LastError>) {
+        if let Some(answer) = self.calls.wait_for_entry(call, id, self.policy.entry(now, &id), before) {
+            self.effects.reply(call, answer);
+        }
+    }
+
+    /// A caller that waited has given up.
+    pub fn give_up(&mut self, call: CallId) {
+        self.calls.give_up(call);
+    }
+
+    /// Makes or resumes a registration without a stream.
+    pub fn register(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        target: &Target,
+        request_id: &str,
+        takeover: bool,
+    ) -> Result<Registered, SwitchError> {
+        self.open_for_business()?;
+        let claimed = self.registrations.register(now, principal, target, request_id, takeover)?;
+        self.follow_registrations(now);
+        Ok(Registered {
+            registration: self.registrations.view(now, claimed.id)?,
+            token: claimed.token,
+            resumed: claimed.resumed,
+            instance_id: Arc::clone(&self.instance_id),
+        })
+    }
+
+    /// Attaches a stream. `wake` is called whenever it may read again.
+    pub fn attach(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        request: &AttachRequest,
+        wake: Arc<dyn Wake>,
+    ) -> Result<Attached, SwitchError> {
+        self.open_for_business()?;
+        let claimed = self.registrations.claim_for_stream(now, principal, request)?;
+        self.follow_registrations(now);
+        self.registrations.open_stream(now, claimed, request, wake, &self.instance_id)
+    }
+
+    /// Changes what a registration says, while its holder goes on.
+    pub fn update_registration(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        spec: RegistrationSpec,
+    ) -> Result<RegistrationView, SwitchError> {
+        self.open_for_business()?;
+        let id = self.registrations.update(now, principal, acting, spec)?;
+        self.follow_registrations(now);
+        self.registrations.view(now, id)
+    }
+
+    /// The channel on which a call sends: of the caller's registration, to a connected peer that shares the protocol.
+    pub fn sender(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        node: NodeId,
+        protocol: &str,
+    ) -> Result<PeerChannel, SwitchError> {
+        let sending = self.registrations.sending_for(now, principal, acting, protocol)?;
+        let session = self.sessions.get(&node).ok_or(SwitchError::PeerNotConnected { node })?;
+        let unshared = || SwitchError::ProtocolNotShared { node, protocol: cut(protocol) };
+        sending.channel(session).ok_or_else(unshared)
+    }
+
+    /// The channels on which a call sends to all peers: of the caller's registration, for the protocol, in random order,
+    /// so that a part of them is a fair choice.
+    pub fn senders(
+        &mut self,
+        now: Now,
+        principal: &Principal,
+        acting: &Acting,
+        protocol: &str,
+    ) -> Result<Vec<PeerChannel>, SwitchError> {
+        let sending = self.registrations.sending_for(now, principal, acting, protocol)?;
+        let channels = self.sessions.iter().filter_map(|session| sending.channel(session));
+        let mut channels: Vec<_> = channels.collect();
+        channels.shuffle(&mut self.rng);
+        Ok(channels)
+    }
+
+    /// An application lets go of one of its channels. The session ends with it, unless another application uses it.
+    pub fn disconnect_channel(
+        &mut self,
+        now: Now,
+        id: RegistrationId,
+        target: &PeerChannel,
+        reason: DisconnectReason,
+        end_session: bool,
+    ) -> Result<(), SwitchError> {
+        let connection = target.session.id;
+        let Some(others) = self.connections.others_than(id, connection) else { return Ok(()) };
+        if others > 0 && end_session && !self.end_shared_sessions {
+            return Err(SwitchError::SharedSession { node: target.session.node_id, others });
+        }
+        if others == 0 || end_session {
+            let by = ClosedBy::Client(self.registrations.client(id).unwrap_or_default());
+            self.disconnect(connection, reason, by, "an application ended the session");
+        } else {
+            let index = target.channel.index;
+            let released = self.connections.release(id, |channel| channel.index == index, Some(connection));
+            self.release(now, released, DisconnectReason::Requested, "the application left");
+        }
+        Ok(())
+    }
+
+    /// The numbers at this time.
+    pub fn metrics(&mut self, now: Now) -> Metrics {
+        let Self { policy, sessions, registrations, .. } = self;
+        Metrics {
+            base: self.base.sums(),
+            inbound_queued: self.inbound.used(),
+            outbound_queued: self.connections.queued(),
+            ..Metrics::of(now, policy, sessions, registrations)
+        }
+    }
+
+    /// No more dials, accepts and registrations.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        // Discovery need not look for any node any more.
+        self.effects.push(Effect::Demand(0));
+        self.registrations.wake_streams();
+    }
+
+    /// Ends all connections with "quitting", after what was accepted for them is written.
+    pub fn quit(&mut self) {
+        let ids: Vec<_> = self.connections.ids().collect();
+        for id in ids {
+            self.disconnect(id, DisconnectReason::Quitting, ClosedBy::Sidecar, "the sidecar is stopping");
+        }
+    }
+
+    // What follows.
+
+    /// Lets the parts follow each other until nothing more follows.
+    fn settle(&mut self, now: Now) {
+        loop {
+            self.follow_registrations(now);
+            let Some(action) = self.policy.poll_action() else { break };
+            self.follow_policy(now, action);
+        }
+        while let Some(line) = self.registrations.poll_loss(now) {
+            self.effects.log(LogLine::Lost(line));
+        }
+        for (id, view) in self.registrations.take_touched(now) {
+            self.views.registration(id, view);
+        }
+    }
+
+    fn follow_policy(&mut self, now: Now, action: Action) {
+        match action {
+            Action::Dial(action) if self.draining => self.follow_dials_no_more(now, action),
+            Action::Dial(action) => self.follow_dials(now, action),
+            Action::Warn(warning) => self.effects.log(LogLine::Warn(warning)),
+            Action::WarningOver(name) => self.effects.log(LogLine::WarningOver(name)),
+            Action::OneSource(source) => self.effects.log(LogLine::OneSource(source)),
+            Action::Close(conn, reason) => self.close(now, conn, reason),
+            Action::Probe(conn) => {
+                self.effects.push(Effect::Control(conn, Control::Probe));
+            }
+            Action::Promoted { conn, before, .. } => {
+                self.promote(now, conn, before);
+            }
+            Action::ListsChanged => {
+                let lists = self.policy.lists(now);
+                self.effects.push(Effect::Persist(lists));
+            }
+        }
+    }
+
+    /// No more dials: each gets its answer at once, and so does the caller that waits for it.
+    fn follow_dials_no_more(&mut self, now: Now, action: dial::Action) {
+        match action {
+            dial::Action::LookupHost { task, .. } | dial::Action::Dial(Dial { task, .. }) => {
+                self.policy.dial_failed(now, task, Cause::LocalFault, STOPPING);
+            }
+            dial::Action::ResolveNode { id, .. } => self.policy.node_resolved(now, &id, None),
+            dial::Action::Demand(_) => {}
+            action => self.follow_dials(now, action),
+        }
+    }
+
+    fn follow_dials(&mut self, now: Now, action: dial::Action) {
+        match action {
+            dial::Action::LookupHost { task, name } => {
+                self.effects.push(Effect::LookupHost(task, name));
+            }
+            dial::Action::Dial(dial) => self.effects.push(Effect::Dial(dial)),
+            dial::Action::Abort(task) => self.effects.push(Effect::AbortDial(task)),
+            dial::Action::ResolveNode { id, public_key } => {
+                self.effects.push(Effect::Resolve(id, public_key));
+            }
+            dial::Action::EntryChanged(id) => self.entry_changed(now, id),
+            dial::Action::Failed { id, addr, kind, cause, detail } => {
+                self.views.attempt(now, What::Dial { id, addr, kind, cause }, &detail);
+            }
+            dial::Action::ConnectDone { query, id, outcome } => {
+                let peer = self.sessions.get(&id).map(|session| self.view(session));
+                if let Some((call, answer)) = self.calls.query_over(query, outcome, peer) {
+                    self.effects.reply(call, answer);
+                }
+            }
+            dial::Action::Fork(news) => self.effects.log(LogLine::Fork(news)),
+            dial::Action::Demand(count) => self.effects.push(Effect::Demand(count)),
+        }
+    }
+
+    /// Brings sessions, policy and our record in step with registrations.
+    fn follow_registrations(&mut self, now: Now) {
+        while let Some(change) = self.registrations.poll_change() {
+            match change {
+                Change::Stands(stands) => self.registration_stands(now, *stands),
+                Change::Ended { id, policy_id, client, expired } => {
+                    self.effects.log(LogLine::RegistrationEnded { client, expired });
+                    self.policy.unregister(now, policy_id);
+                    let owner = EntryOwner::Registration(policy_id.0);
+                    self.effects.push(Effect::ReleaseEntries(owner));
+                    let released = self.connections.release(id, |_| true, None);
+                    self.release(now, released, DisconnectReason::Requested, "the registration ended");
+                    self.registrations.forget(id);
+                }
+            }
+        }
+    }
+
+    fn registration_stands(&mut self, now: Now, stands: Stands) {
+        let Stands { id, policy_id, begun, removed, added, filter, desired, announce } = stands;
+        if let Some((client, protocols)) = begun {
+            self.effects.log(LogLine::Registered { client, protocols });
+        }
+        if !removed.is_empty() {
+            let gone = |channel: &SessionChannel| removed.iter().any(|capability| channel.is(capability));
+            let released = self.connections.release(id, gone, None);
+            let detail = "the protocol is not registered any more";
+            self.release(now, released, DisconnectReason::Requested, detail);
+        }
+        if let Some(announced) = announce {
+            let owner = EntryOwner::Registration(policy_id.0);
+            self.effects.push(Effect::Announce(owner, announced));
+        }
+        self.policy.register(now, policy_id, filter, desired);
+        if added {
+            self.policy.protocols_added(now);
+            self.rehello.registered(now.mono);
+        }
+    }
+
+    /// A connection becomes its node's session: channels open in the inboxes of their owners, greetings go out.
+    fn open(&mut self, now: Now, id: ConnectionId, negotiated: Negotiated) -> Sinks {
+        let node = negotiated.public_key().id();
+        let listed = (self.policy.is_static(&node), self.policy.is_trusted(&node));
+        let Some((session, space)) = self.connections.session(now, id, negotiated, listed) else {
+            return Sinks::new();
+        };
+        let owners = self.registrations.owners(&session.channels);
+        let sharers = Sharers::new(owners.len(), self.max_shared_stall);
+        let mut compressor = Compressor::default();
+        let (mut sinks, mut channels) = (Sinks::new(), Vec::new());
+        for channel in &session.channels {
+            let opened =
+                self.registrations.open_channel(&session, channel, &sharers, &space, &mut compressor);
+            match opened {
+                Some((key, sink)) => {
+                    channels.push(OpenChannel { owner: channel.owner, key, channel: channel.clone() });
+                    sinks.push(sink);
+                }
+                None => sinks.push(Box::new(Mute)),
+            }
+        }
+        self.effects.log(LogLine::Connected(Arc::clone(&session)));
+        self.connections.opened(&session, channels, sharers);
+        self.effects.remember(now, &session, Duration::ZERO);
+        self.views.connected(self.view(&session));
+        self.sessions.add(session);
+        sinks
+    }
+
+    /// A parked connection takes the place of another one of its node.
+    fn promote(&mut self, now: Now, id: ConnectionId, before: ConnectionId) {
+        let (reason, by) = (DisconnectReason::AlreadyConnected, ClosedBy::Sidecar);
+        let detail = "replaced by a second connection";
+        self.end_session(now, before, &by, reason, detail);
+        self.connections.disconnect(before, reason, by, detail);
+        if let Some(negotiated) = self.connections.unpark(id) {
+            let sinks = self.open(now, id, negotiated);
+            self.effects.push(Effect::Control(id, Control::Promote(sinks)));
+        }
+    }
+
+    /// The policy wants a connection gone.
+    fn close(&mut self, now: Now, id: ConnectionId, reason: CloseReason) {
+        if let CloseReason::Refused(refusal) = reason
+            && let Some(remote) = self.connections.refuse_later(id, refusal)
+        {
+            self.views.not_let_in(now, remote, None, WhyNot::Refused(refusal), &refusal.to_string());
+        }
+        let (wire, by) = match reason {
+            CloseReason::Refused(refusal) => (cause::of_refusal(refusal), ClosedBy::Sidecar),
+            CloseReason::Removed | CloseReason::Banned => (DisconnectReason::Requested, ClosedBy::Operator),
+            CloseReason::Rotated => (DisconnectReason::UselessPeer, ClosedBy::Sidecar),
+        };
+        self.disconnect(id, wire, by, &reason.to_string());
+    }
+
+    /// Ends a connection from here: what was accepted for it is flushed, then the reason.
+    fn disconnect(&mut self, id: ConnectionId, reason: DisconnectReason, by: ClosedBy, detail: &str) {
+        if self.connections.disconnect(id, reason, by, detail) {
+            self.effects.push(Effect::AbortConnection(id));
+        }
+    }
+
+    fn refuse(&mut self, id: ConnectionId, remote: PublicKey, refusal: Refusal) -> DisconnectReason {
+        if let Some(remote) = self.connections.refuse(id, remote, refusal) {
+            self.effects.log(LogLine::Refused { remote, refusal });
+        }
+        cause::of_refusal(refusal)
+    }
+
+    /// Closes a session's channels in all inboxes.
+    fn end_session(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        by: &ClosedBy,
+        reason: DisconnectReason,
+        detail: &str,
+    ) {
+        let Some((session, channels)) = self.connections.end_session(id) else { return };
+        for open in channels {
+            self.registrations.close_channel(now, &session, &open, by, reason, detail);
+        }
+        if !self.sessions.end(&session.node_id, id) {
+            return;
+        }
+        self.effects.left(now, &session, self.draining);
+        let end = PeerEnd { time: now.unix, reason, by: by.clone(), detail: detail.into() };
+        self.views.gone(&self.view(&session), end);
+        self.effects.log(LogLine::Disconnected { session, reason, detail: detail.to_owned() });
+    }
+
+    /// Closes channels that were taken from sessions, and lets go of peers that no registration uses any more.
+    fn release(&mut self, now: Now, released: Released, reason: DisconnectReason, detail: &str) {
+        for (session, open) in &released.channels {
+            self.registrations.close_channel(now, session, open, &ClosedBy::Sidecar, reason, detail);
+        }
+        for id in released.useless {
+            let detail = "no registration uses the peer any more";
+            self.disconnect(id, DisconnectReason::UselessPeer, ClosedBy::Sidecar, detail);
+        }
+    }
+
+    /// Reconnects the next peer of a re-Hello pass, if its time has come.
+    fn reconnect_one(&mut self, now: Now) {
+        if self.draining || !self.rehello.is_due(now.mono) {
+            return;
+        }
+        let lacking = self.sessions.iter().filter(|session| self.registrations.lacks_one(session));
+        if let Some((id, node)) = self.rehello.choose(now.mono, lacking, &self.policy) {
+            self.effects.log(LogLine::Rehello(node));
+            self.disconnect(id, DisconnectReason::Requested, ClosedBy::Sidecar, rehello::DETAIL);
+        }
+    }
+
+    /// A listed peer, or its state, changed: callers that wait for it are answered, and a peer shows its new roles.
+    fn entry_changed(&mut self, now: Now, id: NodeId) {
+        if let Some(session) = self.sessions.get(&id) {
+            self.views.listed(self.view(session));
+        }
+        for (call, answer) in self.calls.entry_changed(now, &self.policy, id) {
+            self.effects.reply(call, answer);
+        }
+    }
+
+    fn view(&self, session: &Arc<Session>) -> PeerView {
+        peers::view(&self.policy, session)
+    }
+
+    fn open_for_business(&self) -> Result<(), SwitchError> {
+        if self.draining { Err(SwitchError::Stopped) } else { Ok(()) }
+    }
+}
