@@ -4,10 +4,15 @@ use data_encoding::HEXLOWER;
 
 use crate::{policy::fork_following::News, switch::LogLine};
 
+/// The target of these lines, by which a filter names them. It is part of what operators type, so it does not move with
+/// this file.
+const TARGET: &str = "devp2pd::switch";
+
 /// Writes one line.
 pub(super) fn write(line: LogLine) {
     match line {
         LogLine::Connected(session) => tracing::info!(
+            target: TARGET,
             node = %session.node_id,
             remote = %session.remote,
             inbound = session.inbound,
@@ -15,19 +20,22 @@ pub(super) fn write(line: LogLine) {
             "peer connected"
         ),
         LogLine::Disconnected { session, reason, detail } => tracing::info!(
+            target: TARGET,
             node = %session.node_id,
             remote = %session.remote,
             %reason,
             detail = %detail.escape_debug(),
             "peer disconnected"
         ),
-        LogLine::Refused { remote, refusal } => tracing::debug!(%remote, %refusal, "refused a connection"),
+        LogLine::Refused { remote, refusal } => {
+            tracing::debug!(target: TARGET, %remote, %refusal, "refused a connection")
+        }
         LogLine::Registered { client, protocols } => {
-            tracing::info!(%client, %protocols, "protocols registered");
+            tracing::info!(target: TARGET, %client, %protocols, "protocols registered");
         }
         LogLine::RegistrationEnded { client, expired } => {
             let why = if expired { "its lease ran out" } else { "it was deleted" };
-            tracing::info!(%client, why, "registration ended");
+            tracing::info!(target: TARGET, %client, why, "registration ended");
         }
         LogLine::Lost(line) => {
             let several = || ("several".to_owned(), "several".into());
@@ -39,19 +47,22 @@ pub(super) fn write(line: LogLine) {
                 "it is not attached, and what waits for it is bounded: attach again sooner"
             };
             tracing::warn!(
+                target: TARGET,
                 client = %line.client, %peer, %protocol, messages = line.lost.messages, bytes = line.lost.bytes,
                 advice, "an application lost messages of its peers"
             );
         }
         LogLine::Rehello(node) => {
-            tracing::info!(%node, "reconnecting a peer, so that it learns of a protocol");
+            tracing::info!(target: TARGET, %node, "reconnecting a peer, so that it learns of a protocol");
         }
         LogLine::Fork(news) => write_fork(news),
-        LogLine::Warn(warning) => tracing::warn!(name = warning.name(), "{warning}"),
-        LogLine::WarningOver(name) => tracing::info!(name, "this warning does not hold any more"),
-        LogLine::OneSource(source) => tracing::warn!("{source}"),
+        LogLine::Warn(warning) => tracing::warn!(target: TARGET, name = warning.name(), "{warning}"),
+        LogLine::WarningOver(name) => {
+            tracing::info!(target: TARGET, name, "this warning does not hold any more")
+        }
+        LogLine::OneSource(source) => tracing::warn!(target: TARGET, "{source}"),
         LogLine::LeftOut { node, error } => {
-            tracing::warn!(node, %error, "a static or trusted peer of an earlier run is left out");
+            tracing::warn!(target: TARGET, node, %error, "a static or trusted peer of an earlier run is left out");
         }
     }
 }
@@ -60,6 +71,7 @@ fn write_fork(news: News) {
     let hex = |hash: [u8; 4]| HEXLOWER.encode(&hash);
     match news {
         News::Followed(fork) => tracing::warn!(
+            target: TARGET,
             hash = hex(fork.hash),
             before = hex(fork.before),
             time = fork.time,
@@ -67,6 +79,7 @@ fn write_fork(news: News) {
              followed until the next start (--follow-forks false switches this off)"
         ),
         News::Dropped(fork) => tracing::warn!(
+            target: TARGET,
             hash = hex(fork.hash),
             time = fork.time,
             "a fork that was followed is not our chain's: applications rejected its peers; it is dropped"
