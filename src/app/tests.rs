@@ -198,9 +198,9 @@ async fn a_list_that_names_this_node_starts_without_it() {
     config.peers.static_peers = list.to_vec();
     config.peers.trusted_peers = list.to_vec();
     let app = App::start(config).await.unwrap();
-    let listed = app.handle.static_peers().await.unwrap();
+    let listed = app.handle.run(|switch, now| switch.peers().static_peers(now)).await.unwrap();
     assert_eq!(listed.iter().map(|entry| entry.id).collect::<Vec<_>>(), [other.id()]);
-    assert_eq!(app.handle.trusted_peers().await.unwrap().len(), 1);
+    assert_eq!(app.handle.run(|switch, now| switch.peers().trusted_peers(now)).await.unwrap().len(), 1);
     app.stop().await;
 }
 

@@ -60,7 +60,7 @@ impl Metrics {
 
     /// The page; `None` when the process is ending and has no numbers any more.
     pub(super) async fn page(&self) -> Option<String> {
-        let figures = self.handle.metrics().await.ok()?;
+        let figures = self.handle.run(|switch, now| switch.metrics(now)).await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
         let details = self.discovery.details().await.ok()?;
         let trees = *self.facts.trees.borrow();

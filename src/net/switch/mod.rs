@@ -6,7 +6,7 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`handle`] | the way in: every call that others may make |
+//! | [`handle`] | the way in: carries the calls of other rooms to the engine |
 //! | [`attachment`] | where a stream of an application waits for what it can read |
 //! | [`boards`], [`watched`] | what tasks can watch, and how they are woken |
 //! | `config` | what all of it is made with |

@@ -132,9 +132,9 @@ async fn lists_that_nobody_takes_hold_nothing_up() {
         let target = BanTarget::ip([192, 0, 2, n].into());
         let duration = Duration::from_secs(600);
         let ban = BanRequest { target, duration, reason: String::new(), force: false };
-        handle.ban(ban).await.unwrap().unwrap();
+        handle.run(|switch, now| switch.peers().ban(now, ban)).await.unwrap().unwrap();
     }
-    assert_eq!(handle.peers().await.unwrap().len(), 0);
+    assert_eq!(handle.run(|switch, _| switch.peers().all()).await.unwrap().len(), 0);
     let newest = lists.borrow().clone().unwrap();
     assert_eq!(newest.bans.len(), 50, "the newest state is there to be written");
     drop(stop);
@@ -191,7 +191,7 @@ async fn lists_that_were_just_read_are_not_written() {
     bench.switch.restore(&[], &[], &lists.parse().unwrap()).unwrap();
     let (stop, stopped) = oneshot::channel();
     let running = tokio::spawn(bench.switch.run(stopped));
-    assert_eq!(bench.handle.static_peers().await.unwrap().len(), 1);
+    assert_eq!(bench.handle.run(|switch, now| switch.peers().static_peers(now)).await.unwrap().len(), 1);
     assert!(bench.lists.borrow().is_none());
     drop(stop);
     running.await.unwrap();

@@ -43,7 +43,11 @@ impl Messages {
         if request.protocol.is_empty() {
             return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
         }
-        let target = self.handle.sender(caller, acting, node, request.protocol).await?;
+        let protocol = request.protocol;
+        let target = self
+            .handle
+            .call(move |switch, now| switch.sender(now, &caller, &acting, node, &protocol))
+            .await?;
         let number =
             target.send_payload(request.code, &request.payload).map_err(|error| not_sent(error, node))?;
         if !request.wait_written {
@@ -83,7 +87,7 @@ impl MessageService for Messages {
         let caller = principal(&request);
         let attach = registration::receive_request(request.into_inner())?;
         // Awaited here, so that a refusal is the answer to the call and not the end of a stream.
-        let attached = self.handle.attach(caller, attach).await.map_err(Refusal::from)?;
+        let attached = self.handle.attach(caller, attach).await?;
         Ok(Response::new(Box::pin(ReceiveStream::open(self.handle.clone(), attached))))
     }
 

@@ -24,7 +24,7 @@ use crate::{
             value::{node_ref, timestamp},
         },
     },
-    switch::registrations::Acting,
+    switch::{Engine, registrations::Acting},
 };
 
 /// Names of what this version can do beyond the first one. A client looks here before it relies on one of them.
@@ -141,7 +141,13 @@ impl Node {
                 caller.name, caller.role
             ))),
             None => Ok(EntryOwner::Operator),
-            Some(acting) => Ok(self.handle.entry_owner(caller.clone().into(), acting.clone()).await?),
+            Some(acting) => {
+                let (principal, acting) = (caller.clone().into(), acting.clone());
+                let call = move |switch: &mut Engine, now| {
+                    switch.registrations().entry_owner(now, &principal, &acting)
+                };
+                Ok(self.handle.call(call).await?)
+            }
         }
     }
 
@@ -153,7 +159,10 @@ impl Node {
         let owner = match owner {
             EntryOwner::Operator => "the operator".to_owned(),
             owner => {
-                self.handle.entry_client(*owner).await.map(|client| client.to_string()).unwrap_or_default()
+                let owner = *owner;
+                let client =
+                    self.handle.run(move |switch, _| switch.registrations().entry_client(owner)).await;
+                client.ok().flatten().map(|client| client.to_string()).unwrap_or_default()
             }
         };
         errors::record_key_owned(key, &owner)
@@ -188,7 +197,7 @@ impl NodeService for Node {
         &self,
         _request: Request<proto::GetNodeInfoRequest>,
     ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
-        let peers = self.handle.summary().await.map_err(Refusal::from)?;
+        let peers = self.handle.run(|switch, now| switch.peers().summary(now)).await?;
         let counters = self.discovery.counters().await.map_err(Refusal::from)?;
         let facts = &self.facts;
         let record = self.discovery.record().borrow().clone();

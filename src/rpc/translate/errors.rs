@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use tonic::Status;
+
 use super::status::Refusal;
 use crate::{
     delivery::CreditError,
@@ -30,6 +32,12 @@ use crate::{
 
 /// When to try again after too much was under way: a request is over in 700 ms, a lookup in a second or two.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+impl From<SwitchError> for Status {
+    fn from(error: SwitchError) -> Self {
+        Refusal::from(error).into()
+    }
+}
 
 impl From<SwitchError> for Refusal {
     fn from(error: SwitchError) -> Self {

@@ -37,7 +37,7 @@ pub(super) async fn broadcast(
         .map(|(at, node)| Ok(node_ref(&format!("except[{at}]"), node)?.id()))
         .collect::<Result<_, Refusal>>()?;
     let acting = sender.map_or_else(|| Acting::Protocol(protocol.clone()), Acting::from);
-    let channels = handle.senders(caller, acting, protocol).await?;
+    let channels = handle.call(move |switch, now| switch.senders(now, &caller, &acting, &protocol)).await?;
     let message = Encoder::default()
         .encode(code, &payload)
         .map_err(|error| errors::too_large_for_all(payload.len(), &error))?;

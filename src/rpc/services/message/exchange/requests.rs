@@ -23,7 +23,7 @@ use crate::{
         },
     },
     switch::{
-        Principal,
+        Engine, Principal,
         attachment::{Encoder, Reply, StreamMessage},
     },
 };
@@ -74,7 +74,7 @@ async fn attach(
         return Err(Some(no_attach().into()));
     };
     let request = registration::attach_request(attach).map_err(Status::from)?;
-    let opened = handle.attach(principal, request).await.map_err(Refusal::from).map_err(Status::from)?;
+    let opened = handle.attach(principal, request).await.map_err(Status::from)?;
     Ok((opened, events))
 }
 
@@ -144,13 +144,21 @@ async fn obey(
             if let Some(target) = attachment.target(disconnect.channel_id) {
                 let reason = wire_reason(disconnect.reason());
                 let owner = attachment.registration();
-                attachment.handle().disconnect_channel(owner, target, reason, disconnect.end_session).await?;
+                let end_session = disconnect.end_session;
+                let call = move |switch: &mut Engine, now| {
+                    switch.disconnect_channel(now, owner, &target, reason, end_session)
+                };
+                attachment.handle().call(call).await?;
             }
             Ok(())
         }
         client_event::Event::SetGreeting(greeting) => {
             let (name, version, messages) = registration::greeting(greeting);
-            attachment.handle().set_greeting(attachment.registration(), name, version, messages).await?;
+            let owner = attachment.registration();
+            let call = move |switch: &mut Engine, _| {
+                switch.registrations().set_greeting(owner, &name, version, messages)
+            };
+            attachment.handle().call(call).await?;
             Ok(())
         }
     }
