@@ -16,7 +16,7 @@ use crate::{
     config::{Config, networks::Preset},
     dnsdisc::{self, Link},
     kademlia::Protocol,
-    net::switch::{Sources, boards::TableBoard},
+    net::switch::{Sources, watches::TableWatch},
     net::{
         bootnode_names::{self, Named},
         clock,
@@ -55,7 +55,7 @@ pub(super) struct Setup<'a> {
     /// Those of discovery are taken.
     pub(super) sockets: &'a mut Sockets,
     /// Who is told what happens in the tables.
-    pub(super) tables: TableBoard,
+    pub(super) tables: TableWatch,
     pub(super) rng: StdRng,
 }
 

@@ -23,7 +23,7 @@ use crate::{
     },
     dnsdisc,
     http::{self, Probes},
-    net::switch::{Boards, Handle},
+    net::switch::{Handle, Watches},
     net::{clock, data_dir::DataDir, discovery::Discovery, key_file, state_file::StateFile, udp::UdpPort},
     node::{Enode, NodeKey, Record, local::LocalRecord},
     policy::lists::{Lists, Parsed},
@@ -139,7 +139,7 @@ impl<'a> Steps<'a> {
             .map_err(|error| StartError::Record(error.to_string()))?;
         reached(Step::Listen)?;
 
-        let boards = Boards::new(self.rng.next_u64());
+        let watches = Watches::new(self.rng.next_u64());
         let search = finding::Setup {
             config,
             data_dir: data_dir.path(),
@@ -147,7 +147,7 @@ impl<'a> Steps<'a> {
             local,
             record_file: earlier.record_file,
             sockets: &mut sockets,
-            tables: boards.tables(),
+            tables: watches.tables(),
             rng: self.fork(),
         };
         let Finding { discovery, trees, sources } = finding::start(search, self.components)?;
@@ -163,7 +163,7 @@ impl<'a> Steps<'a> {
             record: &record,
             instance_id: Arc::clone(&facts.instance_id),
             client_name: &facts.client_name,
-            boards,
+            watches,
             sources,
             accepted: accept_queue,
             configured: current.lists(),

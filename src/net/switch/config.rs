@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 
-use super::boards::Boards;
+use super::watches::Watches;
 use crate::{
     delivery::Budget,
     lease,
@@ -28,7 +28,7 @@ pub struct Config {
     /// Limits of peers.
     pub settings: Settings,
     /// What watchers are told of.
-    pub boards: Boards,
+    pub watches: Watches,
     /// What all inboxes together may hold, in bytes.
     pub inbox_budget: u64,
     /// For how long a channel may hold the socket of a session that another application shares (0: never).
@@ -53,7 +53,7 @@ impl Config {
             instance_id: self.instance_id,
             leases: self.leases,
             settings: self.settings,
-            views: self.boards.views(),
+            views: self.watches.views(),
             inbound,
             base,
             max_shared_stall: self.max_shared_stall,

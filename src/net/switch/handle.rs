@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     attachment::{Attached, Attachment, StreamWaker},
-    boards::Boards,
+    watches::Watches,
 };
 use crate::{
     Now,
@@ -95,7 +95,7 @@ pub(super) struct Ending {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     pub(super) ending: Arc<Ending>,
-    boards: Boards,
+    watches: Watches,
     shared: Arc<Shared>,
 }
 
@@ -117,14 +117,14 @@ pub enum Draining {
 }
 
 impl Handle {
-    pub(super) fn new(commands: mpsc::Sender<Command>, boards: Boards, shared: Arc<Shared>) -> Self {
-        Self { commands, ending: Arc::default(), boards, shared }
+    pub(super) fn new(commands: mpsc::Sender<Command>, watches: Watches, shared: Arc<Shared>) -> Self {
+        Self { commands, ending: Arc::default(), watches, shared }
     }
 
     /// What can be watched. Reading it costs the switch nothing.
     #[must_use]
-    pub fn boards(&self) -> &Boards {
-        &self.boards
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// Runs a call between two events of the switch, and returns what it returned. Fails only when the switch is stopping.
@@ -191,7 +191,7 @@ impl Handle {
     /// Ends the streams of all applications.
     pub async fn end_streams(&self) {
         self.ending.over.store(true, Ordering::Release);
-        self.boards.close();
+        self.watches.close();
         let _ = self.run(|engine, _| engine.registrations().wake_streams()).await;
     }
 

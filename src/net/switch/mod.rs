@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`handle`] | the way in: carries the calls of other rooms to the engine |
 //! | [`attachment`] | where a stream of an application waits for what it can read |
-//! | [`boards`], [`watched`] | what tasks can watch, and how they are woken |
+//! | [`watches`], [`watched`] | what tasks can watch, and how they are woken |
 //! | `config` | what all of it is made with |
 //! | `tasks`, `work` | the tasks that the switch starts, and what each owes |
 //! | `log`, `failure` | lines for the log, and why dials fail |
@@ -16,7 +16,6 @@
 //! Left out: every decision (`switch`).
 
 pub mod attachment;
-pub mod boards;
 mod config;
 mod failure;
 pub mod handle;
@@ -25,6 +24,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 pub mod watched;
+pub mod watches;
 mod work;
 
 use std::sync::Arc;
@@ -35,9 +35,9 @@ use tokio::{
 };
 
 pub use attachment::{Attached, Attachment};
-pub use boards::Boards;
 pub use config::{Config, Sources};
 pub use handle::{Draining, Handle, PeerSettings};
+pub use watches::Watches;
 
 use crate::{
     delivery::Budget,
@@ -114,7 +114,7 @@ impl Switch {
             inbound: Budget::new(config.inbox_budget),
             base: Arc::<BaseTotals>::default(),
         });
-        let handle = Handle::new(commands, config.boards.clone(), Arc::clone(&shared));
+        let handle = Handle::new(commands, config.watches.clone(), Arc::clone(&shared));
         let Sources { discovery, record, demand, candidates, database, receive_buffer } = sources;
         let (local, config) = config.split(Arc::clone(&shared.inbound), Arc::clone(&shared.base));
         let tasks = Tasks::new(local, shared, events, report, discovery, receive_buffer);

@@ -43,7 +43,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let (now, rng) = (clock::now(), StdRng::seed_from_u64(7));
-    let boards = Boards::new(1);
+    let watches = Watches::new(1);
     let (demand, wanted) = watch::channel(0);
     let (candidates_sender, candidates) = mpsc::channel(8);
     let setup = Setup {
@@ -59,7 +59,7 @@ fn bench() -> Bench {
         db: None,
         demand: wanted,
         candidates: candidates_sender.clone(),
-        observer: Box::new(boards.tables()),
+        observer: Box::new(watches.tables()),
         mapped: watch::channel(Default::default()).1,
         rng: rng.clone(),
     };
@@ -69,7 +69,7 @@ fn bench() -> Bench {
         instance_id: "run".into(),
         leases: lease::Config::default(),
         settings: Settings::default(),
-        boards,
+        watches,
         inbox_budget: 1 << 20,
         max_shared_stall: Duration::ZERO,
         end_shared_sessions: false,
@@ -163,7 +163,7 @@ async fn a_connection_whose_task_panics_leaves_no_peer_behind() {
     while engine.poll_effect(now).is_some() {}
     assert_eq!((engine.connections(), engine.peers().all().len()), (0, 0));
     assert_eq!(engine.peers().summary(now).inbound, 0, "its slot is free");
-    assert!(bench.handle.boards().peers.read(|views| views.peers.is_empty()), "watchers are told");
+    assert!(bench.handle.watches().peers.read(|views| views.peers.is_empty()), "watchers are told");
     // And no message for it is queued any more.
     let message = crate::rlpx::Compressor::default().compress(b"lost").unwrap();
     let sent = session.outbound.send(Lane::Call, session.channels[0].index, 0, message);

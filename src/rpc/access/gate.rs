@@ -1,6 +1,6 @@
 //! What stands before every call: who is it, may it, and how much.
 //!
-//! The gate looks at path and headers, before a byte of the request is read: it judges the caller (`judge`), compares
+//! The gate looks at path and headers, before a byte of the request is read: it authenticates the caller (`authentication`), compares
 //! its role with what the call needs (`methods`), counts it among the caller's open calls, and lets the request through
 //! with the caller attached and its body under the budget (`server::decoding`). A refusal costs no decoding.
 //!
@@ -29,10 +29,10 @@ use tower_layer::Layer;
 use super::{
     super::{
         proto::ErrorReason,
-        server::{decoding::Budgeted, incoming::Connection, seats::OpenCall},
+        server::{connection_slots::OpenCall, decoding::Budgeted, incoming::Connection},
         translate::status::{self, Refusal},
     },
-    Access, Caller, Role, judge, methods,
+    Access, Caller, Role, authenticate, methods,
 };
 
 type Request = http::Request<Body>;
@@ -49,7 +49,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate that judges by the current access file.
+    /// A gate that authenticates by the current access file.
     #[must_use]
     pub fn new(access: watch::Receiver<Option<Arc<Access>>>) -> Self {
         Self { access, calls: Arc::default() }
@@ -63,7 +63,7 @@ impl Gate {
         let needs = methods::needs(request.uri().path());
         let caller = match needs.role {
             Some(role) => {
-                let caller = self.judge(&connection, request.headers())?;
+                let caller = self.authenticate(&connection, request.headers())?;
                 if caller.role < role {
                     let message = format!(
                         "this call needs the role {role}, and {} has the role {}",
@@ -83,7 +83,7 @@ impl Gate {
         Ok((http::Request::from_parts(parts, Body::new(body)), (call, open)))
     }
 
-    fn judge(&self, connection: &Connection, headers: &http::HeaderMap) -> Result<Caller, Refusal> {
+    fn authenticate(&self, connection: &Connection, headers: &http::HeaderMap) -> Result<Caller, Refusal> {
         let mut given = headers.get_all(http::header::AUTHORIZATION).iter();
         let first = given.next();
         if given.next().is_some() {
@@ -92,7 +92,7 @@ impl Gate {
         }
         let names = connection.certificate.as_deref().unwrap_or_default();
         let access = self.access.borrow().clone();
-        judge(access.as_deref(), &connection.origin, names, first.map(http::HeaderValue::as_bytes))
+        authenticate(access.as_deref(), &connection.origin, names, first.map(http::HeaderValue::as_bytes))
     }
 }
 

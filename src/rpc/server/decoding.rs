@@ -118,7 +118,7 @@ impl Pool {
         u32::try_from(bytes.div_ceil(UNIT).min(self.capacity)).unwrap_or(u32::MAX)
     }
 
-    fn seat(self: &Arc<Self>, room: OwnedSemaphorePermit) -> Place {
+    fn place(self: &Arc<Self>, room: OwnedSemaphorePermit) -> Place {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (tie, cut) = oneshot::channel();
         self.holders().insert(id, Holder { since: None, _room: room, _tie: tie });
@@ -127,7 +127,7 @@ impl Pool {
 
     fn try_claim(self: &Arc<Self>, bytes: usize) -> Option<Place> {
         let room = Arc::clone(&self.room).try_acquire_many_owned(self.units(bytes)).ok()?;
-        Some(self.seat(room))
+        Some(self.place(room))
     }
 
     /// Waits for room, and cuts off who has had its time. `None` never comes: the semaphore is not closed.
@@ -139,7 +139,7 @@ impl Pool {
             let oldest = self.oldest().map(|(_, since)| since);
             let due = oldest.unwrap_or_else(Instant::now) + self.patience;
             tokio::select! {
-                room = &mut room => return Some(self.seat(room.ok()?)),
+                room = &mut room => return Some(self.place(room.ok()?)),
                 () = sleep_until(due) => self.cut_off_oldest(),
             }
         }

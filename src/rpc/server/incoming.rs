@@ -1,8 +1,8 @@
-//! Connections to the gRPC port: counted by where they come from (`seats`), and held to a deadline until they ask for
+//! Connections to the gRPC port: counted by where they come from (`connection_slots`), and held to a deadline until they ask for
 //! something.
 //!
 //! The gRPC library gives every accepted socket a task and memory, whoever sent it. So a connection is admitted here
-//! first: it gets a seat, for which an idle one may have to go, and one that has not sent its HTTP/2 preface and the
+//! first: it gets a slot, for which an idle one may have to go, and one that has not sent its HTTP/2 preface and the
 //! headers of a first request within [`FIRST_REQUEST`], a TLS handshake included, is cut. After that the server's own
 //! HTTP/2 pings notice who is gone. One from another machine that has made no authorised call ends after
 //! [`FIRST_AUTHORISED`].
@@ -29,8 +29,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 
 use super::{
+    connection_slots::{
+        ConnectionSlot, ConnectionSlots, MAX_CONNECTIONS, MAX_LOOPBACK, MAX_PER_ORIGIN, MAX_REMOTE, Origin,
+        Standing,
+    },
     decoding::{Budget, Share},
-    seats::{Census, MAX_CONNECTIONS, MAX_LOOPBACK, MAX_PER_ORIGIN, MAX_REMOTE, Origin, Seat, Standing},
     tls,
 };
 
@@ -83,12 +86,12 @@ pub struct Admitted {
     /// What was read to see which protocol it speaks, and has not been handed on.
     early: Early,
     connection: Connection,
-    _seat: Seat,
+    _slot: ConnectionSlot,
     /// Until the first request has been seen.
     probation: Probation,
     /// Until the first authorised call; nothing for this machine, and once there was one.
     unauthorised: Option<Pin<Box<Sleep>>>,
-    /// Ends when its seat has to be given up. `None`: it has been.
+    /// Ends when its slot has to be given up. `None`: it has been.
     cut: Option<oneshot::Receiver<()>>,
 }
 
@@ -110,10 +113,10 @@ impl Connected for Admitted {
 
 /// Accepts from all listeners for as long as the receiver lives.
 pub async fn accept(listeners: Vec<Listener>, admitted: mpsc::Sender<io::Result<Admitted>>) {
-    let (census, budget) = (Arc::default(), Budget::default());
+    let (slots, budget) = (Arc::default(), Budget::default());
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
-        tasks.spawn(accept_from(listener, Arc::clone(&census), budget.clone(), admitted.clone()));
+        tasks.spawn(accept_from(listener, Arc::clone(&slots), budget.clone(), admitted.clone()));
     }
     drop(admitted);
     while tasks.join_next().await.is_some() {}
@@ -121,7 +124,7 @@ pub async fn accept(listeners: Vec<Listener>, admitted: mpsc::Sender<io::Result<
 
 async fn accept_from(
     listener: Listener,
-    census: Arc<Mutex<Census>>,
+    slots: Arc<Mutex<ConnectionSlots>>,
     budget: Budget,
     admitted: mpsc::Sender<io::Result<Admitted>>,
 ) {
@@ -140,7 +143,7 @@ async fn accept_from(
                 continue;
             }
         };
-        let Some((seat, cut)) = Seat::take(&census, &origin) else {
+        let Some((slot, cut)) = ConnectionSlot::take(&slots, &origin) else {
             if said.is_some_and(|at| at.elapsed() < SAY_AGAIN) {
                 unsaid += 1;
                 continue;
@@ -155,16 +158,16 @@ async fn accept_from(
             continue;
         };
         let remote = matches!(origin, Origin::Remote(_));
-        let standing = seat.standing();
+        let standing = slot.standing();
         let connection = Connection { origin, certificate: None, share: budget.share(), standing };
         let newcomer = Newcomer {
             connection,
-            seat,
+            slot,
             cut,
             deadline: Box::pin(sleep(FIRST_REQUEST)),
             unauthorised: remote.then(|| Box::pin(sleep(FIRST_AUTHORISED))),
         };
-        // A client may be slow; the others need not wait for it. There are as many of these as seats.
+        // A client may be slow; the others need not wait for it. There are as many of these as slots.
         tokio::spawn(newcomer.enter(socket, admitted.clone()));
     }
 }
@@ -172,10 +175,10 @@ async fn accept_from(
 /// Until when a connection must have asked for something, and how far it has come.
 type Probation = Option<(Pin<Box<Sleep>>, Preamble)>;
 
-/// A connection that has a seat and has not shown yet what it speaks.
+/// A connection that has a slot and has not shown yet what it speaks.
 struct Newcomer {
     connection: Connection,
-    seat: Seat,
+    slot: ConnectionSlot,
     cut: oneshot::Receiver<()>,
     deadline: Pin<Box<Sleep>>,
     unauthorised: Option<Pin<Box<Sleep>>>,
@@ -209,10 +212,10 @@ impl Newcomer {
                 return;
             }
         };
-        let Self { connection, seat, cut, deadline, unauthorised } = self;
+        let Self { connection, slot, cut, deadline, unauthorised } = self;
         let probation = Some((deadline, Preamble::default()));
         let new =
-            Admitted { transport, early, connection, _seat: seat, probation, unauthorised, cut: Some(cut) };
+            Admitted { transport, early, connection, _slot: slot, probation, unauthorised, cut: Some(cut) };
         // The receiver is gone when the server stops.
         let _ = admitted.send(Ok(new)).await;
     }

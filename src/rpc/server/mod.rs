@@ -5,9 +5,9 @@
 //! more than half its window, so the connection window must be at least 100 stream windows (each frame of 5 bytes
 //! costs 256). With hyper's defaults a client that paused for four seconds lost its connection.
 
+pub mod connection_slots;
 pub mod decoding;
 pub mod incoming;
-pub mod seats;
 pub mod tls;
 pub mod unix_socket;
 

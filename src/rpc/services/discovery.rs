@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{caller::principal, paging, watch};
 use crate::{
     kademlia::{self, CallError, Contact, Protocol, Target},
-    net::switch::Boards,
+    net::switch::Watches,
     net::{
         clock,
         discovery::{Discovery, DiscoveryError, TableNode, contact_of},
@@ -41,13 +41,13 @@ const FRAME_NODES: usize = 16;
 #[derive(Debug)]
 pub(super) struct Nodes {
     discovery: Discovery,
-    boards: Boards,
+    watches: Watches,
 }
 
 impl Nodes {
-    /// The service over discovery. `boards` shows its tables to watches.
-    pub(super) fn new(discovery: Discovery, boards: Boards) -> Self {
-        Self { discovery, boards }
+    /// The service over discovery. `watches` shows its tables to watches.
+    pub(super) fn new(discovery: Discovery, watches: Watches) -> Self {
+        Self { discovery, watches }
     }
 
     /// Returns where a node can be asked: the address that the caller gave, else the one that discovery knows.
@@ -62,13 +62,13 @@ impl Nodes {
 
 /// The stream of WatchNodes: changes of the tables, of one protocol if `wanted` names it.
 fn watch_nodes(
-    boards: &Boards,
+    watches: &Watches,
     asked: watch::WatchRequest,
     wanted: Option<Protocol>,
 ) -> watch::WatchStream<proto::WatchNodesResponse> {
-    let mut cursor = boards.nodes.read(|board| asked.cursor(board));
-    watch::stream(boards.nodes.clone(), asked, move |board| {
-        let (changes, mark) = watch::changes(board, &mut cursor, watch::FRAME_CHANGES, |kind, change| {
+    let mut cursor = watches.nodes.read(|view| asked.cursor(view));
+    watch::stream(watches.nodes.clone(), asked, move |view| {
+        let (changes, mark) = watch::changes(view, &mut cursor, watch::FRAME_CHANGES, |kind, change| {
             if wanted.is_some_and(|wanted| wanted != change.key.0) {
                 return None;
             }
@@ -169,8 +169,8 @@ impl DiscoveryService for Nodes {
         let caller = principal(&request);
         let wanted = protocol("table", request.get_ref().table())?;
         let proto::WatchNodesRequest { resume_token, mark_interval, .. } = request.into_inner();
-        let asked = watch::WatchRequest::new(&self.boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch_nodes(&self.boards, asked, wanted)))
+        let asked = watch::WatchRequest::new(&self.watches, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch_nodes(&self.watches, asked, wanted)))
     }
 
     async fn lookup_nodes(

@@ -52,8 +52,10 @@ pub fn add_services(
     let messages = MessageServiceServer::new(message::Messages::new(handle.clone()));
     // The gate refuses larger ones first, with a reason (`server::decoding`); the library keeps the same limits.
     let protocols = ProtocolServiceServer::new(protocol::Protocols::new(handle.clone()));
-    let found =
-        DiscoveryServiceServer::new(discovery::Nodes::new(discovery_handle.clone(), handle.boards().clone()));
+    let found = DiscoveryServiceServer::new(discovery::Nodes::new(
+        discovery_handle.clone(),
+        handle.watches().clone(),
+    ));
     routes
         .add_service(found.max_decoding_message_size(MAX_REQUEST))
         .add_service(NodeServiceServer::new(node).max_decoding_message_size(MAX_REQUEST))

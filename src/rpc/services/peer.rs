@@ -63,9 +63,9 @@ impl PeerService for Peers {
     ) -> Result<Response<Self::WatchPeersStream>, Status> {
         let caller = principal(&request);
         let proto::WatchPeersRequest { resume_token, mark_interval } = request.into_inner();
-        let boards = self.handle.boards();
-        let asked = watch::WatchRequest::new(boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch::peers(boards, asked)))
+        let watches = self.handle.watches();
+        let asked = watch::WatchRequest::new(watches, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::peers(watches, asked)))
     }
 
     async fn list_peers(

@@ -39,9 +39,9 @@ impl ProtocolService for Protocols {
     ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
         let caller = principal(&request);
         let proto::WatchRegistrationsRequest { resume_token, mark_interval } = request.into_inner();
-        let boards = self.handle.boards();
-        let asked = watch::WatchRequest::new(boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch::registrations(boards, asked)))
+        let watches = self.handle.watches();
+        let asked = watch::WatchRequest::new(watches, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::registrations(watches, asked)))
     }
 
     async fn register_protocols(

@@ -1,10 +1,10 @@
 //! The streams of WatchPeers, WatchNodes and WatchRegistrations: one loop for all of them.
 //!
 //! The loop pulls a frame only when the stream has room for it, so the client's reading sets the pace. Changes that the
-//! client has not read yet do not queue here: the board keeps the latest state of each key. At most one frame is in
+//! client has not read yet do not queue here: the view keeps the latest state of each key. At most one frame is in
 //! flight.
 //!
-//! Left out: which changes a slow client loses (the board decides).
+//! Left out: which changes a slow client loses (the view decides).
 
 use std::{pin::Pin, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
-use crate::net::switch::{Boards, boards::Seat, watched::Watched};
+use crate::net::switch::{Watches, watched::Watched, watches::WatchSlot};
 use crate::rpc::{
     proto::{self, ErrorReason},
     translate::{peer, registration, status::Refusal, value::duration},
@@ -37,12 +37,12 @@ const MAX_MARK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// The response stream of a watch.
 pub(super) type WatchStream<F> = Pin<Box<dyn Stream<Item = Result<F, Status>> + Send>>;
 
-/// A frame that was pulled from a board.
+/// A frame that was pulled from a view.
 pub(super) struct Pulled<F> {
     pub(super) frame: F,
     /// Whether the frame has anything beside its mark.
     pub(super) says_something: bool,
-    /// Whether the board has more to pull now.
+    /// Whether the view has more to pull now.
     pub(super) more: bool,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Pulled<F> {
 pub(super) struct WatchRequest {
     pub(super) token: Token,
     interval: Duration,
-    seat: Seat,
+    slot: WatchSlot,
 }
 
 /// Where a watch begins.
@@ -67,7 +67,7 @@ pub(super) enum Token {
 impl WatchRequest {
     /// Checks a request and takes one of the places for watches, which are limited.
     pub(super) fn new(
-        boards: &Boards,
+        watches: &Watches,
         principal: &Principal,
         token: &str,
         interval: Option<prost_types::Duration>,
@@ -82,11 +82,11 @@ impl WatchRequest {
         if interval < MIN_MARK_INTERVAL {
             return Err(Refusal::field("mark_interval", "must be at least 1 s"));
         }
-        let seat = boards.seat(&principal.name)?;
-        Ok(Self { token, interval, seat })
+        let slot = watches.slot(&principal.name)?;
+        Ok(Self { token, interval, slot })
     }
 
-    /// Returns the position on a board where this watch begins.
+    /// Returns the position in a view where this watch begins.
     pub(super) fn cursor<K: Ord + Clone, V>(&self, watch: &Watch<K, V>) -> Cursor<K> {
         match self.token {
             Token::None => watch.watch(None),
@@ -96,7 +96,7 @@ impl WatchRequest {
     }
 }
 
-/// Starts a watch: `pull` takes the next frame from the board.
+/// Starts a watch: `pull` takes the next frame from the view.
 pub(super) fn stream<S: Send + 'static, F: Send + 'static>(
     watched: Watched<S>,
     asked: WatchRequest,
@@ -113,7 +113,7 @@ async fn run<S, F>(
     mut pull: impl FnMut(&S) -> Pulled<F>,
     out: mpsc::Sender<Result<F, Status>>,
 ) {
-    let WatchRequest { interval, seat: _seat, .. } = asked;
+    let WatchRequest { interval, slot: _slot, .. } = asked;
     let mut changes = watched.changes();
     // The first frame is sent at once, even if it has only a mark.
     let mut mark_due = Instant::now();
@@ -140,7 +140,7 @@ async fn run<S, F>(
     }
 }
 
-/// Pulls the next changes of a board, at most `max`, and translates each with `say`. Also returns the mark after them.
+/// Pulls the next changes of a view, at most `max`, and translates each with `say`. Also returns the mark after them.
 pub(super) fn changes<K: Ord + Clone, V, C>(
     watch: &Watch<K, V>,
     cursor: &mut Cursor<K>,
@@ -180,11 +180,11 @@ pub(super) fn mark(mark: &Mark) -> proto::WatchMark {
 }
 
 /// The stream of WatchPeers: peers, and attempts that failed.
-pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::WatchPeersResponse> {
+pub(super) fn peers(watches: &Watches, asked: WatchRequest) -> WatchStream<proto::WatchPeersResponse> {
     let (mut cursor, mut attempts) =
-        boards.peers.read(|board| (asked.cursor(&board.peers), board.attempts.watch()));
-    stream(boards.peers.clone(), asked, move |board| {
-        let (changes, mark_of) = changes(&board.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
+        watches.peers.read(|view| (asked.cursor(&view.peers), view.attempts.watch()));
+    stream(watches.peers.clone(), asked, move |view| {
+        let (changes, mark_of) = changes(&view.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
             let (seen, end) = match &*change.value {
                 PeerState::Connected(view) => (peer::peer(view), None),
                 PeerState::Gone(gone) => (peer::gone_peer(gone), Some(peer::peer_end(&gone.end))),
@@ -192,7 +192,7 @@ pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::
             Some(proto::PeerChange { r#type: kind.into(), peer: Some(seen), end })
         });
         let mut failed_attempts = Vec::new();
-        let missed = board.attempts.pull(&mut attempts, FRAME_CHANGES, |attempt| {
+        let missed = view.attempts.pull(&mut attempts, FRAME_CHANGES, |attempt| {
             failed_attempts.push(peer::attempt(attempt));
         });
         let missed_attempts: Vec<_> = missed.into_iter().map(peer::missed).collect();
@@ -207,12 +207,12 @@ pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::
 
 /// The stream of WatchRegistrations. A registration may carry greetings of half a megabyte, so a frame has one change.
 pub(super) fn registrations(
-    boards: &Boards,
+    watches: &Watches,
     asked: WatchRequest,
 ) -> WatchStream<proto::WatchRegistrationsResponse> {
-    let mut cursor = boards.registrations.read(|board| asked.cursor(board));
-    stream(boards.registrations.clone(), asked, move |board| {
-        let (changes, mark_of) = changes(board, &mut cursor, 1, |kind, change| {
+    let mut cursor = watches.registrations.read(|view| asked.cursor(view));
+    stream(watches.registrations.clone(), asked, move |view| {
+        let (changes, mark_of) = changes(view, &mut cursor, 1, |kind, change| {
             let registration = Some(registration::view(&change.value));
             Some(proto::RegistrationChange { r#type: kind.into(), registration })
         });

@@ -16,7 +16,7 @@ use crate::{
     kademlia::{CallError, query::MAX_LOOKUPS},
     lease::LeaseError,
     net::discovery::DiscoveryError,
-    net::switch::boards::TooManyWatchers,
+    net::switch::watches::TooManyWatchers,
     node::{NodeId, local::EntryError},
     policy::{
         BanError,

@@ -57,7 +57,7 @@ fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {
     roles
 }
 
-/// Translates a peer whose session has ended, as far as the board remembers it.
+/// Translates a peer whose session has ended, as far as its view remembers it.
 pub(in crate::rpc) fn gone_peer(gone: &GonePeer) -> proto::Peer {
     proto::Peer {
         node_id: gone.node_id.to_string(),

@@ -25,7 +25,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::rpc::{proto::ErrorReason, server::seats::Origin, translate::status::Refusal};
+use crate::rpc::{proto::ErrorReason, server::connection_slots::Origin, translate::status::Refusal};
 
 /// Credentials of one file. Every call with a token looks at all of them.
 pub const MAX_CREDENTIALS: usize = 256;
@@ -183,7 +183,7 @@ impl Access {
 /// Without an access file (`None`) the transport alone decides: the Unix socket knows its users, and TCP was opened to
 /// all who reach it. With one, TCP needs a credential. A credential that is there and wrong is refused everywhere: its
 /// sender relies on it.
-pub fn judge(
+pub fn authenticate(
     access: Option<&Access>,
     origin: &Origin,
     names: &[String],
@@ -382,8 +382,9 @@ mod tests {
         .enumerate()
         {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let judged = judge(with.then_some(&file), &origin, &names, header.as_ref().map(String::as_bytes));
-            match (expected, judged) {
+            let outcome =
+                authenticate(with.then_some(&file), &origin, &names, header.as_ref().map(String::as_bytes));
+            match (expected, outcome) {
                 (Ok((name, role, proven)), Ok(caller)) => {
                     assert_eq!(caller, Caller { name: name.into(), role, proven }, "{case}");
                 }
@@ -393,9 +394,9 @@ mod tests {
                     assert!(said.contains(expected), "{case}: {expected:?} not in {said:?}");
                     assert!(!said.contains("0123456789"), "{said}");
                 }
-                (expected, judged) => panic!("{case}: {expected:?} and not {judged:?}"),
+                (expected, outcome) => panic!("{case}: {expected:?} and not {outcome:?}"),
             }
         }
-        assert!(judge(Some(&file), &remote, &[], Some(&[0xff, b' ', b'x'])).is_err());
+        assert!(authenticate(Some(&file), &remote, &[], Some(&[0xff, b' ', b'x'])).is_err());
     }
 }

@@ -1,14 +1,14 @@
 //! Where connections to the gRPC port come from, how many each place may have, and who makes room when there are too
 //! many.
 //!
-//! Whoever can reach the port can open connections before it has shown who it is, so they are counted by where they come
-//! from. A full house refuses nobody who would use his seat: a connection goes for the new one,
+//! A client can open connections before it has shown who it is, so they are counted by where they come
+//! from. When all slots are taken, a connection that makes little use of its slot is closed for the new one:
 //!
 //! 1. first one that has made no authorised call and has none open, the longest idle first;
 //! 2. then one that has made no authorised call, although it has calls open: reflection and health need no credential;
 //! 3. then one without an open call, the longest idle first.
 //!
-//! Only connections whose seat would be of use are looked at: of the same place when that has its share, of strangers
+//! Only connections whose slot would be of use are looked at: of the same place when that has its share, of strangers
 //! when those have theirs. A client whose idle connection was closed connects again when it has something to ask; every
 //! gRPC library does.
 //!
@@ -31,7 +31,7 @@ pub const MAX_CONNECTIONS: usize = 448;
 pub const MAX_PER_ORIGIN: usize = 64;
 
 /// Connections over loopback TCP. All processes of this machine look alike there, and one of them should not be able to
-/// take the seats of all others by having a large pool.
+/// take the slots of all others by having a large pool.
 pub const MAX_LOOPBACK: usize = 192;
 
 /// Connections of callers on other machines, in all: the rest is for this one, so that strangers who fill what is open
@@ -76,7 +76,7 @@ impl Origin {
     }
 }
 
-/// What seats are counted by.
+/// What slots are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Loopback,
@@ -95,9 +95,9 @@ impl Place {
     }
 }
 
-/// A connection that has a seat.
+/// A connection that has a slot.
 #[derive(Debug)]
-struct Seated {
+struct SlotHolder {
     place: Place,
     /// Calls that are open.
     calls: usize,
@@ -110,21 +110,21 @@ struct Seated {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Census {
-    seated: BTreeMap<u64, Seated>,
+pub(super) struct ConnectionSlots {
+    holders: BTreeMap<u64, SlotHolder>,
     remote: usize,
     by_place: HashMap<Place, usize>,
     events: u64,
 }
 
-impl Census {
+impl ConnectionSlots {
     fn next(&mut self) -> u64 {
         self.events += 1;
         self.events
     }
 
     fn leave(&mut self, id: u64) {
-        let Some(Seated { place, .. }) = self.seated.remove(&id) else { return };
+        let Some(SlotHolder { place, .. }) = self.holders.remove(&id) else { return };
         self.remote -= usize::from(place.is_remote());
         if let Some(own) = self.by_place.get_mut(&place) {
             *own -= 1;
@@ -134,58 +134,58 @@ impl Census {
         }
     }
 
-    /// Makes room for a connection from `place`, at the cost of another one. Linear in the seats, of which there are few.
+    /// Makes room for a connection from `place`, at the cost of another one. Linear in the slots, of which there are few.
     fn make_room(&mut self, place: Place) -> bool {
         let own_full = self.by_place.get(&place).copied().unwrap_or(0) >= place.limit();
         let remote_full = place.is_remote() && self.remote >= MAX_REMOTE;
-        if !own_full && !remote_full && self.seated.len() < MAX_CONNECTIONS {
+        if !own_full && !remote_full && self.holders.len() < MAX_CONNECTIONS {
             return true;
         }
-        let of_use = |seated: &Seated| match (own_full, remote_full) {
-            (true, _) => seated.place == place,
-            (false, true) => seated.place.is_remote(),
+        let of_use = |holder: &SlotHolder| match (own_full, remote_full) {
+            (true, _) => holder.place == place,
+            (false, true) => holder.place.is_remote(),
             (false, false) => true,
         };
-        let rank = |seated: &Seated| match (seated.authorised, seated.calls) {
+        let rank = |holder: &SlotHolder| match (holder.authorised, holder.calls) {
             (false, 0) => Some(0),
             (false, _) => Some(1),
             (true, 0) => Some(2),
             (true, _) => None,
         };
-        let candidates = self.seated.iter().filter(|(_, seated)| of_use(seated));
-        let first = candidates.filter_map(|(id, seated)| Some((rank(seated)?, seated.idle_since, *id))).min();
+        let candidates = self.holders.iter().filter(|(_, holder)| of_use(holder));
+        let first = candidates.filter_map(|(id, holder)| Some((rank(holder)?, holder.idle_since, *id))).min();
         let Some((_, _, id)) = first else { return false };
         self.leave(id);
         true
     }
 }
 
-type Shared = Arc<Mutex<Census>>;
+type Shared = Arc<Mutex<ConnectionSlots>>;
 
-fn lock(census: &Shared) -> MutexGuard<'_, Census> {
-    census.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(shared: &Shared) -> MutexGuard<'_, ConnectionSlots> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection's place among the admitted ones. Free again when dropped.
 #[derive(Debug)]
-pub(super) struct Seat(Standing);
+pub(super) struct ConnectionSlot(Standing);
 
-impl Seat {
-    /// Takes a seat. The receiver ends when it has to be given up. `None`: all are in use by calls.
-    pub(super) fn take(census: &Shared, origin: &Origin) -> Option<(Self, oneshot::Receiver<()>)> {
+impl ConnectionSlot {
+    /// Takes a slot. The receiver ends when it has to be given up. `None`: all are in use by calls.
+    pub(super) fn take(shared: &Shared, origin: &Origin) -> Option<(Self, oneshot::Receiver<()>)> {
         let place = origin.place();
-        let mut counts = lock(census);
+        let mut counts = lock(shared);
         if !counts.make_room(place) {
             return None;
         }
         let id = counts.next();
         let (tie, cut) = oneshot::channel();
-        let seated = Seated { place, calls: 0, authorised: false, idle_since: id, _tie: tie };
-        counts.seated.insert(id, seated);
+        let holder = SlotHolder { place, calls: 0, authorised: false, idle_since: id, _tie: tie };
+        counts.holders.insert(id, holder);
         counts.remote += usize::from(place.is_remote());
         *counts.by_place.entry(place).or_default() += 1;
         drop(counts);
-        Some((Self(Standing { census: Arc::clone(census), id }), cut))
+        Some((Self(Standing { shared: Arc::clone(shared), id }), cut))
     }
 
     /// What is told of its calls.
@@ -194,32 +194,32 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        lock(&self.0.census).leave(self.0.id);
+        lock(&self.0.shared).leave(self.0.id);
     }
 }
 
 /// Where a connection's calls are noted.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    census: Shared,
+    shared: Shared,
     id: u64,
 }
 
 impl Standing {
     /// Notes a call, until what is returned is dropped. `authorised`: it needs a role, and its caller has it.
     pub(in crate::rpc) fn call(&self, authorised: bool) -> OpenCall {
-        if let Some(seated) = lock(&self.census).seated.get_mut(&self.id) {
-            seated.calls += 1;
-            seated.authorised |= authorised;
+        if let Some(holder) = lock(&self.shared).holders.get_mut(&self.id) {
+            holder.calls += 1;
+            holder.authorised |= authorised;
         }
         OpenCall(self.clone())
     }
 
     /// Whether it has made an authorised call.
     pub(super) fn is_authorised(&self) -> bool {
-        lock(&self.census).seated.get(&self.id).is_some_and(|seated| seated.authorised)
+        lock(&self.shared).holders.get(&self.id).is_some_and(|holder| holder.authorised)
     }
 }
 
@@ -229,11 +229,11 @@ pub(in crate::rpc) struct OpenCall(Standing);
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        let mut counts = lock(&self.0.census);
+        let mut counts = lock(&self.0.shared);
         let now = counts.next();
-        if let Some(seated) = counts.seated.get_mut(&self.0.id) {
-            seated.calls -= 1;
-            seated.idle_since = now;
+        if let Some(holder) = counts.holders.get_mut(&self.0.id) {
+            holder.calls -= 1;
+            holder.idle_since = now;
         }
     }
 }
@@ -242,14 +242,14 @@ impl Drop for OpenCall {
 mod tests {
     use super::*;
 
-    type Taken = (Seat, oneshot::Receiver<()>);
+    type Taken = (ConnectionSlot, oneshot::Receiver<()>);
 
-    fn take(census: &Shared, origin: &Origin) -> Taken {
-        Seat::take(census, origin).expect("a seat")
+    fn take(shared: &Shared, origin: &Origin) -> Taken {
+        ConnectionSlot::take(shared, origin).expect("a slot")
     }
 
-    fn fill(census: &Shared, origin: &Origin) -> Vec<Taken> {
-        (0..origin.place().limit()).map(|_| take(census, origin)).collect()
+    fn fill(shared: &Shared, origin: &Origin) -> Vec<Taken> {
+        (0..origin.place().limit()).map(|_| take(shared, origin)).collect()
     }
 
     fn is_cut(taken: &mut Taken) -> bool {
@@ -263,57 +263,57 @@ mod tests {
     #[test]
     fn seats_are_limited_per_origin_and_freed() {
         for origin in [Origin::Loopback, Origin::Uid(7), remote(1)] {
-            let census = Arc::default();
-            let seats = fill(&census, &origin);
-            let calls: Vec<OpenCall> = seats.iter().map(|(seat, _)| seat.standing().call(true)).collect();
-            assert!(Seat::take(&census, &origin).is_none(), "{origin:?}: all are in use");
-            assert!(Seat::take(&census, &Origin::Uid(0)).is_some());
+            let shared = Arc::default();
+            let slots = fill(&shared, &origin);
+            let calls: Vec<OpenCall> = slots.iter().map(|(slot, _)| slot.standing().call(true)).collect();
+            assert!(ConnectionSlot::take(&shared, &origin).is_none(), "{origin:?}: all are in use");
+            assert!(ConnectionSlot::take(&shared, &Origin::Uid(0)).is_some());
             drop(calls);
-            drop(seats);
-            assert!(Seat::take(&census, &origin).is_some());
-            let census = lock(&census);
-            assert!(census.by_place.is_empty() && census.seated.is_empty() && census.remote == 0);
+            drop(slots);
+            assert!(ConnectionSlot::take(&shared, &origin).is_some());
+            let shared = lock(&shared);
+            assert!(shared.by_place.is_empty() && shared.holders.is_empty() && shared.remote == 0);
         }
     }
 
     #[test]
     fn idle_connections_make_room_the_longest_idle_first() {
-        let census = Arc::default();
-        let mut seats = fill(&census, &Origin::Loopback);
+        let shared = Arc::default();
+        let mut slots = fill(&shared, &Origin::Loopback);
         // All have made a call; one has it open, and the first had its last call after all others.
-        let open = seats[1].0.standing().call(true);
-        for (seat, _) in seats.iter().skip(2).chain(seats.first()) {
-            drop(seat.standing().call(true));
+        let open = slots[1].0.standing().call(true);
+        for (slot, _) in slots.iter().skip(2).chain(slots.first()) {
+            drop(slot.standing().call(true));
         }
         let newcomers: Vec<Taken> = (0..MAX_LOOPBACK - 2)
             .map(|_| {
-                let taken = take(&census, &Origin::Loopback);
+                let taken = take(&shared, &Origin::Loopback);
                 drop(taken.0.standing().call(true));
                 taken
             })
             .collect();
-        let cut: Vec<bool> = seats.iter_mut().map(is_cut).collect();
+        let cut: Vec<bool> = slots.iter_mut().map(is_cut).collect();
         assert_eq!((cut[0], cut[1]), (false, false), "the last to be used, and the one in use");
         assert!(cut[2..].iter().all(|cut| *cut));
-        let _more = take(&census, &Origin::Loopback);
-        assert!(is_cut(&mut seats[0]) && !is_cut(&mut seats[1]));
+        let _more = take(&shared, &Origin::Loopback);
+        assert!(is_cut(&mut slots[0]) && !is_cut(&mut slots[1]));
         drop((open, newcomers));
     }
 
     #[test]
     fn who_has_no_credential_makes_room_before_all_others() {
-        let census = Arc::default();
-        // Strangers hold all seats of strangers with calls that need no role.
-        let mut strangers: Vec<Taken> = (1..=3).flat_map(|last| fill(&census, &remote(last))).collect();
-        let open: Vec<OpenCall> = strangers.iter().map(|(seat, _)| seat.standing().call(false)).collect();
+        let shared = Arc::default();
+        // Strangers hold all slots of strangers with calls that need no role.
+        let mut strangers: Vec<Taken> = (1..=3).flat_map(|last| fill(&shared, &remote(last))).collect();
+        let open: Vec<OpenCall> = strangers.iter().map(|(slot, _)| slot.standing().call(false)).collect();
         assert_eq!(strangers.len(), MAX_REMOTE);
-        let mut friend = take(&census, &remote(9));
+        let mut friend = take(&shared, &remote(9));
         assert!(is_cut(&mut strangers[0]));
         drop(friend.0.standing().call(true));
         // And they push nobody out who has one.
         for _ in 0..3 * MAX_REMOTE {
-            let (seat, _) = take(&census, &remote(1));
-            let _call = seat.standing().call(false);
+            let (slot, _) = take(&shared, &remote(1));
+            let _call = slot.standing().call(false);
         }
         assert!(!is_cut(&mut friend));
         drop(open);
@@ -321,24 +321,26 @@ mod tests {
 
     #[test]
     fn strangers_leave_seats_to_this_machine() {
-        let census = Arc::default();
-        let strangers: Vec<Taken> = (1..=3).flat_map(|last| fill(&census, &remote(last))).collect();
-        let busy: Vec<OpenCall> = strangers.iter().map(|(seat, _)| seat.standing().call(true)).collect();
-        assert!(Seat::take(&census, &remote(9)).is_none());
-        let local = fill(&census, &Origin::Loopback);
-        let unix = fill(&census, &Origin::Uid(0));
+        let shared = Arc::default();
+        let strangers: Vec<Taken> = (1..=3).flat_map(|last| fill(&shared, &remote(last))).collect();
+        let busy: Vec<OpenCall> = strangers.iter().map(|(slot, _)| slot.standing().call(true)).collect();
+        assert!(ConnectionSlot::take(&shared, &remote(9)).is_none());
+        let local = fill(&shared, &Origin::Loopback);
+        let unix = fill(&shared, &Origin::Uid(0));
         assert_eq!(strangers.len() + local.len() + unix.len(), MAX_CONNECTIONS);
         drop((busy, local, unix));
-        assert!(Seat::take(&census, &remote(9)).is_some());
+        assert!(ConnectionSlot::take(&shared, &remote(9)).is_some());
     }
 
     #[test]
     fn the_addresses_of_one_line_are_one_place() {
-        let census = Arc::default();
+        let shared = Arc::default();
         let line = |host: u16| Origin::Remote([0x2600, 0, 0, 1, 0, 0, 0, host].into());
-        let seats: Vec<Taken> = (0..64).map(|host| take(&census, &line(host))).collect();
-        let _open: Vec<OpenCall> = seats.iter().map(|(seat, _)| seat.standing().call(true)).collect();
-        assert!(Seat::take(&census, &line(99)).is_none());
-        assert!(Seat::take(&census, &Origin::Remote([0x2600, 0, 0, 2, 0, 0, 0, 1].into())).is_some());
+        let slots: Vec<Taken> = (0..64).map(|host| take(&shared, &line(host))).collect();
+        let _open: Vec<OpenCall> = slots.iter().map(|(slot, _)| slot.standing().call(true)).collect();
+        assert!(ConnectionSlot::take(&shared, &line(99)).is_none());
+        assert!(
+            ConnectionSlot::take(&shared, &Origin::Remote([0x2600, 0, 0, 2, 0, 0, 0, 1].into())).is_some()
+        );
     }
 }

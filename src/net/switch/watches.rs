@@ -1,6 +1,6 @@
 //! What tasks can watch: connected peers and failed attempts, the tables of discovery, registrations.
 //!
-//! The switch fills its views; discovery's driver fills the tables through [`TableBoard`]. The number of watchers is
+//! The switch fills its views; discovery's driver fills the tables through [`TableWatch`]. The number of watchers is
 //! bounded, in all and by caller.
 //!
 //! Left out: what the switch shows (`switch::views`), and what a watcher is told (`watch`).
@@ -49,9 +49,9 @@ impl NodeState {
 /// A node's place: one node may be in both tables.
 pub type NodeKey = (Protocol, NodeId);
 
-/// All boards.
+/// All that can be watched, and how many watch it.
 #[derive(Clone, Debug)]
-pub struct Boards {
+pub struct Watches {
     /// Peers and attempts.
     pub peers: Watched<PeerViews>,
     /// Nodes in use in the tables of discovery.
@@ -59,10 +59,10 @@ pub struct Boards {
     /// Registrations. A value is as of its last change of state, spec or channels.
     pub registrations: Watched<Watch<RegistrationId, RegistrationView>>,
     views: Views,
-    census: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+    counts: Arc<Mutex<HashMap<Arc<str>, usize>>>,
 }
 
-impl Boards {
+impl Watches {
     /// What tasks can watch: the switch's views, and the tables of discovery. `instance` tells this run of the sidecar from
     /// others, so it must be random.
     #[must_use]
@@ -72,7 +72,7 @@ impl Boards {
             peers: Watched::new(views.peers().clone()),
             nodes: Watched::new(Shared::new(Watch::new(instance, MAX_CHANGES))),
             registrations: Watched::new(views.registrations().clone()),
-            census: Arc::default(),
+            counts: Arc::default(),
             views,
         }
     }
@@ -84,10 +84,10 @@ impl Boards {
     }
 
     /// A place among those who watch, or the bound that is reached.
-    pub fn seat(&self, principal: &Arc<str>) -> Result<Seat, TooManyWatchers> {
-        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = census.values().sum();
-        let own = census.get(principal).copied().unwrap_or_default();
+    pub fn slot(&self, principal: &Arc<str>) -> Result<WatchSlot, TooManyWatchers> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = counts.values().sum();
+        let own = counts.get(principal).copied().unwrap_or_default();
         for (count, limit, whose) in
             [(total, MAX_WATCHERS, "in all"), (own, MAX_WATCHERS_OF_ONE, "of one caller")]
         {
@@ -95,8 +95,8 @@ impl Boards {
                 return Err(TooManyWatchers { limit, whose });
             }
         }
-        census.insert(Arc::clone(principal), own + 1);
-        Ok(Seat { census: Arc::clone(&self.census), principal: Arc::clone(principal) })
+        counts.insert(Arc::clone(principal), own + 1);
+        Ok(WatchSlot { counts: Arc::clone(&self.counts), principal: Arc::clone(principal) })
     }
 
     /// Ends all watches.
@@ -106,10 +106,10 @@ impl Boards {
         self.registrations.close();
     }
 
-    /// The board that discovery fills.
+    /// What discovery fills.
     #[must_use]
-    pub fn tables(&self) -> TableBoard {
-        TableBoard(self.nodes.clone())
+    pub fn tables(&self) -> TableWatch {
+        TableWatch(self.nodes.clone())
     }
 }
 
@@ -125,28 +125,28 @@ pub struct TooManyWatchers {
 
 /// A place among those who watch. Free again when dropped.
 #[derive(Debug)]
-pub struct Seat {
-    census: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+pub struct WatchSlot {
+    counts: Arc<Mutex<HashMap<Arc<str>, usize>>>,
     principal: Arc<str>,
 }
 
-impl Drop for Seat {
+impl Drop for WatchSlot {
     fn drop(&mut self) {
-        let mut census = self.census.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = census.get_mut(&self.principal) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = counts.get_mut(&self.principal) {
             *own = own.saturating_sub(1);
             if *own == 0 {
-                census.remove(&self.principal);
+                counts.remove(&self.principal);
             }
         }
     }
 }
 
-/// The nodes' board, as discovery's driver sees it.
+/// The watched tables, as the driver of discovery sees them.
 #[derive(Debug)]
-pub struct TableBoard(Watched<Watch<NodeKey, NodeState>>);
+pub struct TableWatch(Watched<Watch<NodeKey, NodeState>>);
 
-impl TableObserver for TableBoard {
+impl TableObserver for TableWatch {
     fn there(&self, node: TableNode) {
         let key = (node.table, node.entry.contact.id);
         self.0.update(|nodes| nodes.set(key, NodeState { node, removed: None }));
@@ -171,14 +171,15 @@ mod tests {
 
     #[test]
     fn watchers_are_counted_in_all_and_by_caller() {
-        let boards = Boards::new(1);
+        let watches = Watches::new(1);
         let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
-        let mut seats: Vec<Seat> = (0..MAX_WATCHERS_OF_ONE).map(|_| boards.seat(&one).unwrap()).collect();
-        assert_eq!(boards.seat(&one).unwrap_err().limit, MAX_WATCHERS_OF_ONE);
-        seats.extend((0..MAX_WATCHERS - MAX_WATCHERS_OF_ONE).map(|_| boards.seat(&other).unwrap()));
-        assert_eq!(boards.seat(&"third".into()).unwrap_err().limit, MAX_WATCHERS);
-        seats.clear();
-        assert!(boards.seat(&one).is_ok());
-        assert!(boards.census.lock().unwrap().is_empty(), "nobody is remembered");
+        let mut slots: Vec<WatchSlot> =
+            (0..MAX_WATCHERS_OF_ONE).map(|_| watches.slot(&one).unwrap()).collect();
+        assert_eq!(watches.slot(&one).unwrap_err().limit, MAX_WATCHERS_OF_ONE);
+        slots.extend((0..MAX_WATCHERS - MAX_WATCHERS_OF_ONE).map(|_| watches.slot(&other).unwrap()));
+        assert_eq!(watches.slot(&"third".into()).unwrap_err().limit, MAX_WATCHERS);
+        slots.clear();
+        assert!(watches.slot(&one).is_ok());
+        assert!(watches.counts.lock().unwrap().is_empty(), "nobody is remembered");
     }
 }
