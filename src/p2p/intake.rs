@@ -108,7 +108,7 @@ pub struct Hold {
 
 /// A message waits for room in its queue.
 #[derive(Debug)]
-struct Holding {
+struct Held {
     channel: ChannelIndex,
     since: Instant,
     until: Instant,
@@ -123,7 +123,7 @@ pub struct Intake {
     waiting: VecDeque<Inbound>,
     /// Bytes of payload in `waiting`.
     bytes: usize,
-    holding: Option<Holding>,
+    holding: Option<Held>,
     parked: bool,
     paused_until: Option<Instant>,
     starved: bool,
@@ -197,7 +197,7 @@ impl Intake {
                 Offer::Disconnect(reason) => return Some(reason),
                 Offer::Hold { payload, until, charged } => {
                     let since = self.holding.as_ref().map_or(now, |holding| holding.since);
-                    self.holding = Some(Holding { channel, since, until, charged, counted: now });
+                    self.holding = Some(Held { channel, since, until, charged, counted: now });
                     self.bytes = self.bytes.saturating_add(payload.len());
                     self.waiting.push_front(Inbound { channel, code, payload, wire_bytes });
                     return None;
@@ -299,7 +299,7 @@ impl Intake {
     /// What is held, if the connection is.
     #[must_use]
     pub fn hold(&self) -> Option<Hold> {
-        let Holding { channel, since, .. } = *self.holding.as_ref()?;
+        let Held { channel, since, .. } = *self.holding.as_ref()?;
         Some(Hold { channel, since, messages: self.waiting.len(), bytes: self.bytes })
     }
 

@@ -30,7 +30,7 @@ use super::{
     session::{Session, SessionChannel},
     sessions::Sessions,
     sink::{Mute, Sharers},
-    views::{PeerEnd, Views, What, WhyNot},
+    views::{Attempt, NotAdmitted, PeerEnd, Views},
 };
 use crate::{
     Now, Wake,
@@ -134,7 +134,7 @@ impl Engine {
         let id = self.connections.next_id();
         if let Err(refusal) = self.policy.conn_accepted(now, id, remote.ip()) {
             self.effects.log(LogLine::Refused { remote, refusal });
-            self.views.not_let_in(now, remote, None, WhyNot::Refused(refusal), &refusal.to_string());
+            self.views.not_admitted(now, remote, None, NotAdmitted::Refused(refusal), &refusal.to_string());
             return None;
         }
         Some(self.connections.begin(id, remote, local, None))
@@ -230,10 +230,10 @@ impl Engine {
         }
         self.end_session(now, id, &ended.by, ended.reason, &ended.said);
         self.connections.forget(id);
-        if let Some(attempt) = ended.not_let_in {
-            let why = attempt.refusal.map_or(WhyNot::Failed(ended.cause), WhyNot::Refused);
+        if let Some(attempt) = ended.not_admitted {
+            let why = attempt.refusal.map_or(NotAdmitted::Failed(ended.cause), NotAdmitted::Refused);
             let node = attempt.node.map(|key| key.id());
-            self.views.not_let_in(now, attempt.remote, node, why, &ended.said);
+            self.views.not_admitted(now, attempt.remote, node, why, &ended.said);
         }
         self.policy.conn_closed(now, id, ended.cause, &ended.said);
         if let Some(node) = self.rehello.returning(id) {
@@ -509,7 +509,7 @@ impl Engine {
             }
             dial::Action::EntryChanged(id) => self.entry_changed(now, id),
             dial::Action::Failed { id, addr, kind, cause, detail } => {
-                self.views.attempt(now, What::Dial { id, addr, kind, cause }, &detail);
+                self.views.attempt(now, Attempt::Dial { id, addr, kind, cause }, &detail);
             }
             dial::Action::ConnectDone { query, id, outcome } => {
                 let peer = self.sessions.get(&id).map(|session| self.view(session));
@@ -609,7 +609,7 @@ impl Engine {
         if let CloseReason::Refused(refusal) = reason
             && let Some(remote) = self.connections.refuse_later(id, refusal)
         {
-            self.views.not_let_in(now, remote, None, WhyNot::Refused(refusal), &refusal.to_string());
+            self.views.not_admitted(now, remote, None, NotAdmitted::Refused(refusal), &refusal.to_string());
         }
         let (wire, by) = match reason {
             CloseReason::Refused(refusal) => (cause::of_refusal(refusal), ClosedBy::Sidecar),

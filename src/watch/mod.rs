@@ -82,7 +82,7 @@ struct Entry<V> {
 
 /// A change in the ring. Its position follows from its place.
 #[derive(Debug)]
-struct Past<K> {
+struct PastChange<K> {
     key: K,
     kind: Kind,
     life: u64,
@@ -94,7 +94,7 @@ pub struct Watch<K, V> {
     instance: u64,
     entries: BTreeMap<K, Entry<V>>,
     present: usize,
-    ring: VecDeque<Past<K>>,
+    ring: VecDeque<PastChange<K>>,
     capacity: usize,
     /// The sum over all entries.
     gone_bytes: usize,
@@ -163,7 +163,7 @@ impl<K: Ord + Clone, V> Watch<K, V> {
             self.present = self.present.saturating_add(1);
             self.entries.insert(key.clone(), Entry { value, present: true, life, latest, gone_bytes: 0 });
         }
-        self.record(Past { key, kind, life });
+        self.record(PastChange { key, kind, life });
     }
 
     /// A key is gone. `last` is told to watchers, so it should say why. It is kept for watchers that lag, so it should
@@ -175,17 +175,17 @@ impl<K: Ord + Clone, V> Watch<K, V> {
         *entry = Entry { value: Arc::new(last), present: false, life, latest, gone_bytes: bytes };
         self.gone_bytes = self.gone_bytes.saturating_add(bytes);
         self.present = self.present.saturating_sub(1);
-        self.record(Past { key: key.clone(), kind: Kind::Removed, life });
+        self.record(PastChange { key: key.clone(), kind: Kind::Removed, life });
     }
 
-    fn record(&mut self, past: Past<K>) {
+    fn record(&mut self, change: PastChange<K>) {
         self.head = self.head.saturating_add(1);
-        self.ring.push_back(past);
+        self.ring.push_back(change);
         while self.ring.len() > self.capacity || self.gone_bytes > MAX_GONE_BYTES {
             let position = self.oldest();
-            let Some(past) = self.ring.pop_front() else { return };
-            if self.entries.get(&past.key).is_some_and(|entry| !entry.present && entry.latest == position)
-                && let Some(entry) = self.entries.remove(&past.key)
+            let Some(oldest) = self.ring.pop_front() else { return };
+            if self.entries.get(&oldest.key).is_some_and(|entry| !entry.present && entry.latest == position)
+                && let Some(entry) = self.entries.remove(&oldest.key)
             {
                 self.gone_bytes = self.gone_bytes.saturating_sub(entry.gone_bytes);
             }

@@ -12,7 +12,7 @@ use crate::{
     switch::{
         PeerView,
         session::{Session, SessionChannel},
-        views::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
+        views::{Attempt, FailedAttempt, GonePeer, NotAdmitted, PeerEnd, reason_name},
     },
     watch::Missed,
 };
@@ -163,31 +163,31 @@ pub(in crate::rpc) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
 }
 
 /// Translates a dial or an inbound connection that became no session.
-pub(in crate::rpc) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
+pub(in crate::rpc) fn attempt(attempt: &FailedAttempt) -> proto::FailedAttempt {
     use proto::failed_attempt::Attempt as A;
-    let what = match &attempt.what {
-        What::Dial { id, addr, kind, cause: why } => A::Dial(proto::FailedDial {
+    let kind = match &attempt.attempt {
+        Attempt::Dial { id, addr, kind, cause: why } => A::Dial(proto::FailedDial {
             node_id: id.to_string(),
             address: addr.map(|addr| addr.to_string()).unwrap_or_default(),
             source: peer_source(*kind).into(),
             reason: cause(*why).into(),
         }),
-        What::Inbound { remote, id, why } => A::Inbound(proto::RefusedConnection {
+        Attempt::Inbound { remote, id, why } => A::Inbound(proto::RefusedConnection {
             remote_address: remote.to_string(),
             node_id: id.map(|id| id.to_string()).unwrap_or_default(),
             failure: match why {
-                WhyNot::Failed(why) => cause(*why).into(),
-                WhyNot::Refused(_) => proto::PeerErrorReason::Unspecified.into(),
+                NotAdmitted::Failed(why) => cause(*why).into(),
+                NotAdmitted::Refused(_) => proto::PeerErrorReason::Unspecified.into(),
             },
             refusal: match why {
-                WhyNot::Refused(refusal) => refusal.name().to_owned(),
-                WhyNot::Failed(_) => String::new(),
+                NotAdmitted::Refused(refusal) => refusal.name().to_owned(),
+                NotAdmitted::Failed(_) => String::new(),
             },
         }),
     };
     proto::FailedAttempt {
         time: Some(timestamp(attempt.time)),
-        attempt: Some(what),
+        attempt: Some(kind),
         detail: text(&attempt.detail),
     }
 }
