@@ -2,7 +2,7 @@
 
 use super::{
     File, MAX_CIRCLE, MAX_FUNCTION, excused, impure_crates, judge, judge_circles, long_functions, maps,
-    module_of, source, test_files,
+    module_of, second_files, source, test_files,
 };
 
 const MANIFEST: &str = "[package]\nname = \"x\"\n\n[dependencies]\nbytes = \"1\"\ntokio-util = { version = \"0.7\" } # why\n\
@@ -193,10 +193,23 @@ fn a_long_function_is_found_wherever_it_stands() {
     assert_eq!(long.len(), 1, "{long:?}");
     assert!(long[0].2.starts_with("src/node/id.rs:4: fn long has 81 lines"), "{long:?}");
 
-    assert_eq!(excused(long.clone(), &[]).len(), 1);
-    assert!(excused(long.clone(), &[("src/node/id.rs", "long")]).is_empty());
-    let stale = excused(long, &[("src/node/id.rs", "long"), ("src/node/id.rs", "short")]);
+    assert_eq!(excused(long.clone(), &[], "L").len(), 1);
+    assert!(excused(long.clone(), &[("src/node/id.rs", "long")], "L").is_empty());
+    let stale = excused(long, &[("src/node/id.rs", "long"), ("src/node/id.rs", "short")], "L");
     assert!(stale.len() == 1 && stale[0].contains("short needs no exception"), "{stale:?}");
+}
+
+#[test]
+fn methods_in_a_second_file_are_found() {
+    let code = "struct Here<T>(T);\nimpl<T: Fn() -> u8> Here<T> { fn f() -> impl Sized {} }\n\
+                impl super::far::Engine<u8>\nwhere u8: for<'a> Trait<'a> {}\nimpl<C> Engine<C> {}\n\
+                impl From<Engine> for Here<u8> {}\nimpl<T> for_each::Other {}\n\
+                #[cfg(test)]\nmod tests { impl Elsewhere { fn rig() {} } }\n";
+    let read = source::read(code, &["node".into(), "id".into()], false);
+    let found = second_files("src/node/id.rs", &read);
+    let types: Vec<&str> = found.iter().map(|(_, of, _)| of.as_str()).collect();
+    assert_eq!(types, ["Engine", "Other"]);
+    assert!(found[0].2.starts_with("src/node/id.rs:3: methods of Engine"), "{found:?}");
 }
 
 #[test]
