@@ -1,6 +1,6 @@
 //! The reading half of the engine: one handshake packet or message at a time.
 //!
-//! Left out: the bytes of a packet or a message (`wire`), and whether reading goes on (`intake`).
+//! Left out: the format of a packet or a message (`wire`), and whether reading goes on (`intake`).
 
 use std::{mem, sync::Arc};
 
@@ -21,11 +21,11 @@ use crate::{
     },
 };
 
-/// What came of looking at the received bytes once.
+/// The result of handling the received bytes once.
 pub(super) enum Step {
-    /// Something was consumed; look again.
+    /// Something was consumed; call again.
     Again,
-    /// Nothing can be done before more bytes or an answer come.
+    /// Nothing can be done before more bytes come or a checkpoint is answered.
     Wait,
 }
 
@@ -42,7 +42,7 @@ impl Connection {
                 self.actions.push_back(Action::Authenticated { remote });
             }
             Stage::AwaitHello(greeted) => {
-                // Nothing but Hello and Disconnect can come, so a larger message is refused before it is received.
+                // Only Hello and Disconnect may come here, so a larger message is refused before it is received.
                 let message = greeted.wire.read(received, MAX_BASE_MESSAGE + 1)?;
                 let Some(Message { code, payload, .. }) = message else { return Ok(Step::Wait) };
                 match code {
@@ -67,7 +67,7 @@ impl Connection {
                 }
             }
             Stage::Closing(_) | Stage::Closed => {
-                // What comes after the end is not looked at.
+                // Bytes that come after the end are dropped.
                 received.clear();
                 return Ok(Step::Wait);
             }
@@ -82,7 +82,7 @@ impl Connection {
         self.hello = Some(hello.clone());
         let Stage::AwaitHello(greeted) = &mut self.stage else { return Ok(()) };
         if hello.has_snappy() {
-            // From here on both sides compress, also what they say to part.
+            // From here on both sides compress, Disconnect included.
             greeted.wire.compress();
         }
         hello::check_identity(key, &greeted.wire.remote())?;
@@ -131,13 +131,13 @@ impl Connection {
                 }
                 Pong::Unasked => self.counters.base_ignored += 1,
             },
-            // A second Hello, and codes that nobody has given a meaning.
+            // A second Hello, and codes without a meaning in the specification.
             _ => self.counters.base_ignored += 1,
         }
         Ok(())
     }
 
-    /// The peer left and said why. It is not answered.
+    /// The peer sent a Disconnect. It gets no answer.
     fn left(&mut self, reason: DisconnectReason) {
         self.finish(Side::Remote, Some(reason), None);
     }

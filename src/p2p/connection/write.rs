@@ -12,12 +12,13 @@ use crate::{
     p2p::{Next, Outgoing, Side, Source, code},
 };
 
-/// Frames are added until the buffer holds this much: one write carries many frames, and they are still in cache.
+/// Frames are added until the buffer holds this many bytes: one write then carries many frames, and they are still in
+/// the CPU's cache.
 const TRANSMIT: usize = 64 * 1024;
 
 impl Connection {
-    /// Appends what is to be written to `out`, until `out` holds 64 KiB or nothing is left. Returns whether anything
-    /// was appended. A message is never cut, so one large message goes beyond the bound.
+    /// Appends to `out` until `out` holds 64 KiB or nothing is left to write. Returns whether anything was appended. A
+    /// message is never cut, so one large message may exceed the bound.
     pub fn poll_transmit(&mut self, now: Now, messages: &mut impl Source, out: &mut BytesMut) -> bool {
         self.unsent_until = None;
         let before = out.len();
@@ -31,7 +32,8 @@ impl Connection {
                 self.write_messages(now, messages, out);
             }
             Stage::Closing(_) | Stage::Closed => {}
-            // Messages cannot be written yet, or not any more: there is nothing to wait for.
+            // Messages cannot be written in these states, so a queue that wants to disconnect does not have to be
+            // written first.
             _ => {
                 if let Some(reason) = messages.leaving() {
                     self.disconnect(now, reason);
@@ -49,7 +51,7 @@ impl Connection {
         out.len() > before
     }
 
-    /// Pings and pongs go before messages: they are what keeps the connection.
+    /// Pings and Pongs go before messages: without them the peer ends the connection.
     fn write_keepalive(&mut self, now: Now, out: &mut BytesMut) {
         let Stage::Open(open) = &mut self.stage else { return };
         let (wire, before) = (&mut open.shared.wire, out.len());
