@@ -131,8 +131,6 @@ const SECOND_FILES: &[(&str, &str)] = &[
     ("src/discv5/engine/request.rs", "Engine"),
     ("src/lease/claim.rs", "Registry"),
     ("src/lease/wanted.rs", "RegistrationSpec"),
-    ("src/p2p/connection/read.rs", "Connection"),
-    ("src/p2p/connection/write.rs", "Connection"),
     ("src/policy/dial/dynamic.rs", "Scheduler"),
     ("src/policy/dial/listed.rs", "Scheduler"),
     ("src/policy/dial/one_off.rs", "Scheduler"),

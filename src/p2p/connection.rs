@@ -30,9 +30,7 @@
 //! Left out: the transport (`wire`), the queue of messages to the peer and the progress that senders see (`outbound`),
 //! caps, sockets.
 
-mod read;
 mod stage;
-mod write;
 
 use std::{
     collections::VecDeque,
@@ -45,12 +43,18 @@ use bytes::BytesMut;
 use rand::rngs::StdRng;
 
 use super::{
-    Action, Delivery, DisconnectReason, Fault, Intake, LocalCapability, LocalNode, RemoteHello, Side, code,
-    hello, in_flight::InFlight, intake::Hold, keepalive::Keepalive, pings::Pings, wire::Handshake,
+    Action, BASE_CODES, Delivery, DisconnectReason, Fault, Inbound, Intake, LocalCapability, LocalNode,
+    MAX_BASE_MESSAGE, Next, Outgoing, RemoteHello, Side, Source,
+    capability::negotiate,
+    code, hello,
+    in_flight::InFlight,
+    intake::Hold,
+    keepalive::{Keepalive, Pong},
+    pings::Pings,
+    wire::{Handshake, MAX_MESSAGE, Message},
 };
 use crate::{Now, node::PublicKey};
-use read::Step;
-use stage::{Closing, Greeted, Open, Stage};
+use stage::{Closing, Greeted, Open, Shared, Stage};
 
 /// How long everything before `open` may take: 5 s, as in go-ethereum.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +62,17 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reading stops while this many actions wait to be taken: it bounds the memory that a peer's frames can take here.
 pub const MAX_ACTIONS: usize = 1024;
+/// Frames are added until the buffer holds this many bytes: one write then carries many frames, and they are still in
+/// the CPU's cache.
+const TRANSMIT: usize = 64 * 1024;
+
+/// The result of handling the received bytes once.
+enum Step {
+    /// Something was consumed; call again.
+    Again,
+    /// Nothing can be done before more bytes come or a checkpoint is answered.
+    Wait,
+}
 
 /// Messages of the base protocol that had no effect on one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,6 +171,118 @@ impl Connection {
             open.shared.wire.release();
         }
         self.settle(now);
+    }
+
+    /// Reads one handshake packet or message, if all of it is there.
+    fn step(&mut self, now: Now, received: &mut BytesMut) -> Result<Step, Fault> {
+        match &mut self.stage {
+            Stage::Handshake(handshake) => {
+                let wire = handshake.read(&self.local.key, &mut self.rng, received, &mut self.early)?;
+                let Some(wire) = wire else { return Ok(Step::Wait) };
+                let remote = wire.remote();
+                self.remote = Some(remote);
+                self.stage = Stage::Authenticated(Box::new(wire));
+                self.actions.push_back(Action::Authenticated { remote });
+            }
+            Stage::AwaitHello(greeted) => {
+                // Only Hello and Disconnect may come here, so a larger message is refused before it is received.
+                let message = greeted.wire.read(received, MAX_BASE_MESSAGE + 1)?;
+                let Some(Message { code, payload, .. }) = message else { return Ok(Step::Wait) };
+                match code {
+                    code::HELLO => self.hello_read(&payload)?,
+                    code::DISCONNECT => self.left(DisconnectReason::decode(&payload, false)),
+                    code => return Err(Fault::HelloExpected { code }),
+                }
+            }
+            Stage::Open(open) => {
+                let Some(message) = open.shared.wire.read(received, MAX_MESSAGE)? else {
+                    return Ok(Step::Wait);
+                };
+                open.keepalive.frame_read(now.mono);
+                self.intake.frame_read(message.wire_bytes);
+                if mem::take(&mut self.probing) {
+                    self.actions.push_back(Action::Heard);
+                }
+                if message.code < BASE_CODES {
+                    self.base_message(now, &message)?;
+                } else {
+                    self.message(&message)?;
+                }
+            }
+            Stage::Closing(_) | Stage::Closed => {
+                // Bytes that come after the end are dropped.
+                received.clear();
+                return Ok(Step::Wait);
+            }
+            Stage::Authenticated(_) | Stage::Negotiated(_) => return Ok(Step::Wait),
+        }
+        Ok(Step::Again)
+    }
+
+    fn hello_read(&mut self, payload: &[u8]) -> Result<(), Fault> {
+        let (hello, key) = RemoteHello::decode(payload)?;
+        let hello = Arc::new(hello);
+        self.hello = Some(hello.clone());
+        let Stage::AwaitHello(greeted) = &mut self.stage else { return Ok(()) };
+        if hello.has_snappy() {
+            // From here on both sides compress, Disconnect included.
+            greeted.wire.compress();
+        }
+        hello::check_identity(key, &greeted.wire.remote())?;
+        let channels = negotiate(&greeted.capabilities, &hello.capabilities);
+        if channels.is_empty() {
+            return Err(Fault::NoSharedCapability);
+        }
+        if let Stage::AwaitHello(greeted) = mem::replace(&mut self.stage, Stage::Closed) {
+            let Greeted { wire, .. } = *greeted;
+            self.stage = Stage::Negotiated(Box::new(Shared { wire, channels: channels.clone() }));
+            self.actions.push_back(Action::Negotiated { hello, channels });
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: &Message) -> Result<(), Fault> {
+        let Stage::Open(open) = &mut self.stage else { return Ok(()) };
+        let code = message.code;
+        let found = open.shared.channels.iter().find_map(|to| Some((to.index, to.relative(code)?)));
+        let (channel, relative) = found.ok_or(Fault::CodeOutOfRange { code })?;
+        let payload = open.shared.wire.payload(message)?;
+        self.intake.push(Inbound { channel, code: relative, payload, wire_bytes: message.wire_bytes });
+        Ok(())
+    }
+
+    fn base_message(&mut self, now: Now, message: &Message) -> Result<(), Fault> {
+        let (code, payload) = (message.code, &message.payload);
+        if payload.len() > MAX_BASE_MESSAGE {
+            return Err(Fault::BaseMessageTooLarge { code, size: payload.len() });
+        }
+        let Stage::Open(open) = &mut self.stage else { return Ok(()) };
+        match code {
+            code::DISCONNECT => {
+                let reason = DisconnectReason::decode(payload, open.shared.wire.is_compressed());
+                self.left(reason);
+            }
+            code::PING => {
+                if !self.pings.owe_pong() {
+                    self.counters.pings_unanswered += 1;
+                }
+            }
+            code::PONG => match open.keepalive.pong_read(now.mono) {
+                Pong::Answer(round_trip) => {
+                    self.intake.pong_read();
+                    self.actions.extend(round_trip.map(Action::RoundTrip));
+                }
+                Pong::Unasked => self.counters.base_ignored += 1,
+            },
+            // A second Hello, and codes without a meaning in the specification.
+            _ => self.counters.base_ignored += 1,
+        }
+        Ok(())
+    }
+
+    /// The peer sent a Disconnect. It gets no answer.
+    fn left(&mut self, reason: DisconnectReason) {
+        self.finish(Side::Remote, Some(reason), None);
     }
 
     /// Offers the messages that were read to their applications, oldest first, until one has to wait for room.
@@ -353,6 +480,83 @@ impl Connection {
         if let Stage::Open(open) = &mut self.stage {
             open.keepalive.written(now.mono, !self.in_flight.is_empty());
         }
+    }
+
+    /// Appends to `out` until `out` holds 64 KiB or nothing is left to write. Returns whether anything was appended. A
+    /// message is never cut, so one large message may exceed the bound.
+    pub fn poll_transmit(&mut self, now: Now, messages: &mut impl Source, out: &mut BytesMut) -> bool {
+        self.unsent_until = None;
+        let before = out.len();
+        if !self.unwritable {
+            out.extend_from_slice(&mem::take(&mut self.early));
+            self.in_flight.append(out.len().saturating_sub(before));
+        }
+        match &self.stage {
+            Stage::Open(_) if !self.unwritable => {
+                self.write_keepalive(now, out);
+                self.write_messages(now, messages, out);
+            }
+            Stage::Closing(_) | Stage::Closed => {}
+            // Messages cannot be written in these states, so a queue that wants to disconnect does not have to be
+            // written first.
+            _ => {
+                if let Some(reason) = messages.leaving() {
+                    self.disconnect(now, reason);
+                }
+            }
+        }
+        if !self.unwritable {
+            self.write_disconnect(out);
+        }
+        if let Stage::Open(open) = &mut self.stage
+            && !self.in_flight.is_empty()
+        {
+            open.keepalive.writing(now.mono);
+        }
+        out.len() > before
+    }
+
+    /// Pings and Pongs go before messages: without them the peer ends the connection.
+    fn write_keepalive(&mut self, now: Now, out: &mut BytesMut) {
+        let Stage::Open(open) = &mut self.stage else { return };
+        let (wire, before) = (&mut open.shared.wire, out.len());
+        if self.pings.take_ping() {
+            wire.write_empty(code::PING, out);
+            open.keepalive.ping_written(now.mono);
+            self.intake.ping_written(now.mono, open.keepalive.unanswered());
+        }
+        while out.len() < TRANSMIT && self.pings.take_pong() {
+            wire.write_empty(code::PONG, out);
+        }
+        self.in_flight.append(out.len().saturating_sub(before));
+    }
+
+    fn write_messages(&mut self, now: Now, messages: &mut impl Source, out: &mut BytesMut) {
+        while out.len() < TRANSMIT {
+            let Stage::Open(open) = &mut self.stage else { return };
+            let Outgoing { code, message } = match messages.next(now.mono) {
+                Next::Message(message) => message,
+                Next::Nothing => return,
+                Next::NotBefore(until) => {
+                    self.unsent_until = Some(until);
+                    return;
+                }
+                Next::Leave(reason) => return self.disconnect(now, reason),
+            };
+            let before = out.len();
+            open.shared.wire.write(code, &message, out);
+            let bytes = out.len().saturating_sub(before);
+            self.in_flight.append_message(bytes);
+            messages.appended(now.mono, bytes);
+        }
+    }
+
+    fn write_disconnect(&mut self, out: &mut BytesMut) {
+        let Stage::Closing(closing) = &mut self.stage else { return };
+        let (reason, fault, before) = (closing.reason, closing.fault, out.len());
+        closing.wire.write_last(code::DISCONNECT, &reason.encode(), out);
+        self.in_flight.append(out.len().saturating_sub(before));
+        self.finish(Side::Local, Some(reason), fault);
     }
 
     /// The current hold on this connection, if a message waits for room in its application's queue.
