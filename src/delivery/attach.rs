@@ -1,4 +1,4 @@
-//! Streams that come and go: attaching, credit, detaching.
+//! The streams of an inbox: attaching, credit, detaching.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,13 @@ use super::schedule::Schedule;
 use super::slab::ChannelKey;
 use super::{Folded, Inbox};
 
-/// The largest gRPC message a client takes when it names none: the default of every gRPC library, 4 MiB.
+/// The largest gRPC message that a client takes when it names none: 4 MiB, the default of every gRPC library.
 pub const DEFAULT_MAX_FRAME: usize = 4 << 20;
 
-/// The smallest `max_frame_bytes` that is honoured; below it one announcement would not fit.
+/// The smallest `max_frame_bytes` that is used; with less, one announcement would not fit.
 pub const MIN_MAX_FRAME: usize = 64 << 10;
 
-/// What an application asks for when it attaches. Zero means the default throughout.
+/// The settings of a stream, as its application asked for them. Zero means the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttachParams {
     /// Credit over all channels, in bytes; [`DEFAULT_STREAM_WINDOW`].
@@ -25,15 +25,15 @@ pub struct AttachParams {
     pub channel_window: u64,
     /// The largest gRPC message the application takes; [`DEFAULT_MAX_FRAME`]. Larger messages come in parts.
     pub max_frame_bytes: usize,
-    /// Credit returns by itself.
+    /// Whether credit returns by itself.
     pub auto_credit: bool,
 }
 
 /// The most credit that one update may give, in bytes: more than any window or memory. A client that returns more has
-/// a number wrong.
+/// computed a wrong number.
 pub const MAX_CREDIT: u64 = 1 << 40;
 
-/// Why credit was not taken.
+/// Why an update of credit was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CreditError {
     /// No channel has had this number on this stream.
@@ -44,19 +44,21 @@ pub enum CreditError {
         /// The number.
         channel: u32,
     },
-    /// The amount cannot be right.
-    #[error("{bytes} bytes are beyond any window; return what the messages that you have processed cost")]
+    /// The amount is above [`MAX_CREDIT`].
+    #[error(
+        "{bytes} bytes of credit are beyond any window; return the cost of the messages that you have processed"
+    )]
     TooMuch {
         /// The amount.
         bytes: u64,
     },
 }
 
-/// Names one attachment of an inbox. An older one can neither pull nor give credit.
+/// Identifies one attachment of an inbox. An earlier one can neither pull nor give credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamId(u64);
 
-/// The stream of the moment.
+/// The current stream.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) id: StreamId,
@@ -67,14 +69,14 @@ pub(super) struct Stream {
     pub(super) max_whole: usize,
     pub(super) numbers: HashMap<u32, ChannelKey>,
     pub(super) next_number: u32,
-    /// Credit came for a number of this stream: the client knows them.
+    /// Whether credit came for a number of this stream: then the client knows its numbers.
     pub(super) credited: bool,
     pub(super) schedule: Schedule,
     /// Whether its last pull found nothing: then it wants to be woken.
     pub(super) idle: bool,
 }
 
-/// What a channel is to a stream that has not heard of it.
+/// The state of a channel on a stream to which it has not been announced.
 pub(super) fn place_on(stream: Option<&Stream>) -> OnStream {
     let (window, auto_credit) =
         stream.map_or((0, false), |stream| (stream.channel_window, stream.auto_credit));
@@ -96,8 +98,8 @@ impl<P> Inbox<P> {
         self.stream.is_some()
     }
 
-    /// Attaches a stream; the one before it, if any, has ended. All channels will be announced to it by number,
-    /// oldest first, and then what waits.
+    /// Attaches a stream; the stream before it, if any, ends. All channels are announced to the new one by number,
+    /// oldest first, and then the waiting messages follow.
     pub fn attach(&mut self, params: AttachParams) -> StreamId {
         self.streams = self.streams.saturating_add(1);
         let id = StreamId(self.streams);
@@ -128,13 +130,13 @@ impl<P> Inbox<P> {
         for key in keys {
             self.enlist(key);
         }
-        // Whoever pulled for the stream before must hear that it ended.
+        // The task that pulls for the stream before must learn that its stream has ended.
         self.wake.readable = true;
         id
     }
 
-    /// The stream is gone. Ignored if another has taken its place. What waits beyond the bound of an absent
-    /// application is given up, the newest of the fullest channels first.
+    /// The stream has ended; ignored if another one has taken its place. Messages beyond the bound of an absent
+    /// application are dropped, the newest of the fullest channels first.
     pub fn detach(&mut self, stream: StreamId) {
         if self.stream.as_ref().is_none_or(|attached| attached.id != stream) {
             return;
@@ -144,6 +146,8 @@ impl<P> Inbox<P> {
         let mut unheard = Vec::new();
         for (key, channel) in self.channels.iter_mut() {
             channel.leave(place_on(None));
+            // No stream was told of the channel, it holds no message, and it is closed: the next stream needs nothing
+            // of it.
             if channel.closed.is_some() && !channel.announced && channel.queue.is_empty() {
                 unheard.push(key);
             }
@@ -157,7 +161,7 @@ impl<P> Inbox<P> {
         self.share.hold(self.waiting);
     }
 
-    /// Trims all queues to one level so that what waits is within the bound of an absent application.
+    /// Trims all queues to one level, so that the cost of what waits is within the bound of an absent application.
     fn lower(&mut self) {
         let Some(mut excess) = self.waiting.checked_sub(self.config.away_bytes).filter(|excess| *excess > 0)
         else {
@@ -165,7 +169,7 @@ impl<P> Inbox<P> {
         };
         let mut costs: Vec<u64> = self.channels.iter().map(|(_, channel)| channel.queue.cost()).collect();
         costs.sort_unstable_by(|a, b| b.cmp(a));
-        // The level to which the fullest queues must sink together until the excess is gone.
+        // The level to which the fullest queues must go down together until the excess is gone.
         let mut level = 0;
         for (count, pair) in (1_u64..).zip(costs.windows(2)) {
             let [higher, lower] = pair else { continue };
@@ -196,7 +200,7 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// The registration is gone: every channel ends untold, and connections that wait for room go on.
+    /// The registration has ended: every channel ends without an event, and connections that wait for room go on.
     pub fn clear(&mut self) {
         self.stream = None;
         self.wake.readable = true;
@@ -210,9 +214,9 @@ impl<P> Inbox<P> {
         self.share.hold(self.waiting);
     }
 
-    /// The application returned credit: for the channel with this number, or for the stream (`0`). Credit for a
-    /// channel that is closed is ignored, and so is what a client that has just resumed says of numbers of its stream
-    /// before.
+    /// The application returned credit for the channel with this number, or for the stream (`0`). Credit for a channel
+    /// that is closed is ignored. After a resume, credit for a number that is unknown on this stream is ignored as well
+    /// until the first known number: it belongs to the stream before.
     ///
     /// # Errors
     ///
@@ -230,6 +234,8 @@ impl<P> Inbox<P> {
             self.signal();
             return Ok(());
         }
+        // The client may not have read an announcement of this stream yet, and still return credit for the stream
+        // before.
         if number >= attached.next_number {
             let just_resumed = earlier_streams && !attached.credited;
             return if just_resumed { Ok(()) } else { Err(CreditError::NeverOpened { channel: number }) };
@@ -251,13 +257,13 @@ impl<P> Inbox<P> {
         attached.numbers.get(&number).copied()
     }
 
-    /// The channel's number on the stream of the moment, once it was announced there.
+    /// The channel's number on the current stream, once it was announced there.
     #[must_use]
     pub fn number(&self, key: ChannelKey) -> Option<u32> {
         self.channels.get(key)?.on.number
     }
 
-    /// Puts the channel where it waits for its turn, unless it waits already.
+    /// Puts the channel into the queue where it waits for its turn, unless it waits already, and wakes the stream.
     pub(super) fn enlist(&mut self, key: ChannelKey) {
         let (Some(stream), Some(channel)) = (self.stream.as_mut(), self.channels.get_mut(key)) else {
             return;
@@ -266,7 +272,7 @@ impl<P> Inbox<P> {
         self.signal();
     }
 
-    /// Wakes the stream if it sleeps and there is something for it.
+    /// Wakes the stream if its last pull found nothing and there is something for it now.
     pub(super) fn signal(&mut self) {
         let Some(stream) = &mut self.stream else { return };
         let messages = stream.schedule.ready > 0 && stream.window.is_open();
@@ -280,6 +286,9 @@ impl<P> Inbox<P> {
 impl Stream {
     pub(super) fn enlist<P>(&mut self, key: ChannelKey, channel: &mut Channel<P>) {
         if matches!(channel.on.place, Place::Idle | Place::NoCredit) {
+            // The next event decides the queue. An announcement, a gap and the end cost nothing, and wait for no
+            // credit. A message goes into the round if the channel has credit; without credit the channel waits for it
+            // in no queue.
             let costs_nothing = match channel.queue.head() {
                 _ if channel.on.number.is_none() => Some(true),
                 Some(Item::Gap(_)) => Some(true),
@@ -302,7 +311,7 @@ impl Stream {
         self.count_ready(channel);
     }
 
-    /// Keeps the count of channels in the round that have something to hand over.
+    /// Updates the number of channels in the round that have something to hand over.
     pub(super) fn count_ready<P>(&mut self, channel: &mut Channel<P>) {
         let ready =
             channel.on.place == Place::Round && (!channel.queue.is_empty() || channel.closed.is_some());

@@ -1,10 +1,9 @@
-//! The inbox of a registration: what its peers sent and the application has not taken yet.
+//! The inbox of a registration: the messages that its peers sent and that the application has not taken yet.
 //!
-//! There is one inbox a registration, and it outlives the application's streams. Connection tasks push into it, the
-//! stream of the moment pulls from it, and what neither of them may decide alone stands here: what fits, whose turn
-//! it is, what was lost and where. Nothing is lost in silence: a message is handed over, or a gap stands where it
-//! would have been, and both count in the channel's `position`, so that an application that counts what it received
-//! knows after a broken stream exactly what the break took.
+//! A registration has one inbox, which outlives the application's streams. Connection tasks push into it, and the
+//! current stream pulls from it. The inbox decides what fits, which channel is next, and what was lost and where. Every
+//! message is handed over, or a gap stands in its place. Both count in the channel's `position`, so an application that
+//! counts its messages can tell after a broken stream exactly which ones the break took.
 //!
 //! # Bounds
 //!
@@ -13,8 +12,8 @@
 //! | one channel | [`Config::channel_bytes`] and the message that crosses it | [`overflow`]: the peer is held while there are proofs of progress, then the policy acts |
 //! | all channels while no stream is attached | [`Config::away_bytes`] and one message | closed sessions fold into one gap, then live channels drop |
 //! | closed channels while a stream is attached | the same | the same |
-//! | what one connection had read when it ended | its own bound (`p2p::intake`) | the same as for closed channels |
-//! | all inboxes of the process, and what connections hold | [`Budget`] | the largest channels count as full |
+//! | messages that one connection had read when it ended | its own bound (`p2p::intake`) | the same as for closed channels |
+//! | all inboxes of the process, and the messages that connections hold | [`Budget`] | the largest channels count as full |
 //!
 //! # Use
 //!
@@ -24,13 +23,13 @@
 //!                   credit(…) whenever the application returned some
 //! ```
 //!
-//! [`SharedInbox`] is the one place with a lock: it wakes whoever can go on, after the lock is released.
+//! [`SharedInbox`] has the only lock: it wakes the tasks that can go on, after the lock is released.
 //!
-//! Reading order: `event` (what a stream gets), `channel` and `queue` (one channel, and what waits in it), `credit`,
-//! [`overflow`] (a full queue), `slab` (channels by number), `schedule` (whose turn it is), `attach`, `pull`, `budget` (all
-//! inboxes together), `shared` (the lock and the wakers).
+//! Reading order: `event` (the events of a stream), `channel` and `queue` (one channel, and the messages that wait in
+//! it), `credit`, [`overflow`] (a full queue), `slab` (channels by number), `schedule` (the order of turns), `attach`,
+//! `pull`, `budget` (all inboxes together), `shared` (the lock and the wakers).
 //!
-//! Left out: what the messages mean, what goes to the peers, and who may attach.
+//! Left out: the meaning of messages, the messages to peers, and the right to attach.
 
 mod attach;
 mod budget;
@@ -72,19 +71,20 @@ use slab::Slab;
 /// The bound of one channel's queue when a registration names none: 1 MiB.
 pub const DEFAULT_CHANNEL_BYTES: u64 = 1 << 20;
 
-/// What waits for an absent application: 8 MiB a registration.
+/// The bound on everything that waits for an absent application, when a registration names none: 8 MiB.
 pub const DEFAULT_AWAY_BYTES: u64 = 8 << 20;
 
 /// A hold ends when a queue has this much room, or half of a smaller queue.
 const ROOM: u64 = 512 << 10;
 
-/// What a registration may set.
+/// The settings of a registration for its inbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// The bound of each channel's queue, in bytes and [`MESSAGE_COST`] a message. The message that crosses it is
     /// kept, the next is not.
     pub channel_bytes: u64,
-    /// The bound of all that waits while no stream is attached, and of closed sessions at any time.
+    /// The bound on everything that waits while no stream is attached, and on closed sessions at any time, in the same
+    /// unit.
     pub away_bytes: u64,
     /// What happens when a channel's queue is full.
     pub overflow: OverflowPolicy,
@@ -107,70 +107,70 @@ pub struct Arrival {
     pub code: u32,
     /// Its payload, decompressed.
     pub payload: Bytes,
-    /// What its frame took on the wire, in bytes.
+    /// How many bytes its frame took on the wire.
     pub wire_bytes: usize,
 }
 
-/// What became of a pushed message.
+/// The result of pushing a message.
 #[derive(Debug)]
 pub enum Push {
     /// It waits for the application.
     Queued,
-    /// It does not fit now: stop reading the peer, and push it again when `on_space` tells of the channel, or at
-    /// `until` at the latest.
+    /// It does not fit now: stop reading the peer, and push it again when `on_space` names the channel, or at `until`
+    /// at the latest.
     Hold {
-        /// When to push it again if no room has come.
+        /// When to push it again if there has been no room before.
         until: Instant,
-        /// Whether the time counts against the limits of holding.
+        /// Whether the time of the hold counts against the limits of holding.
         charged: bool,
-        /// The message's payload, back.
+        /// The message's payload, returned.
         payload: Bytes,
     },
-    /// It was dropped; a gap will say so.
+    /// It was dropped; a gap will report it.
     Dropped,
-    /// It was dropped, a gap will say so, and so will be everything that follows: close the channel (reason 0x10). The
-    /// registration wants to be rid of the peer, and another application shares the connection.
+    /// It was dropped, a gap will report it, and the channel takes nothing more: close it (reason 0x10). The policy is
+    /// to disconnect the peer, but another application shares the connection.
     ClosedChannel,
-    /// It was dropped, a gap will say so, and the registration wants the peer disconnected (reason 0x10).
+    /// It was dropped, a gap will report it, and the policy is to disconnect the peer (reason 0x10).
     Disconnect,
-    /// The channel is closed or unknown: the capability is mute on this session.
+    /// The channel is closed, closing or unknown: the capability is mute on this session, and the message is discarded.
     Closed,
 }
 
-/// Whole sessions that opened and closed without being told, beyond what may wait.
+/// Whole sessions that no stream was told of, given up because more waited than may wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Folded {
     /// How many sessions.
     pub sessions: u64,
-    /// What they had sent.
+    /// The messages that they had sent.
     pub lost: Lost,
 }
 
-/// What an inbox did so far.
+/// The counters of an inbox.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Messages queued.
     pub queued: u64,
-    /// Messages handed over, whole. With what `reported` and `folded` say, a client that counts over all sessions
-    /// finds what a broken stream took, sessions included whose end went with it.
+    /// Messages handed over whole. With `reported` and `folded`, a client that counts over all sessions can compute
+    /// what a broken stream took, including sessions whose end was lost with it.
     pub handed_over: u64,
     /// Messages reported in gaps of their channels.
     pub reported: Lost,
-    /// Messages dropped with a gap in their channel, for whatever reason.
+    /// Messages dropped with a gap in their channel, for any reason.
     pub dropped: Lost,
-    /// Sessions folded, and what they had sent. `Attached` tells it, so that a fold reported on a broken stream is
-    /// known.
+    /// Sessions folded, and the messages they had sent. `Attached` carries these sums, so that a client learns of a
+    /// fold that was reported on a broken stream.
     pub folded: Folded,
     /// Messages that still waited when their session was folded.
     pub given_up: Lost,
-    /// Messages of channels that were closed already.
+    /// Messages of channels that were closed already, or that were to be closed.
     pub discarded: u64,
-    /// How often the memory of the whole process decided, and not this channel's.
+    /// How often the memory of the whole process decided that a message did not fit, and not the channel's own bound.
     pub forced: u64,
 }
 
 impl Counters {
-    /// All messages that the application lost, each told by a gap.
+    /// All messages that the application lost. A gap reports each of them.
     #[must_use]
     pub fn lost(&self) -> Lost {
         let mut lost = self.dropped;
@@ -179,14 +179,15 @@ impl Counters {
     }
 }
 
-/// Whom to wake once the lock is released.
+/// The tasks to wake once the lock is released.
 #[derive(Debug, Default)]
 struct Wake {
     readable: bool,
     space: Vec<ChannelKey>,
 }
 
-/// See the [module's description](self). `P` is what the owner wants to know of a peer; it is never looked at.
+/// The inbox of one registration; see the [module's description](self). `P` describes a peer to the inbox's owner; the
+/// inbox never reads it.
 #[derive(Debug)]
 pub struct Inbox<P> {
     config: Config,
@@ -195,9 +196,9 @@ pub struct Inbox<P> {
     /// Closed channels that still have something to fold, oldest first.
     closed: BTreeMap<u64, ChannelKey>,
     closings: u64,
-    /// What all channels hold.
+    /// The cost of everything that waits on all channels.
     waiting: u64,
-    /// What closed ones hold of it.
+    /// The part of it that closed channels have.
     closed_waiting: u64,
     folded: Folded,
     last_folded_session: Option<u64>,
@@ -228,19 +229,20 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// What was done so far.
+    /// The counts so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// What all that waits costs.
+    /// The cost of everything that waits.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.waiting
     }
 
-    /// How many channels hold their connection, and since when the longest of these holds lasts.
+    /// The number of channels that hold their connection, and when the oldest of these holds began; `None` if there is
+    /// none.
     #[must_use]
     pub fn holding(&self) -> Option<(usize, Instant)> {
         let mut holds = self.channels.iter().filter_map(|(_, channel)| Some(channel.held?.since));
@@ -254,13 +256,15 @@ impl<P> Inbox<P> {
         self.channels.iter().filter(|(_, channel)| channel.closed.is_none()).count()
     }
 
-    /// How many channels a stream was told of, and not yet of their end. The next stream is told of each of them.
+    /// How many channels were announced on a stream and have not been reported as closed. The next stream gets each of
+    /// them announced again.
     #[must_use]
     pub fn existing_channels(&self) -> usize {
         self.channels.iter().filter(|(_, channel)| channel.announced).count()
     }
 
-    /// Replaces what the registration set. Connections that are held ask again: the rule may be another.
+    /// Replaces the registration's settings. Connections that are held offer their message again, because the new rule
+    /// may take it.
     pub fn configure(&mut self, config: Config) {
         self.config = config;
         self.wake_held();
@@ -275,7 +279,7 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// A session has a channel for this registration. `None` only when four billion are open.
+    /// Opens a channel of this registration for a session. Returns `None` only when four billion channels are open.
     pub fn open(&mut self, about: About<P>) -> Option<ChannelKey> {
         let on = attach::place_on(self.stream.as_ref());
         let key = self.channels.insert(Channel::new(about, on))?;
@@ -284,8 +288,8 @@ impl<P> Inbox<P> {
         Some(key)
     }
 
-    /// Takes a message of a channel, or decides what happens to it. Costs an index and the queue's growth; the
-    /// payload is not copied unless it is small and has to wait ([`queue`]).
+    /// Takes a message of a channel, or decides what happens to it. This costs an index and sometimes the growth of the
+    /// queue; the payload is copied only if it is small and has to wait ([`queue`]).
     ///
     /// `sharing` and `held` belong to the connection, which other registrations may share.
     pub fn push(
@@ -296,6 +300,7 @@ impl<P> Inbox<P> {
         held: Held,
         arrival: Arrival,
     ) -> Push {
+        // While no stream is attached, closed sessions give up their room before a live channel drops anything.
         let attached = self.stream.is_some();
         if !attached && self.waiting >= self.config.away_bytes {
             self.fold_closed();
@@ -322,8 +327,9 @@ impl<P> Inbox<P> {
             },
         );
         if let Decision::Hold { until, charged } = decision {
-            // Early enough to keep a reader busy and late enough not to wake for every message. A large queue is not
-            // drained to its half first: at 1 MB/s that would be a hold of half a minute.
+            // The room that ends the hold: early enough that the reader always finds messages, late enough not to wake
+            // the connection for every message. A large queue is not drained to its half first: 64 MiB at 1 MB/s would
+            // be a hold of half a minute.
             let since = channel.held.map_or(now, |held| held.since);
             channel.held = Some(HeldFor { room_at: bound.saturating_sub((bound / 2).min(ROOM)), since });
             return Push::Hold { until, charged, payload: arrival.payload };
@@ -345,9 +351,9 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// Takes a message that was read before its connection ended. Nothing is held any more, so it may go beyond the
-    /// channel's bound: connections bound what they have read. It is dropped when the application is away and enough
-    /// waits for it, or when memory is short.
+    /// Takes a message that was read before its connection ended. A hold is no longer possible, so the message may
+    /// exceed the channel's bound: connections bound what they have read. It is dropped when no stream is attached and
+    /// enough waits already, or when the process is short of memory.
     pub fn push_last(&mut self, key: ChannelKey, arrival: Arrival) -> Push {
         let away_full = self.stream.is_none() && self.waiting >= self.config.away_bytes;
         let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.takes_messages()) else {
@@ -388,7 +394,7 @@ impl<P> Inbox<P> {
         self.lose(key, Lost::one(arrival.payload.len()));
     }
 
-    /// The connection gave a message of this channel up before it could be pushed (it was too large to take in, say).
+    /// Reports messages of an open channel as lost: a gap stands in their place.
     pub fn lose(&mut self, key: ChannelKey, lost: Lost) {
         let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.closed.is_none()) else {
             return;
@@ -400,14 +406,14 @@ impl<P> Inbox<P> {
         self.enlist(key);
     }
 
-    /// The channel ends. Its messages are still handed over, then how it ended.
+    /// Ends the channel. Its messages are still handed over, and then the event [`Event::Closed`].
     pub fn close(&mut self, key: ChannelKey, close: Close) {
         let Some(channel) = self.channels.get_mut(key).filter(|channel| channel.closed.is_none()) else {
             return;
         };
         channel.held = None;
         if self.stream.is_none() && !channel.announced && channel.queue.is_empty() {
-            self.remove(key); // nobody heard of it, and there is nothing to hear
+            self.remove(key); // no stream was told of it, and nothing waits
             return;
         }
         let before = channel.queue.cost();
@@ -423,8 +429,8 @@ impl<P> Inbox<P> {
         self.share.hold(self.waiting);
     }
 
-    /// Folds closed channels, oldest first, while too much waits. One that no stream was told of leaves nothing but
-    /// its counts; of one that was, the messages become a gap and the end is still told.
+    /// Folds closed channels, oldest first, while too much waits. A channel that no stream was told of leaves only its
+    /// counts. The messages of an announced channel become a gap, and its end is still reported.
     fn fold_closed(&mut self) {
         loop {
             let held = if self.stream.is_some() { self.closed_waiting } else { self.waiting };
@@ -436,13 +442,14 @@ impl<P> Inbox<P> {
             if channel.announced {
                 let before = channel.queue.cost();
                 let dropped = channel.queue.trim(0);
-                channel.on.offset = 0; // a message of which parts went out is lost like the others
+                channel.on.offset = 0; // a message that was sent in part is lost like the others
                 let freed = before.saturating_sub(channel.queue.cost());
                 self.waiting = self.waiting.saturating_sub(freed);
                 self.closed_waiting = self.closed_waiting.saturating_sub(freed);
                 self.counters.dropped.add(dropped);
                 self.enlist(key);
             } else if let Some(channel) = self.remove(key) {
+                // The channels of one session close in a row: together they count as one folded session.
                 let session = Some(channel.about.session_id);
                 let fold = Folded {
                     sessions: u64::from(session != self.last_folded_session),

@@ -1,4 +1,4 @@
-//! Handing over: one frame of what is ready.
+//! Hands over the events that are ready, one frame at a time, in the order of [`super::schedule`].
 
 use super::attach::{Stream, StreamId};
 use super::channel::{Channel, Place};
@@ -9,14 +9,14 @@ use super::schedule::QUANTUM;
 use super::slab::ChannelKey;
 use super::{Folded, Inbox};
 
-/// The largest part of a message that is too large for the client's frames. Small enough that other channels' events
-/// come between, large enough that the cost of a frame does not count.
+/// The largest part, in bytes, of a message that is too large for the client's frames. It is small enough that other
+/// channels' events come between the parts, and large enough that the cost of a frame does not matter.
 pub const MAX_PART: usize = 1 << 20;
 
-/// What framing adds to a payload at most: tags, lengths and numbers of the event and its frame.
+/// The most bytes that framing adds to a payload: tags, lengths and numbers of the event and its frame.
 pub(super) const EVENT_OVERHEAD: usize = 64;
 
-/// What an announcement takes in a frame, beside its first messages: a peer with its enode, record and names.
+/// The bytes of an announcement in a frame, without its first messages: a peer with its enode, record and names.
 const OPENED_BYTES: usize = 2 << 10;
 
 /// How a pull ended.
@@ -24,9 +24,9 @@ const OPENED_BYTES: usize = 2 << 10;
 pub enum Pull {
     /// The frame is full; there may be more.
     Full,
-    /// There is nothing (more) that credit allows; `on_readable` will tell.
+    /// Credit allows nothing (more); `on_readable` is called when that changes.
     Idle,
-    /// This stream is not attached any more.
+    /// This stream is not attached any more: another one is, or none.
     Ended,
 }
 
@@ -39,7 +39,7 @@ struct Frame<'a, P> {
 }
 
 impl<P> Frame<'_, P> {
-    /// Whether `bytes` more have room. The first event of a frame always has.
+    /// Whether `bytes` more fit. The first event of a frame always fits.
     fn fits(&self, bytes: usize) -> bool {
         self.events > 0 && (self.bytes == 0 || self.bytes.saturating_add(bytes) <= self.max_bytes)
     }
@@ -53,17 +53,17 @@ impl<P> Frame<'_, P> {
 
 /// How a channel's turn ended.
 enum Turn {
-    /// The next channel's turn.
+    /// The next channel is due.
     Next,
     /// The frame is full.
     Full,
-    /// The stream's window is closed.
+    /// The stream's window is closed: no channel may hand over a message.
     NoCredit,
 }
 
 impl<P> Inbox<P> {
-    /// Appends to `out` what is ready, in order, at most `max_events` events and about `max_bytes` bytes: a message or
-    /// part that is larger than that comes alone.
+    /// Appends the events that are ready to `out`, in order, at most `max_events` events and about `max_bytes` bytes: a
+    /// message or part that is larger than that comes alone.
     pub fn pull(
         &mut self,
         stream: StreamId,
@@ -71,7 +71,7 @@ impl<P> Inbox<P> {
         max_events: usize,
         out: &mut Vec<Event<P>>,
     ) -> Pull {
-        // The stream is taken out for the time of the pull, so that it and the channels can be borrowed apart.
+        // The stream is taken out during the pull, so that it and the channels can be borrowed separately.
         let Some(mut attached) = self.stream.take_if(|attached| attached.id == stream) else {
             return Pull::Ended;
         };
@@ -84,12 +84,14 @@ impl<P> Inbox<P> {
     }
 
     fn fill(&mut self, stream: &mut Stream, frame: &mut Frame<'_, P>) -> Pull {
+        // First the folded sessions, then the events that cost nothing, then messages by turns: credit limits only the
+        // last.
         if self.folded.sessions > 0 {
             if !frame.fits(EVENT_OVERHEAD) {
                 return Pull::Full;
             }
             let Folded { sessions, lost } = std::mem::take(&mut self.folded);
-            // Another channel of the same session that folds later has to be told, too.
+            // Another channel of the same session may fold later: that fold must be reported too.
             self.last_folded_session = None;
             let event = Event::Gap { channel: 0, sessions, messages: lost.messages, bytes: lost.bytes };
             frame.push(EVENT_OVERHEAD, event);
@@ -117,7 +119,7 @@ impl<P> Inbox<P> {
         Pull::Idle
     }
 
-    /// Hands over the events at the head of a channel that cost nothing. `false`: the frame is full.
+    /// Hands over the events at the head of a channel that cost nothing. Returns false if the frame is full.
     fn free_events(&mut self, stream: &mut Stream, key: ChannelKey, frame: &mut Frame<'_, P>) -> bool {
         let Some(channel) = self.channels.get_mut(key) else { return true };
         let number = match channel.on.number {
@@ -161,7 +163,8 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// One turn of the channel that stands first in the round.
+    /// One turn of the channel at the front of the round: it hands over messages until its queue, its window, its
+    /// deficit, the stream's window or the frame ends the turn.
     fn turn(&mut self, stream: &mut Stream, key: ChannelKey, frame: &mut Frame<'_, P>) -> Turn {
         let Some(channel) = self.channels.get_mut(key) else {
             stream.schedule.leave();
@@ -171,14 +174,14 @@ impl<P> Inbox<P> {
             channel.on.deficit = channel.on.deficit.saturating_add(QUANTUM);
         }
         if stream.schedule.ready == 1 && channel.on.ready {
-            channel.on.deficit = channel.on.deficit.max(QUANTUM); // nobody else waits
+            channel.on.deficit = channel.on.deficit.max(QUANTUM); // no other channel has a message: no debt counts
         }
         while let Some(channel) = self.channels.get_mut(key) {
             match channel.queue.head() {
                 Some(Item::Message { .. }) => {}
                 None if channel.closed.is_none() => {
                     if channel.on.deficit < 0 {
-                        break; // it stays in the round until its debt is paid
+                        break; // it stays in the round until its debt is paid by turns
                     }
                     channel.on.deficit = 0;
                     channel.on.place = Place::Idle;
@@ -201,6 +204,9 @@ impl<P> Inbox<P> {
                     continue;
                 }
             }
+            // Three limits end a turn before a message. The channel's window is checked first: a channel without credit
+            // leaves the round and holds no one up. Without deficit it stays in the round. The stream's window stops
+            // all channels.
             if !channel.on.window.is_open() {
                 channel.on.deficit = channel.on.deficit.min(0);
                 channel.on.place = Place::NoCredit;
@@ -222,7 +228,7 @@ impl<P> Inbox<P> {
         Turn::Next
     }
 
-    /// Hands over the message at the head of a channel, or its next part. `false`: the frame is full.
+    /// Hands over the message at the head of a channel, or its next part. Returns false if the frame is full.
     fn message(&mut self, stream: &mut Stream, key: ChannelKey, frame: &mut Frame<'_, P>) -> bool {
         let Some(channel) = self.channels.get_mut(key) else { return true };
         let (Some(Item::Message { code, payload }), Some(number)) = (channel.queue.head(), channel.on.number)
@@ -277,7 +283,7 @@ impl<P> Inbox<P> {
         true
     }
 
-    /// Nobody has a message: all debts are forgiven.
+    /// No channel has a message: all debts are cancelled.
     fn forgive(&mut self, stream: &mut Stream) {
         stream.schedule.served = false;
         for key in stream.schedule.round.drain(..) {
@@ -289,7 +295,8 @@ impl<P> Inbox<P> {
     }
 }
 
-/// Tells the stream of a channel; `None` when the frame is full (or four billion channels were told already).
+/// Announces a channel to the stream and returns its number; `None` when the frame is full (or four billion channels
+/// were announced on this stream).
 fn announce<P>(
     stream: &mut Stream,
     key: ChannelKey,

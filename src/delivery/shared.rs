@@ -1,4 +1,4 @@
-//! An inbox that connection tasks and a stream share: the one lock of this room, and whom it wakes.
+//! An inbox that connection tasks and a stream share: the only lock of this room, and the tasks that it wakes.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::slab::ChannelKey;
 use super::{Inbox, Wake};
 
-/// Whom to wake. Called without the lock held; must not block.
+/// The callbacks that wake tasks. They are called without the lock held, and must not block.
 pub struct Hooks {
-    /// The stream that pulled until it found nothing can pull again, or has ended.
+    /// The stream whose last pull found nothing can pull again, or has ended.
     pub on_readable: Box<dyn Fn() + Send + Sync>,
-    /// The connection that was told to stall on this channel can push again.
+    /// The connection that is held for this channel can push again.
     pub on_space: Box<dyn Fn(ChannelKey) + Send + Sync>,
 }
 
@@ -30,12 +30,12 @@ impl<P> SharedInbox<P> {
         Self(Arc::new(Inner { inbox: Mutex::new(inbox), hooks }))
     }
 
-    /// Locks the inbox for a few calls in a row. Whoever these calls allow to go on is woken when the guard is
-    /// dropped, after the lock is released.
+    /// Locks the inbox for a few calls in a row. When the guard is dropped, the lock is released, and then the tasks
+    /// that can go on are woken.
     #[must_use]
     pub fn lock(&self) -> Guard<'_, P> {
         Guard {
-            // No call leaves an inbox half changed where it could panic, so a poisoned one is as good as any.
+            // No call can panic while the inbox is half changed, so the inbox behind a poisoned lock can be used.
             inbox: self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner),
             waking: Waking { hooks: &self.0.hooks, wake: Wake::default() },
         }
@@ -50,7 +50,7 @@ impl<P> SharedInbox<P> {
 
 /// A locked inbox.
 pub struct Guard<'a, P> {
-    // Fields are dropped in this order: first the lock is released, then whoever waits is woken.
+    // Fields are dropped in this order: first the lock is released, then the tasks are woken.
     inbox: MutexGuard<'a, Inbox<P>>,
     waking: Waking<'a>,
 }
@@ -131,7 +131,7 @@ mod tests {
         itself.set(shared.clone()).unwrap();
         let woken = || woken.swap(0, Ordering::Relaxed);
         let stream = shared.lock().attach(AttachParams::default());
-        assert_eq!(woken(), 1, "whoever pulled before has ended");
+        assert_eq!(woken(), 1, "the stream before it has ended");
         let pull = || shared.lock().pull(stream, 1 << 20, 100, &mut Vec::new());
         assert_eq!(pull(), Pull::Idle);
         let key = shared.lock().open(about(1, "eth")).unwrap();
