@@ -123,8 +123,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 
 /// Methods of a type outside of the file that declares it, older than the rule: file and type.
 const SECOND_FILES: &[(&str, &str)] = &[
-    ("src/delivery/attach.rs", "Inbox"),
-    ("src/delivery/pull.rs", "Inbox"),
     ("src/discv4/engine/receive.rs", "Engine"),
     ("src/discv4/engine/request.rs", "Engine"),
     ("src/discv5/engine/receive.rs", "Engine"),

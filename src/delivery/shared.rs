@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::inbox::{Inbox, Waking};
 use super::slab::ChannelKey;
-use super::{Inbox, Wake};
 
 /// The callbacks that wake tasks. They are called without the lock held, and must not block.
 pub struct Hooks {
@@ -37,7 +37,7 @@ impl<P> SharedInbox<P> {
         Guard {
             // No call can panic while the inbox is half changed, so the inbox behind a poisoned lock can be used.
             inbox: self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner),
-            waking: Waking { hooks: &self.0.hooks, wake: Wake::default() },
+            waker: Waker { hooks: &self.0.hooks, waking: Waking::default() },
         }
     }
 
@@ -52,12 +52,12 @@ impl<P> SharedInbox<P> {
 pub struct Guard<'a, P> {
     // Fields are dropped in this order: first the lock is released, then the tasks are woken.
     inbox: MutexGuard<'a, Inbox<P>>,
-    waking: Waking<'a>,
+    waker: Waker<'a>,
 }
 
-struct Waking<'a> {
+struct Waker<'a> {
     hooks: &'a Hooks,
-    wake: Wake,
+    waking: Waking,
 }
 
 impl<P> Deref for Guard<'_, P> {
@@ -76,16 +76,16 @@ impl<P> DerefMut for Guard<'_, P> {
 
 impl<P> Drop for Guard<'_, P> {
     fn drop(&mut self) {
-        self.waking.wake = std::mem::take(&mut self.inbox.wake);
+        self.waker.waking = self.inbox.take_waking();
     }
 }
 
-impl Drop for Waking<'_> {
+impl Drop for Waker<'_> {
     fn drop(&mut self) {
-        if self.wake.readable {
+        if self.waking.readable {
             (self.hooks.on_readable)();
         }
-        for channel in self.wake.space.drain(..) {
+        for channel in self.waking.space.drain(..) {
             (self.hooks.on_space)(channel);
         }
     }

@@ -271,9 +271,9 @@ fn a_held_connection_is_woken_when_there_is_room_or_the_rule_changes() {
     let Push::Hold { until, charged, payload } = push(&mut inbox) else { panic!("two fill it") };
     assert_eq!((until, charged, payload.len()), (now + Duration::from_secs(1), true, 36));
     assert_eq!(inbox.holding(), Some((1, now)));
-    assert!(inbox.wake.space.is_empty());
+    assert_eq!(inbox.take_waking().space, []);
     inbox.see(stream);
-    assert_eq!(inbox.wake.space, [key]);
+    assert_eq!(inbox.take_waking().space, [key]);
     assert!(matches!(push(&mut inbox), Push::Queued));
     push(&mut inbox);
     // Another policy and the end of the stream: the message is offered again at once.
@@ -283,10 +283,10 @@ fn a_held_connection_is_woken_when_there_is_room_or_the_rule_changes() {
         ("detach", |inbox, stream| inbox.detach(stream)),
     ];
     for (name, change) in changes {
-        inbox.wake.space.clear();
+        let _ = inbox.take_waking();
         assert!(matches!(push(&mut inbox), Push::Hold { .. }), "{name}");
         change(&mut inbox, stream);
-        assert_eq!(inbox.wake.space, [key], "{name}");
+        assert_eq!(inbox.take_waking().space, [key], "{name}");
         assert_eq!(inbox.holding(), None, "{name}");
     }
     assert!(matches!(push(&mut inbox), Push::Dropped), "nothing is held for an absent application");
@@ -303,7 +303,7 @@ fn a_hold_ends_with_half_a_mebibyte_of_room_whatever_the_queue() {
             |inbox: &mut TestInbox| inbox.push(start(), key, Sharing::Alone, Held::default(), arrival(936));
         while matches!(push(&mut inbox), Push::Queued) {}
         let mut taken = 0;
-        while inbox.wake.space.is_empty() {
+        while inbox.take_waking().space.is_empty() {
             let mut out = Vec::new();
             inbox.pull(stream, 1, 1, &mut out);
             taken += out.iter().filter(|event| matches!(event, Event::Message { .. })).count() * 1000;
