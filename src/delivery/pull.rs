@@ -163,8 +163,8 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// One turn of the channel at the front of the round: it hands over messages until its queue, its window, its
-    /// deficit, the stream's window or the frame ends the turn.
+    /// One turn of the channel at the front of the round. It hands over messages until its queue or its deficit is used
+    /// up, a window is closed, or the frame is full.
     fn turn(&mut self, stream: &mut Stream, key: ChannelKey, frame: &mut Frame<'_, P>) -> Turn {
         let Some(channel) = self.channels.get_mut(key) else {
             stream.schedule.leave();

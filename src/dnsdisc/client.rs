@@ -59,7 +59,7 @@ pub enum Problem {
     #[error("no answer from the resolver")]
     Unanswered,
     /// There is no TXT record of a tree at the name.
-    #[error("no entry stands at this name")]
+    #[error("there is no entry at this name")]
     Nothing,
     /// The entry at the name has another hash.
     #[error("the entry at this name has another hash")]

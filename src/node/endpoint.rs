@@ -1,7 +1,7 @@
 //! The address of a node: IP address with UDP and TCP ports, and the class of that address.
 //!
-//! The class of an address decides which nodes may learn it (the relay rule: a LAN address is never sent to the
-//! Internet, a loopback address never leaves the machine), and which of two addresses of a record is preferred.
+//! The class decides which nodes may learn an address, by the relay rule: a LAN address is never sent to the Internet,
+//! and a loopback address never leaves the machine. It also decides which of two addresses of a record is preferred.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

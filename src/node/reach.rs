@@ -1,9 +1,9 @@
 //! The addresses to which discovery may write, and which it may learn from other nodes: one rule for both protocols and
 //! their driver.
 //!
-//! Three inputs decide. The operator may restrict us to some networks (`--netrestrict`). The address that we announce
-//! limits what our route can carry: a host on the Internet does not send into private ranges, because its provider
-//! would take that for a scan. And the relay rule says which addresses we accept from another node ([`may_relay`]).
+//! Three inputs decide. First, the operator may restrict us to some networks (`--netrestrict`). Second, the address
+//! that we announce: a host on the Internet does not send into private ranges, because its provider would take that for
+//! a scan. Third, the relay rule, which says which addresses we accept from another node ([`may_relay`]).
 //!
 //! Left out: the addresses that the dialer may connect to (`policy::rules`), which also has bans and lists.
 

@@ -80,7 +80,7 @@ impl Keepalive {
     }
 
     /// Reading goes on after a pause of this length. The peer has the rest of its 30 s that it had before the pause,
-    /// and no more, so that repeated pauses and holds do not help a peer that sends a few bytes at a time.
+    /// and no more: repeated pauses and holds must not help a peer that sends a few bytes at a time.
     pub fn waited(&mut self, now: Instant, pause: Duration) {
         self.waiting_since = (self.waiting_since + pause).min(now);
     }

@@ -9,7 +9,7 @@
 //! Header-data is left over from chunked frames: every implementation writes C2 80 80 and none reads it (rlpx.md,
 //! "Framing").
 //!
-//! The reader never reserves memory: a frame that announces 16 MiB waits in the receive buffer, which grows with the
+//! The reader never reserves memory. A frame that announces 16 MiB waits in the receive buffer, which grows with the
 //! bytes that were received and not with the announced size. [`FrameReader::missing`] tells a driver how much a frame
 //! still needs.
 

@@ -201,8 +201,9 @@ impl<K: Ord + Clone, V> Watch<K, V> {
             let mut tell =
                 |kind| out.push(Change { kind, key: past.key.clone(), value: entry.value.clone() });
             let is_new = past.kind == Kind::Added && position > cursor.maybe_known;
-            // Three facts decide what the watcher gets: whether the key is present now, whether it was removed and
-            // added again since this change (another life), and whether the watcher cannot know the key yet (`is_new`).
+            // Three facts decide what the watcher gets. Is the key present now? Was it removed and added again since
+            // this change (then it has another life)? Is it certain that the watcher does not know the key yet
+            // (`is_new`)?
             match (entry.present, past.life == entry.life) {
                 (true, true) => tell(past.kind),
                 (true, false) if is_new => tell(Kind::Added),

@@ -3,8 +3,8 @@
 //! A watcher gets a snapshot, then changes, with marks between them from which it can resume. A watch replicates state,
 //! it is not a log: a watcher that is too slow loses history, never state.
 //!
-//! - **Slow watchers cost little.** A watcher is a position in a ring of changes that all watchers share. When it
-//!   reaches a change of a key that has changed again since, it gets the current state, and later passes over the
+//! - **Slow watchers cost little.** A watcher is a position in a ring of changes that all watchers share. If a change
+//!   belongs to a key that has changed again since, the watcher gets the key's current state. It later passes over the
 //!   changes in between ([`Mark::coalesced`] counts them). It remembers the keys for which it is ahead, so its memory
 //!   is bounded by the number of keys.
 //! - **No watcher is refused for being late.** A watcher may lag by more than the ring, or resume from a mark of
@@ -13,7 +13,7 @@
 //!   over: a new session with an old peer is not an update.
 //!
 //! The owner of the state bounds the number of present keys. The traces of removed keys are bounded here, in changes
-//! and in bytes ([`MAX_GONE_BYTES`]): beyond that, the oldest changes are dropped, and a watcher that has not reached
+//! and in bytes ([`MAX_GONE_BYTES`]). Beyond that the oldest changes are dropped, and a watcher that has not reached
 //! them starts again. Where strangers choose the keys, there is no state to replicate, and [`Happenings`] is used
 //! instead.
 //!
