@@ -18,10 +18,10 @@ pub enum Error {
     /// A length, integer or single byte is not in its shortest form.
     #[error("RLP is not in its canonical (shortest) form")]
     NotCanonical,
-    /// A list stands where a string was expected.
+    /// A list was found, but a string was expected.
     #[error("an RLP string was expected, a list was found")]
     ExpectedString,
-    /// A string stands where a list was expected.
+    /// A string was found, but a list was expected.
     #[error("an RLP list was expected, a string was found")]
     ExpectedList,
     /// The list has fewer elements than the message needs.

@@ -72,7 +72,7 @@ pub(super) struct Stream {
     /// Whether credit came for a number of this stream: then the client knows its numbers.
     pub(super) credited: bool,
     pub(super) schedule: Schedule,
-    /// Whether its last pull found nothing: then it wants to be woken.
+    /// Whether its last pull found nothing: then it must be woken for the next event.
     pub(super) idle: bool,
 }
 

@@ -67,7 +67,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// A share of nothing yet.
+    /// A share that holds nothing yet.
     #[must_use]
     pub fn new(budget: Arc<Budget>) -> Self {
         Self { budget, taken: 0, channels: 0 }

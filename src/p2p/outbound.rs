@@ -429,8 +429,8 @@ impl Outbound {
         }
     }
 
-    /// Asks the connection's task to write the queued messages, then Disconnect, and then to close. The first reason
-    /// stands.
+    /// Asks the connection's task to write the queued messages, then Disconnect, and then to close. Only the first
+    /// reason counts.
     pub fn disconnect(&self, reason: DisconnectReason) {
         self.lock().disconnect.get_or_insert(reason);
         self.wake.wake();
@@ -521,8 +521,8 @@ impl Source for &Outbound {
 }
 
 impl Drop for Outbound {
-    /// A connection that is cut before it has keys never closes its queue; dropping the queue returns its share of the
-    /// budget.
+    /// A connection that is cut before it has keys may drop its queue without [`Outbound::close`]: its share of the
+    /// budget is returned here.
     fn drop(&mut self) {
         self.close();
     }
