@@ -105,7 +105,7 @@ fn every_node_of_a_tree_is_found_and_none_before_it_is_wanted() {
     assert_eq!((world.run(0, HOUR).len(), world.asked.len()), (0, 0));
     assert_eq!(world.run(1, MINUTE).len(), 1);
     let asked = world.asked.len();
-    assert_eq!((world.run(0, HOUR).len(), world.asked.len()), (0, asked), "satisfied, it rests");
+    assert_eq!((world.run(0, HOUR).len(), world.asked.len()), (0, asked), "no more are wanted");
     assert_eq!(world.run(29, MINUTE).len(), 29, "the walk goes on where it was");
     assert_eq!(world.run(30, HOUR), ids(&nodes), "and starts over");
     assert_eq!(world.found.len(), 60);
@@ -181,7 +181,7 @@ fn a_lower_sequence_is_never_accepted() {
     world.zone.extend(Maker::new(1, "n").tree(4, &nodes[10..], &[]));
     assert_eq!(world.run(usize::MAX, HOUR), ids(&nodes[..10]));
     let old = world.problems.iter().filter(|(_, problem)| *problem == Problem::OldRoot { new: 4, known: 5 });
-    assert!((1..=2).contains(&old.count()), "told at each regular look, not more often");
+    assert!((1..=2).contains(&old.count()), "reported at each regular request for the root");
     assert_eq!(world.client.trees().next().unwrap().1, Some(5));
 }
 
@@ -251,7 +251,7 @@ fn links_are_followed_first_in_loops_and_until_they_are_gone() {
     assert_eq!(world.domains(), ["t1", "t2"]);
     world.zone.extend(tree(1, 2, 0..10, &[link(3)]));
     world.run(usize::MAX, HOUR);
-    assert_eq!(world.domains(), ["t1", "t3"], "t2 is linked no more");
+    assert_eq!(world.domains(), ["t1", "t3"], "no link leads to t2");
     let again = world.run(usize::MAX, 2 * MINUTE);
     assert_eq!(again, ids(&[&nodes[..10], &nodes[20..]].concat()));
     // The loop t2 → t1 does not keep t2, and a configured tree stays without any link.
