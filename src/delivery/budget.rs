@@ -1,9 +1,9 @@
 //! One bound on the memory that all inboxes of the process hold.
 //!
-//! An inbox never reads another one (a lock across registrations would let one application wait for another). So "the
-//! largest" is decided by a share that every inbox can compute: when three quarters of the budget are used, a channel
-//! takes messages only while it holds less than its share of the last quarter. Large queues are refused first, small
-//! ones go on. The bound itself is exceeded by no more than the messages that are being queued at that time.
+//! An inbox never reads another one: a lock across registrations would let one application wait for another. So every
+//! inbox computes for itself which queues are too large. When three quarters of the budget are used, a channel takes
+//! messages only while it holds less than its share of the last quarter. Large queues are refused first, small ones go
+//! on. The bound itself is exceeded by no more than the messages that are being queued at that time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,7 +67,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// A share of nothing yet.
+    /// A share that holds nothing yet.
     #[must_use]
     pub fn new(budget: Arc<Budget>) -> Self {
         Self { budget, taken: 0, channels: 0 }

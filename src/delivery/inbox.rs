@@ -258,7 +258,7 @@ impl<P> Inbox<P> {
         self.lose(key, Lost::one(arrival.payload.len()));
     }
 
-    /// Reports messages of an open channel as lost: a gap stands in their place.
+    /// Reports messages of an open channel as lost: a gap takes their place.
     pub fn lose(&mut self, key: ChannelKey, lost: Lost) {
         if self.backlog.lose(key, lost) {
             self.enlist(key);

@@ -2,7 +2,7 @@
 //!
 //! A registration has one inbox, which outlives the application's streams. Connection tasks push into it, and the
 //! current stream pulls from it. The inbox decides what fits, which channel is next, and what was lost and where. Every
-//! message is handed over, or a gap stands in its place. Both count in the channel's `position`, so an application that
+//! message is handed over, or a gap takes its place. Both count in the channel's `position`, so an application that
 //! counts its messages can tell after a broken stream exactly which ones the break took.
 //!
 //! # Bounds

@@ -2,10 +2,10 @@
 //!
 //! An application that keeps reading loses nothing. Its peers are held instead: the connection stops reading, and TCP
 //! slows the peer down, as a protocol inside the peer's own process would. A hold also delays the peer's Pings and the
-//! other channels of the connection, so it needs **proofs of progress**: bytes that were read, a Pong, or a second
+//! other channels of the connection. So it needs **proofs of progress**: bytes that were read, a Pong, or a second
 //! without holding (`p2p::intake` keeps that clock). Without a proof, a channel is held for its registration's
-//! `stall_limit`. Then its application is *late*: the policy acts on every message that does not fit, until the
-//! application has taken 1 MiB again (8 MiB on a shared connection). A dead application therefore costs its peers one
+//! `stall_limit`. Then its application is *late*: the policy acts on every message that does not fit. That ends when
+//! the application has taken 1 MiB (8 MiB on a shared connection). A dead application therefore costs its peers one
 //! hold. An application that takes a message now and then cannot hold its peers again with each.
 //!
 //! `docs/decisions/0006-overflow.md` has the reasons for this rule, and the measurements against other nodes.
@@ -14,8 +14,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The stall limit of a registration that names none. It is below the 10 s and 15 s that ethereumjs and reth wait for a
-/// Pong, and above the 5.2 s that a message of 5 MB takes to reach an application that reads 1 MB/s.
+/// The stall limit of a registration that names none. It is below the 10 s and 15 s for which ethereumjs and reth wait
+/// for a Pong. It is above the 5.2 s that a message of 5 MB takes to reach an application that reads 1 MB/s.
 pub const DEFAULT_STALL_LIMIT: Duration = Duration::from_secs(8);
 
 /// The largest stall limit, and the most that the channels of one connection are held in sum between two proofs.
@@ -34,7 +34,7 @@ const CAUGHT_UP: u64 = 1 << 20;
 const CAUGHT_UP_SHARED: u64 = 8 << 20;
 
 /// How much a late application that has a connection alone may lose each second, in bytes on the wire. TCP still slows
-/// the peer down at this rate, and a full set of kernel buffers (4 MB) still passes within the 3 s that Nethermind
+/// the peer down at this rate. A full set of kernel buffers (4 MB) still passes within the 3 s for which Nethermind
 /// waits for a Pong. A peer that sends a finite download loses a part of it and not all.
 const DROP_RATE: u64 = 2 << 20;
 

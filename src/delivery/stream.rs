@@ -76,7 +76,7 @@ pub(super) struct Stream {
     /// Whether credit came for a number of this stream: then the client knows its numbers.
     credited: bool,
     schedule: Schedule,
-    /// Whether its last pull found nothing: then it wants to be woken.
+    /// Whether its last pull found nothing: then it must be woken for the next event.
     idle: bool,
 }
 
@@ -304,8 +304,8 @@ impl Stream {
         }
     }
 
-    /// One turn of the channel at the front of the round: it hands over messages until its queue, its window, its
-    /// deficit, the stream's window or the frame ends the turn.
+    /// One turn of the channel at the front of the round. It hands over messages until its queue or its deficit is used
+    /// up, a window is closed, or the frame is full.
     fn turn<P>(&mut self, backlog: &mut Backlog<P>, key: ChannelKey, frame: &mut Frame<'_, P>) -> Turn {
         let Some(channel) = backlog.get_mut(key) else {
             self.schedule.leave();

@@ -541,7 +541,7 @@ fn credit_that_cannot_be_right_is_told() {
     assert_eq!(
         inbox.credit(stream, 1, 64),
         Err(CreditError::NeverOpened { channel: 1 }),
-        "not told of it yet"
+        "not announced yet"
     );
     inbox.see(stream);
     let too_much = MAX_CREDIT + 1;

@@ -1,11 +1,11 @@
-//! Who a node is: its key, id, endpoint, URL and signed record.
+//! The identity of a node: its key, id, endpoint, URL and signed record.
 //!
-//! The lowest room of the house. Everything here is a value: made from bytes or text, checked once when it is made,
-//! and valid from then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`],
-//! [`fork_id`], [`network`], [`votes`], [`local`]; [`reach`] and [`ration`], which say where discovery may write and how
-//! much strangers may make it do.
+//! The lowest room. Everything here is a value: made from bytes or text, checked once when it is made, and valid from
+//! then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`], [`fork_id`],
+//! [`network`], [`votes`], [`local`]. Then [`reach`] (the addresses to which discovery may write) and [`ration`] (how
+//! much work strangers may cause).
 //!
-//! Left out: where keys and records are stored (`config`, `net`), and what is done with them.
+//! Left out: where keys and records are stored (`config`, `net`), and how other rooms use them.
 
 pub mod endpoint;
 pub mod enode;

@@ -5,7 +5,7 @@
 //! dial, accept ─▶ Handshake ─▶ Authenticated ─────▶ AwaitHello ─▶ Negotiated ────▶ Open
 //!                     │              │                  │              │             │
 //!                     │              └──────────────────┴──────────────┴─────────────┤
-//!                     │ no keys yet: without a word                fault, disconnect │
+//!                     │ no keys: without Disconnect                fault, disconnect │
 //!                     └──────────────▶ Closed ◀────────────────────────── Closing ◀──┘
 //! ```
 //!

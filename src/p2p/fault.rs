@@ -15,8 +15,8 @@ pub enum Fault {
     /// The RLPx handshake failed.
     #[error(transparent)]
     Handshake(#[from] Refused),
-    /// The handshake, Hello included, was not finished in time.
-    #[error("the handshake was not finished in time")]
+    /// The handshake, Hello included, was not finished within 5 seconds.
+    #[error("the handshake was not finished within 5 seconds")]
     HandshakeTimeout,
     /// A frame broke the format of RLPx.
     #[error(transparent)]
@@ -57,13 +57,13 @@ pub enum Fault {
     #[error(transparent)]
     Snappy(#[from] SnappyError),
     /// Nothing was read for 30 seconds ([`MAX_SILENCE`](super::keepalive::MAX_SILENCE)).
-    #[error("nothing was heard from the peer for too long")]
+    #[error("nothing was read from the peer for 30 seconds")]
     Silence,
     /// A frame began and did not end within 30 seconds.
-    #[error("a frame began and did not end in time")]
+    #[error("a frame began and did not end within 30 seconds")]
     FrameTimeout,
     /// Bytes waited to be written, and the socket took none of them for 20 seconds.
-    #[error("the peer took no byte for 20 seconds while something waited to be written")]
+    #[error("the peer took no byte for 20 seconds while bytes waited to be written")]
     WriteTimeout,
 }
 

@@ -12,11 +12,11 @@
 //!
 //! # The clock of holding
 //!
-//! A hold delays everything of a peer, so it is bounded *since the last proof of progress*: 2 MiB were read, or a Pong
-//! came back for a Ping written since the last proof, or nothing was held for a second. The time is charged to the
-//! channel whose message waits. It is not charged while a cap, the receive budget or parking would stop reading as
-//! well: an application is not charged for delays of the network or of our own output. `delivery::overflow` decides
-//! what follows when the time is over. `docs/decisions/0006-overflow.md` has the reasons.
+//! A hold delays everything of a peer, so the time of holding is bounded. A *proof of progress* resets the time: 2 MiB
+//! were read, or a Pong came back for a Ping written since the last proof, or nothing was held for a second. The time
+//! is charged to the channel whose message waits. It is not charged while a cap, the receive budget or parking would
+//! stop reading as well, because those delays are not the application's. `delivery::overflow` decides what follows when
+//! the time is over. `docs/decisions/0006-overflow.md` has the reasons.
 //!
 //! A Pong alone is not enough as a proof: it waits behind every answer that the peer still has to write.
 //!

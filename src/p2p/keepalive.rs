@@ -15,8 +15,8 @@ use super::Fault;
 
 /// How often we ping. Other stacks expect a frame within 30 s at the latest; go-ethereum pings as often.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// How often we ping a peer that is held. Besu finds us idle after 15 s, so it is less. In the minute for which reth
-/// may not read, it allows at most five pings (its bucket holds five, and it leaves at the sixth).
+/// How often we ping a peer that is held. Besu finds us idle after 15 s, so the interval is shorter. In the minute for
+/// which reth may not read, at most five pings may come: its bucket holds five, and it leaves at the sixth.
 pub const HELD_PING_INTERVAL: Duration = Duration::from_secs(13);
 /// How long the socket may take no byte while bytes wait, as in go-ethereum.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -80,7 +80,7 @@ impl Keepalive {
     }
 
     /// Reading goes on after a pause of this length. The peer has the rest of its 30 s that it had before the pause,
-    /// and no more, so that repeated pauses and holds do not help a peer that sends a few bytes at a time.
+    /// and no more: repeated pauses and holds must not help a peer that sends a few bytes at a time.
     pub fn waited(&mut self, now: Instant, pause: Duration) {
         self.waiting_since = (self.waiting_since + pause).min(now);
     }

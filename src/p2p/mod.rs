@@ -22,7 +22,7 @@
 //! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum writes something else, we read
 //! that too.
 //!
-//! [`Connection`] stands in [`connection`], the events for its driver in [`action`], and our own key and name in
+//! [`Connection`] is in [`connection`], the events for its driver are in [`action`], and our own key and name in
 //! `local`.
 //!
 //! Left out: which connections are wanted (`policy`), sockets (`net`), and the contents of application messages.

@@ -1,9 +1,9 @@
 //! Messages on their way to one peer: a queue per session, bounded in bytes per channel and lane.
 //!
-//! Senders (gRPC streams and calls) put messages in and never wait: a message that does not fit is refused, for that
-//! peer and that channel alone, and the sender gets the refusal. This is the one place where a message is checked
-//! before it is written (code in range, size), and the one place where messages to a peer are counted. Each accepted
-//! message is written, or is among [`ChannelProgress::unwritten`] when its channel or session ends.
+//! Senders (gRPC streams and calls) put messages in and never wait. A message that does not fit is refused, for that
+//! peer and that channel alone, and the sender gets the refusal. Only this file checks a message before it is written
+//! (code in range, size), and only this file counts messages to a peer. Each accepted message is written, or is among
+//! [`ChannelProgress::unwritten`] when its channel or session ends.
 //!
 //! The connection's engine pulls messages out ([`Source`]). Its driver reports how many the socket took, which returns
 //! the room to senders. Nothing here allocates per message once the queue has its size.
@@ -41,8 +41,8 @@ pub const MESSAGE_COST: u64 = 64;
 
 /// The cost that all sessions together may have waiting, in bytes. A broadcast counts once for each peer it waits for,
 /// though its payload is shared. Beyond this budget every message is refused as if the channel's own window were used
-/// up. In the last quarter a session is refused once it holds its equal share of that quarter: peers that do not read
-/// cannot take the room of all others.
+/// up. In the last quarter a session is refused once it holds its equal share of that quarter: so peers that do not
+/// read cannot take the room of all others.
 pub const OUTBOUND_BUDGET: u64 = 256 * 1024 * 1024;
 
 /// The cost of all waiting messages to all peers, against [`OUTBOUND_BUDGET`].
@@ -358,9 +358,9 @@ impl Outbound {
             });
             (number, was_empty)
         };
-        // Only the first message of an empty queue wakes the task. A task that leaves messages in the queue returns to
-        // them without a wake: when the socket has taken the bytes before them, when a cap allows more, or when the
-        // session opens.
+        // Only the first message of an empty queue wakes the task. If the task leaves messages in the queue, it needs
+        // no wake to come back: it returns when the socket has taken the bytes before them, when a cap allows more, or
+        // when the session opens.
         if was_empty {
             self.wake.wake();
         }
@@ -429,8 +429,8 @@ impl Outbound {
         }
     }
 
-    /// Asks the connection's task to write the queued messages, then Disconnect, and then to close. The first reason
-    /// stands.
+    /// Asks the connection's task to write the queued messages, then Disconnect, and then to close. Only the first
+    /// reason counts.
     pub fn disconnect(&self, reason: DisconnectReason) {
         self.lock().disconnect.get_or_insert(reason);
         self.wake.wake();
@@ -521,8 +521,8 @@ impl Source for &Outbound {
 }
 
 impl Drop for Outbound {
-    /// A connection that is cut before it has keys never closes its queue; dropping the queue returns its share of the
-    /// budget.
+    /// A connection that is cut before it has keys may drop its queue without [`Outbound::close`]: its share of the
+    /// budget is returned here.
     fn drop(&mut self) {
         self.close();
     }

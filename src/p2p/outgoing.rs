@@ -1,7 +1,7 @@
 //! The trait by which a connection's engine pulls the messages that it writes.
 //!
 //! The engine holds no message: it pulls the next one when there is room to write. `outbound` is the queue of a
-//! session; a cap on bandwidth stands between that queue and the engine (`net::bandwidth`).
+//! session; a cap on bandwidth is between that queue and the engine (`net::bandwidth`).
 //!
 //! Left out: where messages wait, how many, and what a sender learns about them.
 

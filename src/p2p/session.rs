@@ -1,5 +1,5 @@
 //! The values that a connection and the owner of peers exchange: the answers to the two checkpoints, the orders to a
-//! running connection, how it ended, and the interface by which its messages leave ([`MessageSink`]).
+//! running connection, and how it ended. [`MessageSink`] is the interface by which its messages leave.
 //!
 //! Left out: how a value gets there (`net::connection` has tasks and reply channels for that), and the decisions
 //! (`switch`, `policy`).

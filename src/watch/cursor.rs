@@ -1,4 +1,4 @@
-//! A watcher's place, and what it is told next.
+//! The position of a watcher, and the changes that it gets next.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,10 +7,11 @@ use std::str::FromStr;
 
 use super::{Change, Kind, Watch};
 
-/// How many changes one pull looks at, told or passed over: a bound on how long the owner's lock is held.
+/// How many changes one pull handles, reported or passed over: a bound on the time for which the owner's lock is held.
 const MAX_STEPS: usize = 4_096;
 
-/// Where a watcher can go on after its connection broke: a run of the sidecar and a position in its changes.
+/// The point at which a watcher can resume after its connection broke: a run of the sidecar and a position in its
+/// changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchToken {
     instance: u64,
@@ -23,9 +24,9 @@ impl fmt::Display for WatchToken {
     }
 }
 
-/// The text is no token of ours. Watchers that bring one begin anew.
+/// The text is not a token that a sidecar wrote. A watcher with such a token starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a watch token: 32 lowercase hex digits from an earlier mark are")]
+#[error("not a resume token of a watch: expected the 32 lowercase hex digits of an earlier mark")]
 pub struct NotAToken;
 
 impl FromStr for WatchToken {
@@ -41,16 +42,17 @@ impl FromStr for WatchToken {
     }
 }
 
-/// What stands after the changes of one pull.
+/// The mark after the changes of one pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Where to resume. `None` within a snapshot, which has to begin anew.
+    /// The point at which to resume. `None` within a snapshot, which cannot be resumed.
     pub token: Option<WatchToken>,
-    /// The history was gone: what the watcher knew is void, and a snapshot follows. No changes stand before it.
+    /// The changes since the watcher's position are not kept any more: the watcher must discard its copy, and a
+    /// snapshot follows. No changes come before this mark.
     pub reset: bool,
-    /// The snapshot is complete with the changes before this mark.
+    /// The changes before this mark complete the snapshot.
     pub synced: bool,
-    /// How many changes were folded into others since the last mark.
+    /// How many changes were passed over since the last mark.
     pub coalesced: u64,
     /// Whether there is more to pull now.
     pub more: bool,
@@ -58,24 +60,24 @@ pub struct Mark {
 
 #[derive(Debug)]
 enum Phase<K> {
-    /// The watcher has to be told that a snapshot follows.
+    /// The watcher must get a reset, and then a snapshot.
     Reset,
-    /// Keys up to this one were told.
+    /// The watcher got all keys up to this one.
     Snapshot(Option<K>),
-    /// Changes are told as they come.
+    /// The watcher gets changes as they come.
     Live,
 }
 
-/// A watcher's place in a [`Watch`].
+/// The position of a watcher in a [`Watch`].
 #[derive(Debug)]
 pub struct Cursor<K> {
     phase: Phase<K>,
-    /// Changes up to here were told or passed over.
+    /// All changes up to here were reported or passed over.
     pub(super) position: u64,
-    /// Keys whose state was told as of a later position than the watcher's.
+    /// Keys whose reported state is later than the watcher's position, with the position of that state.
     pub(super) ahead: BTreeMap<K, u64>,
-    /// A watcher that resumed was perhaps told the state of a later time than its token's, but not later than this:
-    /// keys added before it may be known to the watcher.
+    /// For a watcher that resumed: the last position when it did. Its client may have got changes up to here, later
+    /// than its token. So it may know keys that were added before.
     maybe_known: u64,
     coalesced: u64,
 }
@@ -87,7 +89,7 @@ impl<K> Cursor<K> {
 }
 
 impl<K: Ord + Clone, V> Watch<K, V> {
-    /// A watcher that begins with a snapshot, or goes on after `token` if the ring still has what came then.
+    /// A watcher that begins with a snapshot, or after `token` if the ring still has the changes since then.
     #[must_use]
     pub fn watch(&self, token: Option<WatchToken>) -> Cursor<K> {
         let mut cursor = Cursor {
@@ -109,13 +111,13 @@ impl<K: Ord + Clone, V> Watch<K, V> {
         cursor
     }
 
-    /// A watcher that brings a token which nobody can have given it: told to begin anew, then the snapshot.
+    /// A watcher with a token that this sidecar cannot have written: it gets a reset, then the snapshot.
     #[must_use]
     pub fn watch_anew(&self) -> Cursor<K> {
         Cursor { phase: Phase::Reset, ..self.watch(None) }
     }
 
-    /// Appends to `out` what the watcher is told next, about `max` changes, and returns the mark that follows them.
+    /// Appends the next changes for the watcher to `out`, about `max`, and returns the mark that follows them.
     pub fn pull(&self, cursor: &mut Cursor<K>, max: usize, out: &mut Vec<Change<K, V>>) -> Mark {
         if cursor.position.saturating_add(1) < self.oldest() {
             cursor.phase = Phase::Reset;
@@ -143,7 +145,7 @@ impl<K: Ord + Clone, V> Watch<K, V> {
         mark
     }
 
-    /// Tells the next keys of the snapshot; `true` when they were the last.
+    /// Appends the next keys of the snapshot; returns true if they were the last.
     fn snapshot(
         &self,
         cursor: &mut Cursor<K>,
@@ -157,7 +159,8 @@ impl<K: Ord + Clone, V> Watch<K, V> {
             if left == 0 {
                 return false;
             }
-            // Of what changed since the snapshot began, the watcher is told the state of now and not what led to it.
+            // For a key that changed since the snapshot began, the watcher gets the current state now, and will pass
+            // over the changes that led to it.
             if entry.latest > cursor.position {
                 cursor.ahead.insert(key.clone(), entry.latest);
             }
@@ -171,7 +174,7 @@ impl<K: Ord + Clone, V> Watch<K, V> {
         true
     }
 
-    /// Tells the next changes.
+    /// Appends the next changes.
     fn changes(&self, cursor: &mut Cursor<K>, max: usize, out: &mut Vec<Change<K, V>>) {
         let full = out.len().saturating_add(max.max(1));
         let skip = cursor.position.saturating_add(1).saturating_sub(self.oldest());
@@ -198,6 +201,9 @@ impl<K: Ord + Clone, V> Watch<K, V> {
             let mut tell =
                 |kind| out.push(Change { kind, key: past.key.clone(), value: entry.value.clone() });
             let is_new = past.kind == Kind::Added && position > cursor.maybe_known;
+            // Three facts decide what the watcher gets. Is the key present now? Was it removed and added again since
+            // this change (then it has another life)? Is it certain that the watcher does not know the key yet
+            // (`is_new`)?
             match (entry.present, past.life == entry.life) {
                 (true, true) => tell(past.kind),
                 (true, false) if is_new => tell(Kind::Added),
@@ -205,7 +211,7 @@ impl<K: Ord + Clone, V> Watch<K, V> {
                     tell(Kind::Removed);
                     tell(Kind::Added);
                 }
-                // Came and went before the watcher was told.
+                // Added and removed before the watcher got either.
                 (false, _) if is_new => cursor.coalesced = cursor.coalesced.saturating_add(1),
                 (false, _) => tell(Kind::Removed),
             }

@@ -30,7 +30,7 @@ fn garbage_instead_of_auth() {
             assert_eq!(engine.poll_action(), None);
             let mut out = BytesMut::new();
             assert!(!transmit(&mut engine, now, &mut out) && out.is_empty());
-            assert!(received.is_empty(), "what came is let go");
+            assert!(received.is_empty(), "the received bytes are dropped");
         }
     }
 }

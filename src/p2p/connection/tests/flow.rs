@@ -31,8 +31,8 @@ fn messages_keep_their_order_and_their_channel() {
     assert_eq!(lab.sums(), (10, 0));
 }
 
-/// A peer that stops reading: the engine takes as many messages as fit the send buffer, the queue keeps the rest and
-/// refuses what does not fit its window, and no sender waits.
+/// A peer that stops reading: the engine takes as many messages as fit the send buffer. The queue keeps the rest and
+/// refuses what does not fit its window. No sender waits.
 #[test]
 fn a_peer_that_does_not_read() {
     let mut lab = Lab::open(ETH);
