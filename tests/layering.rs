@@ -135,7 +135,6 @@ const SECOND_FILES: &[(&str, &str)] = &[
     ("src/policy/dial/outcome.rs", "Scheduler"),
     ("src/policy/dial/vouching.rs", "Scheduler"),
     ("src/policy/engine/operator.rs", "Policy"),
-    ("src/watch/cursor.rs", "Watch"),
 ];
 
 /// Files of one room that may need each other. Three are a parent and two parts that know each other.

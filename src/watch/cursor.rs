@@ -73,134 +73,135 @@ enum Phase<K> {
 pub struct Cursor<K> {
     phase: Phase<K>,
     /// All changes up to here were reported or passed over.
-    pub(super) position: u64,
+    position: u64,
     /// Keys whose reported state is later than the watcher's position, with the position of that state.
-    pub(super) ahead: BTreeMap<K, u64>,
+    ahead: BTreeMap<K, u64>,
     /// For a watcher that resumed: the last position when it did. Its client may have got changes up to here, later
     /// than its token. So it may know keys that were added before.
     maybe_known: u64,
     coalesced: u64,
 }
 
-impl<K> Cursor<K> {
-    pub(super) fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Live)
-    }
-}
-
-impl<K: Ord + Clone, V> Watch<K, V> {
+impl<K: Ord + Clone> Cursor<K> {
     /// A watcher that begins with a snapshot, or after `token` if the ring still has the changes since then.
-    #[must_use]
-    pub fn watch(&self, token: Option<WatchToken>) -> Cursor<K> {
-        let mut cursor = Cursor {
-            phase: Phase::Snapshot(None),
-            position: self.head,
+    pub(super) fn new<V>(watch: &Watch<K, V>, token: Option<WatchToken>) -> Self {
+        let begin = |phase, position, maybe_known| Self {
+            phase,
+            position,
             ahead: BTreeMap::new(),
-            maybe_known: 0,
+            maybe_known,
             coalesced: 0,
         };
-        if let Some(token) = token {
-            if token.instance == self.instance && token.position <= self.head {
-                cursor.phase = Phase::Live; // the pull finds out whether the ring reaches back so far
-                cursor.position = token.position;
-                cursor.maybe_known = self.head;
-            } else {
-                cursor.phase = Phase::Reset;
+        match token {
+            None => begin(Phase::Snapshot(None), watch.head, 0),
+            // The pull finds out whether the ring reaches back so far.
+            Some(token) if token.instance == watch.instance && token.position <= watch.head => {
+                begin(Phase::Live, token.position, watch.head)
             }
+            Some(_) => Self::anew(watch),
         }
-        cursor
     }
 
-    /// A watcher with a token that this sidecar cannot have written: it gets a reset, then the snapshot.
-    #[must_use]
-    pub fn watch_anew(&self) -> Cursor<K> {
-        Cursor { phase: Phase::Reset, ..self.watch(None) }
+    /// A watcher that gets a reset, then the snapshot.
+    pub(super) fn anew<V>(watch: &Watch<K, V>) -> Self {
+        Self { phase: Phase::Reset, ..Self::new(watch, None) }
+    }
+
+    /// How many keys the watcher is ahead of: what it costs in memory.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.ahead.len()
+    }
+
+    /// Whether there is nothing to pull.
+    pub(super) fn is_current<V>(&self, watch: &Watch<K, V>) -> bool {
+        matches!(self.phase, Phase::Live) && self.position == watch.head
     }
 
     /// Appends the next changes for the watcher to `out`, about `max`, and returns the mark that follows them.
-    pub fn pull(&self, cursor: &mut Cursor<K>, max: usize, out: &mut Vec<Change<K, V>>) -> Mark {
-        if cursor.position.saturating_add(1) < self.oldest() {
-            cursor.phase = Phase::Reset;
+    pub(super) fn pull<V>(&mut self, watch: &Watch<K, V>, max: usize, out: &mut Vec<Change<K, V>>) -> Mark {
+        if self.position.saturating_add(1) < watch.oldest() {
+            self.phase = Phase::Reset;
         }
         let mut mark = Mark { token: None, reset: false, synced: false, coalesced: 0, more: true };
-        match &cursor.phase {
+        match &self.phase {
             Phase::Reset => {
-                cursor.phase = Phase::Snapshot(None);
-                cursor.position = self.head;
-                cursor.ahead.clear();
-                cursor.maybe_known = 0;
+                self.phase = Phase::Snapshot(None);
+                self.position = watch.head;
+                self.ahead.clear();
+                self.maybe_known = 0;
                 mark.reset = true;
             }
             Phase::Snapshot(after) => {
                 let after = after.clone();
-                mark.synced = self.snapshot(cursor, after, max, out);
+                mark.synced = self.snapshot(watch, after, max, out);
             }
-            Phase::Live => self.changes(cursor, max, out),
+            Phase::Live => self.changes(watch, max, out),
         }
-        if cursor.is_live() {
-            mark.token = Some(WatchToken { instance: self.instance, position: cursor.position });
-            mark.more = cursor.position < self.head;
+        if matches!(self.phase, Phase::Live) {
+            mark.token = Some(WatchToken { instance: watch.instance, position: self.position });
+            mark.more = self.position < watch.head;
         }
-        mark.coalesced = std::mem::take(&mut cursor.coalesced);
+        mark.coalesced = std::mem::take(&mut self.coalesced);
         mark
     }
 
     /// Appends the next keys of the snapshot; returns true if they were the last.
-    fn snapshot(
-        &self,
-        cursor: &mut Cursor<K>,
+    fn snapshot<V>(
+        &mut self,
+        watch: &Watch<K, V>,
         after: Option<K>,
         max: usize,
         out: &mut Vec<Change<K, V>>,
     ) -> bool {
         let mut left = max.max(1);
         let begin = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        for (key, entry) in self.entries.range((begin, Bound::Unbounded)) {
+        for (key, entry) in watch.entries.range((begin, Bound::Unbounded)) {
             if left == 0 {
                 return false;
             }
             // For a key that changed since the snapshot began, the watcher gets the current state now, and will pass
             // over the changes that led to it.
-            if entry.latest > cursor.position {
-                cursor.ahead.insert(key.clone(), entry.latest);
+            if entry.latest > self.position {
+                self.ahead.insert(key.clone(), entry.latest);
             }
             if entry.present {
                 left -= 1;
                 out.push(Change { kind: Kind::Snapshot, key: key.clone(), value: entry.value.clone() });
-                cursor.phase = Phase::Snapshot(Some(key.clone()));
+                self.phase = Phase::Snapshot(Some(key.clone()));
             }
         }
-        cursor.phase = Phase::Live;
+        self.phase = Phase::Live;
         true
     }
 
     /// Appends the next changes.
-    fn changes(&self, cursor: &mut Cursor<K>, max: usize, out: &mut Vec<Change<K, V>>) {
+    fn changes<V>(&mut self, watch: &Watch<K, V>, max: usize, out: &mut Vec<Change<K, V>>) {
         let full = out.len().saturating_add(max.max(1));
-        let skip = cursor.position.saturating_add(1).saturating_sub(self.oldest());
+        let skip = self.position.saturating_add(1).saturating_sub(watch.oldest());
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-        for past in self.ring.iter().skip(skip).take(MAX_STEPS) {
+        for past in watch.ring.iter().skip(skip).take(MAX_STEPS) {
             if out.len() >= full {
                 return;
             }
-            cursor.position = cursor.position.saturating_add(1);
-            let position = cursor.position;
-            if let Some(&ahead) = cursor.ahead.get(&past.key) {
+            self.position = self.position.saturating_add(1);
+            let position = self.position;
+            if let Some(&ahead) = self.ahead.get(&past.key) {
                 if ahead <= position {
-                    cursor.ahead.remove(&past.key);
+                    self.ahead.remove(&past.key);
                 }
                 if position <= ahead {
-                    cursor.coalesced = cursor.coalesced.saturating_add(1);
+                    self.coalesced = self.coalesced.saturating_add(1);
                     continue;
                 }
             }
-            let Some(entry) = self.entries.get(&past.key) else { continue };
+            let Some(entry) = watch.entries.get(&past.key) else { continue };
             if entry.latest > position {
-                cursor.ahead.insert(past.key.clone(), entry.latest);
+                self.ahead.insert(past.key.clone(), entry.latest);
             }
             let mut tell =
                 |kind| out.push(Change { kind, key: past.key.clone(), value: entry.value.clone() });
-            let is_new = past.kind == Kind::Added && position > cursor.maybe_known;
+            let is_new = past.kind == Kind::Added && position > self.maybe_known;
             // Three facts decide what the watcher gets. Is the key present now? Was it removed and added again since
             // this change (then it has another life)? Is it certain that the watcher does not know the key yet
             // (`is_new`)?
@@ -212,7 +213,7 @@ impl<K: Ord + Clone, V> Watch<K, V> {
                     tell(Kind::Added);
                 }
                 // Added and removed before the watcher got either.
-                (false, _) if is_new => cursor.coalesced = cursor.coalesced.saturating_add(1),
+                (false, _) if is_new => self.coalesced = self.coalesced.saturating_add(1),
                 (false, _) => tell(Kind::Removed),
             }
         }

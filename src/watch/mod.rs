@@ -144,7 +144,24 @@ impl<K: Ord + Clone, V> Watch<K, V> {
     /// Whether a watcher has nothing to pull.
     #[must_use]
     pub fn is_current(&self, cursor: &Cursor<K>) -> bool {
-        cursor.is_live() && cursor.position == self.head
+        cursor.is_current(self)
+    }
+
+    /// A watcher that begins with a snapshot, or after `token` if the ring still has the changes since then.
+    #[must_use]
+    pub fn watch(&self, token: Option<WatchToken>) -> Cursor<K> {
+        Cursor::new(self, token)
+    }
+
+    /// A watcher with a token that this sidecar cannot have written: it gets a reset, then the snapshot.
+    #[must_use]
+    pub fn watch_anew(&self) -> Cursor<K> {
+        Cursor::anew(self)
+    }
+
+    /// Appends the next changes for the watcher to `out`, about `max`, and returns the mark that follows them.
+    pub fn pull(&self, cursor: &mut Cursor<K>, max: usize, out: &mut Vec<Change<K, V>>) -> Mark {
+        cursor.pull(self, max, out)
     }
 
     /// Adds a key, or gives it a new value.

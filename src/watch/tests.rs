@@ -62,7 +62,7 @@ fn what_changed_often_is_told_once() {
     let (seen, mark) = pulled(&watch, &mut cursor, 500);
     assert_eq!(seen, ["Updated 1 1000", "Removed 2 8", "Added 2 8", "Added 4 2"]);
     assert_eq!((mark.coalesced, mark.more), (999 + 1 + 2 + 1, false));
-    assert!(cursor.is_live() && watch.is_current(&cursor));
+    assert!(watch.is_current(&cursor));
     watch.set(1, 5);
     assert_eq!(pulled(&watch, &mut cursor, 9).0, ["Updated 1 5"]);
 }
@@ -198,7 +198,7 @@ proptest! {
                     copy.token = token;
                 }
             }
-            prop_assert!(cursor.ahead.len() <= 6);
+            prop_assert!(cursor.remembered() <= 6);
             prop_assert!(watch.entries.len() <= 6 && watch.ring.len() <= capacity);
         }
         while pull(&watch, &mut cursor, &mut copy, 3)? {}
