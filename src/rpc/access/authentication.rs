@@ -254,7 +254,8 @@ fn parse_proof(text: &str) -> Result<Proof, String> {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
             if !(MIN_TOKEN..=MAX_TOKEN).contains(&value.len()) || !value.bytes().all(plain) {
                 return Err(format!(
-                    "a token has {MIN_TOKEN} to {MAX_TOKEN} letters, digits or -._~+/=; make one with: openssl rand -hex 32"
+                    "a token has {MIN_TOKEN} to {MAX_TOKEN} letters, digits or -._~+/=; make one with: openssl \
+                     rand -hex 32"
                 ));
             }
             Ok(Proof::Token(hash(value)))
