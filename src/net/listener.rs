@@ -100,7 +100,7 @@ pub async fn accept(listener: TcpListener, accepted: mpsc::Sender<Accepted>) {
                 if !quiet {
                     tracing::warn!(
                         %error,
-                        "cannot accept a connection of a node; the sidecar tries again. If too many files are open, \
+                        "cannot accept connections of nodes; the sidecar tries again. If too many files are open, \
                          raise the limit (ulimit -n)"
                     );
                     complained = Some(now);

@@ -141,7 +141,7 @@ async fn accept_from(
             Err(error) => {
                 tracing::warn!(
                     %error,
-                    "cannot accept a gRPC connection; the sidecar tries again. If too many files are open, raise the \
+                    "cannot accept gRPC connections; the sidecar tries again. If too many files are open, raise the \
                      limit (ulimit -n)"
                 );
                 sleep(PAUSE).await;

@@ -59,7 +59,7 @@ pub(in crate::rpc) fn duration(
 ) -> Result<Option<Duration>, Refusal> {
     let Some(duration) = duration else { return Ok(None) };
     let duration = Duration::try_from(duration).map_err(|_| {
-        Refusal::field(field, "must not be negative; a duration in JSON is for example \"10s\"")
+        Refusal::field(field, "must not be negative; write a duration such as \"10s\" in JSON")
     })?;
     if duration > max {
         let problem = format!("must be at most \"{}s\"", max.as_secs());
