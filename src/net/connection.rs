@@ -79,7 +79,7 @@ pub struct Connection {
     pub stream: TcpStream,
     /// Which side opened it.
     pub role: Role,
-    /// Our key, name and capabilities.
+    /// Our key, and our name in Hello.
     pub local: Arc<LocalNode>,
     /// The source of keys, nonces and padding for this connection.
     pub rng: StdRng,

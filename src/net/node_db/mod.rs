@@ -6,10 +6,10 @@
 //! is moved aside with a line in the log, and a new one is made. If the disk is full or fails, the sidecar runs on
 //! without the database, and the log says so once. An hour later it is tried again.
 //!
-//! Limits: 50,000 nodes and 64 MiB. When one is reached, new nodes are refused (as in the table, a live node is not
-//! displaced) until the hourly sweep has removed the nodes that have not answered for a day. The sweep begins only
-//! after a node has answered in this run, so that a machine that was off for three days keeps its seeds. The last
-//! [`MAX_PEERS`] peers are kept. The one that disconnected the longest time ago makes room.
+//! Limits: 50,000 nodes and 64 MiB. When one is reached, new nodes are refused, because a live node is not displaced,
+//! as in the table. That ends when the hourly sweep has removed the nodes that have not answered for a day. The sweep
+//! begins only after a node has answered in this run, so that a machine that was off for three days keeps its seeds.
+//! The last [`MAX_PEERS`] peers are kept. The one that disconnected the longest time ago makes room.
 //!
 //! Left out: our own record's sequence number and the lists of peers, which must not be lost ([`super::state_file`]).
 

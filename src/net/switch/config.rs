@@ -19,7 +19,7 @@ use crate::{
 /// The configuration of the switch.
 #[derive(Debug)]
 pub struct Config {
-    /// Our key, name and capabilities on RLPx connections.
+    /// Our key, and our name in Hello.
     pub local: LocalNode,
     /// A random name of this run of the sidecar. Applications get it, so that they notice a restart.
     pub instance_id: Arc<str>,

@@ -1,11 +1,10 @@
-//! Connections to the gRPC port: each one needs a slot (`connection_slots`), and must make its first request within a
-//! time.
+//! Connections to the gRPC port: each one needs a slot (`connection_slots`), and must make its first request in time.
 //!
 //! The gRPC library gives every accepted socket a task and memory. So a connection is admitted here first: it gets a
-//! slot, for which an idle connection may be closed. It is closed if it has not sent its HTTP/2 preface and the headers
-//! of a first request within [`FIRST_REQUEST`], a TLS handshake included. After that the HTTP/2 pings of the server
-//! notice a client that has vanished. A connection from another machine that has made no authorised call ends after
-//! [`FIRST_AUTHORISED`].
+//! slot, for which an idle one may be closed. The new connection is closed if it has not sent its HTTP/2 preface and
+//! the headers of a first request within [`FIRST_REQUEST`], a TLS handshake included. After that the HTTP/2 pings of
+//! the server notice a client that has vanished. A connection from another machine that has made no authorised call
+//! ends after [`FIRST_AUTHORISED`].
 //!
 //! A client that speaks HTTP/1 gets one fixed answer that says what this port is. The answer has status 400 and no
 //! header that would let a page in a browser read it. Then the connection ends.
@@ -192,7 +191,8 @@ struct Newcomer {
 }
 
 impl Newcomer {
-    /// Finds out which protocol the client speaks. Passes a connection of HTTP/2 to the server, and ends any other.
+    /// Finds out which protocol the client speaks. Answers and ends a connection of HTTP/1, and passes any other to the
+    /// server, which checks it.
     async fn enter(mut self, socket: Socket, admitted: mpsc::Sender<io::Result<Admitted>>) {
         let origin = self.connection.origin.clone();
         let entering = async {

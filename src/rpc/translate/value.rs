@@ -1,7 +1,7 @@
 //! Values that requests and responses of several services have in common: texts, times, reasons, nodes.
 //!
-//! Text from other nodes (client names, capability names) is cut and escaped here, in one place, so that it cannot
-//! control the terminal on which a user reads it.
+//! Text from other nodes (client names, capability names) is cut and escaped here, in one place. So it cannot control
+//! the terminal on which a user reads it.
 
 use std::time::Duration;
 
