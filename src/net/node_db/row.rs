@@ -1,7 +1,7 @@
-//! One node as it is stored: its record, and per address when it was last alive.
+//! One node as it is stored: its record, and for each address when the node was last alive.
 //!
-//! As RLP: `[record, [ip, last-ping, last-pong, failures], …]`. Times are Unix seconds. Liveness is kept per address,
-//! because an endpoint proof is: a node that answered at one address has proven nothing about another.
+//! As RLP: `[record, [ip, last-ping, last-pong, failures], …]`. Times are Unix seconds. Liveness is stored per address,
+//! because an endpoint proof is for one address: a node that answered at one has proven nothing about another.
 
 use std::net::IpAddr;
 
@@ -10,19 +10,19 @@ use crate::{
     rlp::{self, Reader},
 };
 
-/// Addresses kept per node; the one that was alive the longest time ago makes room.
+/// The most addresses of a node that are stored. The address that was alive the longest time ago makes room.
 pub const MAX_ADDRESSES: usize = 4;
 
-/// What is known of a node at one of its addresses.
+/// The liveness of a node at one of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Liveness {
-    /// Where.
+    /// The address.
     pub ip: IpAddr,
-    /// When it last sent us a PING, Unix seconds; 0 for never.
+    /// When the node last sent us a PING, in Unix seconds; 0 for never.
     pub last_ping: u64,
-    /// When it last answered us, Unix seconds; 0 for never.
+    /// When the node last answered us, in Unix seconds; 0 for never.
     pub last_pong: u64,
-    /// Requests in a row without an answer.
+    /// The number of our requests in a row without an answer.
     pub failures: u32,
 }
 
@@ -39,9 +39,9 @@ impl Liveness {
 /// A node from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredNode {
-    /// Its record, signature checked when it was read.
+    /// Its record. The signature was checked when the row was read.
     pub record: Record,
-    /// What is known per address.
+    /// Its liveness by address.
     pub seen: Vec<Liveness>,
 }
 
@@ -59,25 +59,25 @@ pub(super) enum RowError {
 }
 
 impl StoredNode {
-    /// A node of which only the record is known.
+    /// Returns a node with its record and without liveness.
     #[must_use]
     pub fn new(record: Record) -> Self {
         Self { record, seen: Vec::new() }
     }
 
-    /// When it last answered at any address, Unix seconds; 0 for never.
+    /// Returns when the node last answered at any address, in Unix seconds; 0 for never.
     #[must_use]
     pub fn last_pong(&self) -> u64 {
         self.seen.iter().map(|seen| seen.last_pong).max().unwrap_or(0)
     }
 
-    /// What is known about it at `ip`, if anything.
+    /// Returns the liveness of the node at `ip`, if there is any.
     #[must_use]
     pub fn at(&self, ip: IpAddr) -> Option<&Liveness> {
         self.seen.iter().find(|seen| seen.ip == canonical(ip))
     }
 
-    /// Changes what is known about it at `ip`.
+    /// Changes the liveness of the node at `ip`. A new address may displace another one ([`MAX_ADDRESSES`]).
     pub(super) fn update(&mut self, ip: IpAddr, change: impl FnOnce(&mut Liveness)) {
         let ip = canonical(ip);
         let known = self.seen.iter().position(|seen| seen.ip == ip);
@@ -116,7 +116,7 @@ impl StoredNode {
     }
 }
 
-/// An address of 4 or 16 bytes.
+/// Reads an address of 4 or 16 bytes.
 pub(super) fn ip(bytes: &[u8]) -> Result<IpAddr, RowError> {
     <[u8; 4]>::try_from(bytes)
         .map(IpAddr::from)
@@ -132,7 +132,8 @@ fn liveness(row: &mut Reader<'_>) -> Result<Liveness, RowError> {
     Ok(seen)
 }
 
-/// When a node with this row last answered, without reading the rest: what the sweep asks of every row.
+/// Returns when the node of a row last answered, in Unix seconds, without reading its record. The sweep calls this for
+/// every row.
 pub(super) fn last_pong(bytes: &[u8]) -> Result<u64, RowError> {
     let mut row = Reader::list(bytes)?;
     row.raw()?;
@@ -170,9 +171,9 @@ mod tests {
             node.update(ip, |seen| seen.last_pong = 10 - host);
         }
         assert_eq!(node.seen.len(), MAX_ADDRESSES);
-        assert!(node.at("1.2.3.1".parse().unwrap()).is_some(), "the freshest stays");
-        assert!(node.at("1.2.3.6".parse().unwrap()).is_some(), "the newest came in");
-        assert!(node.at("1.2.3.5".parse().unwrap()).is_none(), "the stalest went");
+        assert!(node.at("1.2.3.1".parse().unwrap()).is_some(), "the most recently alive one stays");
+        assert!(node.at("1.2.3.6".parse().unwrap()).is_some(), "the new one is stored");
+        assert!(node.at("1.2.3.5".parse().unwrap()).is_none(), "the least recently alive one is removed");
         assert!(node.at("::ffff:1.2.3.1".parse().unwrap()).is_some());
     }
 }

@@ -1,12 +1,12 @@
 //! The way into the switch: other rooms run calls on its engine through it.
 //!
-//! A call is carried to the switch's task, which runs it between two events and sends back its result. The queue is
-//! bounded; a caller waits its turn under its own deadline. Only the end of a stream does not wait, because no caller is
-//! left.
+//! A call is sent to the task of the switch, which runs it between two events and sends back its result. The queue is
+//! bounded, and each caller waits with its own deadline. Only the end of a stream does not wait, because it has no
+//! caller.
 //!
-//! [`Handle::run`] and [`Handle::call`] take any call, so that a question is stated once, at its place in `switch`, and
-//! asked once, by the service that needs it. The other methods do more than that: their answer comes later, they involve
-//! a second owner, or they change how streams end.
+//! [`Handle::run`] and [`Handle::call`] take any call. So a call is defined once, in `switch`, and used once, by the
+//! service that needs it. The other methods do more: their answer comes later, they involve a second owner, or they
+//! change how streams end.
 
 use std::{
     collections::HashMap,
@@ -41,10 +41,10 @@ use crate::{
     },
 };
 
-/// A call on its way.
+/// A call that waits in the queue of the switch.
 pub(super) type Command = Box<dyn FnOnce(&mut Desk, Now) + Send>;
 
-/// The engine beside the callers that wait for it.
+/// The engine, and the callers that wait for an answer that comes later.
 pub(super) struct Desk {
     pub(super) engine: Engine,
     callers: HashMap<CallId, oneshot::Sender<Answer>>,
@@ -56,7 +56,8 @@ impl Desk {
         Self { engine, callers: HashMap::new(), calls_made: 0 }
     }
 
-    /// A caller waits for an answer that comes later. Callers that have given up are forgotten first.
+    /// Adds a caller that waits for an answer that comes later, and returns the id of its call. Callers that have given
+    /// up are removed first.
     fn wait(&mut self, caller: oneshot::Sender<Answer>) -> CallId {
         for (call, _) in self.callers.extract_if(|_, caller| caller.is_closed()) {
             self.engine.give_up(call);
@@ -67,7 +68,7 @@ impl Desk {
         call
     }
 
-    /// A caller has its answer, unless it has given up.
+    /// Sends an answer to its caller, unless the caller has given up.
     pub(super) fn reply(&mut self, call: CallId, answer: Answer) {
         if let Some(caller) = self.callers.remove(&call) {
             let _ = caller.send(answer);
@@ -75,12 +76,12 @@ impl Desk {
     }
 }
 
-/// What may be set about peers while the process runs.
+/// The settings for peers that may change while the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSettings {
-    /// Which nodes are dialed, let in and kept.
+    /// The rules for nodes that are dialed, let in and kept.
     pub policy: Settings,
-    /// How much may go over connections.
+    /// The caps on the bytes per second of connections.
     pub bandwidth: Rates,
 }
 
@@ -105,14 +106,14 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// How far a drain has come.
+/// The state of the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Draining {
-    /// Not asked for.
+    /// There is no drain.
     No,
-    /// Streams go on until this wall time.
+    /// The drain has begun. Streams go on until this wall time.
     Until(Duration),
-    /// Streams end.
+    /// The drain is over. Streams end.
     Over,
 }
 
@@ -121,30 +122,31 @@ impl Handle {
         Self { commands, ending: Arc::default(), watches, shared }
     }
 
-    /// What can be watched. Reading it costs the switch nothing.
+    /// Returns the state that can be watched. Reading it does not need the task of the switch.
     #[must_use]
     pub fn watches(&self) -> &Watches {
         &self.watches
     }
 
-    /// Runs a call between two events of the switch, and returns what it returned. Fails only when the switch is stopping.
+    /// Runs a call between two events of the switch, and returns its result. Fails only if the switch is stopping.
     ///
-    /// The call is one of the engine's own methods, or a few that must see the same state. It must not take long: nothing
-    /// else happens in the switch meanwhile.
+    /// The call is one of the engine's own methods, or a few that must see the same state. It must be fast, because the
+    /// switch handles nothing else at the same time.
     pub async fn run<R: Send + 'static>(
         &self,
         call: impl FnOnce(&mut Engine, Now) -> R + Send + 'static,
     ) -> Result<R, SwitchError> {
         let (reply, answer) = oneshot::channel();
         let command: Command = Box::new(move |desk, now| {
-            // The caller may have given up.
+            // Sending fails if the caller has given up, which is no error.
             let _ = reply.send(call(&mut desk.engine, now));
         });
         self.commands.send(command).await.map_err(|_| SwitchError::Stopped)?;
         answer.await.map_err(|_| SwitchError::Stopped)
     }
 
-    /// The same for a call that may refuse: its error, and that the switch is stopping, come as one.
+    /// Runs a call that may fail, as [`Self::run`] does. Its own error and the error "the switch is stopping" have one
+    /// type.
     pub async fn call<T: Send + 'static, E: From<SwitchError> + Send + 'static>(
         &self,
         call: impl FnOnce(&mut Engine, Now) -> Result<T, E> + Send + 'static,
@@ -152,7 +154,7 @@ impl Handle {
         self.run(call).await?
     }
 
-    /// Runs a call whose answer comes later.
+    /// Runs a call whose answer comes later. Returns the receiver of the answer.
     async fn ask(
         &self,
         run: impl FnOnce(&mut Engine, Now, CallId) + Send + 'static,
@@ -166,7 +168,7 @@ impl Handle {
         Ok(answer)
     }
 
-    /// How far a drain has come.
+    /// Returns the state of the drain.
     #[must_use]
     pub fn draining(&self) -> Draining {
         match self.ending.deadline.get() {
@@ -176,14 +178,16 @@ impl Handle {
         }
     }
 
-    /// Begins the drain: no more dials, accepts and registrations; applications are told. The first call counts.
+    /// Begins the drain: dials, accepts and registrations end, and applications get a notice. Only the first call has
+    /// an effect.
     pub async fn drain(&self, deadline: Duration) {
         if self.ending.deadline.set(deadline).is_ok() {
             let _ = self.run(|engine, _| engine.drain()).await;
         }
     }
 
-    /// Says "quitting" to all peers, after what was accepted for them. Their connections end within a second.
+    /// Sends Disconnect with the reason "client quitting" to all peers, after the messages that were accepted for them.
+    /// Their connections end within a second.
     pub async fn quit(&self) {
         let _ = self.run(|engine, _| engine.quit()).await;
     }
@@ -195,12 +199,12 @@ impl Handle {
         let _ = self.run(|engine, _| engine.registrations().wake_streams()).await;
     }
 
-    /// The settings of peers.
+    /// Returns the settings of peers.
     pub async fn settings(&self) -> Result<PeerSettings, SwitchError> {
         self.change_settings(|_| {}).await
     }
 
-    /// Changes the settings of peers, all at once, and returns what they are then.
+    /// Changes the settings of peers in one step, and returns the settings after the change.
     pub async fn change_settings(
         &self,
         change: impl FnOnce(&mut PeerSettings) + Send + 'static,
@@ -223,8 +227,8 @@ impl Handle {
         .await
     }
 
-    /// Adds a static peer, unless it is one already, and waits for the outcome of its first dial for up to `wait`. Returns
-    /// the entry as it is then; the end of the wait is no error.
+    /// Adds a static peer, unless it is one already. Waits at most `wait` for the outcome of its first dial. Returns
+    /// the entry after that; the end of the wait is not an error.
     pub async fn add_static(&self, node: NodeRef, wait: Duration) -> Result<ListEntry, SwitchError> {
         let id = node.id();
         let added = self.call(move |engine, now| engine.peers().add_static(now, &node)).await?;
@@ -236,12 +240,12 @@ impl Handle {
         if let Ok(Ok(Answer::Entry(Some(entry)))) = tokio::time::timeout(wait, outcome).await {
             return Ok(*entry);
         }
-        // It was taken off the list meanwhile, by another call; then what was added is the last that is known.
+        // If another call has removed the entry meanwhile, the entry as it was added is returned.
         let entry = self.run(move |engine, now| engine.peers().listed(now, id)).await?;
         Ok(entry.unwrap_or(added))
     }
 
-    /// Dials a node once and answers the peer, or what the dial came to.
+    /// Dials a node once. Returns the peer, or the outcome of the dial.
     pub async fn connect(&self, node: NodeRef, timeout: Duration) -> Result<ConnectReply, SwitchError> {
         let answer = self.ask(move |engine, now, call| engine.connect(now, call, &node, timeout)).await?;
         match answer.await {
@@ -250,7 +254,7 @@ impl Handle {
         }
     }
 
-    /// Attaches a stream.
+    /// Attaches a stream to its registration.
     pub async fn attach(
         &self,
         principal: Principal,
@@ -260,13 +264,15 @@ impl Handle {
         self.call(move |engine, now| {
             let waker = Arc::<StreamWaker>::default();
             let attached = engine.attach(now, &principal, &request, Arc::clone(&waker) as _)?;
-            // Made here, so that a caller that has given up detaches the stream by dropping it.
+            // The attachment is made inside the call. If the caller has given up, the reply is dropped, which detaches
+            // the stream.
             Ok(wrap(attached, waker, handle))
         })
         .await
     }
 
-    /// A stream is gone. Called from a destructor, so it cannot wait: when the queue is full, a task waits for it.
+    /// Reports that a stream has ended. It is called from a destructor, so it cannot wait: if the queue is full, a task
+    /// waits instead.
     pub(super) fn detach(&self, id: RegistrationId, stream: StreamId, last_send_id: u64) {
         let command: Command = Box::new(move |desk, now| {
             desk.engine.registrations().detach(now, id, stream, last_send_id);
@@ -282,7 +288,7 @@ impl Handle {
     }
 }
 
-/// The answer to a stream, with what its tasks need around the attachment.
+/// Returns the answer to a stream, in which the attachment has the waker and the handle that its tasks need.
 fn wrap(attached: registration::Attached, waker: Arc<StreamWaker>, handle: Handle) -> Attached {
     let registration::Attached {
         registration,

@@ -1,9 +1,9 @@
-//! What tasks can watch: connected peers and failed attempts, the tables of discovery, registrations.
+//! The state that tasks can watch: connected peers and failed attempts, the tables of discovery, registrations.
 //!
-//! The switch fills its views; discovery's driver fills the tables through [`TableWatch`]. The number of watchers is
-//! bounded, in all and by caller.
+//! The switch fills its views, and the driver of discovery fills the tables through [`TableWatch`]. The number of
+//! watches is limited, in all and by caller.
 //!
-//! Left out: what the switch shows (`switch::views`), and what a watcher is told (`watch`).
+//! Left out: the content of the switch's views (`switch::views`), and the changes that a watch gets (`watch`).
 
 use std::{
     collections::HashMap,
@@ -23,48 +23,48 @@ use crate::{
     watch::{MAX_CHANGES, Shared, Watch},
 };
 
-/// Streams that watch, in all. Each may remember one position for each key of what it watches.
+/// The most watches in all. Each may keep one position for each key of the state that it watches.
 pub const MAX_WATCHERS: usize = 128;
 
-/// Streams that watch, of one caller.
+/// The most watches of one caller.
 pub const MAX_WATCHERS_OF_ONE: usize = 64;
 
-/// A node of a table, as watchers are told.
+/// A node of a table, as a watch shows it.
 #[derive(Clone, Debug)]
 pub struct NodeState {
-    /// The node and what the table knows of it, as of its last change.
+    /// The node and its entry in the table, as of its last change.
     pub node: TableNode,
-    /// Why and when it left the table, once it has.
+    /// Why and when (wall time) it was removed from the table. `None`: it is in the table.
     pub removed: Option<(Removal, Duration)>,
 }
 
 impl NodeState {
-    /// What it takes in memory, in bytes.
+    /// Returns the memory that this value takes, in bytes.
     fn bytes(&self) -> usize {
-        // A record has up to 300 bytes, and about as much again in keys and pointers.
+        // A record has up to 300 bytes, and keys and pointers take about as many again.
         size_of::<Self>() + self.node.entry.contact.record.as_ref().map_or(0, |_| 2 * MAX_RECORD_BYTES)
     }
 }
 
-/// A node's place: one node may be in both tables.
+/// The key of a node: the table and the node id, because one node may be in both tables.
 pub type NodeKey = (Protocol, NodeId);
 
-/// All that can be watched, and how many watch it.
+/// All state that can be watched, and the number of watches by caller.
 #[derive(Clone, Debug)]
 pub struct Watches {
-    /// Peers and attempts.
+    /// Peers and failed attempts.
     pub peers: Watched<PeerViews>,
-    /// Nodes in use in the tables of discovery.
+    /// The nodes in the tables of discovery.
     pub nodes: Watched<Watch<NodeKey, NodeState>>,
-    /// Registrations. A value is as of its last change of state, spec or channels.
+    /// Registrations, each as of its last change of state, spec or channels.
     pub registrations: Watched<Watch<RegistrationId, RegistrationView>>,
     views: Views,
     counts: Arc<Mutex<HashMap<Arc<str>, usize>>>,
 }
 
 impl Watches {
-    /// What tasks can watch: the switch's views, and the tables of discovery. `instance` tells this run of the sidecar from
-    /// others, so it must be random.
+    /// Returns empty views and tables. `instance` distinguishes this run of the sidecar from others, so it must be
+    /// random.
     #[must_use]
     pub fn new(instance: u64) -> Self {
         let views = Views::new(instance);
@@ -77,13 +77,13 @@ impl Watches {
         }
     }
 
-    /// The views that the switch fills.
+    /// Returns the views that the switch fills.
     #[must_use]
     pub fn views(&self) -> Views {
         self.views.clone()
     }
 
-    /// A place among those who watch, or the bound that is reached.
+    /// Takes a slot for a watch of this caller, or returns the limit that is reached.
     pub fn slot(&self, principal: &Arc<str>) -> Result<WatchSlot, TooManyWatchers> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = counts.values().sum();
@@ -106,7 +106,7 @@ impl Watches {
         self.registrations.close();
     }
 
-    /// What discovery fills.
+    /// Returns the tables that the driver of discovery fills.
     #[must_use]
     pub fn tables(&self) -> TableWatch {
         TableWatch(self.nodes.clone())
@@ -117,13 +117,13 @@ impl Watches {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{limit} watches {whose} are open already; close one")]
 pub struct TooManyWatchers {
-    /// The bound.
+    /// The limit.
     pub limit: usize,
-    /// Whose.
+    /// The watches that count: "in all" or "of one caller".
     pub whose: &'static str,
 }
 
-/// A place among those who watch. Free again when dropped.
+/// A slot for a watch. Dropping it frees the slot.
 #[derive(Debug)]
 pub struct WatchSlot {
     counts: Arc<Mutex<HashMap<Arc<str>, usize>>>,
@@ -142,7 +142,7 @@ impl Drop for WatchSlot {
     }
 }
 
-/// The watched tables, as the driver of discovery sees them.
+/// The watched tables, for the driver of discovery.
 #[derive(Debug)]
 pub struct TableWatch(Watched<Watch<NodeKey, NodeState>>);
 
@@ -180,6 +180,6 @@ mod tests {
         assert_eq!(watches.slot(&"third".into()).unwrap_err().limit, MAX_WATCHERS);
         slots.clear();
         assert!(watches.slot(&one).is_ok());
-        assert!(watches.counts.lock().unwrap().is_empty(), "nobody is remembered");
+        assert!(watches.counts.lock().unwrap().is_empty(), "no caller is left in the counts");
     }
 }

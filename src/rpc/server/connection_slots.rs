@@ -1,16 +1,16 @@
-//! Where connections to the gRPC port come from, how many each place may have, and who makes room when there are too
-//! many.
+//! Slots of connections to the gRPC port: how many connections each origin may have, and which one is closed when there
+//! are too many.
 //!
-//! A client can open connections before it has shown who it is, so they are counted by where they come
-//! from. When all slots are taken, a connection that makes little use of its slot is closed for the new one:
+//! A client can open connections before it authenticates, so connections are counted by their origin. When all slots
+//! are taken, a connection that makes little use of its slot is closed for the new one, in this order:
 //!
-//! 1. first one that has made no authorised call and has none open, the longest idle first;
-//! 2. then one that has made no authorised call, although it has calls open: reflection and health need no credential;
-//! 3. then one without an open call, the longest idle first.
+//! 1. a connection that has made no authorised call and has no open call, the longest idle first;
+//! 2. a connection that has made no authorised call and has open calls: reflection and health need no credential;
+//! 3. a connection without an open call, the longest idle first.
 //!
-//! Only connections whose slot would be of use are looked at: of the same place when that has its share, of strangers
-//! when those have theirs. A client whose idle connection was closed connects again when it has something to ask; every
-//! gRPC library does.
+//! Only a connection whose slot the new one can take is closed: one of the same place if that place has reached its
+//! limit, one of another machine if those have reached theirs. A client whose idle connection was closed connects again
+//! for its next call; every gRPC library does.
 //!
 //! Left out: how many calls a caller may have open (`access::gate`), and how a connection is closed (`incoming`).
 
@@ -24,26 +24,27 @@ use tokio::sync::oneshot;
 
 use crate::node::endpoint::Subnet;
 
-/// Connections to the gRPC port in all. A client needs one; each costs a task and, unread, up to HTTP/2's window.
+/// The most connections to the gRPC port in all. A client needs one. Each costs a task, and up to the HTTP/2 window of
+/// a connection for data that is not read.
 pub const MAX_CONNECTIONS: usize = 448;
 
-/// Connections of one user over the Unix socket, or of one address elsewhere (IPv6: one /64).
+/// The most connections of one user over the Unix socket, or of one address of another machine (IPv6: one /64).
 pub const MAX_PER_ORIGIN: usize = 64;
 
-/// Connections over loopback TCP. All processes of this machine look alike there, and one of them should not be able to
-/// take the slots of all others by having a large pool.
+/// The most connections over loopback TCP. The processes of this machine cannot be told apart there, so this limit is
+/// larger: one process with a large pool of connections should not take the slots of all others.
 pub const MAX_LOOPBACK: usize = 192;
 
-/// Connections of callers on other machines, in all: the rest is for this one, so that strangers who fill what is open
-/// to them never lock the operator out.
+/// The most connections of callers on other machines, in all. The rest is for this machine, so that strangers never
+/// lock the operator out.
 pub const MAX_REMOTE: usize = 192;
 
 /// Where a connection comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// Somebody on this machine, over loopback TCP: every local process is the same caller.
+    /// A process of this machine, over loopback TCP. All local processes are the same caller.
     Loopback,
-    /// Somebody elsewhere, over TCP that the operator opened to them.
+    /// Another machine, over a TCP port that the operator opened to other machines.
     Remote(IpAddr),
     /// A process of this user, over the Unix socket.
     Uid(u32),
@@ -55,7 +56,7 @@ impl Origin {
         if ip.is_loopback() { Self::Loopback } else { Self::Remote(ip) }
     }
 
-    /// The name of callers about whom nothing else is known.
+    /// Returns the name of a caller of this origin that has no name in the access file.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -68,7 +69,7 @@ impl Origin {
     fn place(&self) -> Place {
         match self {
             Self::Loopback => Place::Loopback,
-            // One line has a whole /64.
+            // One subscriber line usually has a whole /64.
             Self::Remote(IpAddr::V6(ip)) => Place::Net64(Subnet::narrow(IpAddr::V6(*ip))),
             Self::Remote(ip) => Place::Ip(*ip),
             Self::Uid(uid) => Place::Uid(*uid),
@@ -76,7 +77,7 @@ impl Origin {
     }
 }
 
-/// What slots are counted by.
+/// The unit by which slots are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Loopback,
@@ -99,13 +100,13 @@ impl Place {
 #[derive(Debug)]
 struct SlotHolder {
     place: Place,
-    /// Calls that are open.
+    /// The number of open calls.
     calls: usize,
     /// Whether it has ever made a call that needs a role, with that role.
     authorised: bool,
-    /// When it last had a call, or came, in the order of events.
+    /// The number of the event at which its last call ended, or at which it connected. A smaller number is longer ago.
     idle_since: u64,
-    /// Its end tells the connection that it has to go.
+    /// Dropped with this holder; that tells the connection that it must close.
     _tie: oneshot::Sender<()>,
 }
 
@@ -134,7 +135,8 @@ impl ConnectionSlots {
         }
     }
 
-    /// Makes room for a connection from `place`, at the cost of another one. Linear in the slots, of which there are few.
+    /// Makes room for a connection from `place`: frees the slot of another connection if there is no free one. Returns
+    /// whether there is room. Takes time linear in the number of slots, which is small.
     fn make_room(&mut self, place: Place) -> bool {
         let own_full = self.by_place.get(&place).copied().unwrap_or(0) >= place.limit();
         let remote_full = place.is_remote() && self.remote >= MAX_REMOTE;
@@ -166,12 +168,13 @@ fn lock(shared: &Shared) -> MutexGuard<'_, ConnectionSlots> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One connection's place among the admitted ones. Free again when dropped.
+/// The slot of one connection. Dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct ConnectionSlot(Standing);
 
 impl ConnectionSlot {
-    /// Takes a slot. The receiver ends when it has to be given up. `None`: all are in use by calls.
+    /// Takes a slot. The receiver ends when the connection must close to make room. Returns `None` if all slots that
+    /// could be freed have authorised calls open.
     pub(super) fn take(shared: &Shared, origin: &Origin) -> Option<(Self, oneshot::Receiver<()>)> {
         let place = origin.place();
         let mut counts = lock(shared);
@@ -188,7 +191,7 @@ impl ConnectionSlot {
         Some((Self(Standing { shared: Arc::clone(shared), id }), cut))
     }
 
-    /// What is told of its calls.
+    /// Returns the handle with which the connection's calls are counted.
     pub(super) fn standing(&self) -> Standing {
         self.0.clone()
     }
@@ -200,7 +203,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// Where a connection's calls are noted.
+/// A handle with which the calls of one connection are counted.
 #[derive(Clone, Debug)]
 pub struct Standing {
     shared: Shared,
@@ -208,7 +211,8 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Notes a call, until what is returned is dropped. `authorised`: it needs a role, and its caller has it.
+    /// Counts a call as open until the returned value is dropped. `authorised`: the call needs a role, and its caller
+    /// has that role.
     pub(in crate::rpc) fn call(&self, authorised: bool) -> OpenCall {
         if let Some(holder) = lock(&self.shared).holders.get_mut(&self.id) {
             holder.calls += 1;
@@ -217,7 +221,7 @@ impl Standing {
         OpenCall(self.clone())
     }
 
-    /// Whether it has made an authorised call.
+    /// Whether the connection has made an authorised call.
     pub(super) fn is_authorised(&self) -> bool {
         lock(&self.shared).holders.get(&self.id).is_some_and(|holder| holder.authorised)
     }
@@ -280,7 +284,7 @@ mod tests {
     fn idle_connections_make_room_the_longest_idle_first() {
         let shared = Arc::default();
         let mut slots = fill(&shared, &Origin::Loopback);
-        // All have made a call; one has it open, and the first had its last call after all others.
+        // All have made a call. The second has it open still, and the last call of the first ended after all others.
         let open = slots[1].0.standing().call(true);
         for (slot, _) in slots.iter().skip(2).chain(slots.first()) {
             drop(slot.standing().call(true));
@@ -293,7 +297,7 @@ mod tests {
             })
             .collect();
         let cut: Vec<bool> = slots.iter_mut().map(is_cut).collect();
-        assert_eq!((cut[0], cut[1]), (false, false), "the last to be used, and the one in use");
+        assert_eq!((cut[0], cut[1]), (false, false), "the most recently used, and the one in use");
         assert!(cut[2..].iter().all(|cut| *cut));
         let _more = take(&shared, &Origin::Loopback);
         assert!(is_cut(&mut slots[0]) && !is_cut(&mut slots[1]));
@@ -303,14 +307,14 @@ mod tests {
     #[test]
     fn who_has_no_credential_makes_room_before_all_others() {
         let shared = Arc::default();
-        // Strangers hold all slots of strangers with calls that need no role.
+        // Strangers hold all slots of other machines, with open calls that need no role.
         let mut strangers: Vec<Taken> = (1..=3).flat_map(|last| fill(&shared, &remote(last))).collect();
         let open: Vec<OpenCall> = strangers.iter().map(|(slot, _)| slot.standing().call(false)).collect();
         assert_eq!(strangers.len(), MAX_REMOTE);
         let mut friend = take(&shared, &remote(9));
         assert!(is_cut(&mut strangers[0]));
         drop(friend.0.standing().call(true));
-        // And they push nobody out who has one.
+        // A stranger never takes the slot of a connection that has made an authorised call.
         for _ in 0..3 * MAX_REMOTE {
             let (slot, _) = take(&shared, &remote(1));
             let _call = slot.standing().call(false);

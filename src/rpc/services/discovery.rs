@@ -31,10 +31,10 @@ use crate::{
     },
 };
 
-/// Frames of a stream that may wait for HTTP/2.
+/// The most frames of a stream that wait for HTTP/2.
 const FRAMES: usize = 16;
 
-/// Nodes of one frame of a search.
+/// The most nodes in one frame of a query.
 const FRAME_NODES: usize = 16;
 
 /// The service.
@@ -45,12 +45,12 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// The service over discovery. `watches` shows its tables to watches.
+    /// Returns the service for discovery. `watches` has the tables for WatchNodes.
     pub(super) fn new(discovery: Discovery, watches: Watches) -> Self {
         Self { discovery, watches }
     }
 
-    /// Returns where a node can be asked: the address that the caller gave, else the one that discovery knows.
+    /// Returns the contact of a node: from the address that the caller gave, or else the one that discovery finds.
     async fn contact(&self, text: &str) -> Result<Contact, Refusal> {
         let node = node_ref("node", text)?;
         match contact_of(&node) {
@@ -60,7 +60,7 @@ impl Nodes {
     }
 }
 
-/// The stream of WatchNodes: changes of the tables, of one protocol if `wanted` names it.
+/// Returns the stream of WatchNodes: the changes of both tables, or of the table of `wanted`.
 fn watch_nodes(
     watches: &Watches,
     asked: watch::WatchRequest,
@@ -86,10 +86,11 @@ fn watch_nodes(
     })
 }
 
-/// Returns what to search for: a public key, or a bare node id, for which discv4 cannot search.
+/// Reads the target of a query: a public key, or a node id, which discv4 cannot search for. An empty text means any
+/// target.
 fn target(text: &str) -> Result<Target, Refusal> {
     if text.is_empty() {
-        // The search is for any target. A hash of the time serves as a random one.
+        // Any target is fine. A hash of the time serves as a random one.
         let now = clock::now().unix.as_nanos().to_be_bytes();
         let (left, right) = (keccak256(&[&now, b"left"]), keccak256(&[&now, b"right"]));
         let mut key = [0; 64];
@@ -100,7 +101,8 @@ fn target(text: &str) -> Result<Target, Refusal> {
     Ok(node.public_key().map_or_else(|| node.id().into(), Target::from))
 }
 
-/// Puts the nodes that a search meets into frames, until the search ends.
+/// Sends the nodes that a query finds in frames, each node once. When the query ends, sends its summary as the last
+/// frame.
 async fn stream_lookup(
     target: NodeId,
     mut met: mpsc::Receiver<Contact>,
@@ -134,7 +136,7 @@ async fn stream_lookup(
         elapsed: prost_types::Duration::try_from(elapsed).ok(),
     };
     let last = proto::LookupNodesResponse { nodes: Vec::new(), summary: Some(summary) };
-    // The caller may have gone.
+    // Sending fails if the caller has ended the call, which is no error.
     let _ = frames.send(Ok(last)).await;
 }
 
@@ -232,7 +234,8 @@ impl DiscoveryService for Nodes {
         request: Request<Streaming<proto::ServeTalkRequest>>,
     ) -> Result<Response<Self::ServeTalkStream>, Status> {
         let (out, stream) = mpsc::channel(FRAMES);
-        // Headers go out before the first event is read: some clients wait for them before they send it.
+        // The events are read in a task, so that headers are sent at once: some clients send no event before they have
+        // them.
         tokio::spawn(talk::serve(self.discovery.clone(), request.into_inner(), out));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

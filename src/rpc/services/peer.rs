@@ -1,4 +1,4 @@
-//! PeerService: connected peers, static and trusted peers, bans, and the settings of all of them.
+//! PeerService: connected peers, static and trusted peers, bans, and the settings for peers.
 
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest time that AddStaticPeer may wait for its first dial.
 const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// The longest a one-off dial may take.
+/// The longest timeout of a one-off dial.
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The longest ban: a hundred years, so that times stay printable.
+/// The longest ban: a hundred years, so that its end is a time that can be printed.
 const MAX_BAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The service.
@@ -39,7 +39,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// The service over a switch.
+    /// Returns the service for a switch.
     pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
@@ -188,7 +188,8 @@ impl PeerService for Peers {
         request: Request<proto::UpdatePeerSettingsRequest>,
     ) -> Result<Response<proto::UpdatePeerSettingsResponse>, Status> {
         let wanted = request.into_inner().settings;
-        let wanted = wanted.ok_or_else(|| Refusal::field("settings", "is missing; set what is to change"))?;
+        let wanted =
+            wanted.ok_or_else(|| Refusal::field("settings", "is missing; set the values to change"))?;
         let change = settings::change(wanted)?;
         let now = self.handle.change_settings(change).await?;
         Ok(Response::new(proto::UpdatePeerSettingsResponse { settings: Some(settings::view(&now)) }))
@@ -208,7 +209,7 @@ impl PeerService for Peers {
         };
         let duration = duration("duration", request.duration, MAX_BAN)?.unwrap_or_default();
         if duration.is_zero() {
-            return Err(Refusal::field("duration", "must be above zero; UnbanPeer lifts a ban").into());
+            return Err(Refusal::field("duration", "must be above 0s; to lift a ban, call UnbanPeer").into());
         }
         let ban = BanRequest { target, duration, reason: request.reason, force: request.force };
         let ban =

@@ -1,4 +1,4 @@
-//! ProtocolService: which applications speak which sub-protocols, and for how long.
+//! ProtocolService: registrations, which say which application has which sub-protocols, and for how long.
 
 use tonic::{Request, Response, Status};
 
@@ -19,7 +19,7 @@ pub(super) struct Protocols {
 }
 
 impl Protocols {
-    /// The service over a switch.
+    /// Returns the service for a switch.
     pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
@@ -145,8 +145,8 @@ impl ProtocolService for Protocols {
         let proto::ListRegistrationsRequest { page_size, page_token } = request.into_inner();
         let page = paging::PageRequest::new(page_size, &page_token)?;
         let views = self.handle.run(|switch, now| switch.registrations().registrations(now)).await?;
-        // Two callers may use the same client id, so the id of the registration is part of the key. A client id has no
-        // spaces.
+        // Two callers may use the same client id, so the id of the registration is part of the key. A space separates
+        // the two, as a client id has no spaces.
         let key = |view: &RegistrationView| format!("{} {}", view.spec.client_id, view.id);
         let (registrations, next_page_token) = page.of(views, key, registration::view);
         Ok(Response::new(proto::ListRegistrationsResponse { registrations, next_page_token }))
