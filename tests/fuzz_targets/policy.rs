@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use devp2pd::Now;
 use devp2pd::node::{AddressClass, Enode, Host, NodeId, NodeKey, NodeRef, PublicKey};
 use devp2pd::policy::dial::{
-    self, Candidate, Dial, EntryState, Kind, ListSource, QueryId, Scheduler, Source,
+    self, Candidate, Dial, EntryState, Kind, List, ListSource, QueryId, Scheduler, Source,
 };
 use devp2pd::policy::{
     Action, BanTarget, Cause, ChurnSettings, ConnId, DialFilter, Policy, RegistrationId, Rules, Settings,
@@ -97,10 +97,10 @@ pub fn dial_scheduler(data: &[u8]) {
         let [op, a, b] = *op else { unreachable!() };
         let id = key(a).id();
         match op % 20 {
-            0 => drop(dial.add_static(now, &rules, &node(a, b), ListSource::Call)),
-            1 => drop(dial.add_trusted(now, &rules, &node(a, b), ListSource::Call)),
-            2 => drop(dial.remove_static(now, &rules, &id)),
-            3 => drop(dial.remove_trusted(now, &rules, &id)),
+            0 => drop(dial.add(now, &rules, &node(a, b), List::Static, ListSource::Call)),
+            1 => drop(dial.add(now, &rules, &node(a, b), List::Trusted, ListSource::Call)),
+            2 => drop(dial.remove(now, &rules, &id, List::Static)),
+            3 => drop(dial.remove(now, &rules, &id, List::Trusted)),
             4 | 5 => {
                 let served = Duration::from_secs(b.into());
                 let (public_key, addr, source) = (key(a), addr(b), source(op));

@@ -300,7 +300,7 @@ impl Policy {
     /// What the operator should know at this moment.
     pub fn warnings(&mut self, now: Now) -> Vec<Warning> {
         let starved = self.dial.starved_since().map(|since| now.mono.saturating_duration_since(since));
-        Warning::of(&self.dial.recent.sum(now.mono), starved)
+        Warning::of(&self.dial.recent_mut().sum(now.mono), starved)
     }
 
     /// The forks that are followed although schedules lack them.
@@ -357,13 +357,13 @@ impl Policy {
     /// What became of candidates, dials and connections in the last minutes.
     #[must_use]
     pub fn recent(&mut self, now: Now) -> Counts {
-        self.dial.recent.sum(now.mono)
+        self.dial.recent_mut().sum(now.mono)
     }
 
     /// The same since the start.
     #[must_use]
     pub fn totals(&self) -> &Counts {
-        &self.dial.recent.total
+        &self.dial.recent().total
     }
 
     /// The private address from which most refused connections came lately, if there is one.
@@ -378,7 +378,7 @@ impl Policy {
     }
 
     fn slots(&self) -> Slots {
-        self.dial.slots(&self.rules)
+        self.rules.settings.slots()
     }
 
     /// Closes a peer's connection, and the one that was parked behind it.
@@ -411,7 +411,9 @@ impl Policy {
 
     fn note_refusal(&mut self, now: Now, refusal: Option<Refusal>) {
         if let Some(refusal) = refusal {
-            self.dial.recent.count(now.mono, |counts| *counts.not_let_in.entry(refusal).or_default() += 1);
+            self.dial
+                .recent_mut()
+                .count(now.mono, |counts| *counts.not_let_in.entry(refusal).or_default() += 1);
         }
     }
 
@@ -454,7 +456,7 @@ impl Policy {
 }
 
 fn is_listed(dial: &Scheduler, id: &NodeId) -> bool {
-    dial.is_static(id) || dial.is_trusted(id)
+    dial.listed().contains(id)
 }
 
 fn translate(event: Event) -> Action {

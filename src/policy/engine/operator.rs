@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use super::{
     super::{
         bans::{Ban, BanError, BanTarget},
-        dial::{AddError, ListEntry, ListSource, QueryId, RemoveError},
+        dial::{AddError, List, ListEntry, ListSource, QueryId, RemoveError},
         lists::{BanLine, Lists, Parsed},
         refusal::Refusal,
         settings::Settings,
@@ -57,7 +57,7 @@ impl Policy {
         node: &NodeRef,
         source: ListSource,
     ) -> Result<Option<ListEntry>, AddError> {
-        self.dial.add_static(now, &self.rules, node, source)?;
+        self.dial.add(now, &self.rules, node, List::Static, source)?;
         self.lists_changed();
         Ok(self.entry(now, &node.id()))
     }
@@ -69,14 +69,14 @@ impl Policy {
         node: &NodeRef,
         source: ListSource,
     ) -> Result<Option<ListEntry>, AddError> {
-        self.dial.add_trusted(now, &self.rules, node, source)?;
+        self.dial.add(now, &self.rules, node, List::Trusted, source)?;
         self.lists_changed();
         Ok(self.entry(now, &node.id()))
     }
 
     /// Takes a node off the static list. It is disconnected, unless that is not wanted or it is trusted.
     pub fn remove_static(&mut self, now: Now, id: &NodeId, keep_connected: bool) -> Result<(), RemoveError> {
-        let removed = self.dial.remove_static(now, &self.rules, id)?;
+        let removed = self.dial.remove(now, &self.rules, id, List::Static)?;
         self.lists_changed();
         if !keep_connected && !removed.still_listed {
             self.close_peer(now, id, CloseReason::Removed);
@@ -88,20 +88,20 @@ impl Policy {
     /// Takes a node off the static list that the configuration named before and names no longer. It is disconnected
     /// unless it is trusted.
     pub fn unconfigure_static(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
-        self.dial.release_static(id);
+        self.dial.release(id, List::Static);
         self.remove_static(now, id, false)
     }
 
     /// The same for the trusted list. The peer stays connected.
     pub fn unconfigure_trusted(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
-        self.dial.release_trusted(id);
+        self.dial.release(id, List::Trusted);
         self.remove_trusted(now, id)
     }
 
     /// Takes a node off the trusted list. It stays connected and takes a slot from now on, unless
     /// only listed peers are wanted.
     pub fn remove_trusted(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
-        self.dial.remove_trusted(now, &self.rules, id)?;
+        self.dial.remove(now, &self.rules, id, List::Trusted)?;
         self.lists_changed();
         self.hold_to_allowlist(now, id);
         Ok(())
@@ -117,13 +117,13 @@ impl Policy {
     /// Whether a node is static.
     #[must_use]
     pub fn is_static(&self, id: &NodeId) -> bool {
-        self.dial.is_static(id)
+        self.dial.listed().is_static(id)
     }
 
     /// Whether a node is trusted.
     #[must_use]
     pub fn is_trusted(&self, id: &NodeId) -> bool {
-        self.dial.is_trusted(id)
+        self.dial.listed().is_trusted(id)
     }
 
     /// A node's list entry.
@@ -210,8 +210,8 @@ impl Policy {
         let called = |source: Option<ListSource>| source == Some(ListSource::Call);
         let bans = self.bans(now).filter(|ban| ban.source == ListSource::Call);
         Lists {
-            static_peers: self.dial.words(|as_static, _| called(as_static)),
-            trusted_peers: self.dial.words(|_, as_trusted| called(as_trusted)),
+            static_peers: self.dial.listed().words(|as_static, _| called(as_static)),
+            trusted_peers: self.dial.listed().words(|_, as_trusted| called(as_trusted)),
             bans: bans
                 .map(|ban| BanLine {
                     target: ban.target.to_string(),
@@ -258,12 +258,12 @@ impl Policy {
     fn restore_lists(&mut self, now: Now, lists: &Parsed) -> Vec<(String, AddError)> {
         let mut left_out = Vec::new();
         for node in &lists.static_peers {
-            if let Err(error) = self.dial.add_static(now, &self.rules, node, ListSource::Call) {
+            if let Err(error) = self.dial.add(now, &self.rules, node, List::Static, ListSource::Call) {
                 left_out.push((node.id().to_string(), error));
             }
         }
         for node in &lists.trusted_peers {
-            if let Err(error) = self.dial.add_trusted(now, &self.rules, node, ListSource::Call) {
+            if let Err(error) = self.dial.add(now, &self.rules, node, List::Trusted, ListSource::Call) {
                 left_out.push((node.id().to_string(), error));
             }
         }
@@ -288,7 +288,8 @@ impl Policy {
             BanTarget::Net(net) => {
                 let by_address = self
                     .dial
-                    .listed_addrs()
+                    .listed()
+                    .addrs()
                     .find(|(_, addr)| addr.is_some_and(|addr| net.contains(&canonical(addr.ip()))));
                 let by_connection = || {
                     self.admission
