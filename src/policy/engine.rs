@@ -13,91 +13,40 @@
 //! Whoever is told `Err(refusal)`, or gets [`Action::Close`], disconnects; `conn_closed` after that is welcome and
 //! does nothing.
 
-mod operator;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
 use super::{
-    admission::{Admission, Closed, ConnId, Event, PeerView, Verdict},
+    action::{Action, CloseReason},
+    admission::{Admission, Closed, ConnId, PeerView, Verdict},
+    bans::{Ban, BanError, BanTarget},
     cause::Cause,
     churn::{Choice, Churn},
-    dial::{self, Candidate, Kind, Scheduler, TaskId},
+    dial::{AddError, Candidate, List, ListEntry, ListSource, QueryId, RemoveError, Scheduler, TaskId},
     dial_filter::{DialFilter, RegistrationId},
     fork_following::Followed,
+    lists::{Lists, Parsed},
     one_source::{OneSource, Sources},
     recent::Counts,
     refusal::Refusal,
     rules::Rules,
     settings::{Settings, Slots},
-    warnings::{REVIEW, Warning},
+    warnings::{Told, Warning},
 };
 use crate::{
     Now,
-    node::{AddressClass, Enode, NodeId},
+    node::{AddressClass, Enode, NodeId, NodeRef, endpoint::canonical},
 };
-
-/// Why a connection is to be closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// A checkpoint or limit says so.
-    Refused(Refusal),
-    /// The operator took the peer off the static list.
-    Removed,
-    /// The peer, or its address, was banned.
-    Banned,
-    /// The rotation chose it.
-    Rotated,
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(refusal) => refusal.fmt(f),
-            Self::Removed => f.write_str("removed from the static list"),
-            Self::Banned => f.write_str("banned"),
-            Self::Rotated => f.write_str("made room by rotation"),
-        }
-    }
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Something of the dial scheduler.
-    Dial(dial::Action),
-    /// Disconnect, flush, close. The connection is forgotten here already.
-    Close(ConnId, CloseReason),
-    /// Send a Ping and report the next message with [`Policy::conn_heard`].
-    Probe(ConnId),
-    /// A parked connection is the node's from now on: open its session, and end that of `before` if it is open.
-    Promoted {
-        /// The connection that stays.
-        conn: ConnId,
-        /// The one in whose place it is.
-        before: ConnId,
-        /// Whose.
-        id: NodeId,
-    },
-    /// Something is wrong that was not before: tell the operator.
-    Warn(Warning),
-    /// The warning of this name does not hold any more.
-    WarningOver(&'static str),
-    /// What is kept over restarts changed: write [`Policy::lists`].
-    ListsChanged,
-    /// Most refused connections come from one private address: warn the operator.
-    OneSource(OneSource),
-}
 
 /// Everything this room decides. See the [module](self) for the order of calls.
 #[derive(Debug)]
@@ -109,14 +58,10 @@ pub struct Policy {
     rng: StdRng,
     /// The dial that each outbound connection in handshake belongs to.
     task_of: BTreeMap<ConnId, TaskId>,
-    /// Dials that somebody asked for; their connections may exceed the share of dialed peers.
-    asked_for: BTreeSet<TaskId>,
     actions: VecDeque<Action>,
     lists_changed: bool,
     reached_from_outside: bool,
-    /// The warnings that were told and still hold, by name.
-    warned: BTreeSet<&'static str>,
-    next_review: Instant,
+    told: Told,
     refused_sources: Sources,
 }
 
@@ -134,12 +79,10 @@ impl Policy {
             churn,
             rng,
             task_of: BTreeMap::new(),
-            asked_for: BTreeSet::new(),
             actions: VecDeque::new(),
             lists_changed: false,
             reached_from_outside: false,
-            warned: BTreeSet::new(),
-            next_review: now.mono + REVIEW,
+            told: Told::new(now.mono),
             refused_sources: Sources::new(now.mono),
         }
     }
@@ -165,27 +108,25 @@ impl Policy {
         self.dial.candidate(now, &self.rules, candidate, full)
     }
 
-    /// The answer to [`dial::Action::LookupHost`].
+    /// The answer to [`Action::LookupHost`].
     pub fn host_resolved(&mut self, now: Now, task: TaskId, addrs: Result<&[IpAddr], &str>) {
         self.dial.host_resolved(now, &self.rules, task, addrs);
     }
 
-    /// The answer to [`dial::Action::ResolveNode`].
+    /// The answer to [`Action::ResolveNode`].
     pub fn node_resolved(&mut self, now: Now, id: &NodeId, found: Option<Enode>) {
         self.dial.node_resolved(now, &self.rules, id, found);
     }
 
     /// A dial did not get as far as a connection.
     pub fn dial_failed(&mut self, now: Now, task: TaskId, cause: Cause, detail: &str) {
-        self.asked_for.remove(&task);
         self.dial.dial_failed(now, &self.rules, task, cause, detail);
     }
 
     /// A dial opened a TCP connection to `ip`.
     pub fn conn_opened(&mut self, conn: ConnId, task: TaskId, ip: IpAddr) {
-        let asked_for = self.asked_for.remove(&task);
         self.task_of.insert(conn, task);
-        self.admission.dialed(conn, ip, asked_for);
+        self.admission.dialed(conn, ip, self.dial.is_one_off(task));
     }
 
     /// A TCP connection was accepted. Refused: close it without a byte.
@@ -203,7 +144,7 @@ impl Policy {
     /// sent again. The first frame, which is Hello, is the proof. So nothing but this connection may depend on the
     /// claim; above all, a dial of ours to that node goes on.
     pub fn conn_identified(&mut self, now: Now, conn: ConnId, id: NodeId) -> Result<(), Refusal> {
-        let listed = is_listed(&self.dial, &id);
+        let listed = self.dial.listed().contains(&id);
         let inbound = !self.task_of.contains_key(&conn);
         let ip = self.admission.address(conn).filter(|_| inbound);
         let result = self.admission.identified(now, &self.rules, self.slots(), conn, id, listed);
@@ -227,7 +168,7 @@ impl Policy {
         {
             self.reached_by(ip);
         }
-        let listed = identity.is_some_and(|(id, _)| is_listed(&self.dial, &id));
+        let listed = identity.is_some_and(|(id, _)| self.dial.listed().contains(&id));
         let ip = self.admission.address(conn).filter(|_| identity.is_some_and(|(_, inbound)| inbound));
         let result = self.admission.ready(now, &self.rules, self.slots(), conn, listed, served);
         match (result, identity) {
@@ -281,20 +222,12 @@ impl Policy {
 
     /// Tells which warnings have come and gone.
     fn review(&mut self, now: Now) {
-        if self.next_review > now.mono {
-            return;
+        if self.told.is_due(now.mono) {
+            let standing = self.warnings(now);
+            let (new, over) = self.told.review(now.mono, standing);
+            self.actions.extend(new.into_iter().map(Action::Warn));
+            self.actions.extend(over.into_iter().map(Action::WarningOver));
         }
-        self.next_review = now.mono + REVIEW;
-        let standing = self.warnings(now);
-        let before = std::mem::take(&mut self.warned);
-        for warning in standing {
-            if !before.contains(warning.name()) {
-                self.actions.push_back(Action::Warn(warning));
-            }
-            self.warned.insert(warning.name());
-        }
-        let over = before.difference(&self.warned).map(|name| Action::WarningOver(name));
-        self.actions.extend(over);
     }
 
     /// What the operator should know at this moment.
@@ -312,34 +245,19 @@ impl Policy {
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        // Warnings are about peers that are wanted and do not come.
-        let reviews = self.dial.starved_since().is_some() || !self.warned.is_empty();
         let timeouts = [
             self.dial.poll_timeout(&self.rules),
             self.admission.poll_timeout(),
             self.churn.poll_timeout(),
-            reviews.then_some(self.next_review),
+            self.told.due(self.dial.starved_since().is_some()),
         ];
         timeouts.into_iter().flatten().min()
     }
 
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        if let Some(action) = self.actions.pop_front() {
-            return Some(action);
-        }
-        if let Some(action) = self.dial.poll_action() {
-            if let dial::Action::Dial(dial) = &action
-                && dial.kind == Kind::OneOff
-            {
-                self.asked_for.insert(dial.task);
-            }
-            if let dial::Action::Abort(task) = &action {
-                self.asked_for.remove(task);
-            }
-            return Some(Action::Dial(action));
-        }
-        std::mem::take(&mut self.lists_changed).then_some(Action::ListsChanged)
+        let action = self.actions.pop_front().or_else(|| self.dial.poll_action());
+        action.or_else(|| std::mem::take(&mut self.lists_changed).then_some(Action::ListsChanged))
     }
 
     /// All peers.
@@ -377,6 +295,276 @@ impl Policy {
         self.reached_from_outside
     }
 
+    /// The settings of the moment.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.rules.settings
+    }
+
+    /// Changes settings. Peers beyond a lowered limit stay until they go by themselves; connections that the
+    /// allow-list or the net restriction now excludes are closed.
+    pub fn set_settings(&mut self, now: Now, settings: Settings) {
+        if self.rules.settings.churn != settings.churn {
+            self.churn.set(now.mono, settings.churn, &mut self.rng);
+        }
+        self.rules.settings = settings;
+        self.admission.recount(&self.rules, |id| self.dial.listed().contains(id));
+        self.dial.rules_changed(now, &self.rules);
+        let allowlist = self.rules.settings.allowlist_only;
+        let excluded = |id: Option<NodeId>, ip: IpAddr| match self.rules.check_ip(now, ip) {
+            Err(refusal) => Some(refusal),
+            Ok(()) => {
+                id.filter(|id| allowlist && !self.dial.listed().contains(id)).map(|_| Refusal::NotOnAllowlist)
+            }
+        };
+        let out: Vec<_> = self
+            .admission
+            .connections()
+            .filter_map(|(conn, ip, _, id)| Some((conn, excluded(id, ip)?)))
+            .collect();
+        for (conn, refusal) in out {
+            self.close(now, conn, CloseReason::Refused(refusal));
+        }
+    }
+
+    /// Makes a node static, and answers its entry. Adding it again is fine; a new address takes effect.
+    pub fn add_static(
+        &mut self,
+        now: Now,
+        node: &NodeRef,
+        source: ListSource,
+    ) -> Result<Option<ListEntry>, AddError> {
+        self.dial.add(now, &self.rules, node, List::Static, source)?;
+        self.lists_changed();
+        Ok(self.entry(now, &node.id()))
+    }
+
+    /// Makes a node trusted, and answers its entry.
+    pub fn add_trusted(
+        &mut self,
+        now: Now,
+        node: &NodeRef,
+        source: ListSource,
+    ) -> Result<Option<ListEntry>, AddError> {
+        self.dial.add(now, &self.rules, node, List::Trusted, source)?;
+        self.lists_changed();
+        Ok(self.entry(now, &node.id()))
+    }
+
+    /// Takes a node off the static list. It is disconnected, unless that is not wanted or it is trusted.
+    pub fn remove_static(&mut self, now: Now, id: &NodeId, keep_connected: bool) -> Result<(), RemoveError> {
+        let removed = self.dial.remove(now, &self.rules, id, List::Static)?;
+        self.lists_changed();
+        if !keep_connected && !removed.still_listed {
+            self.close_peer(now, id, CloseReason::Removed);
+        }
+        self.hold_to_allowlist(now, id);
+        Ok(())
+    }
+
+    /// Takes a node off the static list that the configuration named before and names no longer. It is disconnected
+    /// unless it is trusted.
+    pub fn unconfigure_static(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
+        self.dial.release(id, List::Static);
+        self.remove_static(now, id, false)
+    }
+
+    /// The same for the trusted list. The peer stays connected.
+    pub fn unconfigure_trusted(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
+        self.dial.release(id, List::Trusted);
+        self.remove_trusted(now, id)
+    }
+
+    /// Takes a node off the trusted list. It stays connected and takes a slot from now on, unless
+    /// only listed peers are wanted.
+    pub fn remove_trusted(&mut self, now: Now, id: &NodeId) -> Result<(), RemoveError> {
+        self.dial.remove(now, &self.rules, id, List::Trusted)?;
+        self.lists_changed();
+        self.hold_to_allowlist(now, id);
+        Ok(())
+    }
+
+    /// In allow-list mode nobody stays who is on no list, whatever the call that took it off says.
+    fn hold_to_allowlist(&mut self, now: Now, id: &NodeId) {
+        if self.rules.settings.allowlist_only && !self.dial.listed().contains(id) {
+            self.close_peer(now, id, CloseReason::Refused(Refusal::NotOnAllowlist));
+        }
+    }
+
+    /// Whether a node is static.
+    #[must_use]
+    pub fn is_static(&self, id: &NodeId) -> bool {
+        self.dial.listed().is_static(id)
+    }
+
+    /// Whether a node is trusted.
+    #[must_use]
+    pub fn is_trusted(&self, id: &NodeId) -> bool {
+        self.dial.listed().is_trusted(id)
+    }
+
+    /// A node's list entry.
+    #[must_use]
+    pub fn entry(&self, now: Now, id: &NodeId) -> Option<ListEntry> {
+        self.dial.entry(now, &self.rules, id)
+    }
+
+    /// All list entries; static and trusted ones are told apart by `as_static` and `as_trusted`.
+    pub fn entries(&self, now: Now) -> impl Iterator<Item = ListEntry> {
+        self.dial.entries(now, &self.rules)
+    }
+
+    /// Dials a node once; ends in [`Action::ConnectDone`], unless refused right here.
+    pub fn connect(
+        &mut self,
+        now: Now,
+        query: QueryId,
+        node: &NodeRef,
+        timeout: Duration,
+    ) -> Result<(), Refusal> {
+        self.dial.connect(now, &self.rules, query, node, timeout)
+    }
+
+    /// Bans a node, an address or a network for `duration`, and closes what it hits. Static and trusted peers need
+    /// `force`; they stay on their lists, and are dialed again when the ban ends.
+    pub fn ban(
+        &mut self,
+        now: Now,
+        target: BanTarget,
+        duration: Duration,
+        reason: &str,
+        source: ListSource,
+        force: bool,
+    ) -> Result<Ban, BanError> {
+        if target == BanTarget::Node(self.rules.local_id) {
+            return Err(BanError::OwnIdentity);
+        }
+        if let Some(id) = self.protected(&target).filter(|_| !force) {
+            return Err(BanError::Protected(id));
+        }
+        let ban = self.rules.bans.ban(now.unix, target, duration, reason, source)?.clone();
+        self.lists_changed = true;
+        self.dial.rules_changed(now, &self.rules);
+        let hit = |id: Option<NodeId>, ip| {
+            id.is_some_and(|id| self.rules.bans.of_node(now.unix, &id).is_some())
+                || self.rules.bans.of_ip(now.unix, ip).is_some()
+        };
+        let out: Vec<_> = self
+            .admission
+            .connections()
+            .filter(|(_, ip, _, id)| hit(*id, *ip))
+            .map(|(conn, ..)| conn)
+            .collect();
+        for conn in out {
+            self.close(now, conn, CloseReason::Banned);
+        }
+        Ok(ban)
+    }
+
+    /// Lifts a ban.
+    pub fn unban(&mut self, now: Now, target: &BanTarget) -> Result<Ban, BanError> {
+        let ban = self.rules.bans.unban(target)?;
+        self.lists_changed = true;
+        self.dial.rules_changed(now, &self.rules);
+        Ok(ban)
+    }
+
+    /// All bans that stand.
+    pub fn bans(&self, now: Now) -> impl Iterator<Item = &Ban> {
+        self.rules.bans.iter(now.unix)
+    }
+
+    /// The ban that a node or address is under, if any.
+    #[must_use]
+    pub fn ban_of(&self, now: Now, id: Option<&NodeId>, ip: Option<IpAddr>) -> Option<&Ban> {
+        let bans = &self.rules.bans;
+        id.and_then(|id| bans.of_node(now.unix, id)).or_else(|| bans.of_ip(now.unix, ip?))
+    }
+
+    /// What is to be kept over restarts.
+    #[must_use]
+    pub fn lists(&self, now: Now) -> Lists {
+        Lists::of(self.dial.listed(), self.bans(now))
+    }
+
+    /// Takes in the lists of the configuration, then what was kept of earlier runs, before anything else. A peer that was
+    /// banned with force stays listed.
+    ///
+    /// Returns the kept entries that have no place any more, each with the reason: the node that has become ourselves
+    /// because its key was moved here, and what the lists of the configuration left no room for. They are no reason not
+    /// to start.
+    ///
+    /// # Errors
+    ///
+    /// An entry of the configuration that cannot be listed.
+    pub fn restore(
+        &mut self,
+        now: Now,
+        statics: &[NodeRef],
+        trusted: &[NodeRef],
+        lists: &Parsed,
+    ) -> Result<Vec<(String, AddError)>, AddError> {
+        for node in statics {
+            self.add_static(now, node, ListSource::Config)?;
+        }
+        for node in trusted {
+            self.add_trusted(now, node, ListSource::Config)?;
+        }
+        // A peer that was listed by its id while discovery ran stays listed without it: it is shown as refused, and a
+        // start must not fail for it.
+        let discovery = std::mem::replace(&mut self.rules.settings.discovery, true);
+        let left_out = self.restore_lists(now, lists);
+        self.rules.settings.discovery = discovery;
+        self.dial.rules_changed(now, &self.rules);
+        Ok(left_out)
+    }
+
+    fn restore_lists(&mut self, now: Now, lists: &Parsed) -> Vec<(String, AddError)> {
+        let mut left_out = Vec::new();
+        for node in &lists.static_peers {
+            if let Err(error) = self.dial.add(now, &self.rules, node, List::Static, ListSource::Call) {
+                left_out.push((node.id().to_string(), error));
+            }
+        }
+        for node in &lists.trusted_peers {
+            if let Err(error) = self.dial.add(now, &self.rules, node, List::Trusted, ListSource::Call) {
+                left_out.push((node.id().to_string(), error));
+            }
+        }
+        for (target, until, reason) in &lists.bans {
+            let ban =
+                Ban { target: *target, until: *until, reason: reason.clone(), source: ListSource::Call };
+            // Full is impossible: the lists were checked to be within the bound, and the configuration has no bans.
+            let _ = self.rules.bans.restore(now.unix, ban);
+        }
+        left_out
+    }
+
+    fn lists_changed(&mut self) {
+        self.lists_changed = true;
+        self.admission.recount(&self.rules, |id| self.dial.listed().contains(id));
+    }
+
+    /// The static or trusted peer that a ban would hit.
+    fn protected(&self, target: &BanTarget) -> Option<NodeId> {
+        match target {
+            BanTarget::Node(id) => self.dial.listed().contains(id).then_some(*id),
+            BanTarget::Net(net) => {
+                let by_address = self
+                    .dial
+                    .listed()
+                    .addrs()
+                    .find(|(_, addr)| addr.is_some_and(|addr| net.contains(&canonical(addr.ip()))));
+                let by_connection = || {
+                    self.admission.peers().find(|peer| {
+                        net.contains(&canonical(peer.ip)) && self.dial.listed().contains(&peer.id)
+                    })
+                };
+                by_address.map(|(id, _)| id).or_else(|| by_connection().map(|peer| peer.id))
+            }
+        }
+    }
+
     fn slots(&self) -> Slots {
         self.rules.settings.slots()
     }
@@ -391,19 +579,14 @@ impl Policy {
     /// Closes a connection from here.
     fn close(&mut self, now: Now, conn: ConnId, reason: CloseReason) {
         self.actions.push_back(Action::Close(conn, reason));
-        let cause = match reason {
-            CloseReason::Refused(refusal) => cause_of(refusal),
-            CloseReason::Removed | CloseReason::Banned => Cause::Operator,
-            CloseReason::Rotated => Cause::LocalPolicy,
-        };
-        self.conn_closed(now, conn, cause, &reason.to_string());
+        self.conn_closed(now, conn, reason.cause(), &reason.to_string());
     }
 
     /// A checkpoint refused a connection, which admission has forgotten.
     fn refuse(&mut self, now: Now, conn: ConnId, refusal: Refusal) {
         match self.task_of.remove(&conn) {
             Some(task) => {
-                self.dial.dial_failed(now, &self.rules, task, cause_of(refusal), &refusal.to_string());
+                self.dial.dial_failed(now, &self.rules, task, refusal.cause(), &refusal.to_string());
             }
             None => self.note_refusal(now, Some(refusal)),
         }
@@ -427,18 +610,17 @@ impl Policy {
 
     /// Tells the scheduler what admission decided by itself.
     fn drain_admission(&mut self, now: Now) {
-        while let Some(event) = self.admission.poll_event() {
-            match event {
-                Event::Promoted { conn, id, .. } => {
-                    let inbound = self.task_of.remove(&conn).is_none();
-                    let served = self.admission.served(conn).to_vec();
-                    self.dial.peer_connected(now, &self.rules, id, inbound, &served);
+        while let Some(action) = self.admission.poll_action() {
+            match &action {
+                Action::Promoted { conn, id, .. } => {
+                    let inbound = self.task_of.remove(conn).is_none();
+                    let served = self.admission.served(*conn).to_vec();
+                    self.dial.peer_connected(now, &self.rules, *id, inbound, &served);
                 }
-                Event::Close(conn, refusal) => self.refuse(now, conn, refusal),
-                Event::PushedOut(_) => self.note_refusal(now, Some(Refusal::PushedOut)),
-                Event::Probe(_) => {}
+                Action::Close(conn, CloseReason::Refused(refusal)) => self.refuse(now, *conn, *refusal),
+                _ => {}
             }
-            self.actions.push_back(translate(event));
+            self.actions.push_back(action);
         }
     }
 
@@ -452,28 +634,5 @@ impl Policy {
             .filter(|peer| peer.takes_slot && full(peer.inbound))
             .map(|peer| Choice { id: peer.id, since: peer.since })
             .collect()
-    }
-}
-
-fn is_listed(dial: &Scheduler, id: &NodeId) -> bool {
-    dial.listed().contains(id)
-}
-
-fn translate(event: Event) -> Action {
-    match event {
-        Event::Close(conn, refusal) => Action::Close(conn, CloseReason::Refused(refusal)),
-        Event::PushedOut(conn) => Action::Close(conn, CloseReason::Refused(Refusal::PushedOut)),
-        Event::Probe(conn) => Action::Probe(conn),
-        Event::Promoted { conn, before, id } => Action::Promoted { conn, before, id },
-    }
-}
-
-/// What a refusal of ours means for dialing the node again.
-fn cause_of(refusal: Refusal) -> Cause {
-    match refusal {
-        Refusal::Useless => Cause::UselessPeer,
-        Refusal::Duplicate => Cause::AlreadyConnected,
-        Refusal::OwnIdentity => Cause::WrongIdentity,
-        _ => Cause::LocalPolicy,
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use rand::{Rng, rngs::StdRng};
 
-use super::super::{cause::Cause, refusal::Refusal, rules::Rules};
+use super::super::{action::Action, cause::Cause, refusal::Refusal, rules::Rules};
 use super::{
     address::{check_addr, check_lan},
     backoff::wait,
@@ -51,15 +51,8 @@ pub enum List {
 pub(super) enum Attempt {
     /// A dial.
     Dial { public_key: PublicKey, host: Host, port: u16, kind: Kind },
-    /// Its address.
-    Resolve(Question),
-}
-
-/// A question to discovery: where is this node?
-#[derive(Debug)]
-pub(super) struct Question {
-    pub(super) id: NodeId,
-    pub(super) public_key: Option<PublicKey>,
+    /// Its address: a question to discovery.
+    Resolve(Action),
 }
 
 #[derive(Debug)]
@@ -459,7 +452,7 @@ impl Listed {
     }
 
     /// Asks discovery for an entry's address, unless it was asked lately.
-    fn ask_discovery(&mut self, now: Now, id: &NodeId, rng: &mut StdRng) -> Option<Question> {
+    fn ask_discovery(&mut self, now: Now, id: &NodeId, rng: &mut StdRng) -> Option<Action> {
         let entry = self.entries.get_mut(id)?;
         let mut question = None;
         let next = match entry.next_resolve.filter(|next| *next > now.mono) {
@@ -469,7 +462,7 @@ impl Listed {
                 let next = now.mono + doubled.min(RESOLVE_CAP).mul_f64(rng.random_range(1.0..1.25));
                 entry.next_resolve = Some(next);
                 entry.resolving = true;
-                question = Some(Question { id: *id, public_key: entry.public_key });
+                question = Some(Action::ResolveNode { id: *id, public_key: entry.public_key });
                 next
             }
         };
@@ -576,7 +569,7 @@ impl Listed {
         began: Now,
         (cause, detail): (Cause, &str),
         rng: &mut StdRng,
-    ) -> Option<Question> {
+    ) -> Option<Action> {
         let window = rules.settings.history;
         let entry = self.entries.get_mut(id).filter(|entry| entry.standing.is_none())?;
         entry.set_error(now, cause, detail);

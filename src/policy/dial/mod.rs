@@ -10,7 +10,7 @@
 //! Nothing is dialed while nothing is registered: a peer that nobody can use costs both sides a handshake.
 //!
 //! [`Scheduler`] is an engine (see `lib.rs`): tell it what happened, drain [`Scheduler::poll_action`], re-arm the
-//! timer. Each [`Action::Dial`] and [`Action::LookupHost`] is owed exactly one answer, however it ends.
+//! timer. Each [`Action::Dial`](super::Action::Dial) and [`Action::LookupHost`](super::Action::LookupHost) is owed exactly one answer, however it ends.
 //!
 //! | file | what it is |
 //! | --- | --- |
@@ -44,5 +44,5 @@ pub use candidates::{Candidate, Source};
 pub use entry::{AddError, EntryState, LastError, ListEntry, ListSource, RemoveError, Removed};
 pub use listed::{List, Listed, MAX_LISTED};
 pub use one_off::{ConnectOutcome, QueryId};
-pub use scheduler::{Action, Scheduler};
+pub use scheduler::Scheduler;
 pub use task::{Dial, Kind, TaskId};

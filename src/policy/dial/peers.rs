@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
-    super::{dial_filter::RegistrationId, fork_following::SETTLED},
+    super::{cause::Cause, dial_filter::RegistrationId, fork_following::SETTLED},
     candidates::Source,
     entry::Standing,
 };
@@ -115,7 +115,7 @@ impl Peers {
     /// Whether a peer that was dialed for this fork has stayed.
     pub(super) fn has_settled(&self, now: Now, fork: [u8; 4]) -> bool {
         let of_fork = |held: &&Held| held.peer.fork.is_some_and(|(hash, _)| hash == fork);
-        self.0.values().filter(of_fork).any(|held| settled(now, held.peer.standing.since))
+        self.0.values().filter(of_fork).any(|held| held.peer.has_settled(now))
     }
 
     /// Linear in the peers that we hold, as are all that count by it.
@@ -124,7 +124,16 @@ impl Peers {
     }
 }
 
-/// Whether a peer that came at `since` has stayed long enough to speak for its fork.
-pub(super) fn settled(now: Now, since: Now) -> bool {
-    now.mono.saturating_duration_since(since.mono) >= SETTLED
+impl Peer {
+    /// The fork, and the address, of a peer that was dialed only for a fork that a schedule lacks, if an application or
+    /// the peer ended it at once: that speaks against the fork, unless another peer of it has stayed.
+    pub(super) fn speaks_against_fork(&self, now: Now, cause: Cause) -> Option<([u8; 4], IpAddr)> {
+        let for_its_chain =
+            matches!(cause, Cause::Operator | Cause::UselessPeer | Cause::Breach | Cause::Requested);
+        self.fork.filter(|_| for_its_chain && !self.has_settled(now))
+    }
+
+    fn has_settled(&self, now: Now) -> bool {
+        now.mono.saturating_duration_since(self.standing.since.mono) >= SETTLED
+    }
 }

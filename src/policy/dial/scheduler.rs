@@ -14,9 +14,10 @@ use std::{
 use rand::rngs::StdRng;
 
 use super::super::{
+    action::Action,
     cause::Cause,
     dial_filter::{DialFilter, RegistrationId, Registrations, Set, Wanting},
-    fork_following::{Followed, News},
+    fork_following::Followed,
     recent::Recent,
     refusal::Refusal,
     rules::Rules,
@@ -27,67 +28,16 @@ use super::{
     candidates::{Candidate, Candidates, Waiting},
     entry::{AddError, ListEntry, ListSource, RemoveError, Removed, Standing},
     history::History,
-    listed::{Attempt, List, Listed, Question},
+    listed::{Attempt, List, Listed},
     one_off::{ConnectOutcome, OneOffs, QueryId},
-    peers::{Peer, Peers, settled},
+    peers::{Peer, Peers},
     share::{Demand, Share, Use},
-    task::{Dial, Dials, Kind, Task, TaskId},
+    task::{Dials, Kind, Task, TaskId},
 };
 use crate::{
     Now,
-    node::{Enode, Host, NodeId, NodeRef, PublicKey},
+    node::{Enode, Host, NodeId, NodeRef},
 };
-
-/// What the scheduler wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Resolve a host name and answer [`Scheduler::host_resolved`], within some seconds.
-    LookupHost {
-        /// To be named in the answer.
-        task: TaskId,
-        /// The name.
-        name: String,
-    },
-    /// Dial, and answer either [`Scheduler::peer_connected`] or [`Scheduler::dial_failed`].
-    Dial(Dial),
-    /// Give this dial up. It is forgotten already; no answer is owed.
-    Abort(TaskId),
-    /// Ask discovery where the node is, and answer [`Scheduler::node_resolved`].
-    ResolveNode {
-        /// Who.
-        id: NodeId,
-        /// Its key, if known.
-        public_key: Option<PublicKey>,
-    },
-    /// A static or trusted entry, or its state, changed; see [`Scheduler::entry`].
-    EntryChanged(NodeId),
-    /// A one-off dial ended.
-    ConnectDone {
-        /// Which one.
-        query: QueryId,
-        /// Whom it was to.
-        id: NodeId,
-        /// How.
-        outcome: ConnectOutcome,
-    },
-    /// A dial ended without a peer.
-    Failed {
-        /// Whom it was to.
-        id: NodeId,
-        /// Where, unless it ended while a name was looked up.
-        addr: Option<SocketAddr>,
-        /// Why it was made.
-        kind: Kind,
-        /// Why it failed.
-        cause: Cause,
-        /// In more words.
-        detail: String,
-    },
-    /// What changed about forks that schedules lack.
-    Fork(News),
-    /// So many more candidates are wanted from all sources together. 0: stop looking.
-    Demand(usize),
-}
 
 /// The dial scheduler. See the [module](super) for what it is told and what it answers.
 #[derive(Debug)]
@@ -220,7 +170,7 @@ impl Scheduler {
         };
         let out: Vec<_> = self.dials.iter().filter_map(|(name, task)| Some((name, check(task)?))).collect();
         for (name, refusal) in out {
-            self.actions.push_back(Action::Abort(name));
+            self.actions.push_back(Action::AbortDial(name));
             self.give_up(now, name, refusal);
         }
     }
@@ -265,7 +215,7 @@ impl Scheduler {
             && !self.one_offs.want(id)
         {
             self.end(name);
-            self.actions.push_back(Action::Abort(name));
+            self.actions.push_back(Action::AbortDial(name));
         }
         self.peers.recount(|id| self.listed.contains(id));
         self.run(now, rules);
@@ -368,7 +318,7 @@ impl Scheduler {
                 && !self.one_offs.want(&id)
             {
                 self.end(name);
-                self.actions.push_back(Action::Abort(name));
+                self.actions.push_back(Action::AbortDial(name));
             }
         }
     }
@@ -451,6 +401,12 @@ impl Scheduler {
         self.history.check(now.mono, id, &waiting.addr, limit)
     }
 
+    /// Whether a dial in progress is one that a caller asked for.
+    #[must_use]
+    pub fn is_one_off(&self, name: TaskId) -> bool {
+        self.dials.get(name).is_some_and(|task| task.kind == Kind::OneOff)
+    }
+
     /// The answer to a name lookup: its addresses in the order of preference, or what went wrong.
     pub fn host_resolved(&mut self, now: Now, rules: &Rules, name: TaskId, addrs: Result<&[IpAddr], &str>) {
         let Some(task) = self.dials.get(name).filter(|task| task.addr.is_none()) else { return };
@@ -491,16 +447,12 @@ impl Scheduler {
     /// A dial ended without a peer.
     pub fn dial_failed(&mut self, now: Now, rules: &Rules, name: TaskId, cause: Cause, detail: &str) {
         let Some(task) = self.end(name) else { return };
-        // These come after the handshake, in which it proved its identity.
-        if matches!(
-            cause,
-            Cause::TooManyPeers | Cause::AlreadyConnected | Cause::UselessPeer | Cause::Requested
-        ) {
+        if cause.proved_identity() {
             self.fork_proved(now, &task);
         }
         self.recent.count(now.mono, |counts| *counts.failed.entry(cause).or_default() += 1);
         let (id, addr, kind) = (task.id, task.addr, task.kind);
-        self.actions.push_back(Action::Failed { id, addr, kind, cause, detail: detail.to_owned() });
+        self.actions.push_back(Action::DialFailed { id, addr, kind, cause, detail: detail.to_owned() });
         if cause == Cause::LocalFault {
             self.pause.begin(now.mono);
         } else {
@@ -523,10 +475,7 @@ impl Scheduler {
         self.forget_peer(&id);
         let own = self.dials.of(&id).map(|(name, _)| name).filter(|_| !inbound);
         let task = own.and_then(|name| self.end(name));
-        let source = match task {
-            Some(Task { kind: Kind::Dynamic(source), .. }) => Some(source),
-            _ => None,
-        };
+        let source = task.as_ref().and_then(Task::source);
         let fork = task.as_ref().and_then(|task| self.fork_proved(now, task));
         self.recent
             .count(now.mono, |counts| if inbound { counts.let_in += 1 } else { counts.connected += 1 });
@@ -547,8 +496,9 @@ impl Scheduler {
     pub fn peer_disconnected(&mut self, now: Now, rules: &Rules, id: &NodeId, cause: Cause, detail: &str) {
         let Some(peer) = self.forget_peer(id) else { return };
         let since = peer.standing.since;
-        if let Some((hash, ip)) = peer.fork {
-            self.fork_peer_ended(now, hash, ip, since, cause);
+        if let Some((hash, ip)) = peer.speaks_against_fork(now, cause) {
+            let news = self.registrations.rejected(hash, ip, self.peers.has_settled(now, hash));
+            self.actions.extend(news.into_iter().map(Action::Fork));
         }
         if now.mono.saturating_duration_since(since.mono) >= FORGIVEN_AFTER {
             self.backoffs.forgive(id);
@@ -566,23 +516,11 @@ impl Scheduler {
         Some((hash, ip))
     }
 
-    /// A peer that was dialed for a fork that a schedule lacks is gone. If an application, or the peer, ended it at once,
-    /// that speaks against the fork, unless another peer of it has stayed.
-    fn fork_peer_ended(&mut self, now: Now, hash: [u8; 4], ip: IpAddr, since: Now, cause: Cause) {
-        let for_its_chain =
-            matches!(cause, Cause::Operator | Cause::UselessPeer | Cause::Breach | Cause::Requested);
-        if settled(now, since) || !for_its_chain {
-            return;
-        }
-        let news = self.registrations.rejected(hash, ip, self.peers.has_settled(now, hash));
-        self.actions.extend(news.into_iter().map(Action::Fork));
-    }
-
     /// Decides when a node is dialed again after its dial or connection, which began at `began`, ended.
     fn ended(&mut self, now: Now, rules: &Rules, id: &NodeId, began: Now, cause: Cause, detail: &str) {
         if self.listed.contains(id) {
             let question = self.listed.failed(now, rules, id, began, (cause, detail), &mut self.rng);
-            self.ask(question);
+            self.actions.extend(question);
         } else {
             self.backoffs.failed(now.mono, *id, cause, rules.settings.history, &mut self.rng);
         }
@@ -650,16 +588,11 @@ impl Scheduler {
                     let task = Task::new(now, id, public_key, port, kind, rules.settings.dial_timeout);
                     self.start(now, rules, task, &host);
                 }
-                Ok(Some(Attempt::Resolve(question))) => self.ask(Some(question)),
+                Ok(Some(Attempt::Resolve(question))) => self.actions.push_back(question),
                 Ok(None) => {}
                 Err(refusal) => self.refused(now, refusal),
             }
         }
-    }
-
-    fn ask(&mut self, question: Option<Question>) {
-        let ask = |Question { id, public_key }| Action::ResolveNode { id, public_key };
-        self.actions.extend(question.map(ask));
     }
 
     /// Dials candidates while there are slots for them.
@@ -693,14 +626,13 @@ impl Scheduler {
 
     /// Says how many candidates are wanted, if that changed.
     fn tell_demand(&mut self, now: Instant, rules: &Rules) {
-        let wanted = if self.may_dial(rules).is_ok() {
+        let mut wanted = 0;
+        if self.may_dial(rules).is_ok() {
             let hungry = self.registrations.hungry();
             let used = Use::of(rules, &self.dials, &self.peers);
             let waiting = self.share.of_use(now, &used, &self.candidates, &hungry);
-            self.free(rules).min(self.registrations.wants()).saturating_sub(waiting)
-        } else {
-            0
-        };
+            wanted = self.free(rules).min(self.registrations.wants()).saturating_sub(waiting);
+        }
         self.share.asked(now, wanted);
         if self.demand.set(now, wanted) {
             // Only the last word counts.

@@ -93,6 +93,14 @@ impl Task {
         let (addr, record, turn_of, fork) = (None, None, None, None);
         Self { id, public_key, kind, since: now, port, addr, record, timeout, turn_of, fork }
     }
+
+    /// The source that offered the node, if it is dialed as a candidate.
+    pub(super) fn source(&self) -> Option<Source> {
+        match self.kind {
+            Kind::Dynamic(source) => Some(source),
+            Kind::Static | Kind::Trusted | Kind::OneOff => None,
+        }
+    }
 }
 
 /// The dials in progress. The scheduler bounds them by
@@ -142,7 +150,7 @@ impl Dials {
     pub(super) fn add(&mut self, task: Task) -> TaskId {
         let name = TaskId(self.next);
         self.next += 1;
-        self.count(task.kind, 1);
+        self.count(task.source(), 1);
         self.by_node.insert(task.id, name);
         self.tasks.insert(name, task);
         name
@@ -161,12 +169,12 @@ impl Dials {
     pub(super) fn remove(&mut self, name: TaskId) -> Option<Task> {
         let task = self.tasks.remove(&name)?;
         self.by_node.remove(&task.id);
-        self.count(task.kind, -1);
+        self.count(task.source(), -1);
         Some(task)
     }
 
-    fn count(&mut self, kind: Kind, step: isize) {
-        if let Kind::Dynamic(source) = kind
+    fn count(&mut self, source: Option<Source>, step: isize) {
+        if let Some(source) = source
             && let Some(count) = self.dynamic.get_mut(source as usize)
         {
             *count = count.saturating_add_signed(step);

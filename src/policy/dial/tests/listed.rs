@@ -275,7 +275,7 @@ fn adding_is_idempotent_and_a_new_address_takes_effect() {
 
 #[test]
 fn one_that_is_removed_is_forgotten_unless_it_is_trusted() {
-    let abort = |action: &Action| matches!(action, Action::Abort(_));
+    let abort = |action: &Action| matches!(action, Action::AbortDial(_));
     let mut bench = Bench::new(Settings::default());
     bench.run(&[(Do::Static(1), &[1]), (Do::Remove(1), &[]), (Do::Pass(500), &[])]);
     assert_eq!((bench.took(abort), bench.dial.dials().len()), (1, 0));
@@ -303,7 +303,7 @@ fn a_banned_peer_is_refused_by_name_and_dialed_when_the_ban_ends() {
     bench.rules.bans.ban(bench.now.unix, node, Duration::from_secs(100), "", ListSource::Call).unwrap();
     bench.dial.rules_changed(bench.now, &bench.rules);
     bench.drain();
-    assert_eq!(bench.took(|action| matches!(action, Action::Abort(_))), 1);
+    assert_eq!(bench.took(|action| matches!(action, Action::AbortDial(_))), 1);
     assert_eq!(bench.state(1), EntryState::Refused(Refusal::BannedNode));
 }
 

@@ -11,6 +11,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
+        action::Action,
         cause::Cause,
         dial_filter::{DialFilter, RegistrationId},
         refusal::Refusal,
@@ -18,7 +19,7 @@ use super::{
         settings::Settings,
         test_now,
     },
-    Action, Candidate, Dial, EntryState, List, ListSource, QueryId, Scheduler, Source, TaskId,
+    Candidate, Dial, EntryState, List, ListSource, QueryId, Scheduler, Source, TaskId,
 };
 use crate::{
     Now,
@@ -179,7 +180,7 @@ impl Bench {
             match action {
                 Action::Dial(dial) => self.dials.push(dial),
                 // Told to watchers; what follows from it is what the rounds look at.
-                Action::Failed { .. } => {}
+                Action::DialFailed { .. } => {}
                 other => self.other.push(other),
             }
         }
