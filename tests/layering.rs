@@ -129,19 +129,13 @@ const SECOND_FILES: &[(&str, &str)] = &[
     ("src/discv5/engine/request.rs", "Engine"),
     ("src/lease/claim.rs", "Registry"),
     ("src/lease/wanted.rs", "RegistrationSpec"),
-    ("src/policy/dial/dynamic.rs", "Scheduler"),
-    ("src/policy/dial/listed.rs", "Scheduler"),
-    ("src/policy/dial/one_off.rs", "Scheduler"),
-    ("src/policy/dial/outcome.rs", "Scheduler"),
-    ("src/policy/dial/vouching.rs", "Scheduler"),
-    ("src/policy/engine/operator.rs", "Policy"),
 ];
 
 /// Files of one room that may need each other. Three are a parent and two parts that know each other.
 const MAX_CIRCLE: usize = 3;
 
 /// Larger circles that are older than the rule: a file that is in the circle, and how many files are.
-const LARGE_CIRCLES: &[(&str, usize)] = &[("src/lease/error.rs", 4), ("src/policy/dial/scheduler.rs", 6)];
+const LARGE_CIRCLES: &[(&str, usize)] = &[];
 
 /// Rooms that `lib.rs` shows to those who embed a sidecar. No room can use these names, because a room names another one by
 /// its path.

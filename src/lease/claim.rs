@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Capability;
 use super::error::{LeaseError, cut, shown};
-use super::registration::{Attempt, LeaseStream, Registration, State};
+use super::registration::{Attempt, Registration};
 use super::spec::RegistrationSpec;
+use super::state::{LeaseStream, State};
 use super::token::{RegistrationId, ResumeToken, Secret};
 use super::{Registry, unknown_id};
 use crate::Now;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reason::ErrorReason;
-use super::registration::StateName;
+use super::state::StateName;
 
 /// A refused call on a registration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -26,7 +26,7 @@
 //! # Files
 //!
 //! `capability` (names, versions and message counts), `spec` and `wanted` (what an application asks for, and its limits),
-//! `registration` (one lease), `claim` (who may take it), `token` (its secret), `error` and `reason` (why something is
+//! `registration` (one lease), `state` (whether a stream holds it), `claim` (who may take it), `token` (its secret), `error` and `reason` (why something is
 //! refused, and the word for it that programs compare).
 //!
 //! Left out: the channels of a registration ([`delivery`](crate::delivery)), what its names mean for live sessions, and
@@ -38,6 +38,7 @@ mod error;
 mod reason;
 mod registration;
 mod spec;
+mod state;
 mod token;
 mod wanted;
 
@@ -55,11 +56,12 @@ pub use capability::{
 pub use claim::{Caller, Changes, Claim, Claimed, Who};
 pub use error::LeaseError;
 pub use reason::ErrorReason;
-pub use registration::{LeaseStream, MIN_DETACHED, Registration, State, StateName};
+pub use registration::{MIN_DETACHED, Registration};
 pub use spec::{
     DEFAULT_LINGER, Greeting, MAX_CLIENT_ID, MAX_GREETING, MAX_GREETING_BYTES, MAX_HELLO, MAX_LINGER,
     MAX_MESSAGE_BYTES, MAX_PROTOCOLS, ProtocolSpec, RegistrationSpec, check_greeting, hello_len,
 };
+pub use state::{LeaseStream, State, StateName};
 pub use token::{RegistrationId, ResumeToken};
 pub use wanted::{Chain, Wanted};
 

@@ -1,69 +1,15 @@
-//! One registration and the state of its lease.
-//!
-//! ```text
-//!   registered by a call          stream attaches             stream breaks
-//! ───────────────────────▶ DETACHED ─────────▶ ATTACHED ─────────────▶ LINGERING
-//!                             │                   ▲   ▲                    │
-//!                             │ expires           │   └────────────────────┤ stream attaches
-//!                             ▼                   │                        ▼ expires
-//!                            gone                 └── another stream      gone
-//! ```
+//! One registration: what was asked for, who holds it, and with which token it is claimed.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::spec::RegistrationSpec;
+use super::state::{LeaseStream, State, StateName};
 use super::token::{RegistrationId, ResumeToken, Secret};
 use crate::Now;
 
 /// A registration made by a call waits at least so long for its stream.
 pub const MIN_DETACHED: Duration = Duration::from_secs(30);
-
-/// Names one attachment of a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LeaseStream(pub(super) u64);
-
-/// The state of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Made by a call, no stream yet.
-    Detached {
-        /// When it ends.
-        expires: Instant,
-    },
-    /// A stream holds it.
-    Attached {
-        /// Which.
-        stream: LeaseStream,
-    },
-    /// The stream broke.
-    Lingering {
-        /// When it ends.
-        expires: Instant,
-    },
-}
-
-/// A state without its data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StateName {
-    /// No stream yet.
-    Detached,
-    /// A stream holds it.
-    Attached,
-    /// The stream broke.
-    Lingering,
-}
-
-impl fmt::Display for StateName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Detached => "DETACHED",
-            Self::Attached => "ATTACHED",
-            Self::Lingering => "LINGERING",
-        })
-    }
-}
 
 /// How the current token came about, so that the same attempt can be answered again.
 #[derive(Clone, Debug)]
@@ -121,20 +67,13 @@ impl Registration {
     /// The state without its data.
     #[must_use]
     pub fn state_name(&self) -> StateName {
-        match self.state {
-            State::Detached { .. } => StateName::Detached,
-            State::Attached { .. } => StateName::Attached,
-            State::Lingering { .. } => StateName::Lingering,
-        }
+        self.state.name()
     }
 
     /// When it ends unless its application comes back; `None` while attached.
     #[must_use]
     pub fn expires(&self) -> Option<Instant> {
-        match self.state {
-            State::Detached { expires } | State::Lingering { expires } => Some(expires),
-            State::Attached { .. } => None,
-        }
+        self.state.expires()
     }
 
     /// [`expires`](Self::expires) as wall time since the Unix epoch.
@@ -147,10 +86,7 @@ impl Registration {
     /// The stream that holds it.
     #[must_use]
     pub fn stream(&self) -> Option<LeaseStream> {
-        match self.state {
-            State::Attached { stream } => Some(stream),
-            State::Detached { .. } | State::Lingering { .. } => None,
-        }
+        self.state.stream()
     }
 
     pub(super) fn token(&self) -> ResumeToken {

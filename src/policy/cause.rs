@@ -109,6 +109,11 @@ impl Cause {
         }
     }
 
+    /// Whether it comes after the handshake, in which the node proved its identity.
+    pub(super) fn proved_identity(self) -> bool {
+        matches!(self, Self::TooManyPeers | Self::AlreadyConnected | Self::UselessPeer | Self::Requested)
+    }
+
     /// Whether somebody accepted our connection. Then their inbound throttle (30 s in geth) has seen us, and coming
     /// back earlier is both rude and useless.
     #[must_use]

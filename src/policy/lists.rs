@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    bans::{BanTarget, MAX_BANS},
-    dial::MAX_LISTED,
+    bans::{Ban, BanTarget, MAX_BANS},
+    dial::{ListSource, Listed, MAX_LISTED},
 };
 use crate::node::{NodeRef, node_ref::NodeRefError};
 
@@ -101,6 +101,24 @@ pub struct Parsed {
 }
 
 impl Lists {
+    /// What calls have added to the lists, and of the bans that stand.
+    pub(super) fn of<'a>(listed: &Listed, bans: impl Iterator<Item = &'a Ban>) -> Self {
+        let called = |source: Option<ListSource>| source == Some(ListSource::Call);
+        let bans = bans.filter(|ban| ban.source == ListSource::Call);
+        Self {
+            version: VERSION,
+            static_peers: listed.words(|as_static, _| called(as_static)),
+            trusted_peers: listed.words(|_, as_trusted| called(as_trusted)),
+            bans: bans
+                .map(|ban| BanLine {
+                    target: ban.target.to_string(),
+                    until: ban.until.as_secs(),
+                    reason: ban.reason.clone(),
+                })
+                .collect(),
+        }
+    }
+
     /// Checks everything, or says what is wrong first. Nothing damaged is passed over: a lost ban is a hole.
     pub fn parse(&self) -> Result<Parsed, ListsError> {
         if self.version != VERSION {

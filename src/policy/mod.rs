@@ -7,6 +7,7 @@
 //! | file | what it answers |
 //! | --- | --- |
 //! | [`engine`] | [`Policy`]: what happens comes in, decisions go out |
+//! | [`action`] | what the policy wants done |
 //! | [`settings`] | what the operator may set; how slots are shared |
 //! | [`rules`] | net restriction, bans, exemptions: what holds both ways |
 //! | [`cause`], [`refusal`] | why there is no connection: something failed, or we decided |
@@ -25,6 +26,7 @@
 //! Left out: sockets, timers and files (`net`), peers' messages (`switch`), and how reasons are written on the wire
 //! (`p2p`).
 
+pub mod action;
 pub mod admission;
 pub mod bans;
 pub mod cause;
@@ -43,12 +45,13 @@ pub mod settings;
 pub mod token_bucket;
 pub mod warnings;
 
+pub use action::{Action, CloseReason};
 pub use admission::{ConnId, Verdict};
 pub use bans::{Ban, BanError, BanTarget, Bans};
 pub use cause::{Blame, Cause};
 pub use churn::{Churn, ChurnSettings};
 pub use dial_filter::{DialFilter, RegistrationId};
-pub use engine::{Action, CloseReason, Policy};
+pub use engine::Policy;
 pub use lists::{Lists, ListsError};
 pub use refusal::Refusal;
 pub use rules::Rules;

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::cause::Cause;
+
 /// A decision against a dial or a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
@@ -71,6 +73,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What a refusal of a connection means for dialing the node again.
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Self::Useless => Cause::UselessPeer,
+            Self::Duplicate => Cause::AlreadyConnected,
+            Self::OwnIdentity => Cause::WrongIdentity,
+            _ => Cause::LocalPolicy,
+        }
+    }
+
     /// All refusals, for tables of counters.
     pub const ALL: [Self; 30] = [
         Self::OwnIdentity,

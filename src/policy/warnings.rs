@@ -3,7 +3,11 @@
 //! Everything here is read from counts that are kept anyway. Left out: warnings about the configuration (`config`), and
 //! telling them (`switch` logs them, `rpc` and `http` show them).
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use data_encoding::HEXLOWER;
 
@@ -17,7 +21,7 @@ const ENOUGH: u64 = 16;
 pub const STARVED: Duration = Duration::from_secs(600);
 
 /// How often the counts are looked at.
-pub(super) const REVIEW: Duration = Duration::from_secs(60);
+const REVIEW: Duration = Duration::from_secs(60);
 
 /// What an operator should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +85,42 @@ impl fmt::Display for Warning {
                  bootnode answers (--bootnodes)",
             ),
         }
+    }
+}
+
+/// The warnings that the operator was told of and that still hold.
+#[derive(Debug)]
+pub(super) struct Told {
+    names: BTreeSet<&'static str>,
+    next: Instant,
+}
+
+impl Told {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { names: BTreeSet::new(), next: now + REVIEW }
+    }
+
+    /// Whether it is time to look at the counts.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.next <= now
+    }
+
+    /// When it is time, if there is a reason to look: warnings are about peers that are wanted and do not come.
+    pub(super) fn due(&self, is_starved: bool) -> Option<Instant> {
+        (is_starved || !self.names.is_empty()).then_some(self.next)
+    }
+
+    /// Takes in the warnings that hold now. Returns those that are new, and the names of those that are over.
+    pub(super) fn review(
+        &mut self,
+        now: Instant,
+        standing: Vec<Warning>,
+    ) -> (Vec<Warning>, Vec<&'static str>) {
+        self.next = now + REVIEW;
+        let names: BTreeSet<_> = standing.iter().map(Warning::name).collect();
+        let before = std::mem::replace(&mut self.names, names);
+        let over = before.difference(&self.names).copied().collect();
+        (standing.into_iter().filter(|warning| !before.contains(warning.name())).collect(), over)
     }
 }
 

@@ -44,7 +44,7 @@ use crate::{
     policy::{
         Action, Cause, CloseReason, Policy, Refusal,
         admission::Verdict,
-        dial::{self, Candidate, Dial, LastError, TaskId},
+        dial::{Candidate, Dial, LastError, TaskId},
         lists::Parsed,
     },
     rlpx::Compressor,
@@ -466,8 +466,28 @@ impl Engine {
 
     fn follow_policy(&mut self, now: Now, action: Action) {
         match action {
-            Action::Dial(action) if self.draining => self.follow_dials_no_more(now, action),
-            Action::Dial(action) => self.follow_dials(now, action),
+            // While draining there are no more dials: each gets its answer at once, and so does the caller that waits.
+            Action::LookupHost { task, .. } | Action::Dial(Dial { task, .. }) if self.draining => {
+                self.policy.dial_failed(now, task, Cause::LocalFault, STOPPING);
+            }
+            Action::ResolveNode { id, .. } if self.draining => self.policy.node_resolved(now, &id, None),
+            Action::Demand(_) if self.draining => {}
+            Action::LookupHost { task, name } => self.effects.push(Effect::LookupHost(task, name)),
+            Action::Dial(dial) => self.effects.push(Effect::Dial(dial)),
+            Action::AbortDial(task) => self.effects.push(Effect::AbortDial(task)),
+            Action::ResolveNode { id, public_key } => self.effects.push(Effect::Resolve(id, public_key)),
+            Action::EntryChanged(id) => self.entry_changed(now, id),
+            Action::DialFailed { id, addr, kind, cause, detail } => {
+                self.views.attempt(now, Attempt::Dial { id, addr, kind, cause }, &detail);
+            }
+            Action::ConnectDone { query, id, outcome } => {
+                let peer = self.sessions.get(&id).map(|session| self.view(session));
+                if let Some((call, answer)) = self.calls.query_over(query, outcome, peer) {
+                    self.effects.reply(call, answer);
+                }
+            }
+            Action::Fork(news) => self.effects.log(LogLine::Fork(news)),
+            Action::Demand(count) => self.effects.push(Effect::Demand(count)),
             Action::Warn(warning) => self.effects.log(LogLine::Warn(warning)),
             Action::WarningOver(name) => self.effects.log(LogLine::WarningOver(name)),
             Action::OneSource(source) => self.effects.log(LogLine::OneSource(source)),
@@ -482,43 +502,6 @@ impl Engine {
                 let lists = self.policy.lists(now);
                 self.effects.push(Effect::Persist(lists));
             }
-        }
-    }
-
-    /// No more dials: each gets its answer at once, and so does the caller that waits for it.
-    fn follow_dials_no_more(&mut self, now: Now, action: dial::Action) {
-        match action {
-            dial::Action::LookupHost { task, .. } | dial::Action::Dial(Dial { task, .. }) => {
-                self.policy.dial_failed(now, task, Cause::LocalFault, STOPPING);
-            }
-            dial::Action::ResolveNode { id, .. } => self.policy.node_resolved(now, &id, None),
-            dial::Action::Demand(_) => {}
-            action => self.follow_dials(now, action),
-        }
-    }
-
-    fn follow_dials(&mut self, now: Now, action: dial::Action) {
-        match action {
-            dial::Action::LookupHost { task, name } => {
-                self.effects.push(Effect::LookupHost(task, name));
-            }
-            dial::Action::Dial(dial) => self.effects.push(Effect::Dial(dial)),
-            dial::Action::Abort(task) => self.effects.push(Effect::AbortDial(task)),
-            dial::Action::ResolveNode { id, public_key } => {
-                self.effects.push(Effect::Resolve(id, public_key));
-            }
-            dial::Action::EntryChanged(id) => self.entry_changed(now, id),
-            dial::Action::Failed { id, addr, kind, cause, detail } => {
-                self.views.attempt(now, Attempt::Dial { id, addr, kind, cause }, &detail);
-            }
-            dial::Action::ConnectDone { query, id, outcome } => {
-                let peer = self.sessions.get(&id).map(|session| self.view(session));
-                if let Some((call, answer)) = self.calls.query_over(query, outcome, peer) {
-                    self.effects.reply(call, answer);
-                }
-            }
-            dial::Action::Fork(news) => self.effects.log(LogLine::Fork(news)),
-            dial::Action::Demand(count) => self.effects.push(Effect::Demand(count)),
         }
     }
 

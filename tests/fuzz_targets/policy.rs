@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use devp2pd::Now;
 use devp2pd::node::{AddressClass, Enode, Host, NodeId, NodeKey, NodeRef, PublicKey};
 use devp2pd::policy::dial::{
-    self, Candidate, Dial, EntryState, Kind, ListSource, QueryId, Scheduler, Source,
+    Candidate, Dial, EntryState, Kind, List, ListSource, QueryId, Scheduler, Source, TaskId,
 };
 use devp2pd::policy::{
     Action, BanTarget, Cause, ChurnSettings, ConnId, DialFilter, Policy, RegistrationId, Rules, Settings,
@@ -97,10 +97,10 @@ pub fn dial_scheduler(data: &[u8]) {
         let [op, a, b] = *op else { unreachable!() };
         let id = key(a).id();
         match op % 20 {
-            0 => drop(dial.add_static(now, &rules, &node(a, b), ListSource::Call)),
-            1 => drop(dial.add_trusted(now, &rules, &node(a, b), ListSource::Call)),
-            2 => drop(dial.remove_static(now, &rules, &id)),
-            3 => drop(dial.remove_trusted(now, &rules, &id)),
+            0 => drop(dial.add(now, &rules, &node(a, b), List::Static, ListSource::Call)),
+            1 => drop(dial.add(now, &rules, &node(a, b), List::Trusted, ListSource::Call)),
+            2 => drop(dial.remove(now, &rules, &id, List::Static)),
+            3 => drop(dial.remove(now, &rules, &id, List::Trusted)),
             4 | 5 => {
                 let served = Duration::from_secs(b.into());
                 let (public_key, addr, source) = (key(a), addr(b), source(op));
@@ -188,7 +188,7 @@ pub fn dial_scheduler(data: &[u8]) {
 /// What the driver of the scheduler knows.
 #[derive(Default)]
 struct Driver {
-    lookups: BTreeSet<dial::TaskId>,
+    lookups: BTreeSet<TaskId>,
     dials: BTreeMap<NodeId, Dial>,
     peers: BTreeSet<NodeId>,
     /// When each address was last dialed for a stranger.
@@ -198,9 +198,9 @@ struct Driver {
 }
 
 impl Driver {
-    fn act(&mut self, now: Now, rules: &Rules, dial: &Scheduler, action: dial::Action) {
+    fn act(&mut self, now: Now, rules: &Rules, dial: &Scheduler, action: Action) {
         match action {
-            dial::Action::Dial(task) => {
+            Action::Dial(task) => {
                 assert_ne!(task.id, rules.local_id);
                 assert_eq!(rules.check_node(now, &task.id), Ok(()));
                 assert_eq!(rules.check_ip(now, task.addr.ip()), Ok(()));
@@ -212,19 +212,18 @@ impl Driver {
                 }
                 assert!(self.dials.insert(task.id, task).is_none(), "one node, two dials");
             }
-            dial::Action::LookupHost { task, .. } => assert!(self.lookups.insert(task)),
-            dial::Action::Abort(task) => {
+            Action::LookupHost { task, .. } => assert!(self.lookups.insert(task)),
+            Action::AbortDial(task) => {
                 self.lookups.remove(&task);
                 self.dials.retain(|_, dial| dial.task != task);
             }
-            dial::Action::ConnectDone { query, .. } => {
+            Action::ConnectDone { query, .. } => {
                 assert!(self.asked.remove(&query) || query.0 + 1 == self.queries, "answered twice");
             }
-            dial::Action::Fork(_) => {}
-            dial::Action::Demand(n) => assert!(n <= rules.settings.max_pending_dials),
-            dial::Action::ResolveNode { .. }
-            | dial::Action::EntryChanged(_)
-            | dial::Action::Failed { .. } => {}
+            Action::Fork(_) => {}
+            Action::Demand(n) => assert!(n <= rules.settings.max_pending_dials),
+            Action::ResolveNode { .. } | Action::EntryChanged(_) | Action::DialFailed { .. } => {}
+            other => panic!("the scheduler does not decide this: {other:?}"),
         }
     }
 
@@ -334,14 +333,9 @@ pub fn admission(data: &[u8]) {
                         "promoted what was not parked"
                     );
                 }
-                Action::Dial(dial::Action::Dial(dial)) => dials.push(dial),
-                Action::Dial(dial::Action::Abort(task)) => dials.retain(|dial| dial.task != task),
-                Action::Dial(_)
-                | Action::Probe(_)
-                | Action::ListsChanged
-                | Action::Warn(_)
-                | Action::WarningOver(_)
-                | Action::OneSource(_) => {}
+                Action::Dial(dial) => dials.push(dial),
+                Action::AbortDial(task) => dials.retain(|dial| dial.task != task),
+                _ => {}
             }
         }
         check(now, &policy, &open);

@@ -29,7 +29,7 @@ use devp2pd::{
     node::{AddressClass, Endpoint, NodeId, NodeKey, PublicKey, Record, RecordBuilder},
     policy::{
         self, Cause, ConnId, DialFilter, Policy, RegistrationId, Settings,
-        dial::{self, Candidate, Source},
+        dial::{Candidate, Source},
     },
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -353,7 +353,7 @@ impl<'a> World<'a> {
     fn act(&mut self) {
         while let Some(action) = self.policy.poll_action() {
             match action {
-                policy::Action::Dial(dial::Action::Dial(dial)) => {
+                policy::Action::Dial(dial) => {
                     let honest = self.is_honest(&dial.id);
                     if honest && self.rng.random_bool(0.5) {
                         self.policy.dial_failed(self.now, dial.task, Cause::TooManyPeers, "");
@@ -370,7 +370,7 @@ impl<'a> World<'a> {
                         self.peers.insert(conn, PeerOf { honest, leaves });
                     }
                 }
-                policy::Action::Dial(dial::Action::Demand(demand)) => {
+                policy::Action::Demand(demand) => {
                     self.demand = demand;
                     self.engines[0].set_demand(self.now, demand);
                     self.drain(0);

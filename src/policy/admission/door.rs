@@ -7,7 +7,13 @@ use std::{
 };
 
 use super::{
-    super::{dial_filter::RegistrationId, refusal::Refusal, rules::Rules, settings::Slots},
+    super::{
+        action::{Action, CloseReason},
+        dial_filter::RegistrationId,
+        refusal::Refusal,
+        rules::Rules,
+        settings::Slots,
+    },
     duplicates::{Conflict, Winner},
     pending::Pending,
     throttle::Throttle,
@@ -27,26 +33,6 @@ pub enum Verdict {
     /// The node is a peer over another connection already. Keep this one open, answer its pings, hold its first
     /// message, send nothing but pings until it is promoted or closed.
     Parked,
-}
-
-/// What admission wants done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Disconnect with this reason. The connection is forgotten here already.
-    Close(ConnId, Refusal),
-    /// Close a connection that was in handshake: a newer one has its place.
-    PushedOut(ConnId),
-    /// Send a Ping, and report the next message of any kind ([`Admission::heard`]).
-    Probe(ConnId),
-    /// `conn`, which was parked, is the node's connection from now on, in place of `before`.
-    Promoted {
-        /// The connection that stays.
-        conn: ConnId,
-        /// The one that goes or went.
-        before: ConnId,
-        /// Whose they are.
-        id: NodeId,
-    },
 }
 
 /// What a connection was when it closed.
@@ -113,7 +99,7 @@ pub struct Admission {
     dialed: usize,
     /// The same by network, where limits apply.
     subnets: HashMap<Subnet, usize>,
-    events: VecDeque<Event>,
+    actions: VecDeque<Action>,
 }
 
 impl Default for Admission {
@@ -127,7 +113,7 @@ impl Default for Admission {
             inbound: 0,
             dialed: 0,
             subnets: HashMap::new(),
-            events: VecDeque::new(),
+            actions: VecDeque::new(),
         }
     }
 }
@@ -145,7 +131,7 @@ impl Admission {
             self.pending.open(conn, ip, exempt, settings.max_pending_inbound, settings.pending_per_subnet)?;
         if let Some(conn) = pushed_out {
             self.conns.remove(&conn);
-            self.events.push_back(Event::PushedOut(conn));
+            self.close(conn, Refusal::PushedOut);
         }
         let opened = Conn { ip, inbound: true, asked_for: false, id: None, served: Vec::new() };
         self.conns.insert(conn, opened);
@@ -205,7 +191,7 @@ impl Admission {
             let conflict = Conflict::new(now.mono, conn);
             self.conflicts.insert((conflict.until, id));
             peer.conflict = Some(conflict);
-            self.events.extend([Event::Probe(peer.conn), Event::Probe(conn)]);
+            self.actions.extend([Action::Probe(peer.conn), Action::Probe(conn)]);
             return Ok(Verdict::Parked);
         }
         let takes_slot = !listed;
@@ -314,9 +300,9 @@ impl Admission {
         self.conflicts.first().map(|(until, _)| *until)
     }
 
-    /// The next thing to do.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+    /// The next thing to do: [`Action::Close`], [`Action::Probe`] or [`Action::Promoted`].
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
     }
 
     /// The lists or the rules changed: counts anew who takes slots. Linear in peers, for the operator's calls.
@@ -382,6 +368,11 @@ impl Admission {
         self.pending.len()
     }
 
+    /// Has a connection closed that is forgotten here.
+    fn close(&mut self, conn: ConnId, refusal: Refusal) {
+        self.actions.push_back(Action::Close(conn, CloseReason::Refused(refusal)));
+    }
+
     fn forget(&mut self, conn: ConnId) {
         self.pending.close(conn);
         self.conns.remove(&conn);
@@ -405,7 +396,7 @@ impl Admission {
             }
         };
         self.forget(loser);
-        self.events.push_back(Event::Close(loser, Refusal::Duplicate));
+        self.close(loser, Refusal::Duplicate);
     }
 
     /// Puts the parked connection in the place of the standing one, which the caller forgets.
@@ -416,7 +407,7 @@ impl Admission {
         {
             self.conflicts.remove(&(conflict.until, *id));
             let before = std::mem::replace(&mut peer.conn, conflict.parked);
-            self.events.push_back(Event::Promoted { conn: conflict.parked, before, id: *id });
+            self.actions.push_back(Action::Promoted { conn: conflict.parked, before, id: *id });
         }
         self.weigh(id, rules, true);
     }

@@ -133,6 +133,41 @@ impl Backoffs {
     }
 }
 
+/// The longest pause after faults of ours.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A pause in all dialing after a fault of ours, such as running out of file descriptors. It doubles with the faults in a
+/// row.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    until: Option<Instant>,
+    faults: u32,
+}
+
+impl Pause {
+    /// A dial ended by a fault of ours.
+    pub(super) fn begin(&mut self, now: Instant) {
+        let length = Duration::from_secs(1 << self.faults.min(5)).min(LONGEST_PAUSE);
+        self.faults = self.faults.saturating_add(1);
+        self.until = Some(now + length);
+    }
+
+    /// A dial ended without a fault of ours: the next pause is short again. One that has begun goes on.
+    pub(super) fn works(&mut self) {
+        self.faults = 0;
+    }
+
+    /// Time passed.
+    pub(super) fn run(&mut self, now: Instant) {
+        self.until = self.until.filter(|until| *until > now);
+    }
+
+    /// When the pause ends, if there is one.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.until
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;

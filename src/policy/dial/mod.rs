@@ -10,26 +10,39 @@
 //! Nothing is dialed while nothing is registered: a peer that nobody can use costs both sides a handshake.
 //!
 //! [`Scheduler`] is an engine (see `lib.rs`): tell it what happened, drain [`Scheduler::poll_action`], re-arm the
-//! timer. Each [`Action::Dial`] and [`Action::LookupHost`] is owed exactly one answer, however it ends.
+//! timer. Each [`Action::Dial`](super::Action::Dial) and [`Action::LookupHost`](super::Action::LookupHost) is owed exactly one answer, however it ends.
 //!
-//! Reading order: [`entry`], [`candidates`], `backoff`, `history`, [`scheduler`] (the state and the order of
-//! business), `listed` (static and trusted), `dynamic`, `one_off`, `outcome` (what dials come to).
+//! | file | what it is |
+//! | --- | --- |
+//! | [`scheduler`] | [`Scheduler`]: what each event means, and the order of business |
+//! | [`entry`] | a listed node as it is shown, and why one is not added or removed |
+//! | `listed` | the static and trusted lists: who is on them, where they are, when they are due |
+//! | [`candidates`] | nodes that sources offered, waiting for a slot |
+//! | `share` | how the slots are shared between sources, and how many candidates are wanted |
+//! | `one_off` | dials that a caller asked for and waits for |
+//! | [`task`] | a dial, and those in progress |
+//! | `peers` | the peers that take slots |
+//! | `address` | which addresses may be dialed |
+//! | `history` | what was dialed in the last half minute |
+//! | `backoff` | how long to wait before a node is dialed again, and after a fault of ours |
 
+mod address;
 mod backoff;
 pub mod candidates;
-mod dynamic;
 pub mod entry;
 mod history;
 mod listed;
 mod one_off;
-mod outcome;
+mod peers;
 pub mod scheduler;
+mod share;
+pub mod task;
 #[cfg(test)]
 mod tests;
-mod vouching;
 
 pub use candidates::{Candidate, Source};
 pub use entry::{AddError, EntryState, LastError, ListEntry, ListSource, RemoveError, Removed};
-pub use listed::MAX_LISTED;
+pub use listed::{List, Listed, MAX_LISTED};
 pub use one_off::{ConnectOutcome, QueryId};
-pub use scheduler::{Action, Dial, Kind, Scheduler, TaskId};
+pub use scheduler::Scheduler;
+pub use task::{Dial, Kind, TaskId};

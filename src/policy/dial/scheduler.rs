@@ -1,11 +1,12 @@
-//! The scheduler's state and the order of business: one-offs start when they are asked for, then static and trusted
-//! peers that are due, then candidates into what is free.
+//! The dial scheduler, and its order of business: one-offs start when they are asked for, then static and trusted peers
+//! that are due, then candidates into what is free.
 //!
-//! Every call that changes something ends in `run`, which starts what can be started. There is no timer per dial:
-//! the driver ends each dial by the deadline it was given and reports.
+//! Every call that changes something ends in `run`, which starts what can be started. There is no timer per dial: the
+//! driver ends each dial by the deadline it was given and reports. What is known of lists, dials, peers, requests and
+//! sources is kept by types of their own; this one says what each event means to the others.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::VecDeque,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -13,191 +14,48 @@ use std::{
 use rand::rngs::StdRng;
 
 use super::super::{
+    action::Action,
     cause::Cause,
-    dial_filter::{DialFilter, RegistrationId, Registrations, Set},
-    fork_following::{Followed, News},
+    dial_filter::{DialFilter, RegistrationId, Registrations, Set, Wanting},
+    fork_following::Followed,
     recent::Recent,
     refusal::Refusal,
     rules::Rules,
-    settings::Slots,
 };
 use super::{
-    backoff::Backoffs,
-    candidates::{Candidates, Source},
-    entry::{Entry, Standing},
+    address::{check_addr, check_lan, choose},
+    backoff::{Backoffs, FORGIVEN_AFTER, Pause},
+    candidates::{Candidate, Candidates, Waiting},
+    entry::{AddError, ListEntry, ListSource, RemoveError, Removed, Standing},
     history::History,
-    one_off::{ConnectOutcome, OneOff, QueryId},
-    vouching::{Spoke, Vouchers},
+    listed::{Attempt, List, Listed},
+    one_off::{ConnectOutcome, OneOffs, QueryId},
+    peers::{Peer, Peers},
+    share::{Demand, Share, Use},
+    task::{Dials, Kind, Task, TaskId},
 };
 use crate::{
     Now,
-    node::{AddressClass, Host, NodeId, PublicKey, Record},
+    node::{Enode, Host, NodeId, NodeRef},
 };
-
-/// A dial's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskId(pub u64);
-
-/// Why a node is dialed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// It is static.
-    Static,
-    /// It is trusted.
-    Trusted,
-    /// A slot was free.
-    Dynamic(Source),
-    /// Somebody asked for it.
-    OneOff,
-}
-
-/// A TCP connection to open and a handshake to make.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dial {
-    /// To be named in the answer.
-    pub task: TaskId,
-    /// Who should be there.
-    pub id: NodeId,
-    /// The key the handshake is made with.
-    pub public_key: PublicKey,
-    /// Where.
-    pub addr: SocketAddr,
-    /// Further addresses of the same name, in the order in which they are to be tried.
-    pub also: Vec<SocketAddr>,
-    /// The record that the node was offered with, if there was one.
-    pub record: Option<Record>,
-    /// Why.
-    pub kind: Kind,
-    /// How long the TCP connection may take.
-    pub timeout: Duration,
-}
-
-impl Dial {
-    /// All addresses, in the order in which they are to be tried.
-    pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        std::iter::once(self.addr).chain(self.also.iter().copied())
-    }
-}
-
-/// What the scheduler wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Resolve a host name and answer [`Scheduler::host_resolved`], within some seconds.
-    LookupHost {
-        /// To be named in the answer.
-        task: TaskId,
-        /// The name.
-        name: String,
-    },
-    /// Dial, and answer either [`Scheduler::peer_connected`] or [`Scheduler::dial_failed`].
-    Dial(Dial),
-    /// Give this dial up. It is forgotten already; no answer is owed.
-    Abort(TaskId),
-    /// Ask discovery where the node is, and answer [`Scheduler::node_resolved`].
-    ResolveNode {
-        /// Who.
-        id: NodeId,
-        /// Its key, if known.
-        public_key: Option<PublicKey>,
-    },
-    /// A static or trusted entry, or its state, changed; see [`Scheduler::entry`].
-    EntryChanged(NodeId),
-    /// A one-off dial ended.
-    ConnectDone {
-        /// Which one.
-        query: QueryId,
-        /// Whom it was to.
-        id: NodeId,
-        /// How.
-        outcome: ConnectOutcome,
-    },
-    /// A dial ended without a peer.
-    Failed {
-        /// Whom it was to.
-        id: NodeId,
-        /// Where, unless it ended while a name was looked up.
-        addr: Option<SocketAddr>,
-        /// Why it was made.
-        kind: Kind,
-        /// Why it failed.
-        cause: Cause,
-        /// In more words.
-        detail: String,
-    },
-    /// What changed about forks that schedules lack.
-    Fork(News),
-    /// So many more candidates are wanted from all sources together. 0: stop looking.
-    Demand(usize),
-}
-
-/// A dial in progress.
-#[derive(Debug)]
-pub(super) struct Task {
-    pub(super) id: NodeId,
-    pub(super) public_key: PublicKey,
-    pub(super) kind: Kind,
-    pub(super) since: Now,
-    /// The RLPx port, for a name that is being looked up.
-    pub(super) port: u16,
-    /// Known once it is dialed.
-    pub(super) addr: Option<SocketAddr>,
-    /// What the node was offered with, until it is dialed.
-    pub(super) record: Option<Record>,
-    pub(super) timeout: Duration,
-    /// The registration whose turn it was.
-    pub(super) turn_of: Option<RegistrationId>,
-    /// The checksum that the node announces, if it is wanted only for a fork that a schedule lacks.
-    pub(super) fork: Option<[u8; 4]>,
-}
-
-/// A peer, as far as dialing goes.
-#[derive(Debug)]
-pub(super) struct Peer {
-    pub(super) standing: Standing,
-    /// Who offered it, if it was dialed as a candidate.
-    pub(super) source: Option<Source>,
-    /// All who named it since.
-    pub(super) vouchers: Vouchers,
-    /// The checksum that it announces and its address, if it was dialed only for a fork that a schedule lacks.
-    pub(super) fork: Option<([u8; 4], IpAddr)>,
-    pub(super) served: Vec<RegistrationId>,
-}
 
 /// The dial scheduler. See the [module](super) for what it is told and what it answers.
 #[derive(Debug)]
 pub struct Scheduler {
-    pub(super) rng: StdRng,
-    pub(super) entries: BTreeMap<NodeId, Entry>,
-    /// Entries in the order in which they are due.
-    pub(super) due: BTreeSet<(Instant, NodeId)>,
-    pub(super) tasks: BTreeMap<TaskId, Task>,
-    pub(super) task_of: BTreeMap<NodeId, TaskId>,
-    pub(super) next_task: u64,
-    pub(super) peers: BTreeMap<NodeId, Peer>,
-    pub(super) candidates: Candidates,
-    pub(super) backoffs: Backoffs,
-    pub(super) history: History,
-    pub(super) registrations: Registrations,
-    pub(super) one_offs: BTreeMap<QueryId, OneOff>,
-    pub(super) changed: BTreeSet<NodeId>,
-    pub(super) actions: VecDeque<Action>,
-    pub(super) demand: usize,
-    /// Dials, connected or in progress, that take dynamic slots.
-    pub(super) dialed: usize,
-    pub(super) dialing_dynamic: usize,
-    /// The same by source.
-    pub(super) held: BTreeMap<Source, usize>,
-    pub(super) spoke: Spoke,
-    /// Until when slower sources are waited for; `None` before there is anything to dial for.
-    pub(super) patience: Option<Instant>,
-    pub(super) patience_over: bool,
-    /// After a fault of ours, such as running out of file descriptors, nothing is dialed for a moment.
-    pub(super) paused_until: Option<Instant>,
-    pub(super) local_faults: u32,
-    /// Since when candidates are wanted and none has come.
-    pub(super) starved_since: Option<Instant>,
-    /// What became of candidates and dials.
-    pub recent: Recent,
+    rng: StdRng,
+    listed: Listed,
+    dials: Dials,
+    peers: Peers,
+    one_offs: OneOffs,
+    candidates: Candidates,
+    backoffs: Backoffs,
+    history: History,
+    registrations: Registrations,
+    actions: VecDeque<Action>,
+    share: Share,
+    demand: Demand,
+    pause: Pause,
+    recent: Recent,
 }
 
 impl Scheduler {
@@ -206,29 +64,18 @@ impl Scheduler {
     pub fn new(now: Now, rng: StdRng) -> Self {
         Self {
             rng,
-            entries: BTreeMap::new(),
-            due: BTreeSet::new(),
-            tasks: BTreeMap::new(),
-            task_of: BTreeMap::new(),
-            next_task: 0,
-            peers: BTreeMap::new(),
+            listed: Listed::default(),
+            dials: Dials::default(),
+            peers: Peers::default(),
+            one_offs: OneOffs::default(),
             candidates: Candidates::default(),
             backoffs: Backoffs::new(),
             history: History::new(),
             registrations: Registrations::default(),
-            one_offs: BTreeMap::new(),
-            changed: BTreeSet::new(),
             actions: VecDeque::new(),
-            demand: 0,
-            dialed: 0,
-            dialing_dynamic: 0,
-            held: BTreeMap::new(),
-            spoke: Spoke::default(),
-            patience: None,
-            patience_over: false,
-            paused_until: None,
-            local_faults: 0,
-            starved_since: None,
+            share: Share::default(),
+            demand: Demand::default(),
+            pause: Pause::default(),
             recent: Recent::new(now.mono),
         }
     }
@@ -247,33 +94,31 @@ impl Scheduler {
         match self.registrations.set(id, filter, desired_peers) {
             Set::New => {
                 self.backoffs.forgive_useless();
-                self.forgive_useless_entries(now);
+                self.listed.forgive_useless(now);
             }
-            // Who waits was wanted by the old filter, and the records are gone: discovery offers them again.
+            // What waits was wanted by the old filter, and the records are gone: discovery offers them again.
             Set::OtherFilter => self.candidates.retain(|waiting| !waiting.wanted_by.contains(&id)),
             Set::Same => {}
         }
         if first {
-            self.touch_all();
+            self.listed.touch_all();
         }
         self.run(now, rules);
     }
 
-    /// A registration has more protocols than before: who was useless may be of use now.
+    /// A registration has more protocols than before: peers that were useless may be of use now.
     pub fn protocols_added(&mut self, now: Now, rules: &Rules) {
         self.backoffs.forgive_useless();
-        self.forgive_useless_entries(now);
+        self.listed.forgive_useless(now);
         self.run(now, rules);
     }
 
     /// Ends a registration.
     pub fn unregister(&mut self, now: Now, rules: &Rules, id: RegistrationId) {
         self.registrations.remove(id);
-        for peer in self.peers.values_mut() {
-            peer.served.retain(|served| *served != id);
-        }
+        self.peers.unregister(id);
         if self.registrations.is_empty() {
-            self.touch_all();
+            self.listed.touch_all();
         }
         self.run(now, rules);
     }
@@ -284,16 +129,27 @@ impl Scheduler {
         self.registrations.followed()
     }
 
-    /// Since when candidates are wanted and none has come.
-    #[must_use]
-    pub fn starved_since(&self) -> Option<Instant> {
-        self.starved_since
-    }
-
     /// Whether anything is registered.
     #[must_use]
     pub fn has_registrations(&self) -> bool {
         !self.registrations.is_empty()
+    }
+
+    /// Since when candidates are wanted and none has come.
+    #[must_use]
+    pub fn starved_since(&self) -> Option<Instant> {
+        self.demand.starved_since()
+    }
+
+    /// What became of candidates and dials.
+    #[must_use]
+    pub fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// The same, to be counted on or summed up.
+    pub fn recent_mut(&mut self) -> &mut Recent {
+        &mut self.recent
     }
 
     /// The rules changed: everything that waits is looked at anew. Linear in the lists, so for the operator's calls.
@@ -302,8 +158,7 @@ impl Scheduler {
             rules.check_node(now, &waiting.id).is_ok() && rules.check_ip(now, waiting.addr.ip()).is_ok()
         });
         self.abort_refused(now, rules);
-        self.recheck_entries(now);
-        self.touch_all();
+        self.listed.rules_changed(now);
         self.run(now, rules);
     }
 
@@ -313,19 +168,369 @@ impl Scheduler {
             let ip = task.addr.map_or(Ok(()), |addr| rules.check_ip(now, addr.ip()));
             rules.check_node(now, &task.id).and(ip).err()
         };
-        let out: Vec<_> = self.tasks.iter().filter_map(|(name, task)| Some((*name, check(task)?))).collect();
+        let out: Vec<_> = self.dials.iter().filter_map(|(name, task)| Some((name, check(task)?))).collect();
         for (name, refusal) in out {
-            self.actions.push_back(Action::Abort(name));
+            self.actions.push_back(Action::AbortDial(name));
             self.give_up(now, name, refusal);
         }
     }
 
-    /// Ends a dial that may not go on. A listed peer is looked at again when something changes.
-    pub(super) fn give_up(&mut self, now: Now, name: TaskId, refusal: Refusal) {
+    /// Puts a node on a list, or changes its address. Adding what is there already is fine; an entry of the
+    /// configuration stays one. A trusted node is dialed if an address is given, or becomes known from a candidate.
+    pub fn add(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        node: &NodeRef,
+        list: List,
+        source: ListSource,
+    ) -> Result<(), AddError> {
+        let id = node.id();
+        let dialing = self.dials.of(&id).map(|(_, task)| task.since);
+        self.listed.add(now, rules, node, (list, source), (dialing, self.peers.standing(&id)))?;
+        self.backoffs.forgive(&id);
+        self.candidates.retain(|waiting| waiting.id != id);
+        self.peers.recount(|id| self.listed.contains(id));
+        self.run(now, rules);
+        Ok(())
+    }
+
+    /// The configuration no longer names a node for a list: calls may remove it from now on.
+    pub fn release(&mut self, id: &NodeId, list: List) {
+        self.listed.release(id, list);
+    }
+
+    /// Takes a node off a list. What happens to the connection is for the caller to say.
+    pub fn remove(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        id: &NodeId,
+        list: List,
+    ) -> Result<Removed, RemoveError> {
+        let (removed, unwanted) = self.listed.remove(id, list)?;
+        if let Some((name, task)) = self.dials.of(id)
+            && unwanted
+            && matches!(task.kind, Kind::Static | Kind::Trusted)
+            && !self.one_offs.want(id)
+        {
+            self.end(name);
+            self.actions.push_back(Action::AbortDial(name));
+        }
+        self.peers.recount(|id| self.listed.contains(id));
+        self.run(now, rules);
+        Ok(removed)
+    }
+
+    /// The static and trusted lists.
+    #[must_use]
+    pub fn listed(&self) -> &Listed {
+        &self.listed
+    }
+
+    /// A node's entry, as it is now.
+    #[must_use]
+    pub fn entry(&self, now: Now, rules: &Rules, id: &NodeId) -> Option<ListEntry> {
+        self.listed.show(now, rules, self.has_registrations(), Some(id)).next()
+    }
+
+    /// All entries by node id.
+    pub fn entries(&self, now: Now, rules: &Rules) -> impl Iterator<Item = ListEntry> {
+        self.listed.show(now, rules, self.has_registrations(), None)
+    }
+
+    /// Dials `node` once. Ends in [`Action::ConnectDone`], unless it is refused right here.
+    pub fn connect(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        query: QueryId,
+        node: &NodeRef,
+        timeout: Duration,
+    ) -> Result<(), Refusal> {
+        let id = node.id();
+        rules.check_node(now, &id)?;
+        if self.peers.contains(&id) {
+            self.actions.push_back(Action::ConnectDone { query, id, outcome: ConnectOutcome::Connected });
+            return Ok(());
+        }
+        self.may_dial(rules)?;
+        if rules.settings.allowlist_only && !self.listed.contains(&id) {
+            return Err(Refusal::NotOnAllowlist);
+        }
+        let target = node.enode().or_else(|| self.listed.target(&id).cloned());
+        if self.one_offs.is_full() {
+            return Err(Refusal::QueueFull);
+        }
+        let dialing = self.dials.contains(&id);
+        let resolving = !dialing && target.is_none();
+        if resolving && !rules.settings.discovery {
+            return Err(Refusal::AddressUnknown);
+        }
+        if let Some(target) = target
+            && !dialing
+        {
+            self.start_one_off(now, rules, &target, timeout)?;
+        }
+        self.one_offs.add(query, id, now.mono + timeout, resolving);
+        if resolving {
+            self.actions.push_back(Action::ResolveNode { id, public_key: node.public_key() });
+        }
+        Ok(())
+    }
+
+    fn start_one_off(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        target: &Enode,
+        timeout: Duration,
+    ) -> Result<(), Refusal> {
+        // Asked again here, because discovery may have taken its time.
+        rules.check_node(now, &target.id())?;
+        self.may_dial(rules)?;
+        if self.dials.len() >= rules.settings.max_pending_dials {
+            return Err(Refusal::QueueFull);
+        }
+        if let Host::Ip(ip) = target.host {
+            check_addr(now, rules, SocketAddr::new(ip, target.tcp), None)?;
+        }
+        let timeout = timeout.min(rules.settings.dial_timeout);
+        let task = Task::new(now, target.id(), target.public_key, target.tcp, Kind::OneOff, timeout);
+        self.start(now, rules, task, &target.host);
+        Ok(())
+    }
+
+    /// Answers all requests for a node.
+    fn finish_one_offs(&mut self, id: &NodeId, outcome: &ConnectOutcome) {
+        for query in self.one_offs.take(id) {
+            self.actions.push_back(Action::ConnectDone { query, id: *id, outcome: outcome.clone() });
+        }
+    }
+
+    /// Answers the requests whose time ran out, and gives up dials that nothing else wants.
+    fn expire_one_offs(&mut self, now: Now) {
+        while let Some((query, id)) = self.one_offs.take_late(now) {
+            self.actions.push_back(Action::ConnectDone { query, id, outcome: ConnectOutcome::TimedOut });
+            if let Some((name, task)) = self.dials.of(&id)
+                && task.kind == Kind::OneOff
+                && !self.listed.contains(&id)
+                && !self.one_offs.want(&id)
+            {
+                self.end(name);
+                self.actions.push_back(Action::AbortDial(name));
+            }
+        }
+    }
+
+    /// A source offers a node. It is dialed when a slot is free, or refused right here; both are counted.
+    /// `subnet_full` is admission's word that another peer from its network would not be let in.
+    pub fn candidate(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        candidate: Candidate,
+        subnet_full: bool,
+    ) -> Result<(), Refusal> {
+        self.recent.count(now.mono, |counts| counts.seen += 1);
+        self.demand.candidate_came(now.mono);
+        let full = if subnet_full { Err(Refusal::SubnetFull) } else { Ok(()) };
+        let result = self.consider(now, rules, candidate, full);
+        if let Err(refusal) = result {
+            self.refused(now, refusal);
+        }
+        self.run(now, rules);
+        result
+    }
+
+    fn consider(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        candidate: Candidate,
+        full: Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let Candidate { public_key, addr, record, source, served } = candidate;
+        let id = public_key.id();
+        self.share.offered(now.mono, source);
+        self.peers.named_by(&id, source);
+        rules.check_node(now, &id)?;
+        if self.listed.contains(&id) {
+            self.listed.offered(now, rules, public_key, addr, source);
+            return Err(Refusal::Listed);
+        }
+        if rules.settings.allowlist_only {
+            return Err(Refusal::NotOnAllowlist);
+        }
+        if self.candidates.contains(&id) {
+            return Err(Refusal::Waiting);
+        }
+        self.may_dial(rules)?;
+        check_lan(rules, addr.ip(), source)?;
+        let follow = rules.settings.follow_forks;
+        let Wanting { by: wanted_by, fork, unknown } =
+            self.registrations.wanting(now, record.as_ref(), addr.ip(), follow);
+        if wanted_by.is_empty() {
+            if let Some(hash) = unknown {
+                self.recent.count(now.mono, |counts| counts.unknown_fork(hash, 1));
+            }
+            return Err(Refusal::Filtered);
+        }
+        let waiting = Waiting { id, public_key, addr, source, served, record, wanted_by, fork };
+        self.check_waiting(now, rules, &waiting)?;
+        full?;
+        if self.candidates.push(waiting) { Ok(()) } else { Err(Refusal::QueueFull) }
+    }
+
+    /// What is checked both when a candidate comes and when it is dialed.
+    fn check_waiting(&mut self, now: Now, rules: &Rules, waiting: &Waiting) -> Result<(), Refusal> {
+        let id = &waiting.id;
+        if self.peers.contains(id) {
+            return Err(Refusal::Connected);
+        }
+        if self.dials.contains(id) {
+            return Err(Refusal::Dialing);
+        }
+        rules.check_node(now, id)?;
+        check_addr(now, rules, waiting.addr, None)?;
+        if self.backoffs.holds(now.mono, id) {
+            return Err(Refusal::BackingOff);
+        }
+        let limit = rules.settings.dials_per_subnet;
+        let limit = (!rules.exempt(waiting.addr.ip())).then_some(limit);
+        self.history.check(now.mono, id, &waiting.addr, limit)
+    }
+
+    /// Whether a dial in progress is one that a caller asked for.
+    #[must_use]
+    pub fn is_one_off(&self, name: TaskId) -> bool {
+        self.dials.get(name).is_some_and(|task| task.kind == Kind::OneOff)
+    }
+
+    /// The answer to a name lookup: its addresses in the order of preference, or what went wrong.
+    pub fn host_resolved(&mut self, now: Now, rules: &Rules, name: TaskId, addrs: Result<&[IpAddr], &str>) {
+        let Some(task) = self.dials.get(name).filter(|task| task.addr.is_none()) else { return };
+        let (id, port) = (task.id, task.port);
+        // It came to us while we looked its name up.
+        if self.peers.contains(&id) {
+            return self.dial_failed(now, rules, name, Cause::AlreadyConnected, "");
+        }
+        if let Err(refusal) = self.may_dial(rules) {
+            return self.give_up(now, name, refusal);
+        }
+        match choose(now, rules, port, self.listed.widest(&id), addrs) {
+            Ok((ip, also)) => {
+                self.listed.saw(&id, ip);
+                self.dial(now, rules, name, ip, &also);
+            }
+            Err((cause, detail)) => self.dial_failed(now, rules, name, cause, &detail),
+        }
+    }
+
+    /// Discovery's answer about a node: where it is now, or nothing.
+    pub fn node_resolved(&mut self, now: Now, rules: &Rules, id: &NodeId, found: Option<Enode>) {
+        let found = found.filter(|enode| enode.id() == *id);
+        if let Some(left) = self.one_offs.resolved(now, id) {
+            let outcome = match &found {
+                None => Some(ConnectOutcome::Failed { cause: Cause::NotFound, detail: String::new() }),
+                Some(_) if self.dials.contains(id) || self.peers.contains(id) => None,
+                Some(found) => self.start_one_off(now, rules, found, left).err().map(ConnectOutcome::Refused),
+            };
+            if let Some(outcome) = outcome {
+                self.finish_one_offs(id, &outcome);
+            }
+        }
+        self.listed.resolved(now, rules, id, found);
+        self.run(now, rules);
+    }
+
+    /// A dial ended without a peer.
+    pub fn dial_failed(&mut self, now: Now, rules: &Rules, name: TaskId, cause: Cause, detail: &str) {
         let Some(task) = self.end(name) else { return };
-        self.refused(now, refusal);
-        self.finish_one_offs(&task.id, &ConnectOutcome::Refused(refusal));
-        self.set_due(&task.id, Some(now.mono));
+        if cause.proved_identity() {
+            self.fork_proved(now, &task);
+        }
+        self.recent.count(now.mono, |counts| *counts.failed.entry(cause).or_default() += 1);
+        let (id, addr, kind) = (task.id, task.addr, task.kind);
+        self.actions.push_back(Action::DialFailed { id, addr, kind, cause, detail: detail.to_owned() });
+        if cause == Cause::LocalFault {
+            self.pause.begin(now.mono);
+        } else {
+            self.pause.works();
+        }
+        self.finish_one_offs(&task.id, &ConnectOutcome::Failed { cause, detail: detail.to_owned() });
+        self.ended(now, rules, &task.id, task.since, cause, detail);
+        self.run(now, rules);
+    }
+
+    /// A node became a peer, after both admission checkpoints. `served` are the registrations that use it.
+    pub fn peer_connected(
+        &mut self,
+        now: Now,
+        rules: &Rules,
+        id: NodeId,
+        inbound: bool,
+        served: &[RegistrationId],
+    ) {
+        self.forget_peer(&id);
+        let own = self.dials.of(&id).map(|(name, _)| name).filter(|_| !inbound);
+        let task = own.and_then(|name| self.end(name));
+        let source = task.as_ref().and_then(Task::source);
+        let fork = task.as_ref().and_then(|task| self.fork_proved(now, task));
+        self.recent
+            .count(now.mono, |counts| if inbound { counts.let_in += 1 } else { counts.connected += 1 });
+        if !inbound {
+            self.pause.works();
+        }
+        let standing = Standing { since: now, inbound };
+        self.listed.connected(now, &id, standing);
+        self.registrations.connected(served);
+        let peer = Peer { standing, source, fork, served: served.to_vec() };
+        self.peers.add(id, peer, self.listed.contains(&id));
+        self.candidates.retain(|waiting| waiting.id != id);
+        self.finish_one_offs(&id, &ConnectOutcome::Connected);
+        self.run(now, rules);
+    }
+
+    /// A peer is no longer one.
+    pub fn peer_disconnected(&mut self, now: Now, rules: &Rules, id: &NodeId, cause: Cause, detail: &str) {
+        let Some(peer) = self.forget_peer(id) else { return };
+        let since = peer.standing.since;
+        if let Some((hash, ip)) = peer.speaks_against_fork(now, cause) {
+            let news = self.registrations.rejected(hash, ip, self.peers.has_settled(now, hash));
+            self.actions.extend(news.into_iter().map(Action::Fork));
+        }
+        if now.mono.saturating_duration_since(since.mono) >= FORGIVEN_AFTER {
+            self.backoffs.forgive(id);
+            self.listed.forgive(id);
+        }
+        self.ended(now, rules, id, since, cause, detail);
+        self.run(now, rules);
+    }
+
+    /// A node that was dialed only for a fork that schedules lack proved who it is. Returns that fork and its address.
+    fn fork_proved(&mut self, now: Now, task: &Task) -> Option<([u8; 4], IpAddr)> {
+        let (hash, ip) = (task.fork?, task.addr?.ip());
+        let news = self.registrations.proved(now, hash, ip);
+        self.actions.extend(news.into_iter().map(Action::Fork));
+        Some((hash, ip))
+    }
+
+    /// Decides when a node is dialed again after its dial or connection, which began at `began`, ended.
+    fn ended(&mut self, now: Now, rules: &Rules, id: &NodeId, began: Now, cause: Cause, detail: &str) {
+        if self.listed.contains(id) {
+            let question = self.listed.failed(now, rules, id, began, (cause, detail), &mut self.rng);
+            self.actions.extend(question);
+        } else {
+            self.backoffs.failed(now.mono, *id, cause, rules.settings.history, &mut self.rng);
+        }
+    }
+
+    fn forget_peer(&mut self, id: &NodeId) -> Option<Peer> {
+        let peer = self.peers.remove(id)?;
+        self.registrations.disconnected(&peer.served);
+        self.listed.disconnected(id);
+        Some(peer)
     }
 
     /// Time passed.
@@ -337,154 +542,159 @@ impl Scheduler {
     /// When [`handle_timeout`](Self::handle_timeout) is to be called, if nothing else happens before.
     #[must_use]
     pub fn poll_timeout(&self, rules: &Rules) -> Option<Instant> {
-        let one_off = self.one_offs.values().map(|one_off| one_off.deadline).min();
-        let dial = if !self.can_dial(rules) || self.tasks.len() >= rules.settings.max_pending_dials {
+        let dial = if self.may_dial(rules).is_err() || self.dials.len() >= rules.settings.max_pending_dials {
             None
-        } else if self.paused_until.is_some() {
-            self.paused_until
+        } else if self.pause.end().is_some() {
+            self.pause.end()
         } else {
-            let due = self.due.first().map(|(due, _)| *due);
-            let patience = self.patience.filter(|_| !self.patience_over && self.candidates.len() > 0);
-            [due, patience].into_iter().flatten().min()
+            let patience = self.share.patience_ends().filter(|_| self.candidates.len() > 0);
+            [self.listed.next_due(), patience].into_iter().flatten().min()
         };
-        [one_off, dial].into_iter().flatten().min()
+        [self.one_offs.deadline(), dial].into_iter().flatten().min()
     }
 
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front().or_else(|| self.changed.pop_first().map(Action::EntryChanged))
+        self.actions.pop_front().or_else(|| self.listed.take_changed().map(Action::EntryChanged))
     }
 
     /// Whether anything may be dialed at all, or why not.
-    pub(super) fn may_dial(&self, rules: &Rules) -> Result<(), Refusal> {
+    fn may_dial(&self, rules: &Rules) -> Result<(), Refusal> {
         if !rules.settings.dialing {
             return Err(Refusal::DialingOff);
         }
         if self.registrations.is_empty() { Err(Refusal::NoProtocol) } else { Ok(()) }
     }
 
-    pub(super) fn can_dial(&self, rules: &Rules) -> bool {
-        self.may_dial(rules).is_ok()
-    }
-
-    /// The slots for peers on no list.
-    #[must_use]
-    pub fn slots(&self, rules: &Rules) -> Slots {
-        rules.settings.slots()
-    }
-
     /// Starts what can be started.
-    pub(super) fn run(&mut self, now: Now, rules: &Rules) {
-        if self.paused_until.is_some_and(|until| until <= now.mono) {
-            self.paused_until = None;
-        }
-        if self.can_dial(rules) {
-            let patience = *self.patience.get_or_insert(now.mono + rules.settings.mix_patience);
-            self.patience_over |= patience <= now.mono;
-        }
-        if self.can_dial(rules) && self.paused_until.is_none() {
-            self.start_due_entries(now, rules);
-            self.start_candidates(now, rules);
+    fn run(&mut self, now: Now, rules: &Rules) {
+        self.pause.run(now.mono);
+        if self.may_dial(rules).is_ok() {
+            self.share.run(now.mono, rules.settings.mix_patience);
+            if self.pause.end().is_none() {
+                self.start_due_entries(now, rules);
+                self.start_candidates(now, rules);
+            }
         }
         self.tell_demand(now.mono, rules);
     }
 
-    /// Begins a dial: by looking up the name, if there is one. The address has been checked by the caller.
-    pub(super) fn start(&mut self, now: Now, rules: &Rules, mut task: Task, host: &Host) -> TaskId {
-        let name = TaskId(self.next_task);
-        self.next_task += 1;
-        self.recent.count(now.mono, |counts| counts.dialed += 1);
-        if let Kind::Dynamic(source) = task.kind {
-            self.dialing_dynamic += 1;
-            *self.held.entry(source).or_default() += 1;
+    /// Dials all listed nodes that are due, oldest first, while the pool has room.
+    fn start_due_entries(&mut self, now: Now, rules: &Rules) {
+        while self.dials.len() < rules.settings.max_pending_dials {
+            let Some(id) = self.listed.take_due(now) else { return };
+            match self.listed.attempt(now, rules, &id, &mut self.rng) {
+                Ok(Some(Attempt::Dial { public_key, host, port, kind })) => {
+                    let task = Task::new(now, id, public_key, port, kind, rules.settings.dial_timeout);
+                    self.start(now, rules, task, &host);
+                }
+                Ok(Some(Attempt::Resolve(question))) => self.actions.push_back(question),
+                Ok(None) => {}
+                Err(refusal) => self.refused(now, refusal),
+            }
         }
+    }
+
+    /// Dials candidates while there are slots for them.
+    fn start_candidates(&mut self, now: Now, rules: &Rules) {
+        while self.free(rules) > 0 {
+            let hungry = self.registrations.hungry();
+            let used = Use::of(rules, &self.dials, &self.peers);
+            let next = self.share.next(now.mono, &used, &mut self.candidates, &hungry);
+            let Some((turn_of, waiting)) = next else { return };
+            if let Err(refusal) = self.check_waiting(now, rules, &waiting) {
+                self.refused(now, refusal);
+                continue;
+            }
+            let Waiting { id, public_key, addr, source, record, fork, .. } = waiting;
+            let kind = Kind::Dynamic(source);
+            let task = Task::new(now, id, public_key, addr.port(), kind, rules.settings.dial_timeout);
+            let task = Task { record, turn_of: Some(turn_of), fork, ..task };
+            self.start(now, rules, task, &Host::Ip(addr.ip()));
+        }
+    }
+
+    /// How many dials may begin: as geth, twice as many as there are free slots, because most fail; and some of the
+    /// pool stays for the lists.
+    fn free(&self, rules: &Rules) -> usize {
+        let pool = rules.settings.max_pending_dials;
+        let kept = self.listed.len().min(pool / 5);
+        let missing = rules.settings.slots().dialed.saturating_sub(self.peers.slots_taken());
+        let wanted = missing.saturating_mul(2).saturating_sub(self.dials.dynamic());
+        wanted.min(pool.saturating_sub(kept).saturating_sub(self.dials.len()))
+    }
+
+    /// Says how many candidates are wanted, if that changed.
+    fn tell_demand(&mut self, now: Instant, rules: &Rules) {
+        let mut wanted = 0;
+        if self.may_dial(rules).is_ok() {
+            let hungry = self.registrations.hungry();
+            let used = Use::of(rules, &self.dials, &self.peers);
+            let waiting = self.share.of_use(now, &used, &self.candidates, &hungry);
+            wanted = self.free(rules).min(self.registrations.wants()).saturating_sub(waiting);
+        }
+        self.share.asked(now, wanted);
+        if self.demand.set(now, wanted) {
+            // Only the last word counts.
+            self.actions.retain(|action| !matches!(action, Action::Demand(_)));
+            self.actions.push_back(Action::Demand(wanted));
+        }
+    }
+
+    /// Begins a dial: by looking up the name, if there is one. The address has been checked by the caller.
+    fn start(&mut self, now: Now, rules: &Rules, task: Task, host: &Host) {
+        self.recent.count(now.mono, |counts| counts.dialed += 1);
         if let Some(id) = task.turn_of {
             self.registrations.dialing(id);
         }
+        self.listed.dial_began(now, &task.id);
+        let name = self.dials.add(task);
         match host {
-            Host::Ip(ip) => self.dial(now, rules, name, &mut task, *ip, &[]),
+            Host::Ip(ip) => self.dial(now, rules, name, *ip, &[]),
             Host::Name(host) => {
                 self.actions.push_back(Action::LookupHost { task: name, name: host.clone() });
             }
         }
-        self.task_of.insert(task.id, name);
-        self.tasks.insert(name, task);
-        name
     }
 
     /// Emits the dial of a task whose address is known.
-    pub(super) fn dial(
-        &mut self,
-        now: Now,
-        rules: &Rules,
-        name: TaskId,
-        task: &mut Task,
-        ip: IpAddr,
-        also: &[IpAddr],
-    ) {
-        let addr = SocketAddr::new(ip, task.port);
-        task.addr = Some(addr);
-        let also: Vec<_> = also.iter().map(|ip| SocketAddr::new(*ip, task.port)).collect();
-        for addr in std::iter::once(&addr).chain(&also) {
-            self.history.dialed(now.mono, rules.settings.history, task.id, *addr, !rules.exempt(addr.ip()));
+    fn dial(&mut self, now: Now, rules: &Rules, name: TaskId, ip: IpAddr, also: &[IpAddr]) {
+        let Some(dial) = self.dials.describe(name, ip, also) else { return };
+        for addr in dial.addrs() {
+            self.history.dialed(now.mono, rules.settings.history, dial.id, addr, !rules.exempt(addr.ip()));
         }
-        let (id, public_key, kind, timeout) = (task.id, task.public_key, task.kind, task.timeout);
-        let record = task.record.take();
-        let dial = Dial { task: name, id, public_key, addr, also, record, kind, timeout };
         self.actions.push_back(Action::Dial(dial));
     }
 
-    /// Takes a dial out of the books.
-    pub(super) fn end(&mut self, name: TaskId) -> Option<Task> {
-        let task = self.tasks.remove(&name)?;
-        self.task_of.remove(&task.id);
-        if let Kind::Dynamic(source) = task.kind {
-            self.dialing_dynamic = self.dialing_dynamic.saturating_sub(1);
-            self.release(source);
-        }
+    /// Forgets a dial that ended, however it did.
+    fn end(&mut self, name: TaskId) -> Option<Task> {
+        let task = self.dials.remove(name)?;
         if let Some(id) = task.turn_of {
             self.registrations.dialed(id);
         }
-        if let Some(entry) = self.entries.get_mut(&task.id) {
-            entry.task = None;
-            self.changed.insert(task.id);
-        }
+        self.listed.dial_ended(&task.id);
         Some(task)
     }
 
-    pub(super) fn release(&mut self, source: Source) {
-        if let Some(held) = self.held.get_mut(&source) {
-            *held = held.saturating_sub(1);
-        }
+    /// Ends a dial that may not go on. A listed peer is looked at again when something changes.
+    fn give_up(&mut self, now: Now, name: TaskId, refusal: Refusal) {
+        let Some(task) = self.end(name) else { return };
+        self.refused(now, refusal);
+        self.finish_one_offs(&task.id, &ConnectOutcome::Refused(refusal));
+        self.listed.look_again(now, &task.id);
     }
 
-    pub(super) fn refused(&mut self, now: Now, refusal: Refusal) {
+    #[cfg(test)]
+    pub(super) fn dials(&self) -> &Dials {
+        &self.dials
+    }
+
+    #[cfg(test)]
+    pub(super) fn slots_taken(&self) -> usize {
+        self.peers.slots_taken()
+    }
+
+    fn refused(&mut self, now: Now, refusal: Refusal) {
         self.recent.count(now.mono, |counts| *counts.not_dialed.entry(refusal).or_default() += 1);
     }
-
-    /// Marks all entries as changed, for what changes the state of all.
-    pub(super) fn touch_all(&mut self) {
-        self.changed.extend(self.entries.keys());
-    }
-}
-
-/// Whether an address may be dialed, whoever named it. `widest` is the reach that earlier addresses of the node had:
-/// a name or record that was global and turns private would make us knock at doors on our own network.
-pub(super) fn check_addr(
-    now: Now,
-    rules: &Rules,
-    addr: SocketAddr,
-    widest: Option<AddressClass>,
-) -> Result<(), Refusal> {
-    if addr.port() == 0 {
-        return Err(Refusal::NoTcpPort);
-    }
-    let class = AddressClass::of(addr.ip());
-    if class == AddressClass::Special {
-        return Err(Refusal::SpecialAddress);
-    }
-    if class.is_lan() && widest == Some(AddressClass::Global) && !rules.settings.allow_lan {
-        return Err(Refusal::LanAddress);
-    }
-    rules.check_ip(now, addr.ip())
 }

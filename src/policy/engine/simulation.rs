@@ -11,7 +11,11 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
-    super::{DialFilter, RegistrationId, Settings, dial::ListSource, test_now},
+    super::{
+        DialFilter, RegistrationId, Settings,
+        dial::{EntryState, ListSource},
+        test_now,
+    },
     *,
 };
 use crate::node::{Enode, NodeKey, NodeRef, PublicKey};
@@ -101,7 +105,7 @@ impl World {
                 policy.register(self.now, RegistrationId(0), DialFilter::Any, None);
                 policy.add_static(self.now, &other, ListSource::Config).unwrap();
                 let task = std::iter::from_fn(|| policy.poll_action()).find_map(|action| match action {
-                    Action::Dial(dial::Action::Dial(dial)) => Some(dial.task),
+                    Action::Dial(dial) => Some(dial.task),
                     _ => None,
                 });
                 policy.conn_opened(conn, task.expect("a static peer is dialed"), addr(1 - side).ip());
@@ -232,12 +236,8 @@ impl World {
                     self.sides[side].sessions.remove(&before);
                     self.sides[side].sessions.insert(conn);
                 }
-                Action::Dial(dial::Action::Dial(dial)) => panic!("dialed again: {dial:?}"),
-                Action::Dial(_)
-                | Action::ListsChanged
-                | Action::Warn(_)
-                | Action::WarningOver(_)
-                | Action::OneSource(_) => {}
+                Action::Dial(dial) => panic!("dialed again: {dial:?}"),
+                _ => {}
             }
         }
     }
@@ -259,7 +259,7 @@ impl World {
                     assert_eq!(peers, standing, "seed {seed}");
                     assert!(side.sessions.iter().eq(&standing), "seed {seed}: {:?}", side.sessions);
                     let state = policy.entries(self.now).next().unwrap().state;
-                    assert!(matches!(state, dial::EntryState::Connected { .. }), "seed {seed}: {state:?}");
+                    assert!(matches!(state, EntryState::Connected { .. }), "seed {seed}: {state:?}");
                 }
                 Brain::Geth(geth) => assert_eq!(geth.added, standing.first().copied(), "seed {seed}"),
             }

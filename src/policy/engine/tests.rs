@@ -10,7 +10,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{
     super::{
         BanError, BanTarget, ChurnSettings, DialFilter, Refusal, RegistrationId, Settings,
-        dial::{Candidate, EntryState, ListSource, QueryId, Source},
+        dial::{Candidate, Dial, EntryState, ListSource, QueryId, Source},
         test_now,
     },
     *,
@@ -42,7 +42,7 @@ struct Bench {
     now: Now,
     policy: Policy,
     next_conn: u64,
-    dials: Vec<dial::Dial>,
+    dials: Vec<Dial>,
     closed: Vec<(ConnId, CloseReason)>,
     other: Vec<Action>,
 }
@@ -89,7 +89,7 @@ impl Bench {
     fn drain(&mut self) {
         while let Some(action) = self.policy.poll_action() {
             match action {
-                Action::Dial(dial::Action::Dial(dial)) => self.dials.push(dial),
+                Action::Dial(dial) => self.dials.push(dial),
                 Action::Close(conn, reason) => self.closed.push((conn, reason)),
                 other => self.other.push(other),
             }

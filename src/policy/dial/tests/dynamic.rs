@@ -63,7 +63,7 @@ fn refusals_have_reasons_and_are_counted() {
     bench.run(&[(Do::Offer(26, Source::V4, Err(Refusal::DialingOff)), &[])]);
     bench.rules.settings.allowlist_only = true;
     bench.run(&[(Do::Offer(26, Source::V4, Err(Refusal::NotOnAllowlist)), &[])]);
-    let recent = bench.dial.recent.sum(bench.now.mono);
+    let recent = bench.dial.recent_mut().sum(bench.now.mono);
     assert_eq!((recent.seen, recent.dialed, recent.let_in), (15, 2, 1));
     assert_eq!(recent.not_dialed.values().sum::<u64>(), 14);
     assert_eq!(recent.not_dialed.get(&Refusal::LanAddress), Some(&1));
@@ -96,7 +96,8 @@ fn ten_thousand_records_that_name_one_address_are_one_dial_per_window() {
         let candidate = Candidate { addr, ..candidate(n, Source::V5) };
         let _ = bench.dial.candidate(bench.now, &bench.rules, candidate, false);
         bench.drain();
-        while let Some(task) = bench.dial.tasks.keys().next().copied() {
+        let first = |bench: &Bench| bench.dial.dials().iter().next().map(|(name, _)| name);
+        while let Some(task) = first(bench) {
             bench.dial.dial_failed(bench.now, &bench.rules, task, Cause::HungUp, "");
             bench.drain();
         }
@@ -117,7 +118,7 @@ fn ten_thousand_records_that_name_one_address_are_one_dial_per_window() {
         offer(&mut bench, n, (ip, n as u16).into());
     }
     assert_eq!(bench.dials.len(), 5);
-    assert_eq!(bench.dial.recent.total.not_dialed.get(&Refusal::SubnetTried), Some(&995));
+    assert_eq!(bench.dial.recent().total.not_dialed.get(&Refusal::SubnetTried), Some(&995));
 }
 
 #[test]
@@ -154,7 +155,8 @@ fn slots_are_kept_for_every_source_that_has_something_to_offer() {
     // Of eight slots two stay for it, however many the others offer and however long nothing comes of it.
     let mut connected = 0;
     for _ in 0..8 {
-        for n in bench.dial.task_of.keys().copied().collect::<Vec<_>>() {
+        let dialed: BTreeSet<NodeId> = bench.dial.dials().iter().map(|(_, task)| task.id).collect();
+        for n in dialed {
             let number = (0..1000).find(|number| id(*number) == n).unwrap();
             bench.step(&Do::Up(number));
             connected += 1;
@@ -173,7 +175,7 @@ fn slots_are_kept_for_every_source_that_has_something_to_offer() {
     bench.step(&Do::Offer(901, Source::Dns, OK));
     bench.step(&Do::Up(901));
     bench.step(&Do::Pass(1));
-    assert_eq!(bench.dial.dialed + bench.dial.tasks.len().min(1), 8, "the last slot is for anybody");
+    assert_eq!(bench.dial.slots_taken() + bench.dial.dials().len().min(1), 8, "the last slot is for anybody");
     // Who says nothing for ten minutes has nothing to say.
     let mut bench = Bench::new(Settings { max_peers: 16, dial_ratio: 2, ..Settings::default() });
     bench.step(&Do::Offer(900, Source::Dns, OK));
@@ -185,7 +187,7 @@ fn slots_are_kept_for_every_source_that_has_something_to_offer() {
     for n in 0..8 {
         bench.step(&Do::Up(n));
     }
-    assert_eq!(bench.dial.dialed, 8);
+    assert_eq!(bench.dial.slots_taken(), 8);
 }
 
 #[test]
@@ -200,10 +202,10 @@ fn a_source_that_nobody_asked_is_not_forgotten() {
         bench.step(&Do::Offer(n, Source::V4, OK));
     }
     (0..6).for_each(|n| bench.step(&Do::Up(n)));
-    (6..30).filter(|n| bench.dial.task_of.contains_key(&id(*n))).collect::<Vec<_>>().iter().for_each(|n| {
+    (6..30).filter(|n| bench.dial.dials().contains(&id(*n))).collect::<Vec<_>>().iter().for_each(|n| {
         bench.step(&Do::Fail(*n, Cause::TooManyPeers));
     });
-    assert_eq!(bench.dial.dialed, 8, "all slots are taken, and nothing is asked for");
+    assert_eq!(bench.dial.slots_taken(), 8, "all slots are taken, and nothing is asked for");
     // Hours later one of its peers leaves: the place is still kept for another one of the same source.
     bench.step(&Do::Pass(36_000));
     bench.run(&[
@@ -294,7 +296,7 @@ fn private_addresses_are_for_those_who_share_them() {
 fn a_trusted_peer_is_dialed_as_soon_as_somebody_knows_where_it_is() {
     let mut bench = Bench::new(Settings::default());
     let (now, by_id) = (bench.now, NodeRef::Id(id(1)));
-    bench.dial.add_trusted(now, &bench.rules, &by_id, ListSource::Call).unwrap();
+    bench.dial.add(now, &bench.rules, &by_id, List::Trusted, ListSource::Call).unwrap();
     bench.run(&[(Do::Pass(100), &[])]);
     assert_eq!(bench.state(1), EntryState::Refused(Refusal::AddressUnknown));
     bench.run(&[(Do::Offer(1, Source::V4, Err(Refusal::Listed)), &[1])]);

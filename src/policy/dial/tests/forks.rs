@@ -100,11 +100,11 @@ fn switched_off_the_hash_is_filtered_and_counted() {
         assert_eq!(chain.offer(n), Err(Refusal::Filtered));
     }
     let hash = chain.hash;
-    assert_eq!(chain.bench.dial.recent.total.unknown_forks.get(&hash), Some(&3));
+    assert_eq!(chain.bench.dial.recent().total.unknown_forks.get(&hash), Some(&3));
     // A fork that the schedule has is none of these.
     let known = announcing(9, schedule().end().0);
     assert_eq!(chain.bench.dial.candidate(chain.bench.now, &chain.bench.rules, known, false), Ok(()));
-    assert_eq!(chain.bench.dial.recent.total.unknown_forks.len(), 1);
+    assert_eq!(chain.bench.dial.recent().total.unknown_forks.len(), 1);
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn a_full_pool_of_dead_candidates_leaves_room_for_static_peers() {
         let _ = bench.dial.candidate(bench.now, &bench.rules, candidate(n, Source::V4), false);
     }
     bench.drain();
-    assert!(bench.dial.tasks.len() > 40, "{}", bench.dial.tasks.len());
+    assert!(bench.dial.dials().len() > 40, "{}", bench.dial.dials().len());
     bench.run(&[(Do::Pass(10), &[1])]);
 }
 
@@ -130,7 +130,10 @@ fn a_full_pool_of_dead_candidates_leaves_room_for_static_peers() {
 fn names_are_looked_up_at_each_dial_and_must_not_turn_private() {
     let mut bench = Bench::new(Settings::default());
     let (now, lookup) = (bench.now, |action: &Action| matches!(action, Action::LookupHost { .. }));
-    bench.dial.add_static(now, &bench.rules, &named(1, "node.example.org"), ListSource::Config).unwrap();
+    bench
+        .dial
+        .add(now, &bench.rules, &named(1, "node.example.org"), List::Static, ListSource::Config)
+        .unwrap();
     bench.drain();
     assert_eq!((bench.took(lookup), bench.dials.len()), (1, 0));
     let answer = |bench: &mut Bench, addrs: Result<&[std::net::IpAddr], &str>| {
@@ -162,7 +165,7 @@ fn names_are_looked_up_at_each_dial_and_must_not_turn_private() {
     answer(&mut bench, Err("no such host"));
     assert_eq!(bench.error(1), Some(Cause::NameUnknown));
     // One that was private from the start is the operator's own, as in a container network.
-    bench.dial.add_static(now, &bench.rules, &named(2, "geth"), ListSource::Call).unwrap();
+    bench.dial.add(now, &bench.rules, &named(2, "geth"), List::Static, ListSource::Call).unwrap();
     let task = bench.task(2);
     bench.dial.host_resolved(now, &bench.rules, task, Ok(&["172.17.0.2".parse().unwrap()]));
     bench.drain();
@@ -173,7 +176,10 @@ fn names_are_looked_up_at_each_dial_and_must_not_turn_private() {
 fn what_happens_during_a_lookup_counts() {
     let ips: [std::net::IpAddr; 1] = ["8.1.1.1".parse().unwrap()];
     let lookup = |bench: &mut Bench, n: u64| {
-        bench.dial.add_static(bench.now, &bench.rules, &named(n, "a.example.org"), ListSource::Call).unwrap();
+        bench
+            .dial
+            .add(bench.now, &bench.rules, &named(n, "a.example.org"), List::Static, ListSource::Call)
+            .unwrap();
         bench.task(n)
     };
     let answer = |bench: &mut Bench, task| {
@@ -227,7 +233,7 @@ fn discovery_is_asked_where_a_node_is_and_where_it_went() {
     assert_eq!(bench.took(resolve), 0);
     // Without discovery, a bare id is refused when it is added.
     bench.rules.settings.discovery = false;
-    let result = bench.dial.add_static(bench.now, &bench.rules, &NodeRef::Id(id(2)), ListSource::Call);
+    let result = bench.dial.add(bench.now, &bench.rules, &NodeRef::Id(id(2)), List::Static, ListSource::Call);
     assert_eq!(result, Err(AddError::AddressUnknown));
 }
 
@@ -247,30 +253,36 @@ fn adding_is_idempotent_and_a_new_address_takes_effect() {
     bench.run(&[(Do::Static(1), &[1]), (Do::Static(1), &[]), (Do::Fail(1, Cause::Unreachable), &[])]);
     bench.run(&[(Do::Static(1), &[])]);
     let moved = NodeRef::Enode(Enode::at(key(1), addr(50)));
-    bench.dial.add_static(bench.now, &bench.rules, &moved, ListSource::Call).unwrap();
+    bench.dial.add(bench.now, &bench.rules, &moved, List::Static, ListSource::Call).unwrap();
     bench.drain();
     assert_eq!(bench.dials.last().unwrap().addr, addr(50));
     assert_eq!(bench.dial.entries(bench.now, &bench.rules).count(), 1);
     // An entry of the configuration stays one, and no call removes it.
-    bench.dial.add_static(bench.now, &bench.rules, &moved, ListSource::Config).unwrap();
-    bench.dial.add_static(bench.now, &bench.rules, &moved, ListSource::Call).unwrap();
-    assert_eq!(bench.dial.remove_static(bench.now, &bench.rules, &id(1)), Err(RemoveError::FromConfig));
-    assert_eq!(bench.dial.remove_trusted(bench.now, &bench.rules, &id(1)), Err(RemoveError::NotListed));
+    bench.dial.add(bench.now, &bench.rules, &moved, List::Static, ListSource::Config).unwrap();
+    bench.dial.add(bench.now, &bench.rules, &moved, List::Static, ListSource::Call).unwrap();
+    assert_eq!(
+        bench.dial.remove(bench.now, &bench.rules, &id(1), List::Static),
+        Err(RemoveError::FromConfig)
+    );
+    assert_eq!(
+        bench.dial.remove(bench.now, &bench.rules, &id(1), List::Trusted),
+        Err(RemoveError::NotListed)
+    );
     let own = NodeRef::Id(bench.rules.local_id);
-    let result = bench.dial.add_static(bench.now, &bench.rules, &own, ListSource::Call);
+    let result = bench.dial.add(bench.now, &bench.rules, &own, List::Static, ListSource::Call);
     assert_eq!(result, Err(AddError::OwnIdentity));
 }
 
 #[test]
 fn one_that_is_removed_is_forgotten_unless_it_is_trusted() {
-    let abort = |action: &Action| matches!(action, Action::Abort(_));
+    let abort = |action: &Action| matches!(action, Action::AbortDial(_));
     let mut bench = Bench::new(Settings::default());
     bench.run(&[(Do::Static(1), &[1]), (Do::Remove(1), &[]), (Do::Pass(500), &[])]);
-    assert_eq!((bench.took(abort), bench.dial.tasks.len()), (1, 0));
+    assert_eq!((bench.took(abort), bench.dial.dials().len()), (1, 0));
     bench.run(&[(Do::Static(2), &[2]), (Do::Trusted(2), &[]), (Do::Up(2), &[])]);
-    let removed = bench.dial.remove_static(bench.now, &bench.rules, &id(2)).unwrap();
+    let removed = bench.dial.remove(bench.now, &bench.rules, &id(2), List::Static).unwrap();
     assert!(removed.connected && removed.still_listed);
-    assert!(bench.dial.is_trusted(&id(2)) && !bench.dial.is_static(&id(2)));
+    assert!(bench.dial.listed().is_trusted(&id(2)) && !bench.dial.listed().is_static(&id(2)));
     bench.run(&[(Do::Gone(2, Cause::LinkLost), &[]), (Do::Pass(50), &[2])]);
 }
 
@@ -282,7 +294,8 @@ fn a_banned_peer_is_refused_by_name_and_dialed_when_the_ban_ends() {
     bench.rules.bans.ban(bench.now.unix, net, Duration::from_secs(100), "abuse", ListSource::Call).unwrap();
     bench.dial.rules_changed(bench.now, &bench.rules);
     assert_eq!(bench.state(1), EntryState::Refused(Refusal::BannedAddress));
-    let error = bench.dial.add_static(bench.now, &bench.rules, &enode(1), ListSource::Call).unwrap_err();
+    let error =
+        bench.dial.add(bench.now, &bench.rules, &enode(1), List::Static, ListSource::Call).unwrap_err();
     assert!(error.to_string().contains("8.0.1.0/24") && error.to_string().contains("abuse"), "{error}");
     bench.run(&[(Do::Pass(90), &[]), (Do::Pass(45), &[1])]);
     // A ban in the middle of a dial ends it.
@@ -290,7 +303,7 @@ fn a_banned_peer_is_refused_by_name_and_dialed_when_the_ban_ends() {
     bench.rules.bans.ban(bench.now.unix, node, Duration::from_secs(100), "", ListSource::Call).unwrap();
     bench.dial.rules_changed(bench.now, &bench.rules);
     bench.drain();
-    assert_eq!(bench.took(|action| matches!(action, Action::Abort(_))), 1);
+    assert_eq!(bench.took(|action| matches!(action, Action::AbortDial(_))), 1);
     assert_eq!(bench.state(1), EntryState::Refused(Refusal::BannedNode));
 }
 

@@ -5,12 +5,13 @@ mod forks;
 mod listed;
 mod one_off;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
+        action::Action,
         cause::Cause,
         dial_filter::{DialFilter, RegistrationId},
         refusal::Refusal,
@@ -18,7 +19,7 @@ use super::{
         settings::Settings,
         test_now,
     },
-    Action, Candidate, Dial, EntryState, ListSource, QueryId, Scheduler, Source, TaskId,
+    Candidate, Dial, EntryState, List, ListSource, QueryId, Scheduler, Source, TaskId,
 };
 use crate::{
     Now,
@@ -129,13 +130,13 @@ impl Bench {
         let (now, rules) = (self.now, &self.rules);
         let dial = &mut self.dial;
         match step {
-            Do::Static(n) => dial.add_static(now, rules, &enode(*n), ListSource::Call).unwrap(),
+            Do::Static(n) => dial.add(now, rules, &enode(*n), List::Static, ListSource::Call).unwrap(),
             Do::StaticById(n) => {
-                dial.add_static(now, rules, &NodeRef::Id(id(*n)), ListSource::Call).unwrap();
+                dial.add(now, rules, &NodeRef::Id(id(*n)), List::Static, ListSource::Call).unwrap();
             }
-            Do::Trusted(n) => dial.add_trusted(now, rules, &enode(*n), ListSource::Call).unwrap(),
+            Do::Trusted(n) => dial.add(now, rules, &enode(*n), List::Trusted, ListSource::Call).unwrap(),
             Do::Remove(n) => {
-                dial.remove_static(now, rules, &id(*n)).unwrap();
+                dial.remove(now, rules, &id(*n), List::Static).unwrap();
             }
             Do::Offer(n, source, expected) => {
                 let result = dial.candidate(now, rules, candidate(*n, *source), false);
@@ -179,16 +180,16 @@ impl Bench {
             match action {
                 Action::Dial(dial) => self.dials.push(dial),
                 // Told to watchers; what follows from it is what the rounds look at.
-                Action::Failed { .. } => {}
+                Action::DialFailed { .. } => {}
                 other => self.other.push(other),
             }
         }
-        assert!(self.dial.tasks.len() <= self.rules.settings.max_pending_dials);
+        assert!(self.dial.dials().len() <= self.rules.settings.max_pending_dials);
     }
 
     /// The last dial, or lookup, of a node.
     fn task(&self, n: u64) -> TaskId {
-        *self.dial.task_of.get(&id(n)).unwrap_or_else(|| panic!("node {n} is not being dialed"))
+        self.dial.dials().of(&id(n)).unwrap_or_else(|| panic!("node {n} is not being dialed")).0
     }
 
     fn state(&self, n: u64) -> EntryState {

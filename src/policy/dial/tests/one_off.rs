@@ -46,12 +46,12 @@ fn a_request_that_takes_too_long_gives_its_dial_up() {
     connect(&mut bench, 2, &enode(1), 9).unwrap();
     assert_eq!(bench.dials[0].timeout, Duration::from_secs(5));
     bench.step(&Do::Pass(5));
-    assert_eq!(bench.took(|action| matches!(action, Action::Abort(_))), 0, "somebody still waits");
+    assert_eq!(bench.took(|action| matches!(action, Action::AbortDial(_))), 0, "somebody still waits");
     assert_eq!(answers(&mut bench), [(1, ConnectOutcome::TimedOut)]);
     bench.step(&Do::Pass(4));
-    assert_eq!(bench.took(|action| matches!(action, Action::Abort(_))), 1);
+    assert_eq!(bench.took(|action| matches!(action, Action::AbortDial(_))), 1);
     assert_eq!(answers(&mut bench), [(2, ConnectOutcome::TimedOut)]);
-    assert!(bench.dial.tasks.is_empty());
+    assert_eq!(bench.dial.dials().len(), 0);
 }
 
 #[test]

@@ -1,0 +1,84 @@
+//! The state of a lease: whether a stream holds it, and when it ends otherwise.
+//!
+//! ```text
+//!   registered by a call          stream attaches             stream breaks
+//! ───────────────────────▶ DETACHED ─────────▶ ATTACHED ─────────────▶ LINGERING
+//!                             │                   ▲   ▲                    │
+//!                             │ expires           │   └────────────────────┤ stream attaches
+//!                             ▼                   │                        ▼ expires
+//!                            gone                 └── another stream      gone
+//! ```
+
+use std::fmt;
+use std::time::Instant;
+
+/// Names one attachment of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseStream(pub(super) u64);
+
+/// The state of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Made by a call, no stream yet.
+    Detached {
+        /// When it ends.
+        expires: Instant,
+    },
+    /// A stream holds it.
+    Attached {
+        /// Which.
+        stream: LeaseStream,
+    },
+    /// The stream broke.
+    Lingering {
+        /// When it ends.
+        expires: Instant,
+    },
+}
+
+impl State {
+    pub(super) fn name(self) -> StateName {
+        match self {
+            Self::Detached { .. } => StateName::Detached,
+            Self::Attached { .. } => StateName::Attached,
+            Self::Lingering { .. } => StateName::Lingering,
+        }
+    }
+
+    /// When the lease ends unless its application comes back; `None` while attached.
+    pub(super) fn expires(self) -> Option<Instant> {
+        match self {
+            Self::Detached { expires } | Self::Lingering { expires } => Some(expires),
+            Self::Attached { .. } => None,
+        }
+    }
+
+    /// The stream that holds it.
+    pub(super) fn stream(self) -> Option<LeaseStream> {
+        match self {
+            Self::Attached { stream } => Some(stream),
+            Self::Detached { .. } | Self::Lingering { .. } => None,
+        }
+    }
+}
+
+/// A state without its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateName {
+    /// No stream yet.
+    Detached,
+    /// A stream holds it.
+    Attached,
+    /// The stream broke.
+    Lingering,
+}
+
+impl fmt::Display for StateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Detached => "DETACHED",
+            Self::Attached => "ATTACHED",
+            Self::Lingering => "LINGERING",
+        })
+    }
+}

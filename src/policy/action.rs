@@ -1,0 +1,126 @@
+//! What the policy wants done: one flat list, whichever part of the room decides it.
+//!
+//! Left out: how it is done (`switch` turns each action into effects).
+
+use std::{fmt, net::SocketAddr};
+
+use super::{
+    cause::Cause,
+    dial::{ConnectOutcome, Dial, Kind, QueryId, TaskId},
+    fork_following::News,
+    one_source::OneSource,
+    refusal::Refusal,
+    warnings::Warning,
+};
+use crate::{
+    node::{NodeId, PublicKey},
+    p2p::session::ConnectionId as ConnId,
+};
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Resolve a host name and call [`Policy::host_resolved`](super::Policy::host_resolved), within some seconds.
+    LookupHost {
+        /// To be named in the answer.
+        task: TaskId,
+        /// The name.
+        name: String,
+    },
+    /// Dial, and call either [`Policy::conn_opened`](super::Policy::conn_opened) or
+    /// [`Policy::dial_failed`](super::Policy::dial_failed).
+    Dial(Dial),
+    /// Give this dial up. It is forgotten already; no answer is owed.
+    AbortDial(TaskId),
+    /// Ask discovery where the node is, and call [`Policy::node_resolved`](super::Policy::node_resolved).
+    ResolveNode {
+        /// The node.
+        id: NodeId,
+        /// Its key, if known.
+        public_key: Option<PublicKey>,
+    },
+    /// A static or trusted entry, or its state, changed; see [`Policy::entry`](super::Policy::entry).
+    EntryChanged(NodeId),
+    /// A one-off dial ended.
+    ConnectDone {
+        /// Which one.
+        query: QueryId,
+        /// The node that was dialed.
+        id: NodeId,
+        /// How it ended.
+        outcome: ConnectOutcome,
+    },
+    /// A dial ended without a peer.
+    DialFailed {
+        /// The node that was dialed.
+        id: NodeId,
+        /// Where, unless the dial ended while a name was looked up.
+        addr: Option<SocketAddr>,
+        /// Why it was made.
+        kind: Kind,
+        /// Why it failed.
+        cause: Cause,
+        /// In more words.
+        detail: String,
+    },
+    /// What changed about forks that schedules lack.
+    Fork(News),
+    /// So many more candidates are wanted from all sources together. 0: stop looking.
+    Demand(usize),
+    /// Disconnect, flush, close. The connection is forgotten here already.
+    Close(ConnId, CloseReason),
+    /// Send a Ping and report the next message with [`Policy::conn_heard`](super::Policy::conn_heard).
+    Probe(ConnId),
+    /// A parked connection is the node's from now on: open its session, and end that of `before` if it is open.
+    Promoted {
+        /// The connection that stays.
+        conn: ConnId,
+        /// The one in whose place it is.
+        before: ConnId,
+        /// Whose.
+        id: NodeId,
+    },
+    /// Something is wrong that was not before: tell the operator.
+    Warn(Warning),
+    /// The warning of this name does not hold any more.
+    WarningOver(&'static str),
+    /// What is kept over restarts changed: write [`Policy::lists`](super::Policy::lists).
+    ListsChanged,
+    /// Most refused connections come from one private address: warn the operator.
+    OneSource(OneSource),
+}
+
+/// Why a connection is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// A checkpoint or limit says so.
+    Refused(Refusal),
+    /// The operator took the peer off the static list.
+    Removed,
+    /// The peer, or its address, was banned.
+    Banned,
+    /// The rotation chose it.
+    Rotated,
+}
+
+impl CloseReason {
+    /// What the close means for dialing the node again.
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Self::Refused(refusal) => refusal.cause(),
+            Self::Removed | Self::Banned => Cause::Operator,
+            Self::Rotated => Cause::LocalPolicy,
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Removed => f.write_str("removed from the static list"),
+            Self::Banned => f.write_str("banned"),
+            Self::Rotated => f.write_str("made room by rotation"),
+        }
+    }
+}
