@@ -1,6 +1,6 @@
 //! What the process asks of the system: its signals, and as many open files as it needs.
 //!
-//! Left out: the runtime and the exit code (`main`), and what stopping means (`app`).
+//! Left out: the runtime and the exit code (`program`), and what stopping means (`app`).
 
 use std::io::{self, IsTerminal as _};
 
