@@ -31,7 +31,7 @@ pub struct AttachParams {
 
 /// The most credit that one update may give, in bytes: more than any window or memory. A client that returns more has
 /// a number wrong.
-pub const MAX_CREDIT: u64 = 1 << 40;
+pub(super) const MAX_CREDIT: u64 = 1 << 40;
 
 /// Why credit was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -15,7 +15,7 @@ use super::queue::{Item, Queue};
 pub const MAX_KEEP_FIRST: usize = 4;
 
 /// The most bytes of first messages a channel keeps.
-pub const MAX_KEEP_FIRST_BYTES: usize = 16 << 10;
+const MAX_KEEP_FIRST_BYTES: usize = 16 << 10;
 
 /// What a closed channel costs on top of its messages while it waits to be told: about what its record takes. So a
 /// stranger who connects over and over fills a bound and no more.

@@ -35,7 +35,7 @@
 mod attach;
 mod budget;
 mod channel;
-mod credit;
+pub mod credit;
 mod event;
 pub mod overflow;
 mod pull;
@@ -53,15 +53,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-pub use attach::{AttachParams, CreditError, DEFAULT_MAX_FRAME, MAX_CREDIT, MIN_MAX_FRAME, StreamId};
+pub use attach::{AttachParams, CreditError, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};
 pub use budget::{Budget, INBOUND_BUDGET, Share};
-pub use channel::{MAX_KEEP_FIRST, MAX_KEEP_FIRST_BYTES};
-pub use credit::{DEFAULT_CHANNEL_WINDOW, DEFAULT_STREAM_WINDOW, MESSAGE_COST, cost};
-pub use event::{About, Close, ClosedBy, Event, FirstMessage, Opened, Part};
+pub use channel::MAX_KEEP_FIRST;
+pub use event::{About, Close, ClosedBy, Event, Opened, Part};
 pub use overflow::{Action, Held, OverflowPolicy, Sharing};
-pub use pull::{MAX_PART, Pull};
+pub use pull::Pull;
 pub use queue::Lost;
-pub use shared::{Guard, Hooks, SharedInbox};
+pub use shared::{Hooks, SharedInbox};
 pub use slab::ChannelKey;
 
 use attach::Stream;

@@ -11,7 +11,7 @@ use super::{Folded, Inbox};
 
 /// The largest part of a message that is too large for the client's frames. Small enough that other channels' events
 /// come between, large enough that the cost of a frame does not count.
-pub const MAX_PART: usize = 1 << 20;
+const MAX_PART: usize = 1 << 20;
 
 /// What framing adds to a payload at most: tags, lengths and numbers of the event and its frame.
 pub(super) const EVENT_OVERHEAD: usize = 64;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::attach::MAX_CREDIT;
 use super::budget::INBOUND_BUDGET;
 use super::*;
 

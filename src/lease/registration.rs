@@ -18,7 +18,7 @@ use super::token::{RegistrationId, ResumeToken, Secret};
 use crate::Now;
 
 /// A registration made by a call waits at least so long for its stream.
-pub const MIN_DETACHED: Duration = Duration::from_secs(30);
+const MIN_DETACHED: Duration = Duration::from_secs(30);
 
 /// Names one attachment of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 
 use super::reason::ErrorReason;
+use super::spec::MAX_PROTOCOLS;
 use std::sync::Arc;
 
 use super::*;

@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use cursor::{Cursor, Mark, WatchToken};
-pub use happenings::{HappeningCursor, Happenings, MAX_HAPPENINGS, Missed};
+pub use happenings::{Happenings, MAX_HAPPENINGS, Missed};
 pub use shared::Shared;
 
 /// How many changes are kept for watchers that lag or resume.

@@ -11,7 +11,7 @@ use devp2pd::discv4::packet::{
     EnrRequest, EnrResponse, Expiration, FindNode, Header, Neighbors, Packet, Ping, Pong, Type, WireEndpoint,
     seal,
 };
-use devp2pd::discv4::{Config, Crypto, Engine};
+use devp2pd::discv4::{Config, Engine, crypto::Crypto};
 use devp2pd::kademlia::{Contact, QueryId};
 use devp2pd::node::{NodeKey, PublicKey, Record, RecordBuilder};
 use rand::SeedableRng;

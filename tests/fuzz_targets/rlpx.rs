@@ -2,10 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 use devp2pd::node::NodeKey;
-use devp2pd::rlpx::frame::{Frame, MAX_FRAME, wire_len};
+use devp2pd::rlpx::frame::{Frame, FrameReader, MAX_FRAME, wire_len};
 use devp2pd::rlpx::handshake::take_packet;
 use devp2pd::rlpx::snappy::MAX_PAYLOAD;
-use devp2pd::rlpx::{Compressor, Decompressor, FrameReader, Initiator, Recipient, Session, ecies};
+use devp2pd::rlpx::{Compressor, Decompressor, Initiator, Recipient, Session, ecies};
 use rand::{SeedableRng, rngs::StdRng};
 
 fn key(byte: u8) -> NodeKey {

@@ -10,7 +10,7 @@ use std::{
 use bytes::BytesMut;
 use devp2pd::{
     Now,
-    discv4::{Action, Config, Engine},
+    discv4::{Config, Engine, action::Action},
     kademlia::{Contact, QueryId},
     node::{Endpoint, NodeKey, RecordBuilder},
 };

@@ -36,7 +36,7 @@ use tokio::sync::oneshot;
 
 pub use offer::offer;
 pub use peer::StoredPeer;
-pub use row::{Liveness, MAX_ADDRESSES, StoredNode};
+pub use row::StoredNode;
 
 use crate::node::{NodeId, Record};
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Addresses kept per node; the one that was alive the longest time ago makes room.
-pub const MAX_ADDRESSES: usize = 4;
+const MAX_ADDRESSES: usize = 4;
 
 /// What is known of a node at one of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,7 +29,7 @@ mod tests;
 mod vouching;
 
 pub use candidates::{Candidate, Source};
-pub use entry::{AddError, EntryState, LastError, ListEntry, ListSource, RemoveError, Removed};
+pub use entry::{AddError, EntryState, LastError, ListEntry, ListSource, RemoveError};
 pub use listed::MAX_LISTED;
 pub use one_off::{ConnectOutcome, QueryId};
 pub use scheduler::{Action, Dial, Kind, Scheduler, TaskId};

@@ -28,7 +28,7 @@ use subtle::ConstantTimeEq as _;
 use crate::rpc::{proto::ErrorReason, server::seats::Origin, translate::status::Refusal};
 
 /// Credentials of one file. Every call with a token looks at all of them.
-pub const MAX_CREDENTIALS: usize = 256;
+const MAX_CREDENTIALS: usize = 256;
 
 /// Characters of a caller's name.
 const MAX_NAME: usize = 64;

@@ -8,4 +8,4 @@ pub mod gate;
 mod judge;
 pub mod methods;
 
-pub use judge::{Access, AccessError, Caller, MAX_CREDENTIALS, Role, judge};
+pub use judge::{Access, AccessError, Caller, Role, judge};

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use devp2pd::Now;
+use devp2pd::delivery::credit::MESSAGE_COST;
 use devp2pd::delivery::overflow::MAX_STALL_LIMIT;
 use devp2pd::delivery::{
     About, Action, Arrival, AttachParams, Budget, ChannelKey, Close, ClosedBy, Config, Event, Held, Inbox,
-    MESSAGE_COST, OverflowPolicy, Pull, Push, Sharing, StreamId,
+    OverflowPolicy, Pull, Push, Sharing, StreamId,
 };
 
 use super::{Script, origin};

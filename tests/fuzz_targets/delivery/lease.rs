@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use devp2pd::delivery::OverflowPolicy;
 use devp2pd::lease::Capability;
-use devp2pd::lease::ErrorReason;
+use devp2pd::lease::reason::ErrorReason;
 use devp2pd::lease::{
     Action, Caller, Claim, Claimed, Config, LeaseError, LeaseStream, ProtocolSpec, RegistrationId,
     RegistrationSpec, Registry, Wanted, Who,
