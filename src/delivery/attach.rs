@@ -90,12 +90,6 @@ pub(super) fn place_on(stream: Option<&Stream>) -> OnStream {
 }
 
 impl<P> Inbox<P> {
-    /// Whether a stream is attached.
-    #[must_use]
-    pub fn is_attached(&self) -> bool {
-        self.stream.is_some()
-    }
-
     /// Attaches a stream; the one before it, if any, has ended. All channels will be announced to it by number,
     /// oldest first, and then what waits.
     pub fn attach(&mut self, params: AttachParams) -> StreamId {
@@ -242,19 +236,6 @@ impl<P> Inbox<P> {
             self.enlist(key);
         }
         Ok(())
-    }
-
-    /// The channel that has this number on this stream.
-    #[must_use]
-    pub fn channel(&self, stream: StreamId, number: u32) -> Option<ChannelKey> {
-        let attached = self.stream.as_ref().filter(|attached| attached.id == stream)?;
-        attached.numbers.get(&number).copied()
-    }
-
-    /// The channel's number on the stream of the moment, once it was announced there.
-    #[must_use]
-    pub fn number(&self, key: ChannelKey) -> Option<u32> {
-        self.channels.get(key)?.on.number
     }
 
     /// Puts the channel where it waits for its turn, unless it waits already.

@@ -147,10 +147,9 @@ impl<P> Inbox<P> {
                     if !frame.fits(EVENT_OVERHEAD) {
                         return false;
                     }
-                    let session_id = channel.about.session_id;
                     frame.push(
                         EVENT_OVERHEAD.saturating_add(close.detail.len()),
-                        Event::Closed { channel: number, session_id, close: close.clone() },
+                        Event::Closed { channel: number, close: close.clone() },
                     );
                     stream.numbers.remove(&number);
                     self.remove(key);

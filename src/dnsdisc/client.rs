@@ -262,6 +262,7 @@ impl Client {
     }
 
     /// The trees that are followed, with the sequence of the root at hand.
+    #[cfg(any(test, feature = "internals"))]
     pub fn trees(&self) -> impl Iterator<Item = (&Link, Option<u64>)> {
         self.trees.values().map(|tree| (&tree.link, tree.seq()))
     }

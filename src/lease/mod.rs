@@ -199,12 +199,6 @@ impl Registry {
         self.registrations.values()
     }
 
-    /// All capabilities that our Hello should name now.
-    pub fn capabilities(&self) -> impl Iterator<Item = &Capability> {
-        self.iter()
-            .flat_map(|registration| registration.spec.protocols.iter().map(|protocol| &protocol.capability))
-    }
-
     /// Who owns a capability's name.
     #[must_use]
     pub fn owner(&self, name: &str) -> Option<&Registration> {

@@ -94,22 +94,10 @@ impl Registration {
         self.id
     }
 
-    /// Who made it.
-    #[must_use]
-    pub fn principal(&self) -> &Arc<str> {
-        &self.principal
-    }
-
     /// What was registered.
     #[must_use]
     pub fn spec(&self) -> &RegistrationSpec {
         &self.spec
-    }
-
-    /// The state of its lease.
-    #[must_use]
-    pub fn state(&self) -> State {
-        self.state
     }
 
     /// How often it was attached or taken over.

@@ -74,6 +74,7 @@ impl ReceiveBudget {
 
     /// Bytes not taken at the moment.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn free(&self) -> usize {
         self.free.load(Ordering::Acquire)
     }

@@ -9,7 +9,7 @@
 //! Header-data is a leftover of chunked frames; everybody writes C2 80 80 and nobody reads it (rlpx.md, "Framing").
 //!
 //! The reader never reserves memory: a frame that announces 16 MiB waits in the receive buffer, which grows with what
-//! was received and not with what was promised. [`FrameReader::missing`] tells a driver how much a frame still needs.
+//! was received and not with what was promised.
 
 use std::fmt;
 
@@ -225,14 +225,6 @@ impl FrameReader {
         }
         self.size = Some(size);
         Ok(Some(size))
-    }
-
-    /// How many bytes must follow the `have` that were received before [`Self::read`] can go on. For a frame whose
-    /// header has been read this is the rest of that frame; otherwise the rest of a header.
-    #[must_use]
-    pub fn missing(&self, have: usize) -> usize {
-        let need = self.size.map_or(HEADER_LEN, |size| size.next_multiple_of(BLOCK) + TAG_LEN);
-        need.saturating_sub(have)
     }
 
     /// Whether a header has been read whose body has not.

@@ -53,9 +53,6 @@ pub const MAX_PEERS: u64 = 256;
 /// after a month of absence, and there are few.
 pub const PEER_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How many seeds a start asks for (go-ethereum's number).
-pub const SEED_COUNT: usize = 30;
-
 /// What the database may grow to.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -76,15 +73,6 @@ impl Default for Limits {
 pub enum Update {
     /// Its record; kept if there is none or an older one.
     Record(Record),
-    /// It sent us a PING.
-    Ping {
-        /// The node.
-        id: NodeId,
-        /// From where.
-        ip: IpAddr,
-        /// Unix seconds.
-        at: u64,
-    },
     /// It answered our PING.
     Pong {
         /// The node.
@@ -94,17 +82,6 @@ pub enum Update {
         /// Unix seconds.
         at: u64,
     },
-    /// So many of our requests in a row had no answer.
-    Failures {
-        /// The node.
-        id: NodeId,
-        /// Where they went.
-        ip: IpAddr,
-        /// How many.
-        count: u32,
-    },
-    /// It is not to be remembered any longer.
-    Forget(NodeId),
     /// We dialed it and it is or was our peer; `served` is the time that is to be added.
     Peer(Box<StoredPeer>),
     /// It was our peer for a moment only: if it never was for longer, it is not to be dialed first.
@@ -116,10 +93,7 @@ impl Update {
         match self {
             Self::Record(record) => record.id(),
             Self::Peer(peer) => peer.id(),
-            Self::PeerLeft(id) => *id,
-            Self::Ping { id, .. } | Self::Pong { id, .. } | Self::Failures { id, .. } | Self::Forget(id) => {
-                *id
-            }
+            Self::PeerLeft(id) | Self::Pong { id, .. } => *id,
         }
     }
 }
@@ -157,11 +131,26 @@ impl Counters {
 #[derive(Debug)]
 enum Command {
     Update(Update),
-    Get { id: NodeId, reply: oneshot::Sender<Option<StoredNode>> },
-    Seeds { count: usize, reply: oneshot::Sender<Vec<StoredNode>> },
-    Peers { count: usize, reply: oneshot::Sender<Vec<StoredPeer>> },
-    Count { reply: oneshot::Sender<u64> },
-    Close { reply: oneshot::Sender<()> },
+    #[cfg(test)]
+    Get {
+        id: NodeId,
+        reply: oneshot::Sender<Option<StoredNode>>,
+    },
+    Seeds {
+        count: usize,
+        reply: oneshot::Sender<Vec<StoredNode>>,
+    },
+    Peers {
+        count: usize,
+        reply: oneshot::Sender<Vec<StoredPeer>>,
+    },
+    #[cfg(test)]
+    Count {
+        reply: oneshot::Sender<u64>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// A handle on the database; clones share it. When the last one is dropped, what is queued is written.
@@ -192,6 +181,7 @@ impl NodeDb {
     }
 
     /// What is stored of a node, everything queued before included.
+    #[cfg(test)]
     pub async fn get(&self, id: NodeId) -> Option<StoredNode> {
         self.ask(|reply| Command::Get { id, reply }).await.flatten()
     }
@@ -207,6 +197,7 @@ impl NodeDb {
     }
 
     /// How many nodes are stored.
+    #[cfg(test)]
     pub async fn count(&self) -> u64 {
         self.ask(|reply| Command::Count { reply }).await.unwrap_or(0)
     }

@@ -16,7 +16,7 @@ use super::{
     Command, Counters, Limits, PEER_AGE, SEED_AGE, StoredNode, StoredPeer, Update,
     store::{Store, is_damage},
 };
-use crate::{net::clock, node::NodeId};
+use crate::net::clock;
 
 /// How long an update waits for others before the batch is written: what a crash can lose.
 const BATCH_TIME: Duration = Duration::from_secs(3);
@@ -65,9 +65,11 @@ impl Worker {
             match queue.recv_timeout(due.saturating_duration_since(now)) {
                 Ok(Command::Update(update)) => self.take(now, update),
                 // A receiver that has gone away wants no answer.
+                #[cfg(test)]
                 Ok(Command::Get { id, reply }) => _ = reply.send(self.get(id)),
                 Ok(Command::Seeds { count, reply }) => _ = reply.send(self.seeds(count)),
                 Ok(Command::Peers { count, reply }) => _ = reply.send(self.peers(count)),
+                #[cfg(test)]
                 Ok(Command::Count { reply }) => _ = reply.send(self.count()),
                 Ok(Command::Close { reply }) => {
                     self.flush();
@@ -115,7 +117,8 @@ impl Worker {
         *self.lock() = counters;
     }
 
-    fn get(&mut self, id: NodeId) -> Option<StoredNode> {
+    #[cfg(test)]
+    fn get(&mut self, id: crate::node::NodeId) -> Option<StoredNode> {
         self.flush();
         self.with_store(|store| store.get(id)).flatten()
     }
@@ -135,6 +138,7 @@ impl Worker {
         self.with_store(|store| store.peers(count, since)).unwrap_or_default()
     }
 
+    #[cfg(test)]
     fn count(&mut self) -> u64 {
         self.flush();
         self.with_store(|store| store.len()).unwrap_or(0)
