@@ -50,6 +50,7 @@
 //! | [`telemetry`] | log events: how they are written, and which |
 //! | `rlp`, `now`, `wake` | open to all rooms: strict decoding of RLP, the time as an argument, and how a pure room wakes a task |
 //! | [`process`] | what the process asks of the system: signals, file limit |
+//! | `program` | the program: arguments, configuration, log, a sidecar until a signal, exit code |
 //!
 //! # The engine contract
 //!
@@ -82,6 +83,7 @@ mod now;
 pub mod p2p;
 pub mod policy;
 pub mod process;
+mod program;
 pub mod rlp;
 pub mod rlpx;
 pub mod rpc;
@@ -94,4 +96,6 @@ pub use app::{App, StartError, Started};
 pub use config::Config;
 pub use node::{Enode, NodeId, NodeRef, PublicKey, Record};
 pub use now::Now;
+#[doc(hidden)] // what the binary calls; it is promised to no other program
+pub use program::run_program;
 pub use wake::{Wake, WakeSlot};

@@ -1,6 +1,6 @@
 //! The process and the operating system: signals, and the limit of open files.
 //!
-//! Left out: the runtime and the exit code (`main`), and what stopping means (`app`).
+//! Left out: the runtime and the exit code (`program`), and what stopping means (`app`).
 
 use std::io::{self, IsTerminal as _};
 

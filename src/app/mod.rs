@@ -20,7 +20,7 @@
 //! | `service` | accepts peers and is ready; at the end, tells applications and peers |
 //! | `reload` | takes over a configuration that was read again |
 //!
-//! Left out: signals, the log and the limit on open files, which belong to the process (`main`).
+//! Left out: signals, the log and the limit on open files, which belong to the process (`program`).
 
 mod api;
 mod components;
@@ -79,7 +79,7 @@ impl App {
     }
 
     /// The same, for a process whose log is ours: calls may change its filter, and dropped lines are shown.
-    pub async fn start_logging(config: Config, log: Option<Logging>) -> Result<Self, StartError> {
+    pub(crate) async fn start_logging(config: Config, log: Option<Logging>) -> Result<Self, StartError> {
         Self::start_until(config, log, |_| Ok(())).await
     }
 
@@ -118,7 +118,10 @@ impl App {
 
     /// Reads the configuration with `load`, takes over what can change while running, and logs what changed and what
     /// needs a restart.
-    pub async fn reload(&mut self, load: impl FnOnce() -> Result<Request, ConfigError> + Send + 'static) {
+    pub(crate) async fn reload(
+        &mut self,
+        load: impl FnOnce() -> Result<Request, ConfigError> + Send + 'static,
+    ) {
         self.current.reload(&self.handle, load).await;
     }
 

@@ -171,10 +171,6 @@ impl<P> Backlog<P> {
         self.channels.iter()
     }
 
-    pub(super) fn get(&self, key: ChannelKey) -> Option<&Channel<P>> {
-        self.channels.get(key)
-    }
-
     pub(super) fn get_mut(&mut self, key: ChannelKey) -> Option<&mut Channel<P>> {
         self.channels.get_mut(key)
     }

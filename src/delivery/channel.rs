@@ -15,7 +15,7 @@ use super::queue::{Item, Queue};
 pub const MAX_KEEP_FIRST: usize = 4;
 
 /// The most bytes of first messages a channel keeps.
-pub const MAX_KEEP_FIRST_BYTES: usize = 16 << 10;
+const MAX_KEEP_FIRST_BYTES: usize = 16 << 10;
 
 /// The cost of a closed channel beyond its messages, in bytes, while its end waits to be reported: about the memory of
 /// its record. So a stranger who connects over and over fills a bound and no more.

@@ -115,8 +115,6 @@ pub enum Event<P> {
     Closed {
         /// The channel's number.
         channel: u32,
-        /// Its session.
-        session_id: u64,
         /// How it ended.
         close: Arc<Close>,
     },

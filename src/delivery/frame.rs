@@ -4,7 +4,7 @@ use super::event::Event;
 
 /// The largest part, in bytes, of a message that is too large for the client's frames. It is small enough that other
 /// channels' events come between the parts, and large enough that the cost of a frame does not matter.
-pub const MAX_PART: usize = 1 << 20;
+pub(super) const MAX_PART: usize = 1 << 20;
 
 /// The most bytes that framing adds to a payload: tags, lengths and numbers of the event and its frame.
 pub(super) const EVENT_OVERHEAD: usize = 64;

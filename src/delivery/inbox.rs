@@ -284,12 +284,6 @@ impl<P> Inbox<P> {
         }
     }
 
-    /// Whether a stream is attached.
-    #[must_use]
-    pub fn is_attached(&self) -> bool {
-        self.stream.is_some()
-    }
-
     /// Attaches a stream; the stream before it, if any, ends. All channels are announced to the new one by number,
     /// oldest first, and then the waiting messages follow.
     pub fn attach(&mut self, params: AttachParams) -> StreamId {
@@ -341,18 +335,6 @@ impl<P> Inbox<P> {
         attached.credit(&mut self.backlog, number, bytes, resumed)?;
         self.signal();
         Ok(())
-    }
-
-    /// The channel that has this number on this stream.
-    #[must_use]
-    pub fn channel(&self, stream: StreamId, number: u32) -> Option<ChannelKey> {
-        self.stream.as_ref().filter(|attached| attached.id() == stream)?.channel(number)
-    }
-
-    /// The channel's number on the current stream, once it was announced there.
-    #[must_use]
-    pub fn number(&self, key: ChannelKey) -> Option<u32> {
-        self.backlog.get(key)?.on.number
     }
 
     /// Appends the events that are ready to `out`, in order, at most `max_events` events and about `max_bytes` bytes: a

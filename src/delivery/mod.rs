@@ -43,7 +43,7 @@
 mod backlog;
 mod budget;
 mod channel;
-mod credit;
+pub mod credit;
 mod event;
 mod frame;
 mod inbox;
@@ -59,13 +59,12 @@ mod tests;
 
 pub use backlog::{Counters, Folded};
 pub use budget::{Budget, INBOUND_BUDGET, Share};
-pub use channel::{MAX_KEEP_FIRST, MAX_KEEP_FIRST_BYTES};
-pub use credit::{DEFAULT_CHANNEL_WINDOW, DEFAULT_STREAM_WINDOW, MESSAGE_COST, cost};
-pub use event::{About, Close, ClosedBy, Event, FirstMessage, Opened, Part};
-pub use frame::{MAX_PART, Pull};
+pub use channel::MAX_KEEP_FIRST;
+pub use event::{About, Close, ClosedBy, Event, Opened, Part};
+pub use frame::Pull;
 pub use inbox::{Arrival, Config, DEFAULT_AWAY_BYTES, DEFAULT_CHANNEL_BYTES, Inbox, Push};
 pub use overflow::{Action, Held, OverflowPolicy, Sharing};
 pub use queue::Lost;
-pub use shared::{Guard, Hooks, SharedInbox};
+pub use shared::{Hooks, SharedInbox};
 pub use slab::ChannelKey;
-pub use stream::{AttachParams, CreditError, DEFAULT_MAX_FRAME, MAX_CREDIT, MIN_MAX_FRAME, StreamId};
+pub use stream::{AttachParams, CreditError, DEFAULT_MAX_FRAME, MIN_MAX_FRAME, StreamId};

@@ -35,7 +35,7 @@ pub struct AttachParams {
 
 /// The most credit that one update may give, in bytes: more than any window or memory. A client that returns more has
 /// computed a wrong number.
-pub const MAX_CREDIT: u64 = 1 << 40;
+pub(super) const MAX_CREDIT: u64 = 1 << 40;
 
 /// Why an update of credit was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -290,10 +290,9 @@ impl Stream {
                     if !frame.fits(EVENT_OVERHEAD) {
                         return false;
                     }
-                    let session_id = channel.about.session_id;
                     frame.push(
                         EVENT_OVERHEAD.saturating_add(close.detail.len()),
-                        Event::Closed { channel: number, session_id, close: close.clone() },
+                        Event::Closed { channel: number, close: close.clone() },
                     );
                     self.numbers.remove(&number);
                     backlog.remove(key);

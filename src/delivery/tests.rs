@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::budget::INBOUND_BUDGET;
+use super::stream::MAX_CREDIT;
 use super::*;
 
 pub(super) type TestInbox = Inbox<&'static str>;
@@ -72,9 +73,7 @@ pub(super) fn line(event: &Event<&'static str>) -> String {
             format!("folded {sessions} {messages} {bytes}")
         }
         Event::Gap { channel, messages, bytes, .. } => format!("{channel} gap {messages} {bytes}"),
-        Event::Closed { channel, session_id, close } => {
-            format!("{channel} closed {session_id} {}", close.reason)
-        }
+        Event::Closed { channel, close } => format!("{channel} closed {}", close.reason),
     }
 }
 
@@ -94,14 +93,14 @@ fn a_channel_from_its_opening_to_its_end() {
     inbox.queue(key, 2);
     inbox.close(key, ended(ClosedBy::Remote));
     assert!(matches!(inbox.queue(key, 3), Push::Closed));
-    assert_eq!(inbox.see(stream), ["1 opened 7/eth at 0", "1 message 1", "1 message 2", "1 closed 7 1"]);
+    assert_eq!(inbox.see(stream), ["1 opened 7/eth at 0", "1 message 1", "1 message 2", "1 closed 1"]);
     assert_eq!(inbox.waiting(), 0);
     assert_eq!(inbox.counters().discarded, 1);
     let key = inbox.open(about(8, "eth")).unwrap();
     assert_eq!(inbox.see(stream), ["2 opened 8/eth at 0"], "numbers are not used again");
-    assert_eq!(inbox.number(key), Some(2));
-    assert_eq!(inbox.channel(stream, 2), Some(key));
-    assert_eq!(inbox.channel(stream, 1), None);
+    inbox.queue(key, 4);
+    assert_eq!(inbox.credit(stream, 1, 1), Ok(()), "credit for a closed channel changes nothing");
+    assert_eq!(inbox.see(stream), ["2 message 4"]);
 }
 
 #[test]
@@ -137,18 +136,18 @@ fn an_application_that_comes_back_goes_on_where_it_was() {
         [
             "1 opened 1/eth existing at 3 uncredited ? first [10, 11]",
             "2 opened 2/eth existing at 0 uncredited ?",
-            "2 closed 2 1",
+            "2 closed 1",
             "3 opened 3/eth existing at 1 uncredited ?",
             "4 opened 5/eth at 0",
             "1 message 13",
             "3 message 21",
-            "3 closed 3 1",
+            "3 closed 1",
             "4 message 50",
-            "4 closed 5 1",
+            "4 closed 1",
         ]
     );
     inbox.detach(stream);
-    assert!(inbox.is_attached(), "the end of an old stream is not the end of this one");
+    assert_eq!(inbox.see(next), [""; 0], "the end of an old stream is not the end of this one");
 }
 
 #[test]
@@ -232,7 +231,7 @@ fn what_costs_nothing_waits_for_no_credit() {
     inbox.queue(a, 50);
     inbox.close(b, ended(ClosedBy::Sidecar));
     let c = inbox.open(about(3, "eth")).unwrap();
-    assert_eq!(inbox.see(stream), ["2 closed 2 1", "3 opened 3/eth at 0"]);
+    assert_eq!(inbox.see(stream), ["2 closed 1", "3 opened 3/eth at 0"]);
     inbox.lose(c, Lost { messages: 4, bytes: 9 });
     assert_eq!(inbox.see(stream), ["3 gap 4 9"]);
 }
@@ -370,7 +369,7 @@ fn what_was_read_before_the_end_goes_beyond_the_bound() {
     inbox.close(key, ended(ClosedBy::Remote));
     assert!(matches!(inbox.push_last(key, arrival(36)), Push::Closed));
     let seen = inbox.see(stream);
-    assert_eq!(seen, ["1 opened 1/eth at 0", "1 message 400", "1 message 1", "1 closed 1 1"]);
+    assert_eq!(seen, ["1 opened 1/eth at 0", "1 message 400", "1 message 1", "1 closed 1"]);
     // The process is short of memory, or the application is absent and enough waits for it.
     let mut short = TestInbox::new(config, Budget::new(1000));
     short.attach(AUTO);

@@ -32,7 +32,7 @@ use crate::{
     kademlia::{
         CallError, Contact, Event, Protocol, Query, QueryId, Searches, Source, Table, Target, searches::Wants,
     },
-    node::{NodeId, PublicKey, Reach, Record},
+    node::{Reach, Record},
 };
 
 /// How often one call of `handle_timeout` looks again for what has become due meanwhile.
@@ -103,12 +103,6 @@ impl<C: Crypto> Engine<C> {
         self.drive(now);
     }
 
-    /// Takes a node out of the table: it was banned, or restricted.
-    pub fn remove(&mut self, now: Now, id: &NodeId) {
-        self.table.remove(now, id);
-        self.drive(now);
-    }
-
     /// How many [`Action::Discovered`] are wanted from now on. None are looked for while it is zero.
     pub fn set_demand(&mut self, now: Now, wanted: usize) {
         self.searches.set_demand(wanted);
@@ -150,18 +144,6 @@ impl<C: Crypto> Engine<C> {
         begun
     }
 
-    /// Our key.
-    #[must_use]
-    pub fn public_key(&self) -> PublicKey {
-        self.crypto.public_key()
-    }
-
-    /// Our record as others are told it.
-    #[must_use]
-    pub fn local_record(&self) -> &Record {
-        &self.record
-    }
-
     /// The table, for its snapshot.
     #[must_use]
     pub fn table(&self) -> &Table {
@@ -174,14 +156,9 @@ impl<C: Crypto> Engine<C> {
         &self.counters
     }
 
-    /// How many nodes we are waiting for.
-    #[must_use]
-    pub fn conversations(&self) -> usize {
-        self.conversations.len()
-    }
-
     /// Whether the engine's indices agree with each other; for tests and fuzzing.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_consistent(&self) -> bool {
         self.conversations.is_consistent() && self.admissions.is_consistent() && self.searches.is_consistent()
     }

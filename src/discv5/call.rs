@@ -101,12 +101,6 @@ impl<P> Calls<P> {
         self.count
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// Takes a request in. True if it is the active one of its node now and must be sent.
     pub fn enqueue(&mut self, call: Call<P>, now: Instant) -> Result<bool, CallError> {
         if self.count >= MAX_CALLS {

@@ -31,7 +31,6 @@ use super::{
     crypto::Crypto,
     header::{MAX_MESSAGE, Unmasker},
     peer::Peer,
-    session::Sessions,
     talk::{TalkServer, TalkToken},
     wire::Wire,
 };
@@ -41,7 +40,7 @@ use crate::{
         CallError, Contact, Event, Protocol, Query, QueryId, Searches, Source, Table, Target,
         subnets::is_exempt,
     },
-    node::{NodeId, Reach, Record},
+    node::{Reach, Record},
 };
 
 /// How often one call of `handle_timeout` looks again for what has become due meanwhile.
@@ -213,28 +212,11 @@ impl<C: Crypto> Engine<C> {
         &self.counters
     }
 
-    /// The sessions: how many, and how many were given up.
+    /// Whether searches and requests keep their bounds; for tests and fuzzing.
     #[must_use]
-    pub fn sessions(&self) -> &Sessions {
-        self.wire.sessions()
-    }
-
-    /// How many requests of ours are under way or wait.
-    #[must_use]
-    pub fn requests(&self) -> usize {
-        self.calls.len()
-    }
-
-    /// Whether the searches keep their bounds; for tests and fuzzing.
-    #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_consistent(&self) -> bool {
-        self.searches.is_consistent()
-    }
-
-    /// Our record as others are told it.
-    #[must_use]
-    pub fn local_record(&self) -> &Record {
-        self.wire.record()
+        self.searches.is_consistent() && self.calls.len() <= super::call::MAX_CALLS
     }
 
     /// Replaces our record. It must be signed by the same key.
@@ -253,15 +235,6 @@ impl<C: Crypto> Engine<C> {
     /// Offers a node of the node database to the table.
     pub fn add_seed(&mut self, now: Now, node: Contact) {
         self.offer(now, node, Source::Database);
-        self.drive(now);
-    }
-
-    /// Takes a node out of the table and forgets its session, because it is banned. It may come back by itself.
-    pub fn remove(&mut self, now: Now, id: &NodeId) {
-        if let Some(addr) = self.table.get(id).and_then(|entry| entry.contact.udp_addr()) {
-            self.wire.forget(&Peer::new(*id, addr));
-        }
-        self.table.remove(now, id);
         self.drive(now);
     }
 

@@ -37,7 +37,6 @@ pub mod talk;
 mod wire;
 
 pub use challenge::STRANGERS_PER_SECOND;
-pub use crypto::Crypto;
-pub use engine::{Action, Config, Counters, Engine, MAX_TALK_RESPONSE, TalkAction, TalkError};
+pub use engine::{Config, Counters, Engine, MAX_TALK_RESPONSE, TalkAction, TalkError};
 pub use header::Unmasker;
 pub use talk::TalkToken;

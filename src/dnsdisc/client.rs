@@ -262,6 +262,7 @@ impl Client {
     }
 
     /// The trees that are followed, each with the sequence number of its current root.
+    #[cfg(any(test, feature = "internals"))]
     pub fn trees(&self) -> impl Iterator<Item = (&Link, Option<u64>)> {
         self.trees.values().map(|tree| (&tree.link, tree.seq()))
     }

@@ -61,6 +61,7 @@ pub struct Hash {
 impl Hash {
     /// The hash of the length that go-ethereum's trees have: 16 bytes.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn of(text: &str) -> Self {
         let mut bytes = keccak256(&[text.as_bytes()]);
         bytes.iter_mut().skip(16).for_each(|byte| *byte = 0);

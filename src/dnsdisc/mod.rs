@@ -19,7 +19,7 @@ mod tree;
 #[cfg(test)]
 pub(crate) mod zone;
 
-pub use client::{Action, Answer, Client, Config, Counters, Problem, QueryId};
+pub use client::{Action, Answer, Client, Config, Counters, QueryId};
 pub use link::Link;
 
 #[cfg(test)]

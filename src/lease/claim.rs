@@ -61,8 +61,6 @@ pub struct Changes {
 pub struct Claimed {
     /// The registration.
     pub id: RegistrationId,
-    /// Counts its tokens.
-    pub generation: u64,
     /// The current token, for the caller alone.
     pub token: ResumeToken,
     /// Whether the registration existed before.
@@ -264,7 +262,6 @@ impl Registry {
         registration.renew(now);
         Ok(Claimed {
             id,
-            generation: registration.generation,
             token: registration.token(),
             resumed: true,
             stream: registration.stream(),

@@ -35,7 +35,7 @@
 mod capability;
 mod claim;
 mod error;
-mod reason;
+pub mod reason;
 mod registration;
 mod spec;
 mod state;
@@ -50,16 +50,13 @@ use std::time::Instant;
 
 use rand::rngs::StdRng;
 
-pub use capability::{
-    Capability, MAX_MESSAGE_COUNT, MAX_NAME_LEN, check_name, known_message_count, network_of,
-};
+pub use capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count};
 pub use claim::{Caller, Changes, Claim, Claimed, Who};
 pub use error::LeaseError;
-pub use reason::ErrorReason;
-pub use registration::{MIN_DETACHED, Registration};
+pub use registration::Registration;
 pub use spec::{
-    DEFAULT_LINGER, Greeting, MAX_CLIENT_ID, MAX_GREETING, MAX_GREETING_BYTES, MAX_HELLO, MAX_LINGER,
-    MAX_MESSAGE_BYTES, MAX_PROTOCOLS, ProtocolSpec, RegistrationSpec, check_greeting, hello_len,
+    Greeting, MAX_HELLO, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationSpec, check_greeting,
+    hello_len,
 };
 pub use state::{LeaseStream, State, StateName};
 pub use token::{RegistrationId, ResumeToken};
@@ -202,12 +199,6 @@ impl Registry {
     /// All registrations, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Registration> {
         self.registrations.values()
-    }
-
-    /// All capabilities that our Hello should name now.
-    pub fn capabilities(&self) -> impl Iterator<Item = &Capability> {
-        self.iter()
-            .flat_map(|registration| registration.spec.protocols.iter().map(|protocol| &protocol.capability))
     }
 
     /// Who owns a capability's name.

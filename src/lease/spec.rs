@@ -14,22 +14,22 @@ use crate::delivery::overflow::MAX_STALL_LIMIT;
 use crate::delivery::{MAX_KEEP_FIRST, OverflowPolicy};
 
 /// The linger of a registration that names none.
-pub const DEFAULT_LINGER: Duration = Duration::from_secs(30);
+const DEFAULT_LINGER: Duration = Duration::from_secs(30);
 
 /// The longest linger.
 pub const MAX_LINGER: Duration = Duration::from_secs(600);
 
 /// The most capabilities (name and version) of one registration.
-pub const MAX_PROTOCOLS: usize = 16;
+pub(super) const MAX_PROTOCOLS: usize = 16;
 
 /// The longest client id, in bytes.
-pub const MAX_CLIENT_ID: usize = 64;
+const MAX_CLIENT_ID: usize = 64;
 
 /// The most messages of a greeting.
-pub const MAX_GREETING: usize = 8;
+const MAX_GREETING: usize = 8;
 
 /// The most bytes of a greeting.
-pub const MAX_GREETING_BYTES: usize = 64 << 10;
+const MAX_GREETING_BYTES: usize = 64 << 10;
 
 /// The largest message RLPx can carry: snappy lengths and frame sizes have 24 bits.
 pub const MAX_MESSAGE_BYTES: u32 = (1 << 24) - 1;

@@ -74,6 +74,7 @@ impl ReceiveBudget {
 
     /// Returns the bytes of the budget that are free now.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn free(&self) -> usize {
         self.free.load(Ordering::Acquire)
     }

@@ -29,9 +29,7 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-pub use crate::p2p::session::{
-    Admission, ConnectionId, Control, End, MessageSink, Open, Opening, Role, Sinks, Sunk,
-};
+pub use crate::p2p::session::{ConnectionId, Control, End, MessageSink, Open, Role, Sinks};
 pub use checkpoint::Event;
 
 use super::{

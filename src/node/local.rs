@@ -313,11 +313,6 @@ impl LocalRecord {
         self.renew()
     }
 
-    /// All entries that have an owner: key, owner, value as RLP.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, EntryOwner, &[u8])> {
-        self.entries.iter().map(|(key, entry)| (key.as_str(), entry.owner, entry.value.as_slice()))
-    }
-
     fn check_owner(&self, owner: EntryOwner, key: &str) -> Result<(), EntryError> {
         let reserved = RESERVED_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
         if reserved || RESERVED.contains(&key) {

@@ -22,10 +22,9 @@ pub mod votes;
 
 pub use endpoint::{AddressClass, Endpoint};
 pub use enode::{Enode, Host};
-pub use fork_id::{EPOCH_SECONDS, ForkId, ForkMismatch, ForkSchedule, Head};
+pub use fork_id::{ForkId, ForkSchedule, Head};
 pub use id::NodeId;
 pub use key::{NodeKey, PublicKey};
-pub use local::LocalRecord;
 pub use node_ref::NodeRef;
 pub use reach::Reach;
 pub use record::{Record, RecordBuilder};

@@ -76,18 +76,6 @@ impl EndpointVotes {
         self.winner
     }
 
-    /// How many statements count now.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.votes.len()
-    }
-
-    /// Whether there is no statement.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.votes.is_empty()
-    }
-
     fn expire(&mut self, now: Instant) {
         while self.order.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > WINDOW) {
             self.drop_oldest();
@@ -169,7 +157,7 @@ mod tests {
             let teller = std::net::Ipv6Addr::new(0x2a00, 1, 2, host, 0, 0, 0, 1);
             votes.add(now, teller.into(), addr("[2a00:9::1]:30303"));
         }
-        assert_eq!((votes.len(), votes.winner()), (2, None));
+        assert_eq!((votes.votes.len(), votes.winner()), (2, None));
     }
 
     #[test]
@@ -183,7 +171,7 @@ mod tests {
             assert!(!votes.add(later, teller(network), addr("1.2.3.5:30303")));
             assert_eq!(votes.winner(), Some(addr("1.2.3.4:30303")));
         }
-        assert_eq!(votes.len(), 9, "the first ten ran out");
+        assert_eq!(votes.votes.len(), 9, "the first ten ran out");
         assert!(votes.add(later, teller(9), addr("1.2.3.5:30303")));
         assert_eq!(votes.winner(), Some(addr("1.2.3.5:30303")));
     }
@@ -195,7 +183,7 @@ mod tests {
             votes.add(now, teller(network), addr("1.2.3.4:30303"));
         });
         assert!(!votes.add(now + WINDOW + SECOND, teller(9), addr("1.2.3.4:30303")));
-        assert_eq!(votes.len(), 1);
+        assert_eq!(votes.votes.len(), 1);
     }
 
     #[test]
@@ -223,10 +211,10 @@ mod tests {
         ];
         for (teller, told) in table {
             assert!(!votes.add(now, teller.parse().unwrap(), addr(told)));
-            assert!(votes.is_empty(), "{teller} {told}");
+            assert!(votes.votes.is_empty(), "{teller} {told}");
         }
         votes.add(now, "::ffff:8.8.8.8".parse().unwrap(), addr("[::ffff:1.2.3.4]:30303"));
-        assert_eq!(votes.len(), 1, "mapped addresses are the IPv4 addresses they are");
+        assert_eq!(votes.votes.len(), 1, "mapped addresses are the IPv4 addresses they are");
     }
 
     #[test]
@@ -236,7 +224,7 @@ mod tests {
             now += Duration::from_millis(1);
             let teller = Ipv4Addr::from(0x0900_0001 + ((network % 3_000) << 8));
             votes.add(now, teller.into(), addr("1.2.3.4:1"));
-            assert!(votes.len() <= MAX_VOTES && votes.order.len() <= 2 * MAX_VOTES + 1);
+            assert!(votes.votes.len() <= MAX_VOTES && votes.order.len() <= 2 * MAX_VOTES + 1);
         }
         // One network that repeats its statement does not make the queue grow either.
         for _ in 0..5_000 {

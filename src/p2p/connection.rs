@@ -384,7 +384,7 @@ impl Connection {
     }
 
     /// The answer to [`Action::Authenticated`]: writes our Hello. The capabilities that can be shared are fixed from
-    /// here on. Peers refuse a Hello that is too large ([`hello::fits`]).
+    /// here on. Peers refuse a Hello that is longer than [`MAX_BASE_MESSAGE`], so the list must leave room for the rest.
     pub fn greet(&mut self, _now: Now, capabilities: &[LocalCapability]) {
         match mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Authenticated(mut wire) => {
@@ -578,15 +578,6 @@ impl Connection {
         self.close(now, reason, None);
     }
 
-    /// The peer closed its side of the socket, or the socket failed.
-    pub fn handle_eof(&mut self) {
-        match &self.stage {
-            Stage::Closed => {}
-            Stage::Closing(closing) => self.finish(Side::Local, None, closing.fault),
-            _ => self.finish(Side::Remote, None, None),
-        }
-    }
-
     /// A peer that broke the rules gets the Disconnect reason and no further message.
     fn fail(&mut self, now: Now, fault: Fault) {
         self.close(now, fault.reason(), Some(fault));
@@ -629,12 +620,6 @@ impl Connection {
     #[must_use]
     pub fn is_authenticating(&self) -> bool {
         matches!(self.stage, Stage::Handshake(_))
-    }
-
-    /// The peer's key: known from the start when we dialed, from [`Action::Authenticated`] on otherwise.
-    #[must_use]
-    pub fn remote(&self) -> Option<PublicKey> {
-        self.remote
     }
 
     /// The peer's Hello, once it was read; also when no capability is shared.

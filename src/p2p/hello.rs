@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Capability, Fault, LocalCapability, MAX_BASE_MESSAGE, VERSION};
+use super::{Capability, Fault, LocalCapability, VERSION};
 use crate::{
     node::PublicKey,
     rlp::{self, Reader},
@@ -109,19 +109,6 @@ pub fn encode(client: &str, capabilities: &[LocalCapability], key: &PublicKey) -
     }
     stream.append(&0_u16).append(&key.to_uncompressed().as_slice());
     stream.out().to_vec()
-}
-
-/// Whether a Hello with these capabilities is one that peers accept (2 KiB in all).
-#[must_use]
-pub fn fits(client: &str, capabilities: &[LocalCapability]) -> bool {
-    // The key is left out here and added below: 64 bytes and a header of 2, whichever key it is.
-    let mut stream = ::rlp::RlpStream::new();
-    stream.begin_list(capabilities.len());
-    for capability in capabilities {
-        stream.begin_list(2).append(&&*capability.name).append(&capability.version);
-    }
-    // The message's header 3 bytes, version 1, client with header at most 3 more, port 1, key 66.
-    stream.out().len() + cut(client).len() + 3 + 1 + 3 + 1 + 66 <= MAX_BASE_MESSAGE
 }
 
 #[cfg(test)]
@@ -228,16 +215,5 @@ mod tests {
         assert_eq!(cut("short"), "short");
         assert_eq!(cut(&"x".repeat(1000)).len(), MAX_CLIENT);
         assert_eq!(cut(&"€".repeat(100)).len(), 255);
-    }
-
-    #[test]
-    fn fits_agrees_with_the_encoding() {
-        for count in 150..250 {
-            let ours: Vec<_> = (0..count).map(|at| capability(&format!("cap{at:03}"), at)).collect();
-            let len = encode("devp2pd/v0.1.0", &ours, &key()).len();
-            let margin = 6; // header lengths are taken at their longest
-            assert!(!fits("devp2pd/v0.1.0", &ours) || len <= MAX_BASE_MESSAGE, "{count}");
-            assert!(fits("devp2pd/v0.1.0", &ours) || len + margin > MAX_BASE_MESSAGE, "{count}");
-        }
     }
 }

@@ -287,6 +287,7 @@ impl Intake {
 
     /// Whether anything waits to be delivered.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

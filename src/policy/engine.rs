@@ -476,6 +476,7 @@ impl Policy {
 
     /// The ban that a node or address is under, if any.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn ban_of(&self, now: Now, id: Option<&NodeId>, ip: Option<IpAddr>) -> Option<&Ban> {
         let bans = &self.rules.bans;
         id.and_then(|id| bans.of_node(now.unix, id)).or_else(|| bans.of_ip(now.unix, ip?))

@@ -46,15 +46,12 @@ pub mod token_bucket;
 pub mod warnings;
 
 pub use action::{Action, CloseReason};
-pub use admission::{ConnId, Verdict};
-pub use bans::{Ban, BanError, BanTarget, Bans};
-pub use cause::{Blame, Cause};
-pub use churn::{Churn, ChurnSettings};
+pub use bans::{Ban, BanError, BanTarget};
+pub use cause::Cause;
+pub use churn::ChurnSettings;
 pub use dial_filter::{DialFilter, RegistrationId};
 pub use engine::Policy;
-pub use lists::{Lists, ListsError};
 pub use refusal::Refusal;
-pub use rules::Rules;
 pub use settings::{Settings, Slots};
 pub use warnings::Warning;
 

@@ -10,8 +10,7 @@
 //! "Framing").
 //!
 //! The reader never reserves memory. A frame that announces 16 MiB waits in the receive buffer, which grows with the
-//! bytes that were received and not with the announced size. [`FrameReader::missing`] tells a driver how much a frame
-//! still needs.
+//! bytes that were received and not with the announced size.
 
 use std::fmt;
 
@@ -227,14 +226,6 @@ impl FrameReader {
         }
         self.size = Some(size);
         Ok(Some(size))
-    }
-
-    /// How many bytes must follow the `have` received ones before [`Self::read`] can go on. If a header has been read,
-    /// they complete its frame; otherwise they complete a header.
-    #[must_use]
-    pub fn missing(&self, have: usize) -> usize {
-        let need = self.size.map_or(HEADER_LEN, |size| size.next_multiple_of(BLOCK) + TAG_LEN);
-        need.saturating_sub(have)
     }
 
     /// Whether a header has been read and its body has not.

@@ -26,7 +26,7 @@ pub mod secrets;
 pub mod snappy;
 
 pub use ecies::Refused;
-pub use frame::{Frame, FrameError, FrameReader, FrameWriter};
+pub use frame::{Frame, FrameError};
 pub use handshake::{Initiator, Recipient, Session};
 pub use snappy::{Compressed, Compressor, Decompressor, MessageTooLarge, SnappyError};
 

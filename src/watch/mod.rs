@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use cursor::{Cursor, Mark, WatchToken};
-pub use happenings::{HappeningCursor, Happenings, MAX_HAPPENINGS, Missed};
+pub use happenings::{Happenings, MAX_HAPPENINGS, Missed};
 pub use shared::Shared;
 
 /// How many changes are kept for watchers that are slow or that resume.
@@ -120,12 +120,14 @@ impl<K: Ord + Clone, V> Watch<K, V> {
 
     /// How many keys are present.
     #[must_use]
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.present
     }
 
     /// Whether no key is present.
     #[must_use]
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.present == 0
     }
@@ -137,12 +139,14 @@ impl<K: Ord + Clone, V> Watch<K, V> {
     }
 
     /// All present keys with their values, in order.
+    #[cfg(any(test, feature = "internals"))]
     pub fn iter(&self) -> impl Iterator<Item = (&K, &Arc<V>)> {
         self.entries.iter().filter(|(_, entry)| entry.present).map(|(key, entry)| (key, &entry.value))
     }
 
     /// Whether a watcher has nothing to pull.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_current(&self, cursor: &Cursor<K>) -> bool {
         cursor.is_current(self)
     }

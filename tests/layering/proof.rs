@@ -41,6 +41,7 @@ fn complaints_are_made() {
         ("src/switch/mod.rs", "use crate::net::connection::Event;", "upward arrow"),
         ("src/switch/engine.rs", "fn f() { tokio::spawn(g()); }", "from tokio"),
         ("src/http/mod.rs", "use crate::rpc::Open;", "upward arrow"),
+        ("src/main.rs", "use devp2pd::app::App;", "upward arrow"),
         ("src/rpc/mod.rs", "use crate::app::App;", "upward arrow"),
         ("src/rlp.rs", "use crate::node::NodeId;", "below all rooms"),
         ("src/node/id.rs", "#[cfg(test)]\nmod tests { use crate::p2p::Hello; }", "upward arrow"),
@@ -108,7 +109,8 @@ fn no_complaint_without_a_reason() {
         ),
         ("src/net/clock.rs", "fn f() { std::time::Instant::now(); std::fs::read(\"\"); async {}; }"),
         ("src/app.rs", "use crate::{config, http, net, rpc, switch};"),
-        ("src/main.rs", "use devp2pd::{app::App, config};"),
+        ("src/program.rs", "use crate::{app::App, config};"),
+        ("src/main.rs", "fn main() { devp2pd::run_program() }"),
         (
             "src/lib.rs",
             "pub mod net; pub mod node; mod now; pub mod rlp; pub use now::Now; pub use app::App;",

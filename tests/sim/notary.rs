@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use devp2pd::{discv4::Crypto, node::PublicKey};
+use devp2pd::{discv4::crypto::Crypto, node::PublicKey};
 
 /// Signs with the number of the key, for everybody to look up: arithmetic is not what is tested.
 #[derive(Clone, Debug)]

@@ -36,7 +36,7 @@ use tokio::sync::oneshot;
 
 pub use offer::offer;
 pub use peer::StoredPeer;
-pub use row::{Liveness, MAX_ADDRESSES, StoredNode};
+pub use row::StoredNode;
 
 use crate::node::{NodeId, Record};
 
@@ -53,9 +53,6 @@ pub const MAX_PEERS: u64 = 256;
 /// The most time since a stored peer was connected: 30 days. Longer than [`SEED_AGE`], because a node that served us
 /// for hours is worth a dial after a month, and there are few such nodes.
 pub const PEER_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// The number of seeds that a start asks for (go-ethereum's number).
-pub const SEED_COUNT: usize = 30;
 
 /// The limits of the database.
 #[derive(Clone, Copy, Debug)]
@@ -77,15 +74,6 @@ impl Default for Limits {
 pub enum Update {
     /// The node's record. It is stored if there is none or an older one.
     Record(Record),
-    /// The node sent us a PING.
-    Ping {
-        /// The node.
-        id: NodeId,
-        /// The address from which the packet came.
-        ip: IpAddr,
-        /// The time, in Unix seconds.
-        at: u64,
-    },
     /// The node answered our PING.
     Pong {
         /// The node.
@@ -95,17 +83,6 @@ pub enum Update {
         /// The time, in Unix seconds.
         at: u64,
     },
-    /// The node did not answer several of our requests in a row.
-    Failures {
-        /// The node.
-        id: NodeId,
-        /// The address to which the requests were sent.
-        ip: IpAddr,
-        /// The number of requests.
-        count: u32,
-    },
-    /// The node must be removed from the database.
-    Forget(NodeId),
     /// We dialed the node, and it is or was our peer. `served` is the time to be added.
     Peer(Box<StoredPeer>),
     /// The node was our peer for a moment only. If it never was for longer, it is removed, so that it is not dialed
@@ -118,10 +95,7 @@ impl Update {
         match self {
             Self::Record(record) => record.id(),
             Self::Peer(peer) => peer.id(),
-            Self::PeerLeft(id) => *id,
-            Self::Ping { id, .. } | Self::Pong { id, .. } | Self::Failures { id, .. } | Self::Forget(id) => {
-                *id
-            }
+            Self::PeerLeft(id) | Self::Pong { id, .. } => *id,
         }
     }
 }
@@ -159,11 +133,26 @@ impl Counters {
 #[derive(Debug)]
 enum Command {
     Update(Update),
-    Get { id: NodeId, reply: oneshot::Sender<Option<StoredNode>> },
-    Seeds { count: usize, reply: oneshot::Sender<Vec<StoredNode>> },
-    Peers { count: usize, reply: oneshot::Sender<Vec<StoredPeer>> },
-    Count { reply: oneshot::Sender<u64> },
-    Close { reply: oneshot::Sender<()> },
+    #[cfg(test)]
+    Get {
+        id: NodeId,
+        reply: oneshot::Sender<Option<StoredNode>>,
+    },
+    Seeds {
+        count: usize,
+        reply: oneshot::Sender<Vec<StoredNode>>,
+    },
+    Peers {
+        count: usize,
+        reply: oneshot::Sender<Vec<StoredPeer>>,
+    },
+    #[cfg(test)]
+    Count {
+        reply: oneshot::Sender<u64>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// A handle to the database; clones share it. When the last one is dropped, the queued updates are written.
@@ -194,6 +183,7 @@ impl NodeDb {
     }
 
     /// Returns the stored node, after all updates that were queued before.
+    #[cfg(test)]
     pub async fn get(&self, id: NodeId) -> Option<StoredNode> {
         self.ask(|reply| Command::Get { id, reply }).await.flatten()
     }
@@ -209,6 +199,7 @@ impl NodeDb {
     }
 
     /// Returns the number of stored nodes.
+    #[cfg(test)]
     pub async fn count(&self) -> u64 {
         self.ask(|reply| Command::Count { reply }).await.unwrap_or(0)
     }

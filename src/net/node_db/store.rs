@@ -127,6 +127,7 @@ impl Store {
         Ok(())
     }
 
+    #[cfg(test)]
     pub(super) fn get(&self, id: NodeId) -> Result<Option<StoredNode>> {
         let table = self.database.begin_read()?.open_table(NODES)?;
         Ok(table.get(&id.0)?.and_then(|row| StoredNode::decode(row.value()).ok()))
@@ -184,6 +185,7 @@ impl Store {
         Ok(removed)
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> Result<u64> {
         Ok(self.database.begin_read()?.open_table(NODES)?.len()?)
     }
@@ -235,7 +237,6 @@ fn apply(row: &mut Option<StoredNode>, update: Update, counters: &mut Counters) 
     match (row.as_mut(), update) {
         // Updates of peers do not come here: `write_peers` applies them to a table of their own.
         (_, Update::Peer(_) | Update::PeerLeft(_)) => {}
-        (_, Update::Forget(_)) => *row = None,
         (None, Update::Record(record)) => *row = Some(StoredNode::new(record)),
         (None, _) => counters.without_record += 1,
         (Some(node), Update::Record(record)) => {
@@ -243,13 +244,6 @@ fn apply(row: &mut Option<StoredNode>, update: Update, counters: &mut Counters) 
                 node.record = record;
             }
         }
-        (Some(node), Update::Ping { ip, at, .. }) => {
-            node.update(ip, |seen| seen.last_ping = seen.last_ping.max(at));
-        }
-        (Some(node), Update::Pong { ip, at, .. }) => node.update(ip, |seen| {
-            seen.last_pong = seen.last_pong.max(at);
-            seen.failures = 0;
-        }),
-        (Some(node), Update::Failures { ip, count, .. }) => node.update(ip, |seen| seen.failures = count),
+        (Some(node), Update::Pong { ip, at, .. }) => node.answered(ip, at),
     }
 }

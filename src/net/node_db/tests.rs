@@ -14,7 +14,8 @@ use rand::{SeedableRng, rngs::StdRng};
 use redb::{Database, StorageBackend, backends::InMemoryBackend};
 
 use super::{
-    Counters, Limits, MAX_PEERS, NodeDb, StoredNode, StoredPeer, Update, store::Store, worker::Worker,
+    Counters, Limits, MAX_PEERS, NodeDb, StoredNode, StoredPeer, Update, row::Liveness, store::Store,
+    worker::Worker,
 };
 use crate::{
     dnsdisc::zone::records,
@@ -63,7 +64,7 @@ async fn nodes_outlive_a_restart_and_the_fresh_ones_are_seeds() {
     store(&db, &records[10..20], 6 * 24 * HOUR);
     records[20..].iter().for_each(|record| db.update(Update::Record(record.clone())));
     db.close().await;
-    db.update(Update::Forget(records[0].id()));
+    db.update(Update::PeerLeft(records[0].id()));
     assert_eq!(db.counters().dropped, 1, "an update after the close is dropped");
     let db = open(&path, Limits::default());
     assert_eq!(ids(&db.seeds(30).await), sorted(&records[..10]));
@@ -79,20 +80,13 @@ async fn updates_apply_in_order() {
     let db = open(&dir.path().join("nodes.redb"), Limits::default());
     let record = records(0..1).remove(0);
     let (id, ip) = (record.id(), "9.9.9.9".parse().unwrap());
-    db.update(Update::Ping { id, ip, at: 5 });
+    db.update(Update::Pong { id, ip, at: 5 });
     assert_eq!((db.get(id).await, db.counters().without_record), (None, 1));
     db.update(Update::Record(record.clone()));
-    db.update(Update::Ping { id, ip, at: 7 });
     db.update(Update::Pong { id, ip, at: 9 });
     db.update(Update::Pong { id, ip, at: 8 });
-    db.update(Update::Failures { id, ip, count: 3 });
-    let seen = *db.get(id).await.unwrap().at(ip).unwrap();
-    assert_eq!((seen.last_ping, seen.last_pong, seen.failures), (7, 9, 3));
-    db.update(Update::Pong { id, ip, at: 10 });
-    assert_eq!(db.get(id).await.unwrap().at(ip).unwrap().failures, 0);
-    db.update(Update::Forget(id));
-    db.update(Update::Forget(id));
-    assert_eq!((db.get(id).await, db.count().await), (None, 0));
+    assert_eq!(db.get(id).await.unwrap().seen, [Liveness { ip, last_pong: 9 }]);
+    assert_eq!(db.count().await, 1);
 }
 
 #[tokio::test]
@@ -105,7 +99,7 @@ async fn at_the_limit_new_nodes_are_refused_and_old_ones_kept_up() {
     store(&db, &records[10..], 0);
     db.update(pong(&records[0], 0));
     assert_eq!((db.count().await, db.counters().refused), (10, 10));
-    assert!(db.get(records[0].id()).await.unwrap().last_pong() + 60 > clock::now().unix.as_secs());
+    assert!(db.get(records[0].id()).await.unwrap().seen[0].last_pong + 60 > clock::now().unix.as_secs());
     db.close().await;
     // The limit in bytes: a file that is too large takes no more nodes.
     let db = open(&dir.path().join("nodes.redb"), Limits { nodes: 100, bytes: 1 });

@@ -17,7 +17,7 @@ use super::{
     Command, Counters, Limits, PEER_AGE, SEED_AGE, StoredNode, StoredPeer, Update,
     store::{Store, is_damage},
 };
-use crate::{net::clock, node::NodeId};
+use crate::net::clock;
 
 /// The time that an update waits for others before the batch is written. A crash can lose the updates of this time.
 const BATCH_TIME: Duration = Duration::from_secs(3);
@@ -66,9 +66,11 @@ impl Worker {
             match queue.recv_timeout(due.saturating_duration_since(now)) {
                 Ok(Command::Update(update)) => self.take(now, update),
                 // Sending fails if the caller has given up, which is no error.
+                #[cfg(test)]
                 Ok(Command::Get { id, reply }) => _ = reply.send(self.get(id)),
                 Ok(Command::Seeds { count, reply }) => _ = reply.send(self.seeds(count)),
                 Ok(Command::Peers { count, reply }) => _ = reply.send(self.peers(count)),
+                #[cfg(test)]
                 Ok(Command::Count { reply }) => _ = reply.send(self.count()),
                 Ok(Command::Close { reply }) => {
                     self.flush();
@@ -117,7 +119,8 @@ impl Worker {
         *self.lock() = counters;
     }
 
-    fn get(&mut self, id: NodeId) -> Option<StoredNode> {
+    #[cfg(test)]
+    fn get(&mut self, id: crate::node::NodeId) -> Option<StoredNode> {
         self.flush();
         self.with_store(|store| store.get(id)).flatten()
     }
@@ -137,6 +140,7 @@ impl Worker {
         self.with_store(|store| store.peers(count, since)).unwrap_or_default()
     }
 
+    #[cfg(test)]
     fn count(&mut self) -> u64 {
         self.flush();
         self.with_store(|store| store.len()).unwrap_or(0)

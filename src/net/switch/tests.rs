@@ -12,7 +12,10 @@ use crate::{
         bandwidth::Rates,
         discovery::{self, Setup},
     },
-    node::{LocalRecord, NodeKey, local::Ports},
+    node::{
+        NodeKey,
+        local::{LocalRecord, Ports},
+    },
     p2p::{Channel, ChannelIndex, Lane, LocalNode, Refused, RemoteHello, session::Open},
     policy::{
         BanTarget, Settings,

@@ -28,7 +28,7 @@ use subtle::ConstantTimeEq as _;
 use crate::rpc::{proto::ErrorReason, server::connection_slots::Origin, translate::status::Refusal};
 
 /// The most credentials of one file: every call with a token compares it with all of them.
-pub const MAX_CREDENTIALS: usize = 256;
+const MAX_CREDENTIALS: usize = 256;
 
 /// The most characters of a caller's name.
 const MAX_NAME: usize = 64;

@@ -9,4 +9,4 @@ pub mod credentials;
 pub mod gate;
 pub mod methods;
 
-pub use authentication::{Access, AccessError, Caller, MAX_CREDENTIALS, Role, authenticate};
+pub use authentication::{Access, AccessError, Caller, Role, authenticate};

@@ -6,7 +6,6 @@
 //!
 //! Left out: when the sidecar is ready or draining. `app` reports that through [`Health`].
 
-use prost::Message as _;
 use tonic::service::RoutesBuilder;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -22,8 +21,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub const PACKAGE: &str = "devp2p.v1.";
 
 /// Returns the HTTP/2 paths of all calls that the contract declares: `/package.Service/Method`.
+#[cfg(any(test, feature = "internals"))]
 pub fn methods() -> impl Iterator<Item = String> {
-    let set = prost_types::FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
+    let set = <prost_types::FileDescriptorSet as prost::Message>::decode(DESCRIPTORS).unwrap_or_default();
     let ours = set.file.into_iter().filter(|file| format!("{}.", file.package()) == PACKAGE);
     ours.flat_map(|file| file.service).flat_map(|service| {
         let name = service.name().to_owned();

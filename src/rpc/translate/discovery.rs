@@ -80,6 +80,5 @@ pub(in crate::rpc) fn removal(why: kademlia::Removal) -> proto::NodeRemoval {
     match why {
         kademlia::Removal::Dead => proto::NodeRemoval::Dead,
         kademlia::Removal::Unhelpful => proto::NodeRemoval::Unhelpful,
-        kademlia::Removal::Requested => proto::NodeRemoval::Requested,
     }
 }

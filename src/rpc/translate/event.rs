@@ -97,6 +97,6 @@ pub(in crate::rpc) fn inbound_event(event: Event<PeerChannel>, send_window: u64)
         Event::Gap { channel, sessions, messages, bytes } => {
             server_event::Event::Gap(proto::Gap { channel_id: channel, messages, bytes, sessions })
         }
-        Event::Closed { channel, close, .. } => server_event::Event::ChannelClosed(closed(channel, &close)),
+        Event::Closed { channel, close } => server_event::Event::ChannelClosed(closed(channel, &close)),
     }
 }

@@ -77,7 +77,7 @@ fn one_handshake_per_challenge_whether_good_or_bad() {
         let packet = spoil(&mut tester, &data);
         assert!(rig.deliver(tester.addr, &packet).is_empty(), "{why}");
         let failed = rig.counters().handshakes_failed + rig.counters().malformed;
-        assert_eq!((failed, rig.engine.sessions().len()), (1, (0, 0)), "{why}");
+        assert_eq!((failed, rig.engine.wire.sessions().len()), (1, (0, 0)), "{why}");
         // The challenge is used up: a good answer comes too late. Only what never was a handshake leaves it.
         let (_, ping) = tester.ping();
         let packet = tester.handshake(&data, seq, &ping);
@@ -203,7 +203,7 @@ fn who_has_no_address_or_another_one_is_neither_kept_nor_contacted() {
     elsewhere.addr = addr("8.8.4.4:30304");
     let mut forbidden = Tester::reachable(3, "7.7.7.7:30303");
     let mut here = Tester::reachable(4, "6.6.6.6:30303");
-    rig.engine.reach = Reach::new(all_but("7.7.7.7"), rig.engine.local_record());
+    rig.engine.reach = Reach::new(all_but("7.7.7.7"), rig.engine.wire.record());
     for tester in [&mut nowhere, &mut elsewhere, &mut here] {
         tester.meet(&mut rig);
     }

@@ -89,7 +89,7 @@ impl Rig {
     }
 
     fn contact(&self) -> Contact {
-        Contact::from_record(self.engine.local_record().clone()).unwrap()
+        Contact::from_record(self.engine.wire.record().clone()).unwrap()
     }
 
     fn counters(&self) -> Counters {

@@ -373,25 +373,3 @@ fn leaving_before_messages_flow() {
     let last = Action::Closed { by: Side::Local, reason: None, fault: None };
     assert_eq!(engine.poll_action(), Some(last), "no keys, so no Disconnect");
 }
-
-#[test]
-fn the_socket_ends() {
-    let eof = |by, fault| Action::Closed { by, reason: None, fault };
-    let mut lab = Lab::open(ETH);
-    lab.send(0, 0, b"unsent").unwrap();
-    lab.engine.handle_eof();
-    lab.engine.handle_eof();
-    assert_eq!(lab.actions(), [eof(Side::Remote, None)]);
-    assert!(!lab.transmit());
-    assert_eq!(lab.sums(), (0, 1));
-    // The socket ended before our Hello was written: nothing is written to a closed socket.
-    let mut lab = Lab::authenticated();
-    lab.engine.greet(lab.now, &capabilities(ETH));
-    lab.engine.handle_eof();
-    assert!(!lab.transmit());
-    // The socket ended while our Disconnect was about to be written.
-    let mut lab = Lab::open(ETH);
-    lab.say_raw(0x50, &[]);
-    lab.engine.handle_eof();
-    assert_eq!(lab.actions(), [eof(Side::Local, Some(Fault::CodeOutOfRange { code: 0x50 }))]);
-}

@@ -21,7 +21,7 @@ fn two_engines_meet() {
             while let Some(action) = engine.poll_action() {
                 match action {
                     Action::Authenticated { remote } => {
-                        assert_eq!(Some(remote), engine.remote());
+                        assert_eq!(Some(remote), engine.remote);
                         engine.greet(now, list);
                     }
                     Action::Negotiated { hello, channels } => {
