@@ -129,8 +129,6 @@ const SECOND_FILES: &[(&str, &str)] = &[
     ("src/discv4/engine/request.rs", "Engine"),
     ("src/discv5/engine/receive.rs", "Engine"),
     ("src/discv5/engine/request.rs", "Engine"),
-    ("src/lease/claim.rs", "Registry"),
-    ("src/lease/wanted.rs", "RegistrationSpec"),
 ];
 
 /// Files of one room that may need each other. Three are a parent and two parts that know each other.

@@ -155,6 +155,9 @@ async fn a_failure_in_the_middle_stops_in_reverse_what_had_started() {
         .with_max_level(tracing::Level::DEBUG)
         .with_ansi(false)
         .with_writer(move || writer.clone());
+    // While there is one subscriber, tracing lets the thread that first reaches a log line decide for all threads whether the
+    // line is wanted, and other tests' threads have no subscriber. With a second one it asks all of them.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let _logging = tracing::subscriber::set_default(subscriber.finish());
 
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -9,9 +9,11 @@ use rlp::RlpStream;
 
 use super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count, network_of};
 use super::error::{LeaseError, Wrong, shown};
-use super::wanted::Wanted;
+use super::wanted::{ETH, Wanted};
 use crate::delivery::overflow::MAX_STALL_LIMIT;
 use crate::delivery::{MAX_KEEP_FIRST, OverflowPolicy};
+use crate::node::{ForkSchedule, Head};
+use crate::policy::DialFilter;
 
 /// The linger of a registration that names none.
 const DEFAULT_LINGER: Duration = Duration::from_secs(30);
@@ -79,6 +81,18 @@ pub struct RegistrationSpec {
 }
 
 impl RegistrationSpec {
+    /// The policy's filter. `network` is the fork schedule of the network that the sidecar was started for.
+    #[must_use]
+    pub fn dial_filter(&self, network: Option<&Arc<ForkSchedule>>) -> DialFilter {
+        self.wanted.dial_filter(network, self.protocol(ETH, None).is_some())
+    }
+
+    /// The chain that our record is to announce for the registration, if it asks for that.
+    #[must_use]
+    pub fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
+        self.wanted.announced(network)
+    }
+
     /// How long the lease outlives the stream.
     #[must_use]
     pub fn linger(&self) -> Duration {

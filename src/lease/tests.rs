@@ -1,14 +1,15 @@
 //! Scripts of applications that register, crash, come back and fight.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rand::SeedableRng;
+use rand::{SeedableRng, rngs::StdRng};
 
 use super::reason::ErrorReason;
 use super::spec::MAX_PROTOCOLS;
 use std::sync::Arc;
 
 use super::*;
+use crate::Now;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -336,7 +337,9 @@ fn who_may_act_for_a_registration() {
         assert_eq!(acts(&mut world, who), other, "row {index}");
         world.principal = "uid:1000".into();
     }
-    world.registry.config.require_resume_token = true;
+    let mut world = World::new(Config { require_resume_token: true, ..Config::default() });
+    let made = world.register(spec("a", &[("eth", 69, 18)])).unwrap();
+    let token = made.token.expose();
     for who in [Who::Client("a"), Who::Protocol("eth")] {
         assert_eq!(acts(&mut world, who), Err(ErrorReason::NotAuthorized));
     }
