@@ -77,7 +77,9 @@ impl OneOffs {
     pub(super) fn take(&mut self, id: &NodeId) -> Vec<QueryId> {
         let of_node = self.0.iter().filter(|(_, one_off)| one_off.id == *id);
         let taken: Vec<QueryId> = of_node.map(|(query, _)| *query).collect();
-        taken.iter().for_each(|query| drop(self.0.remove(query)));
+        for query in &taken {
+            self.0.remove(query);
+        }
         taken
     }
 
