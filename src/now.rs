@@ -18,6 +18,7 @@ pub struct Now {
 impl Now {
     /// This reading plus `by` on both clocks, for virtual time in tests and simulations.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn after(self, by: Duration) -> Self {
         Self { mono: self.mono + by, unix: self.unix.saturating_add(by) }
     }

@@ -37,7 +37,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
 use components::Components;
-pub use error::{StartError, Step};
+pub use error::StartError;
+use error::{Cause, Step};
 pub use start::Started;
 use start::{Outcome, Steps};
 
@@ -80,15 +81,15 @@ impl App {
 
     /// The same, for a process whose log is ours: calls may change its filter, and dropped lines are shown.
     pub(crate) async fn start_logging(config: Config, log: Option<Logging>) -> Result<Self, StartError> {
-        Self::start_until(config, log, |_| Ok(())).await
+        Ok(Self::start_until(config, log, |_| Ok(())).await?)
     }
 
     /// [`App::start`], asking `reached` after each step whether to go on.
     async fn start_until(
         config: Config,
         log: Option<Logging>,
-        reached: impl Fn(Step) -> Result<(), StartError>,
-    ) -> Result<Self, StartError> {
+        reached: impl Fn(Step) -> Result<(), Cause>,
+    ) -> Result<Self, Cause> {
         let mut components = Components::default();
         let mut steps = Steps::new(&config, log, &mut components)?;
         let mut data_dir = steps.data_dir()?;

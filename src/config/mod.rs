@@ -32,7 +32,7 @@ use std::{
 };
 
 pub use error::ConfigError;
-pub use sections::{Config, Grpc, Log, Tls};
+pub use sections::{Config, Discovery, Grpc, Log, Peers, Tls};
 pub use values::{LogFormat, Network, Rehello};
 
 /// What the command line asks for.

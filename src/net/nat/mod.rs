@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use error::Error;
-pub use method::NatMethod;
+pub use method::{NatMethod, NatMethodError};
 
 use super::{resolver::Resolver, running::Running};
 use crate::{
