@@ -8,4 +8,5 @@ mod discv4;
 mod flow;
 mod network;
 mod notary;
+mod sidecars;
 mod wire;
