@@ -15,9 +15,14 @@
 //! | `mailbox` | what tasks send each other |
 //! | `ledger` | the accounts of messages and sessions |
 //! | `net` | what all of them share |
+//! | `faults` | that the planted faults apply to the code as it is |
 //!
-//! A seed is a run, which repeats exactly. `DEVP2PD_SEED` runs one seed and prints what happens; `DEVP2PD_SEEDS` runs more
-//! of them than `cargo test` does by itself.
+//! A seed is a run, which repeats exactly. A failure names its seed, and
+//! `DEVP2PD_SEED=<seed> cargo test --test sim sidecars::one_seed -- --nocapture` runs it again and prints what happens.
+//! `DEVP2PD_SEEDS` sets how many seeds are run.
+//!
+//! `faults` has patches, each of which plants a fault in the switch, the leases or the delivery. `.ci/full seeds` applies
+//! one after the other and expects that the simulation finds it.
 //!
 //! Left out: gRPC, discovery (its answers are made up), and what `flow` tests: how fast peers and applications are.
 
@@ -25,6 +30,7 @@ mod application;
 mod check;
 mod command;
 mod connection;
+mod faults;
 mod ledger;
 mod liar;
 mod link;
@@ -46,10 +52,10 @@ use std::{
 use run::{Outcome, run};
 
 /// How many seeds are run: some 20 s of `cargo test`, and 3 minutes of the gate, which is built with optimizations.
-const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 1_200 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 120 } else { 2_000 };
 
-/// Failures after which no more seeds are run.
-const FAILURES: usize = 8;
+/// Failures after which no more seeds are run, unless `DEVP2PD_FAILURES` says how many.
+const FAILURES: u64 = 8;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -59,12 +65,13 @@ fn from_environment(name: &str) -> Option<u64> {
 
 /// Runs the seeds below `count` on all processors. Returns the sum, and the failures by seed.
 fn run_all(count: u64) -> (Outcome, BTreeMap<u64, String>) {
+    let most = from_environment("DEVP2PD_FAILURES").unwrap_or(FAILURES);
     let next = AtomicU64::new(0);
     let found = Mutex::new((Outcome::default(), BTreeMap::new()));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= count || found.lock().unwrap().1.len() >= FAILURES {
+            if seed >= count || found.lock().unwrap().1.len() as u64 >= most {
                 return;
             }
             let outcome = run(seed, false);

@@ -54,6 +54,9 @@ pub(super) fn always(world: &mut World, n: usize) {
             assert_eq!(shown, Some((registration.state, registration.open_channels)));
         }
     });
+    let clients: BTreeSet<_> =
+        registrations.iter().map(|registration| Arc::clone(&registration.spec.client_id)).collect();
+    assert_eq!(clients, process.registered, "each registration is told when it begins and when it ends");
     let channels: usize = registrations.iter().map(|registration| registration.open_channels).sum();
     let ids: BTreeSet<RegistrationId> = registrations.iter().map(|registration| registration.id).collect();
     let led = peers.iter().flat_map(|peer| &peer.session.channels);
@@ -74,6 +77,17 @@ fn slots(now: Now, process: &mut Process) {
     let (inbound, dialed) = (by(true), by(false));
     let summary = process.engine.peers().summary(now);
     assert_eq!((summary.inbound, summary.dialed), (inbound, dialed), "the slots in use are those of peers");
+}
+
+/// Whether no connection is being made, and none is ending.
+pub(super) fn is_still(world: &World) -> bool {
+    world.sidecars.iter().all(|sidecar| {
+        let open = world.net.ledger.open_sessions(sidecar.index, sidecar.run).count();
+        sidecar
+            .process
+            .as_ref()
+            .is_some_and(|process| process.connections.len() == open && process.engine.connections() == open)
+    })
 }
 
 /// What holds once nothing disturbs the sidecars any more, and all applications are there and read.
@@ -162,6 +176,7 @@ fn told(world: &mut World, n: usize) {
         .into_iter()
         .map(|(client, application)| (client, application.discarded))
         .collect();
+    let mut used = BTreeSet::new();
     for registration in process.engine.registrations().registrations(net.now) {
         assert_eq!(registration.waiting_bytes, 0, "all that waited was read");
         let owned = net.ledger.sessions.iter().filter(|(key, _)| (key.sidecar, key.run) == (n, run));
@@ -184,11 +199,17 @@ fn told(world: &mut World, n: usize) {
             let ended = net.ledger.sessions[&SessionKey { sidecar: n, run, connection: *session }].ended;
             assert!(!ended || tally.closed, "the end of {name} on session {session} was not told");
         }
+        used.extend(
+            told.channels.iter().filter(|(_, tally)| !tally.closed).map(|((session, _), _)| *session),
+        );
         let application = applications.iter().find(|have| have.client() == registration.spec.client_id);
         let Some(application) = application else { continue };
         let known: BTreeSet<_> = application.open_channels().into_iter().collect();
         assert_eq!(known.len(), registration.open_channels, "its stream knows its channels");
         assert!(known.is_subset(&open));
+    }
+    for (key, _) in net.ledger.open_sessions(n, run) {
+        assert!(used.contains(&key.connection), "no application uses the session {key:?}");
     }
 }
 
