@@ -45,6 +45,8 @@ struct Stream {
     channels: BTreeMap<u32, PeerChannel>,
     owed: BTreeMap<(u64, u32), Owed>,
     sends: u64,
+    /// A later stream was attached: nothing that is sent on this one counts.
+    superseded: bool,
     encoder: Encoder,
     batch: Batch,
 }
@@ -174,6 +176,10 @@ impl Application {
     /// An answer to a call, for one of its processes.
     pub(super) fn answered(&mut self, net: &mut Net, process: u64, answer: Answer) {
         let at = net.soon();
+        if matches!(&answer, Answer::Attached(attached) if attached.is_ok()) {
+            let earlier = self.processes.iter_mut().filter_map(|have| have.stream.as_mut());
+            earlier.for_each(|stream| stream.superseded = true);
+        }
         match self.processes.iter_mut().find(|have| have.number == process) {
             Some(process) => process.answers.send(at, answer),
             // The process has died meanwhile: its connection breaks, and with it the stream that was just attached.
@@ -328,6 +334,7 @@ impl Process {
             channels: BTreeMap::new(),
             owed: BTreeMap::new(),
             sends: 0,
+            superseded: false,
             encoder: Encoder::default(),
             batch: Batch::default(),
         });
@@ -420,6 +427,7 @@ impl Stream {
             channels.iter().map(|channel| self.channels.get(channel).map(accepted)).collect();
         let want_result = net.rng.random_bool(0.7);
         let fenced = self.attachment.is_fenced();
+        assert!(fenced || !self.superseded, "a stream that was taken over sends no more");
         let message =
             StreamMessage { channels, code: 0, payload: &payload, send_id: self.sends, want_result };
         self.attachment.send(&mut self.encoder, &message);

@@ -133,7 +133,7 @@ fn of_applications(world: &mut World, what: u32) {
                 application.start(net, true)
             };
         }
-        32..35 => match application.channel(net) {
+        32..35 => match application.channel(net).filter(|_| application.send(net, 20, 4 << 10)) {
             Some((id, target)) => Command::DisconnectChannel {
                 id,
                 target: Box::new(target),
