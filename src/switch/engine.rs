@@ -434,6 +434,7 @@ impl Engine {
     /// No more dials, accepts and registrations.
     pub fn drain(&mut self) {
         self.draining = true;
+        self.rehello.stop();
         // Discovery need not look for any node any more.
         self.effects.push(Effect::Demand(0));
         self.registrations.wake_streams();
@@ -651,7 +652,7 @@ impl Engine {
 
     /// Reconnects the next peer of a re-Hello pass, if its time has come.
     fn reconnect_one(&mut self, now: Now) {
-        if self.draining || !self.rehello.is_due(now.mono) {
+        if !self.rehello.is_due(now.mono) {
             return;
         }
         let lacking = self.sessions.iter().filter(|session| self.registrations.lacks_one(session));
