@@ -120,14 +120,14 @@ impl<K: Ord + Clone, V> Watch<K, V> {
 
     /// How many keys are present.
     #[must_use]
-    #[cfg(test)]
+    #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.present
     }
 
     /// Whether no key is present.
     #[must_use]
-    #[cfg(test)]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.present == 0
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use devp2pd::{
-    delivery::{AttachParams, Event, MESSAGE_COST},
+    delivery::{AttachParams, Event, credit::MESSAGE_COST},
     lease::{LeaseError, RegistrationId, RegistrationSpec},
     switch::{
         Principal,
@@ -494,9 +494,8 @@ impl Stream {
                 net.ledger.lost += messages;
                 self.tally(net, home, channel).2.position += messages;
             }
-            Event::Closed { channel, session_id, close } => {
-                let (session, _, tally) = self.tally(net, home, channel);
-                assert_eq!(session, session_id);
+            Event::Closed { channel, close } => {
+                let (_, _, tally) = self.tally(net, home, channel);
                 assert!(!std::mem::replace(&mut tally.closed, true), "a channel closes once");
                 let owed = self.owed.keys().find(|(_, of)| *of == channel);
                 assert_eq!(owed, None, "what was sent on a channel is answered before its end");
