@@ -117,8 +117,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Sets what wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier although no method was
-    /// called: a connection has lost a message, and a line about it is due.
+    /// Sets what wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier between two calls.
     pub fn wake_by(&self, wake: Arc<dyn Wake>) {
         self.registrations.attention().fill(wake);
     }
@@ -168,7 +167,7 @@ impl Engine {
         self.policy.node_resolved(now, &id, found.filter(|enode| enode.tcp != 0));
     }
 
-    /// A source offers a node. A refusal is counted by the policy, and its source is told by the demand alone.
+    /// A source offers a node. The policy counts a refusal, which its source learns from the demand alone.
     pub fn candidate(&mut self, now: Now, candidate: Candidate) {
         if !self.draining {
             let _ = self.policy.candidate(now, candidate);
@@ -379,8 +378,7 @@ impl Engine {
         sending.channel(session).ok_or_else(unshared)
     }
 
-    /// The channels on which a call sends to all peers: of the caller's registration, for the protocol, in random order,
-    /// so that a part of them is a fair choice.
+    /// The channels on which a call sends to all peers that share the protocol. The order is random.
     pub fn senders(
         &mut self,
         now: Now,
@@ -435,7 +433,6 @@ impl Engine {
     pub fn drain(&mut self) {
         self.draining = true;
         self.rehello.stop();
-        // Discovery need not look for any node any more.
         self.effects.push(Effect::Demand(0));
         self.registrations.wake_streams();
     }
@@ -583,8 +580,12 @@ impl Engine {
         self.end_session(now, before, &by, reason, detail);
         self.connections.disconnect(before, reason, by, detail);
         if let Some(negotiated) = self.connections.unpark(id) {
+            let is_useless = self.registrations.owners(negotiated.channels()).is_empty();
             let sinks = self.open(now, id, negotiated);
             self.effects.push(Effect::Control(id, Control::Promote(sinks)));
+            // The registrations that its Hello named may have ended while it was parked.
+            let useless = is_useless.then_some(id).into_iter().collect();
+            self.release(now, Released { useless, ..Released::default() }, reason, detail);
         }
     }
 

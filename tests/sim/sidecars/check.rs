@@ -149,6 +149,11 @@ fn sessions(world: &mut World, n: usize) {
         let far = ledger.sessions.get(&SessionKey { sidecar: index, run, connection });
         let far = far.filter(|far| !far.ended).expect("the other end is a session as well");
         for channel in &known.session.channels {
+            let told = ledger.told.get(&(n, sidecar.run, channel.owner));
+            let tally = told.and_then(|told| told.channels.get(&(key.connection, Arc::clone(&channel.name))));
+            if tally.is_none_or(|tally| tally.closed) {
+                continue; // its application has let go of it
+            }
             let progress = known.session.outbound.progress(channel.index);
             assert_eq!(progress.unwritten(), 0, "all messages are written");
             let accepted = ledger.accepted_on(*key, &channel.name);
