@@ -80,8 +80,8 @@ const ROOM: u64 = 512 << 10;
 /// What a registration may set.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The bound of each channel's queue, in bytes and [`MESSAGE_COST`] a message. The message that crosses it is
-    /// kept, the next is not.
+    /// The bound of each channel's queue, in bytes and [`MESSAGE_COST`](credit::MESSAGE_COST) a message. The message that
+    /// crosses it is kept, the next is not.
     pub channel_bytes: u64,
     /// The bound of all that waits while no stream is attached, and of closed sessions at any time.
     pub away_bytes: u64,
