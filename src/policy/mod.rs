@@ -1,7 +1,7 @@
 //! Who is dialed, who is let in, who stays, and why.
 //!
 //! Everything here decides and nothing acts. [`Policy`] is the door: the switch tells it what happened and does what
-//! it answers. Behind it stand two machines that share [`Rules`]: the dial scheduler ([`dial`]) and admission
+//! it answers. Behind it stand two machines that share [`Rules`](rules::Rules): the dial scheduler ([`dial`]) and admission
 //! ([`admission`]); beside them are values of one idea each.
 //!
 //! | file | what it answers |

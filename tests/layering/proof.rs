@@ -52,7 +52,7 @@ fn complaints_are_made() {
         ("src/node/id.rs", "use crate::*;", "crate root"),
         ("src/node/mod.rs", "use super::*;", "crate root"),
         ("src/node/id.rs", "use crate::Frame;", "upward arrow"),
-        ("src/lib.rs", "pub use net::Listener;", "at the root"),
+        ("src/lib.rs", "pub use rpc::Listener;", "at the root"),
         ("src/lib.rs", "use app::App;", "at the root"),
         ("src/net/udp.rs", "use crate::App;", "upward arrow"),
         ("src/lib.rs", "pub use crate::net::Listener;", "at the root"),
