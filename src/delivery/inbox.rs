@@ -18,10 +18,10 @@ use super::slab::ChannelKey;
 use super::stream::{AttachParams, CreditError, Stream, StreamId, on_stream};
 
 /// The bound of one channel's queue when a registration names none: 1 MiB.
-pub const DEFAULT_CHANNEL_BYTES: u64 = 1 << 20;
+pub(super) const DEFAULT_CHANNEL_BYTES: u64 = 1 << 20;
 
 /// The bound on everything that waits for an absent application, when a registration names none: 8 MiB.
-pub const DEFAULT_AWAY_BYTES: u64 = 8 << 20;
+pub(super) const DEFAULT_AWAY_BYTES: u64 = 8 << 20;
 
 /// A hold ends when a queue has this much room, or half of a smaller queue.
 const ROOM: u64 = 512 << 10;

@@ -57,12 +57,11 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use backlog::{Counters, Folded};
 pub use budget::{Budget, INBOUND_BUDGET, Share};
 pub use channel::MAX_KEEP_FIRST;
 pub use event::{About, Close, ClosedBy, Event, Opened, Part};
 pub use frame::Pull;
-pub use inbox::{Arrival, Config, DEFAULT_AWAY_BYTES, DEFAULT_CHANNEL_BYTES, Inbox, Push};
+pub use inbox::{Arrival, Config, Inbox, Push};
 pub use overflow::{Action, Held, OverflowPolicy, Sharing};
 pub use queue::Lost;
 pub use shared::{Hooks, SharedInbox};

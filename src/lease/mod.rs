@@ -55,10 +55,7 @@ pub use claim::{Caller, Changes, Claim, Claimed, Who};
 pub use error::LeaseError;
 pub use registration::Registration;
 pub use registry::{Action, Config, Registry};
-pub use spec::{
-    Greeting, MAX_HELLO, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationSpec, check_greeting,
-    hello_len,
-};
-pub use state::{LeaseStream, State, StateName};
+pub use spec::{Greeting, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationSpec};
+pub use state::{LeaseStream, StateName};
 pub use token::{RegistrationId, ResumeToken};
 pub use wanted::{Chain, Wanted};

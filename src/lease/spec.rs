@@ -37,7 +37,7 @@ const MAX_GREETING_BYTES: usize = 64 << 10;
 pub const MAX_MESSAGE_BYTES: u32 = (1 << 24) - 1;
 
 /// Our Hello stays within this, in bytes of RLP: what every known peer accepts (geth refuses base messages over 2 KiB).
-pub const MAX_HELLO: usize = 2 << 10;
+pub(super) const MAX_HELLO: usize = 2 << 10;
 
 /// A message the sidecar sends by itself on every new channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl ProtocolSpec {
 }
 
 /// Whether a greeting can be sent on a capability with so many codes.
-pub fn check_greeting(
+pub(super) fn check_greeting(
     greeting: &[Greeting],
     message_count: u64,
     field: impl Fn(&str) -> String,
@@ -212,7 +212,7 @@ pub fn check_greeting(
 /// The size of our Hello in bytes of RLP with these capabilities and a client name of `name_len` bytes (devp2p,
 /// "RLPx": `[version, clientId, [[cap, capVersion], …], listenPort, nodeKey]`).
 #[must_use]
-pub fn hello_len<'a>(name_len: usize, capabilities: impl Iterator<Item = &'a Capability>) -> usize {
+pub(super) fn hello_len<'a>(name_len: usize, capabilities: impl Iterator<Item = &'a Capability>) -> usize {
     let mut stream = RlpStream::new_list(5);
     stream.append(&5_u8).append(&vec![b'x'; name_len]).begin_unbounded_list();
     for Capability { name, version, .. } in capabilities {

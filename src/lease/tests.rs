@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::reason::ErrorReason;
-use super::spec::MAX_PROTOCOLS;
+use super::spec::{MAX_HELLO, MAX_PROTOCOLS, hello_len};
 use std::sync::Arc;
 
 use super::*;

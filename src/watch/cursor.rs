@@ -114,6 +114,7 @@ impl<K: Ord + Clone> Cursor<K> {
     }
 
     /// Whether there is nothing to pull.
+    #[cfg(any(test, feature = "internals"))]
     pub(super) fn is_current<V>(&self, watch: &Watch<K, V>) -> bool {
         matches!(self.phase, Phase::Live) && self.position == watch.head
     }

@@ -131,7 +131,6 @@ impl Scheduler {
 
     /// Whether anything is registered.
     #[must_use]
-    #[cfg(any(test, feature = "internals"))]
     pub fn has_registrations(&self) -> bool {
         !self.registrations.is_empty()
     }
