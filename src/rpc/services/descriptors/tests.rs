@@ -70,7 +70,7 @@ async fn reflection_lists_every_service_and_serves_every_symbol() {
     let node = file_of(&channel, "devp2p.v1.NodeService").await;
     let info = node.source_code_info.expect("comments travel");
     let comments: String = info.location.iter().filter_map(|place| place.leading_comments.clone()).collect();
-    assert!(comments.contains("where it listens"), "{comments}");
+    assert!(comments.contains("Signed node record"), "{comments}");
 }
 
 #[tokio::test]
