@@ -29,8 +29,8 @@ const ROOM: u64 = 512 << 10;
 /// The settings of a registration for its inbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The bound of each channel's queue, in bytes and [`MESSAGE_COST`] a message. The message that crosses it is
-    /// kept, the next is not.
+    /// The bound of each channel's queue, in bytes and [`MESSAGE_COST`](super::credit::MESSAGE_COST) a message. The
+    /// message that crosses it is kept, the next is not.
     pub channel_bytes: u64,
     /// The bound on everything that waits while no stream is attached, and on closed sessions at any time, in the same
     /// unit.
@@ -161,7 +161,7 @@ impl<P> Inbox<P> {
     }
 
     /// Takes a message of a channel, or decides what happens to it. This costs an index and sometimes the growth of the
-    /// queue; the payload is copied only if it is small and has to wait ([`queue`]).
+    /// queue; the payload is copied only if it is small and has to wait (see `queue`).
     ///
     /// `sharing` and `held` belong to the connection, which other registrations may share.
     pub fn push(

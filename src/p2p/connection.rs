@@ -573,7 +573,7 @@ impl Connection {
 
     /// Disconnects from the peer now: the reason is written next, within [`CLOSE_TIMEOUT`], and messages that wait in
     /// the session's queue are not. To write the queue first, let the queue itself end the session
-    /// ([`Next::Leave`](super::Next::Leave)). Before there are keys the connection ends without a Disconnect.
+    /// ([`Next::Leave`]). Before there are keys the connection ends without a Disconnect.
     pub fn disconnect(&mut self, now: Now, reason: DisconnectReason) {
         self.close(now, reason, None);
     }
