@@ -7,12 +7,12 @@ use bytes::BytesMut;
 use devp2pd::Now;
 use devp2pd::discv5::call::MAX_CALLS;
 use devp2pd::discv5::crypto::{Crypto, MessageKey, SessionKeys, proof_digest};
-use devp2pd::discv5::engine::{Action, Config, Engine, TalkAction};
 use devp2pd::discv5::header::{self, Auth, ChallengeData, HeaderBuf, Nonce, Unmasker, WriteAuth};
 use devp2pd::discv5::message::{
     Message, Ping, Pong, RequestId, TalkRequest, TalkResponse, encode_findnode, encode_nodes,
 };
 use devp2pd::discv5::packet;
+use devp2pd::discv5::{Action, Config, Engine, TalkAction};
 use devp2pd::kademlia::{Contact, QueryId};
 use devp2pd::node::record::RecordError;
 use devp2pd::node::{NodeId, NodeKey, PublicKey, Record, RecordBuilder};
