@@ -75,9 +75,14 @@ impl OneOffs {
 
     /// Removes all requests for a node and returns their names.
     pub(super) fn take(&mut self, id: &NodeId) -> Vec<QueryId> {
-        let of_node = self.0.iter().filter(|(_, one_off)| one_off.id == *id);
-        let taken: Vec<QueryId> = of_node.map(|(query, _)| *query).collect();
-        taken.iter().for_each(|query| drop(self.0.remove(query)));
+        let mut taken = Vec::new();
+        self.0.retain(|query, one_off| {
+            let stays = one_off.id != *id;
+            if !stays {
+                taken.push(*query);
+            }
+            stays
+        });
         taken
     }
 
