@@ -1,13 +1,13 @@
 //! Compiles `proto/` into Rust and into the descriptor set that reflection serves.
 //!
-//! protox instead of protoc: building needs a Rust toolchain and nothing else. The descriptor set keeps the comments
+//! It uses protox and not protoc, so that a build needs only a Rust toolchain. The descriptor set keeps the comments
 //! (source info), so that `grpcurl describe` prints the documentation.
 
 use std::{env, error::Error, fs, path::Path};
 
 use prost::Message;
 
-/// The files that are compiled. All others come in by import.
+/// The files to compile. They import all others.
 const FILES: [&str; 7] = [
     "devp2p/v1/discovery.proto",
     "devp2p/v1/node.proto",

@@ -19,9 +19,8 @@ use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ctr::Ctr128BE;
 use ctr::cipher::{KeyIvInit, StreamCipher};
-use devp2pd::rlpx::frame::MAX_FRAME;
+use devp2pd::rlpx::frame::{FrameReader, FrameWriter, MAX_FRAME};
 use devp2pd::rlpx::mac::Mac;
-use devp2pd::rlpx::{FrameReader, FrameWriter};
 use sha3::{Digest, Keccak256};
 
 const SIZES: [usize; 4] = [100, 1024, 16 * 1024, 1024 * 1024];

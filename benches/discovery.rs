@@ -23,7 +23,7 @@ use devp2pd::{
         packet::{Expiration, Header, Packet, Ping, Type, WireEndpoint, seal},
     },
     discv5::Unmasker,
-    kademlia::{Contact, Insert, Source, Table},
+    kademlia::{Contact, Source, Table, table::Insert},
     node::{Endpoint, NodeId, NodeKey, PublicKey, RecordBuilder, id::keccak256},
 };
 use rand::{RngCore, SeedableRng, rngs::StdRng};

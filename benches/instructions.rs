@@ -31,7 +31,11 @@ use devp2pd::{
         Action, Connection, Delivery, DisconnectReason, HeldTime, Inbound, LocalCapability, LocalNode, Next,
         Offer, Outgoing, Source,
     },
-    rlpx::{Compressor, FrameReader, FrameWriter, frame::MAX_FRAME, mac::Mac},
+    rlpx::{
+        Compressor,
+        frame::{FrameReader, FrameWriter, MAX_FRAME},
+        mac::Mac,
+    },
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use sha3::{Digest as _, Keccak256};

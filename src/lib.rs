@@ -1,7 +1,8 @@
 //! devp2pd: the whole devp2p stack as one process, served over gRPC.
 //!
 //! The program is `devp2pd`. A program or a test that runs a sidecar itself needs [`Config`] and [`App`]: a sidecar handles
-//! no signals, writes no log and changes no limits of the process, so any number of them run side by side.
+//! no signals, writes no log and changes no limits of the process, so any number of them run side by side. What they need
+//! stands at the root of this crate. Everything else is private (see [Visibility](#visibility)).
 //!
 //! ```
 //! use devp2pd::{App, Config, StartError};
@@ -21,6 +22,36 @@
 //! # })
 //! # }
 //! ```
+//!
+//! Each setting is a field, and each type of a field has its name here:
+//!
+//! ```
+//! use std::num::NonZeroU64;
+//!
+//! use devp2pd::{Capability, Config, Discovery, Grpc, NatMethod, Peers, Rates, Rehello};
+//!
+//! let config = Config {
+//!     peers: Peers {
+//!         max_peers: 10,
+//!         nat: NatMethod::ExtIp(vec!["192.0.2.1".parse()?]),
+//!         bandwidth: Rates { peer_in: NonZeroU64::new(1 << 20), ..Rates::default() },
+//!         rehello: Rehello::None,
+//!         ..Peers::default()
+//!     },
+//!     discovery: Discovery { v4: false, ..Discovery::default() },
+//!     grpc: Grpc { message_counts: vec![Capability::new("demo", 1, 4)], ..Grpc::default() },
+//!     http_addr: None,
+//!     ..Config::default()
+//! };
+//! assert!(config.discovery.v5 && config.peers.dial);
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+//!
+//! # Visibility
+//!
+//! The modules below are private. The feature `internals` makes them public for the tests, benches, examples and fuzz targets
+//! of this package, which switches it on for itself; it promises nothing to anybody else (`docs/decisions/`). A build without
+//! the feature, as that of the program, shows what no code reaches: the gate denies such dead code.
 //!
 //! # Rooms
 //!
@@ -50,6 +81,7 @@
 //! | [`telemetry`] | log events: how they are written, and which |
 //! | `rlp`, `now`, `wake` | open to all rooms: strict decoding of RLP, the time as an argument, and how a pure room wakes a task |
 //! | [`process`] | what the process asks of the system: signals, file limit |
+//! | `program` | the program: arguments, configuration, log, a sidecar until a signal, exit code |
 //!
 //! # The engine contract
 //!
@@ -67,31 +99,113 @@
 //! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
 //! any bug be replayed from a seed.
 
+#![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+
+#[cfg(not(feature = "internals"))]
+mod app;
+#[cfg(feature = "internals")]
 pub mod app;
+#[cfg(not(feature = "internals"))]
+mod config;
+#[cfg(feature = "internals")]
 pub mod config;
+#[cfg(not(feature = "internals"))]
+mod delivery;
+#[cfg(feature = "internals")]
 pub mod delivery;
+#[cfg(not(feature = "internals"))]
+mod discv4;
+#[cfg(feature = "internals")]
 pub mod discv4;
+#[cfg(not(feature = "internals"))]
+mod discv5;
+#[cfg(feature = "internals")]
 pub mod discv5;
+#[cfg(not(feature = "internals"))]
+mod dnsdisc;
+#[cfg(feature = "internals")]
 pub mod dnsdisc;
+#[cfg(not(feature = "internals"))]
+mod http;
+#[cfg(feature = "internals")]
 pub mod http;
+#[cfg(not(feature = "internals"))]
+mod kademlia;
+#[cfg(feature = "internals")]
 pub mod kademlia;
+#[cfg(not(feature = "internals"))]
+mod lease;
+#[cfg(feature = "internals")]
 pub mod lease;
+#[cfg(not(feature = "internals"))]
+mod net;
+#[cfg(feature = "internals")]
 pub mod net;
+#[cfg(not(feature = "internals"))]
+mod node;
+#[cfg(feature = "internals")]
 pub mod node;
 mod now;
+#[cfg(not(feature = "internals"))]
+mod p2p;
+#[cfg(feature = "internals")]
 pub mod p2p;
+#[cfg(not(feature = "internals"))]
+mod policy;
+#[cfg(feature = "internals")]
 pub mod policy;
+#[cfg(not(feature = "internals"))]
+mod process;
+#[cfg(feature = "internals")]
 pub mod process;
+mod program;
+#[cfg(not(feature = "internals"))]
+mod rlp;
+#[cfg(feature = "internals")]
 pub mod rlp;
+#[cfg(not(feature = "internals"))]
+mod rlpx;
+#[cfg(feature = "internals")]
 pub mod rlpx;
+#[cfg(not(feature = "internals"))]
+mod rpc;
+#[cfg(feature = "internals")]
 pub mod rpc;
+#[cfg(not(feature = "internals"))]
+mod switch;
+#[cfg(feature = "internals")]
 pub mod switch;
+#[cfg(not(feature = "internals"))]
+mod telemetry;
+#[cfg(feature = "internals")]
 pub mod telemetry;
 mod wake;
+#[cfg(not(feature = "internals"))]
+mod watch;
+#[cfg(feature = "internals")]
 pub mod watch;
 
+#[cfg(not(feature = "internals"))]
+use {
+    now::Now,
+    wake::{Wake, WakeSlot},
+};
+#[cfg(feature = "internals")]
+pub use {
+    now::Now,
+    wake::{Wake, WakeSlot},
+};
+
 pub use app::{App, StartError, Started};
-pub use config::Config;
-pub use node::{Enode, NodeId, NodeRef, PublicKey, Record};
-pub use now::Now;
-pub use wake::{Wake, WakeSlot};
+pub use config::{Config, Discovery, Grpc, Log, LogFormat, Network, Peers, Rehello, Tls};
+pub use lease::Capability;
+pub use net::{
+    bandwidth::Rates,
+    nat::{NatMethod, NatMethodError},
+};
+pub use node::{
+    Enode, Host, NodeId, NodeRef, PublicKey, Record, enode::EnodeError, id::NodeIdError, key::KeyError,
+    node_ref::NodeRefError, record::RecordError,
+};
+#[doc(hidden)] // what the binary calls; it is promised to no other program
+pub use program::run_program;

@@ -1,8 +1,8 @@
-//! The time, as engines are told it.
+//! The time, as an argument of engines.
 //!
-//! Pure rooms never read a clock: every call that needs the time takes a [`Now`]. It carries both clocks because
-//! they answer different questions. Expirations on the wire, record sequences and bans are wall time; timers and
-//! deadlines are monotonic, so that a step of the wall clock fires none of them.
+//! Pure rooms never read a clock: every call that needs the time takes a [`Now`]. It has both clocks, for different
+//! uses. Expirations on the wire, record sequences and bans use wall time. Timers and deadlines use monotonic time, so
+//! that a step of the wall clock fires none of them.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,9 @@ pub struct Now {
 }
 
 impl Now {
-    /// This reading moved on by `by`, for virtual time in tests and simulations.
+    /// This reading plus `by` on both clocks, for virtual time in tests and simulations.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn after(self, by: Duration) -> Self {
         Self { mono: self.mono + by, unix: self.unix.saturating_add(by) }
     }

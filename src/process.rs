@@ -1,6 +1,6 @@
-//! What the process asks of the system: its signals, and as many open files as it needs.
+//! The process and the operating system: signals, and the limit of open files.
 //!
-//! Left out: the runtime and the exit code (`main`), and what stopping means (`app`).
+//! Left out: the runtime and the exit code (`program`), and what stopping means (`app`).
 
 use std::io::{self, IsTerminal as _};
 
@@ -10,30 +10,30 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-/// Files beside the peers: sockets of ours, gRPC (256) and HTTP connections, database, logs, and room to accept those
-/// whom we then refuse.
+/// The files that the process opens for other purposes than peers: listening sockets, gRPC connections (at most 448),
+/// HTTP connections (at most 64), the database, the log, and connections that are accepted and then refused.
 const OTHER_FILES: u64 = 1_024;
 
-/// What a signal asks for.
+/// The order that a signal gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// To stop; the name of the signal.
+    /// Stop. The text is the name of the signal.
     Stop(&'static str),
-    /// To read the configuration again.
+    /// Read the configuration again.
     Reload,
 }
 
-/// The meaning of SIGHUP, which the system sends when a terminal closes and operators send to daemons.
+/// The meaning of SIGHUP. The system sends it when a terminal closes, and operators send it to daemons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hangup {
-    /// The process has a terminal, and it is gone: stop.
+    /// The process has a terminal, which has closed: stop.
     Stop,
-    /// The process has none, so an operator asks to read the configuration again.
+    /// The process has no terminal, so an operator sent the signal: read the configuration again.
     Reload,
 }
 
 impl Hangup {
-    /// The meaning for this process, by its standard streams.
+    /// Returns the meaning for this process: it has a terminal if one of its standard streams is a terminal.
     #[must_use]
     pub fn of_this_process() -> Self {
         let terminal = io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal();
@@ -41,7 +41,7 @@ impl Hangup {
     }
 }
 
-/// The signals that we obey: SIGTERM from supervisors, SIGINT from Ctrl-C, and SIGHUP.
+/// The signals that the process handles: SIGTERM from supervisors, SIGINT from Ctrl-C, and SIGHUP.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -50,17 +50,17 @@ pub struct Signals {
     on_hangup: Hangup,
 }
 
-/// What is asked of a process, in order of arrival.
+/// The orders that signals give to the process.
 #[derive(Debug)]
 pub struct Orders {
-    /// The name of the first signal to stop.
+    /// Receives the name of the first signal to stop.
     pub stop: oneshot::Receiver<&'static str>,
-    /// The configuration is to be read again. Signals that come while that is being done count as one.
+    /// Receives the order to read the configuration again. Signals that come while it is read count as one order.
     pub reload: mpsc::Receiver<()>,
 }
 
 impl Signals {
-    /// Takes the signals over from the system, which would end the process. In a runtime only.
+    /// Handles the signals from now on, in place of the system, which would end the process. Call it in a runtime.
     pub fn listen(on_hangup: Hangup) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -70,7 +70,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next of them, and returns what it asks for.
+    /// Waits for the next signal, and returns its order.
     pub async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
@@ -82,8 +82,8 @@ impl Signals {
         }
     }
 
-    /// Passes signals on, and ends the process at the second one to stop, after calling `before_exit`: an operator who
-    /// asks twice does not want to wait until peers are told.
+    /// Returns the orders of signals. The second signal to stop ends the process at once, after a call of
+    /// `before_exit`: an operator who sends it twice does not want to wait until all peers are disconnected.
     #[must_use]
     pub fn stop_then_exit(mut self, before_exit: impl FnOnce() + Send + 'static) -> Orders {
         let (tell, stop) = oneshot::channel();
@@ -93,17 +93,19 @@ impl Signals {
             loop {
                 match (self.next().await, tell.take()) {
                     (Asked::Stop(name), Some(tell)) => {
-                        // Without a receiver the process is ending already.
+                        // Sending fails only if the process is already ending.
                         let _ = tell.send(name);
                     }
                     (Asked::Stop(name), None) => {
-                        tracing::warn!("{name} again: exiting at once");
+                        tracing::warn!(
+                            "{name} came again; the process exits at once, without waiting for its peers"
+                        );
                         before_exit();
                         std::process::exit(1);
                     }
                     (Asked::Reload, waiting) => {
                         tell = waiting;
-                        // A full queue has a request that is not served yet.
+                        // A full queue has an order that is not carried out yet, so another one is not needed.
                         let _ = ask.try_send(());
                     }
                 }
@@ -113,22 +115,22 @@ impl Signals {
     }
 }
 
-/// What came of [`raise_file_limit`].
+/// The outcome of [`raise_file_limit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileLimit {
-    /// As many files as wanted can be open.
+    /// The process can open as many files as it needs.
     Enough,
-    /// Fewer: the system allows no more.
+    /// The process can open fewer files than it needs.
     TooLow {
-        /// How many were wanted.
+        /// The number of files that it needs.
         wanted: u64,
-        /// How many there can be.
+        /// The number of files that the system allows.
         allowed: u64,
     },
 }
 
-/// Raises the limit of open files to what `peers` connections take: systems start processes with a limit of 1,024, which
-/// does not suffice for 2,000 peers.
+/// Raises the limit of open files to the number that `peers` connections need. Systems start processes with a limit of
+/// 1,024 files, which is too low for 2,000 peers.
 pub fn raise_file_limit(peers: usize) -> FileLimit {
     let now = getrlimit(Resource::Nofile);
     let (target, outcome) = plan(peers, now.current, now.maximum);
@@ -142,11 +144,11 @@ pub fn raise_file_limit(peers: usize) -> FileLimit {
 }
 
 fn wanted(peers: usize) -> u64 {
-    // A peer takes one socket, and for a moment a second one: the connection it replaces, or the dial under way.
+    // A peer takes one socket, and for a moment a second one: the connection that it replaces, or a dial in progress.
     u64::try_from(peers).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHER_FILES)
 }
 
-/// The limit to set, if any, and what that comes to. `None` in a limit means none.
+/// Returns the limit to set, if it must be set, and the outcome. `None` as `current` or `maximum` means no limit.
 fn plan(peers: usize, current: Option<u64>, maximum: Option<u64>) -> (Option<u64>, FileLimit) {
     let wanted = wanted(peers);
     let Some(current) = current.filter(|current| *current < wanted) else {

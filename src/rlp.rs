@@ -1,15 +1,15 @@
-//! Strict, total RLP decoding for bytes that strangers wrote.
+//! Strict, total RLP decoding for bytes from strangers.
 //!
 //! The `rlp` crate encodes for us, but its decoder accepts trailing bytes and long-form lengths of short strings,
 //! and `decode_list` panics on malformed input. This reader accepts exactly the canonical encoding (Ethereum yellow
 //! paper, appendix B), borrows from the input, allocates nothing and cannot panic: every slice is a checked `get`.
 //!
-//! A list is read front to back by a [`Reader`]. Whether extra elements are an error is the caller's decision
-//! ([`Reader::finish`] refuses them; EIP-8 messages simply do not call it).
+//! A [`Reader`] reads a list front to back. The caller decides whether extra elements are an error ([`Reader::finish`]
+//! refuses them; readers of EIP-8 messages do not call it).
 
 use std::fmt;
 
-/// Why a byte string is not the RLP that was asked for.
+/// Why a byte string is not the RLP that the caller expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The input ends before the item does.
@@ -18,16 +18,16 @@ pub enum Error {
     /// A length, integer or single byte is not in its shortest form.
     #[error("RLP is not in its canonical (shortest) form")]
     NotCanonical,
-    /// A list stands where a string was expected.
+    /// A list was found, but a string was expected.
     #[error("an RLP string was expected, a list was found")]
     ExpectedString,
-    /// A string stands where a list was expected.
+    /// A string was found, but a list was expected.
     #[error("an RLP list was expected, a string was found")]
     ExpectedList,
     /// The list has fewer elements than the message needs.
     #[error("the RLP list has too few elements")]
     MissingElement,
-    /// Bytes follow where the item should have ended.
+    /// Bytes follow the end of the item.
     #[error("bytes follow the end of the RLP item")]
     Trailing,
     /// An integer does not fit, or a string has another length than the field's.
@@ -105,7 +105,8 @@ impl<'a> Reader<'a> {
         if rest.is_empty() { Ok(reader) } else { Err(Error::Trailing) }
     }
 
-    /// Opens the list that `input` starts with and returns what follows it (EIP-8 tells readers to ignore that).
+    /// Opens the list at the start of `input`, and returns the bytes that follow it (EIP-8 tells readers to ignore
+    /// them).
     pub fn list_prefix(input: &'a [u8]) -> Result<(Self, &'a [u8]), Error> {
         match split(input)? {
             (Kind::List, payload, _, rest) => Ok((Self { rest: payload }, rest)),
@@ -113,7 +114,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the elements that stand in `items`, which is a sequence of items without a list header.
+    /// Reads the elements in `items`, which is a sequence of items without a list header.
     #[must_use]
     pub fn items(items: &'a [u8]) -> Self {
         Self { rest: items }
@@ -125,7 +126,7 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
-    /// Demands that no element is left.
+    /// Checks that no element is left.
     pub fn finish(self) -> Result<(), Error> {
         if self.rest.is_empty() { Ok(()) } else { Err(Error::Trailing) }
     }
@@ -175,7 +176,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next element as it stands, header included, whatever its kind. Its inside is not looked at.
+    /// The next element of any kind, as its bytes with the header. Its contents are not checked.
     pub fn raw(&mut self) -> Result<&'a [u8], Error> {
         self.next().map(|(_, _, item)| item)
     }
@@ -195,10 +196,10 @@ pub fn integer(input: &[u8]) -> Result<u64, Error> {
     uint(string(input)?)
 }
 
-/// How deep a value from outside may nest before it is refused; node records in use nest twice.
+/// How deep a value may nest; a deeper one is refused. Node records in use nest twice.
 const MAX_DEPTH: usize = 16;
 
-/// Demands that `input` is exactly one item, canonical all the way down.
+/// Checks that `input` is exactly one item, canonical in all its parts.
 pub fn validate(input: &[u8]) -> Result<(), Error> {
     let (_, _, _, rest) = split(input)?;
     if !rest.is_empty() {
@@ -258,7 +259,7 @@ mod tests {
 
     #[test]
     fn nesting_without_end_is_refused_not_followed() {
-        // 50 lists inside each other, the way a stack overflow is provoked.
+        // 50 lists inside each other, as an attacker would use to overflow the stack.
         let mut bytes = vec![0xc0];
         for _ in 0..50 {
             let mut outer = vec![0xc0 + u8::try_from(bytes.len()).unwrap()];
@@ -269,7 +270,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// What this reader accepts, the `rlp` crate reads the same way.
+        /// The `rlp` crate reads everything that this reader accepts in the same way.
         #[test]
         fn agrees_with_the_rlp_crate(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
             if let Ok(payload) = string(&bytes) {

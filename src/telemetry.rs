@@ -1,16 +1,16 @@
-//! Log events: how they are written, and which.
+//! Log events: their format, and the filter for them.
 //!
-//! Text for a person at a terminal, one JSON object per line for everything else, always to standard error, because
-//! standard output belongs to the result of a command. Which events are written can be changed while the process runs
-//! ([`LogFilter`]). Writing never waits for the reader of standard error ([`lines`]): what it does not take is dropped
-//! and counted.
+//! The format is text on a terminal, and one JSON object per line otherwise. Events always go to standard error,
+//! because standard output is for the result of a command. The filter can be changed while the process runs
+//! ([`LogFilter`]). Writing never waits for the reader of standard error ([`lines`]): lines that it does not read are
+//! dropped and counted.
 //!
-//! A panic is an event too: the default hook would write it to standard error itself, and block there.
+//! A panic is logged as an event. The default hook would write it to standard error itself, and block there.
 //!
-//! Levels are policy: `error` ends something, `warn` would wake somebody, `info` is for the operator, `debug` follows
-//! one peer or one call, `trace` follows one message.
+//! The levels have fixed meanings. `error`: something has ended. `warn`: an operator should look at it. `info`: an
+//! operator may want to know it. `debug` follows one peer or one call, and `trace` follows one message.
 //!
-//! Left out: metrics, and what is logged (the rooms; strangers' text is escaped there).
+//! Left out: metrics, and the events themselves (the rooms log them, and escape strangers' text).
 
 pub mod lines;
 
@@ -29,24 +29,24 @@ use tracing_subscriber::{
 use crate::config::{Log, LogFormat};
 use lines::Lines;
 
-/// Why events cannot be written, or not as asked.
+/// Why events cannot be written, or the filter cannot be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter does not parse.
     #[error("{filter:?} is not a log filter: {problem}")]
     Filter {
-        /// What was given.
+        /// The text of the filter.
         filter: String,
-        /// What is wrong with it.
+        /// What is wrong with the text.
         problem: String,
     },
-    /// The process writes its events already.
+    /// Writing events has been started already.
     #[error("log events have a subscriber already")]
     Started,
     /// The thread that writes lines cannot be started.
     #[error("cannot write to standard error: {0}")]
     Output(io::Error),
-    /// Events are not written any more: the process ends.
+    /// Events are not written any more, because the process ends.
     #[error("log events have no subscriber any more")]
     Ended,
 }
@@ -59,41 +59,41 @@ pub struct Logging {
 }
 
 impl Logging {
-    /// Which events are written.
+    /// Returns the filter for events.
     #[must_use]
     pub fn filter(&self) -> &LogFilter {
         &self.filter
     }
 
-    /// The number of lines that were dropped because standard error was not read; it goes on counting.
+    /// Returns the counter of lines that were dropped because standard error was not read. It goes on counting.
     #[must_use]
     pub fn dropped_lines(&self) -> Arc<AtomicU64> {
         self.lines.dropped()
     }
 
-    /// Logs panics from now on, in place of the default hook, which would write to standard error itself.
+    /// From now on, logs panics in place of the default hook, which would write to standard error itself.
     pub fn log_panics(&self) {
         panic::set_hook(Box::new(log_panic));
     }
 
-    /// Writes `text` as it is, whatever the filter.
+    /// Writes `text` as it is, and does not apply the filter.
     pub fn say(&self, text: &str) {
         self.lines.push(format!("{text}\n").as_bytes());
     }
 
-    /// Waits until everything is written, at most for `limit`.
+    /// Waits until all lines are written, for at most `limit`.
     pub fn flush(&self, limit: Duration) {
-        // Lines that are still there are lost with the process: there is no place left to count them.
+        // The process ends after this, so lines that are not written are lost without being counted.
         self.lines.flush(limit);
     }
 }
 
-/// Changes which events are written, while the process runs.
+/// The filter for events. It can be changed while the process runs.
 #[derive(Clone, Debug)]
 pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
 
 impl LogFilter {
-    /// Writes the events that `filter` asks for from now on, and returns the filter that was set before.
+    /// From now on, writes the events that `filter` selects. Returns the previous filter.
     pub fn set(&self, filter: &str) -> Result<String, TelemetryError> {
         let new = parse(filter)?;
         let mut before = String::new();
@@ -105,7 +105,7 @@ impl LogFilter {
     }
 }
 
-/// Starts to write events. Once per process.
+/// Starts to write events. It can be called once per process.
 pub fn start(log: &Log) -> Result<Logging, TelemetryError> {
     let (filter, handle) = reload::Layer::new(parse(&log.filter)?);
     let terminal = io::stderr().is_terminal();
@@ -127,7 +127,7 @@ pub fn start(log: &Log) -> Result<Logging, TelemetryError> {
     };
     let registry = tracing_subscriber::registry().with(filter);
     let started = if json {
-        // One flat object: collectors index fields, not nesting.
+        // One flat object for each event, because log collectors index fields and not nested objects.
         registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)).try_init()
     } else {
         registry.with(fmt::layer().with_ansi(terminal).with_writer(writer)).try_init()
@@ -136,7 +136,7 @@ pub fn start(log: &Log) -> Result<Logging, TelemetryError> {
     Ok(Logging { filter: LogFilter(handle), lines })
 }
 
-/// Logs a panic, with the backtrace where `RUST_BACKTRACE` asks for one.
+/// Logs a panic, with a backtrace if `RUST_BACKTRACE` asks for one.
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<&str>().copied();
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_filter_changes_what_is_written_while_running() {
-        // The one test that starts a subscriber: it is the process's, and there can be only one.
+        // Only this test starts a subscriber, because a process can have only one.
         let log = |filter: &str| Log { filter: filter.to_owned(), format: LogFormat::Json };
         assert!(matches!(start(&log("devp2pd=loud")), Err(TelemetryError::Filter { .. })));
         let logging = start(&log("off")).unwrap();

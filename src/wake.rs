@@ -1,8 +1,8 @@
-//! How a pure room wakes a task without knowing what a task is.
+//! How a pure room wakes a task without depending on a kind of task.
 //!
-//! Queues that several tasks share (messages to a peer, messages to an application) live in pure rooms. Their drivers
-//! implement [`Wake`] for what their tasks wait on. A queue is often made before its task runs, so it holds a
-//! [`WakeSlot`], which the driver fills later.
+//! Queues that several tasks share (messages to a peer, messages to an application) are in pure rooms. Their drivers
+//! implement [`Wake`] for their tasks. A queue is often made before its task runs, so it holds a [`WakeSlot`], which
+//! the driver fills later.
 //!
 //! Left out: how a task waits (`net::wake`).
 
@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// Something that wakes a task. A call must not block, and may come from any thread and more often than needed.
+/// Wakes a task. A call must not block; it may come from any thread, and more often than needed.
 pub trait Wake: Send + Sync {
     /// Wakes the task, or makes its next wait return at once.
     fn wake(&self);
@@ -22,7 +22,8 @@ pub trait Wake: Send + Sync {
 pub struct WakeSlot(OnceLock<Arc<dyn Wake>>);
 
 impl WakeSlot {
-    /// Puts `wake` in and wakes it once, because calls may have come before. The first one stays.
+    /// Stores `wake` and calls it once, because calls may have come before. If the slot is filled already, the first
+    /// one stays.
     pub fn fill(&self, wake: Arc<dyn Wake>) {
         let _ = self.0.set(wake);
         self.wake();

@@ -14,9 +14,16 @@ use crate::{
     switch::peers::ListError,
 };
 
-/// Why the sidecar did not start: one line for the operator.
+/// Why a sidecar did not start: one line for the operator. Nothing of it was left running.
+///
+/// The error of the system, if there was one, is among its sources.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+#[error(transparent)]
+pub struct StartError(#[from] Cause);
+
+/// Why a step of the start failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cause {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -75,7 +82,7 @@ pub enum StartError {
 
 /// The steps of a start, in order. Tests let each of them fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub(super) enum Step {
     /// The data directory is locked.
     DataDir,
     /// The key is loaded or made.

@@ -9,14 +9,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     components::{Component, Components},
-    error::StartError,
+    error::Cause,
     sockets::Sockets,
 };
 use crate::{
     config::{Config, networks::Preset},
     dnsdisc::{self, Link},
     kademlia::Protocol,
-    net::switch::{Sources, boards::TableBoard},
+    net::switch::{Sources, watches::TableWatch},
     net::{
         bootnode_names::{self, Named},
         clock,
@@ -55,7 +55,7 @@ pub(super) struct Setup<'a> {
     /// Those of discovery are taken.
     pub(super) sockets: &'a mut Sockets,
     /// Who is told what happens in the tables.
-    pub(super) tables: TableBoard,
+    pub(super) tables: TableWatch,
     pub(super) rng: StdRng,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Finding {
 }
 
 /// Starts everything that finds nodes.
-pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Finding, StartError> {
+pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Finding, Cause> {
     let Setup { config, data_dir, key, mut local, record_file, sockets, tables, mut rng } = setup;
     let mut fork = || StdRng::seed_from_u64(rng.next_u64());
     let preset = Preset::of(config.network);
@@ -209,7 +209,7 @@ fn keep_seq(
     record: watch::Receiver<Record>,
     file: StateFile<RecordState>,
     components: &mut Components,
-) -> Result<(), StartError> {
+) -> Result<(), Cause> {
     file.store(&RecordState { seq: record.borrow().seq() })?;
     let state = |record: &Record| Some(RecordState { seq: record.seq() });
     let lost = "the sequence number of our record is not kept";

@@ -20,7 +20,7 @@
 //! | `service` | accepts peers and is ready; at the end, tells applications and peers |
 //! | `reload` | takes over a configuration that was read again |
 //!
-//! Left out: signals, the log and the limit on open files, which belong to the process (`main`).
+//! Left out: signals, the log and the limit on open files, which belong to the process (`program`).
 
 mod api;
 mod components;
@@ -37,7 +37,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
 use components::Components;
-pub use error::{StartError, Step};
+pub use error::StartError;
+use error::{Cause, Step};
 pub use start::Started;
 use start::{Outcome, Steps};
 
@@ -79,16 +80,16 @@ impl App {
     }
 
     /// The same, for a process whose log is ours: calls may change its filter, and dropped lines are shown.
-    pub async fn start_logging(config: Config, log: Option<Logging>) -> Result<Self, StartError> {
-        Self::start_until(config, log, |_| Ok(())).await
+    pub(crate) async fn start_logging(config: Config, log: Option<Logging>) -> Result<Self, StartError> {
+        Ok(Self::start_until(config, log, |_| Ok(())).await?)
     }
 
     /// [`App::start`], asking `reached` after each step whether to go on.
     async fn start_until(
         config: Config,
         log: Option<Logging>,
-        reached: impl Fn(Step) -> Result<(), StartError>,
-    ) -> Result<Self, StartError> {
+        reached: impl Fn(Step) -> Result<(), Cause>,
+    ) -> Result<Self, Cause> {
         let mut components = Components::default();
         let mut steps = Steps::new(&config, log, &mut components)?;
         let mut data_dir = steps.data_dir()?;
@@ -118,7 +119,10 @@ impl App {
 
     /// Reads the configuration with `load`, takes over what can change while running, and logs what changed and what
     /// needs a restart.
-    pub async fn reload(&mut self, load: impl FnOnce() -> Result<Request, ConfigError> + Send + 'static) {
+    pub(crate) async fn reload(
+        &mut self,
+        load: impl FnOnce() -> Result<Request, ConfigError> + Send + 'static,
+    ) {
         self.current.reload(&self.handle, load).await;
     }
 

@@ -7,13 +7,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     components::{Component, Components},
-    error::StartError,
+    error::Cause,
 };
 use crate::{
     config::{Config, Rehello, networks::Preset},
     delivery::INBOUND_BUDGET,
     lease,
-    net::switch::{self, Boards, Handle, Sources, Switch},
+    net::switch::{self, Handle, Sources, Switch, Watches},
     net::{listener::Accepted, running::Running, state_file::StateFile},
     node::{AddressClass, NodeKey, NodeRef, Record},
     p2p::LocalNode,
@@ -31,7 +31,7 @@ pub(super) struct Setup<'a> {
     pub(super) record: &'a Record,
     pub(super) instance_id: Arc<str>,
     pub(super) client_name: &'a str,
-    pub(super) boards: Boards,
+    pub(super) watches: Watches,
     pub(super) sources: Sources,
     /// Connections that were accepted.
     pub(super) accepted: mpsc::Receiver<Accepted>,
@@ -44,8 +44,8 @@ pub(super) struct Setup<'a> {
 }
 
 /// Starts the switch and what keeps its lists.
-pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Handle, StartError> {
-    let Setup { config, key, record, instance_id, client_name, boards, sources, accepted, .. } = setup;
+pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Handle, Cause> {
+    let Setup { config, key, record, instance_id, client_name, watches, sources, accepted, .. } = setup;
     let (lists, lists_changed) = watch::channel(None);
     let switch_config = switch::Config {
         local: LocalNode::new(key, client_name),
@@ -59,7 +59,7 @@ pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Han
             ..lease::Config::default()
         },
         settings: settings(config, record),
-        boards,
+        watches,
         inbox_budget: INBOUND_BUDGET,
         max_shared_stall: config.grpc.max_shared_stall,
         end_shared_sessions: config.grpc.end_shared_sessions,

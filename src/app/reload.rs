@@ -94,7 +94,7 @@ async fn relist(handle: &Handle, list: Listed, before: &[NodeRef], now: &[NodeRe
         return;
     }
     let (added_count, removed_count) = (added.len(), removed.len());
-    match handle.relist(list, added, removed).await {
+    match handle.run(move |switch, now| switch.peers().relist(now, list, added, &removed)).await {
         Ok(refused) => {
             for (node, error) in &refused {
                 tracing::warn!(%node, %error, "this node of the configuration cannot be listed");

@@ -3,7 +3,7 @@
 //! This is the last component to start and the first to stop, because its end needs all the others: applications are told
 //! and may finish, what was accepted for peers is written, peers hear why we go, and the streams end.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     net::TcpListener,
@@ -21,6 +21,7 @@ use crate::{
         running::Running,
     },
     rpc::descriptors::Health,
+    switch::Engine,
 };
 
 /// How long applications that are attached get between the notice and the end of their streams.
@@ -78,19 +79,20 @@ async fn end(handle: &Handle, notice: Duration) {
     let deadline = clock::now().unix.saturating_add(notice);
     let told = async {
         let _ = handle.drain(deadline).await;
-        until(async || handle.attached().await == 0).await;
+        until(handle, |switch| switch.registrations().attached() == 0).await;
     };
     let _ = timeout(notice, told).await;
     let farewell = async {
         let _ = handle.quit().await;
-        until(async || handle.connections().await == 0).await;
+        until(handle, |switch| switch.connections() == 0).await;
     };
     let _ = timeout(FAREWELL, farewell).await;
     let _ = timeout(FAREWELL, handle.end_streams()).await;
 }
 
-async fn until<F: Future<Output = bool>>(done: impl Fn() -> F) {
-    while !done().await {
+/// Returns once `done` holds, or the switch has ended.
+async fn until(handle: &Handle, done: fn(&mut Engine) -> bool) {
+    while matches!(handle.run(move |switch, _| done(switch)).await, Ok(false)) {
         sleep(LOOK).await;
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::{
     api::{self, Services},
     components::{Component, Components},
-    error::{StartError, Step},
+    error::{Cause, Step},
     finding::{self, Finding, RecordState},
     peers, reload,
     service::Service,
@@ -23,7 +23,7 @@ use crate::{
     },
     dnsdisc,
     http::{self, Probes},
-    net::switch::{Boards, Handle},
+    net::switch::{Handle, Watches},
     net::{clock, data_dir::DataDir, discovery::Discovery, key_file, state_file::StateFile, udp::UdpPort},
     node::{Enode, NodeKey, Record, local::LocalRecord},
     policy::lists::{Lists, Parsed},
@@ -91,11 +91,11 @@ struct Earlier {
 }
 
 impl Earlier {
-    fn load(data_dir: &DataDir) -> Result<Self, StartError> {
+    fn load(data_dir: &DataDir) -> Result<Self, Cause> {
         let lists_file = StateFile::<Lists>::new(data_dir.path().join("peers.json"));
         let lists = lists_file.load()?.unwrap_or_default();
         let lists =
-            lists.parse().map_err(|error| StartError::Lists { path: lists_file.path().to_owned(), error })?;
+            lists.parse().map_err(|error| Cause::Lists { path: lists_file.path().to_owned(), error })?;
         let record_file = StateFile::<RecordState>::new(data_dir.path().join("record.json"));
         let seq = record_file.load()?.map(|state| state.seq);
         Ok(Self { lists, lists_file, seq, record_file })
@@ -107,13 +107,13 @@ impl<'a> Steps<'a> {
         config: &'a Config,
         log: Option<Logging>,
         components: &'a mut Components,
-    ) -> Result<Self, StartError> {
-        let rng = StdRng::try_from_os_rng().map_err(|error| StartError::Entropy(error.to_string()))?;
+    ) -> Result<Self, Cause> {
+        let rng = StdRng::try_from_os_rng().map_err(|error| Cause::Entropy(error.to_string()))?;
         Ok(Self { config, log, now: clock::now(), rng, components })
     }
 
     /// Locks the data directory.
-    pub(super) fn data_dir(&mut self) -> Result<DataDir, StartError> {
+    pub(super) fn data_dir(&mut self) -> Result<DataDir, Cause> {
         Ok(match &self.config.data_dir {
             Some(path) => DataDir::open(path)?,
             None => DataDir::temporary(&mut self.rng)?,
@@ -124,8 +124,8 @@ impl<'a> Steps<'a> {
     pub(super) async fn take(
         mut self,
         data_dir: &mut DataDir,
-        reached: impl Fn(Step) -> Result<(), StartError>,
-    ) -> Result<Outcome, StartError> {
+        reached: impl Fn(Step) -> Result<(), Cause>,
+    ) -> Result<Outcome, Cause> {
         let config = self.config;
         reached(Step::DataDir)?;
         let key = self.key(data_dir)?;
@@ -136,10 +136,10 @@ impl<'a> Steps<'a> {
         let udp_addrs = sockets.udp.as_ref().map(UdpPort::local_addrs).unwrap_or_default();
         // Signing fails only for size, and a record without entries has a third of what is allowed.
         let local = LocalRecord::new(self.now, key.clone(), sockets.ports(), earlier.seq)
-            .map_err(|error| StartError::Record(error.to_string()))?;
+            .map_err(|error| Cause::Record(error.to_string()))?;
         reached(Step::Listen)?;
 
-        let boards = Boards::new(self.rng.next_u64());
+        let watches = Watches::new(self.rng.next_u64());
         let search = finding::Setup {
             config,
             data_dir: data_dir.path(),
@@ -147,7 +147,7 @@ impl<'a> Steps<'a> {
             local,
             record_file: earlier.record_file,
             sockets: &mut sockets,
-            tables: boards.tables(),
+            tables: watches.tables(),
             rng: self.fork(),
         };
         let Finding { discovery, trees, sources } = finding::start(search, self.components)?;
@@ -163,7 +163,7 @@ impl<'a> Steps<'a> {
             record: &record,
             instance_id: Arc::clone(&facts.instance_id),
             client_name: &facts.client_name,
-            boards,
+            watches,
             sources,
             accepted: accept_queue,
             configured: current.lists(),
@@ -203,7 +203,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Reads the node's key, or makes one where the configuration names none.
-    fn key(&mut self, data_dir: &DataDir) -> Result<NodeKey, StartError> {
+    fn key(&mut self, data_dir: &DataDir) -> Result<NodeKey, Cause> {
         Ok(match &self.config.nodekey {
             Some(path) => key_file::load(path)?,
             None => key_file::load_or_make(data_dir, &mut self.rng)?,
@@ -251,7 +251,7 @@ impl<'a> Steps<'a> {
         handle: &Handle,
         discovery: &Discovery,
         trees: watch::Receiver<dnsdisc::Counters>,
-    ) -> Result<Option<SocketAddr>, StartError> {
+    ) -> Result<Option<SocketAddr>, Cause> {
         let Some(addr) = self.config.http_addr else { return Ok(None) };
         let facts = http::Facts {
             discv5_off: self.config.discovery.wanted && !self.config.discovery.v5,

@@ -20,7 +20,7 @@ use super::{
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub(super) enum Origin {
     /// Nobody said anything.
     Default,
     /// The file, with the line.

@@ -32,7 +32,6 @@ use std::{
 };
 
 pub use error::ConfigError;
-pub use layers::Origin;
 pub use sections::{Config, Discovery, Grpc, Log, Peers, Tls};
 pub use values::{LogFormat, Network, Rehello};
 

@@ -223,7 +223,7 @@ mod tests {
     use crate::{
         dnsdisc::Link,
         net::discovery::contact_of,
-        node::{EPOCH_SECONDS, Head, NodeRef},
+        node::{Head, NodeRef, fork_id::EPOCH_SECONDS},
     };
 
     fn presets() -> impl Iterator<Item = &'static Preset> {

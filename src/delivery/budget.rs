@@ -1,9 +1,9 @@
-//! One bound over what all inboxes of the process hold.
+//! One bound on the memory that all inboxes of the process hold.
 //!
-//! An inbox never looks into another (a lock across registrations would let one application wait for another), so
-//! "the largest" is decided by a share that everybody can compute: when three quarters of the budget are used, a
-//! channel may hold its share of the last quarter and no more. Large queues are refused first, small ones go on, and
-//! the bound itself is never crossed by more than the messages being queued at that moment.
+//! An inbox never reads another one: a lock across registrations would let one application wait for another. So every
+//! inbox computes for itself which queues are too large. When three quarters of the budget are used, a channel takes
+//! messages only while it holds less than its share of the last quarter. Large queues are refused first, small ones go
+//! on. The bound itself is exceeded by no more than the messages that are being queued at that time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The default bound of all inbound queues: 512 MiB.
 pub const INBOUND_BUDGET: u64 = 512 << 20;
 
-/// Inboxes take and return budget in steps of this size, so that the shared counter is not touched for every message.
+/// Inboxes take and return budget in steps of this many bytes, so that the shared counter is not changed for every
+/// message.
 const STEP: u64 = 128 << 10;
 
-/// The bound, and what is taken of it.
+/// The bound, and the part of it that is taken.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
@@ -29,7 +30,7 @@ impl Budget {
         Arc::new(Self { limit, used: AtomicU64::new(0), channels: AtomicU64::new(0) })
     }
 
-    /// How many bytes are taken, in steps.
+    /// How many bytes are taken, rounded up to steps.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
@@ -41,7 +42,7 @@ impl Budget {
         self.used() >= self.limit
     }
 
-    /// What one channel may hold now: it takes one more message while it holds less.
+    /// The bound on one channel now, in bytes: it takes one more message while it holds less.
     fn bound(&self) -> u64 {
         let used = self.used();
         let last_quarter = self.limit / 4;
@@ -66,33 +67,33 @@ pub struct Share {
 }
 
 impl Share {
-    /// A share of nothing yet.
+    /// A share that holds nothing yet.
     #[must_use]
     pub fn new(budget: Arc<Budget>) -> Self {
         Self { budget, taken: 0, channels: 0 }
     }
 
-    /// What one channel may hold now.
+    /// The bound on one channel now, in bytes.
     pub(super) fn bound(&self) -> u64 {
         self.budget.bound()
     }
 
-    /// The owner holds so much now.
+    /// The owner holds this many bytes now.
     pub fn hold(&mut self, bytes: u64) {
-        // One step is kept by an inbox that drains: it is about to fill again.
+        // An inbox that drains keeps up to two steps, because it is likely to fill again.
         if bytes > self.taken || self.taken.saturating_sub(bytes) > 2 * STEP {
             self.take(bytes.next_multiple_of(STEP));
         }
     }
 
-    /// The owner holds nothing now, and keeps no step either: connections are many, and most of them are idle.
+    /// The owner holds nothing now, and keeps no step either: there are many connections, and most of them are idle.
     pub fn release(&mut self) {
         if self.taken > 0 {
             self.take(0);
         }
     }
 
-    /// The owner has so many channels now.
+    /// The owner has this many channels now.
     pub(super) fn set_channels(&mut self, channels: u64) {
         shift(&self.budget.channels, self.channels, channels);
         self.channels = channels;
@@ -104,7 +105,8 @@ impl Share {
     }
 }
 
-/// Moves a sum by the difference, in one step: between two steps others would see what is not there.
+/// Changes a sum by the difference, in one atomic operation: between two operations other threads would read a wrong
+/// sum.
 fn shift(sum: &AtomicU64, before: u64, after: u64) {
     if let Some(more) = after.checked_sub(before) {
         sum.fetch_add(more, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! One channel: what waits on it, how far it has come, and where it stands on the stream of the moment.
+//! One channel: the messages that wait on it, its position, and its state on the current stream.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,15 +10,15 @@ use super::event::{About, Close, FirstMessage};
 use super::overflow::Overflow;
 use super::queue::{Item, Queue};
 
-/// The most first messages a channel keeps. One is what a protocol's handshake needs (eth's Status); a few more allow
-/// for those that need a second.
+/// The most first messages that a channel keeps. The handshake of most protocols needs one (eth's Status); some need a
+/// second, and a few more are allowed.
 pub const MAX_KEEP_FIRST: usize = 4;
 
 /// The most bytes of first messages a channel keeps.
-pub const MAX_KEEP_FIRST_BYTES: usize = 16 << 10;
+const MAX_KEEP_FIRST_BYTES: usize = 16 << 10;
 
-/// What a closed channel costs on top of its messages while it waits to be told: about what its record takes. So a
-/// stranger who connects over and over fills a bound and no more.
+/// The cost of a closed channel beyond its messages, in bytes, while its end waits to be reported: about the memory of
+/// its record. So a stranger who connects over and over fills a bound and no more.
 pub(super) const CLOSED_COST: u64 = 1 << 10;
 
 /// Where a channel waits for its turn.
@@ -34,7 +34,7 @@ pub(super) enum Place {
     NoCredit,
 }
 
-/// What a channel is to the stream of the moment.
+/// The state of a channel on the current stream.
 #[derive(Debug)]
 pub(super) struct OnStream {
     /// Its number, once it is announced.
@@ -42,19 +42,19 @@ pub(super) struct OnStream {
     pub(super) window: Window,
     /// `None` with automatic credit.
     pub(super) log: Option<Uncredited>,
-    /// How much of the first waiting message went out in parts.
+    /// How many bytes of the first waiting message were handed over in parts.
     pub(super) offset: usize,
     pub(super) place: Place,
-    /// Whether the round counts it among those that have something to hand over.
+    /// Whether the round counts it as a channel that has something to hand over.
     pub(super) ready: bool,
-    /// What is left of this round's bytes; below zero, a debt from a message larger than the quantum.
+    /// The rest of this round's bytes; below zero, a debt from a message larger than the quantum.
     pub(super) deficit: i64,
 }
 
-/// A connection that is held for a channel.
+/// The hold of a connection for a channel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldFor {
-    /// Until the queue costs no more than this.
+    /// The hold ends when the queue costs no more than this.
     pub(super) room_at: u64,
     pub(super) since: Instant,
 }
@@ -69,19 +69,19 @@ pub(super) struct Channel<P> {
     first: Vec<FirstMessage>,
     first_bytes: usize,
     arrived: u64,
-    /// Whether some stream was told of it.
+    /// Whether it was announced on any stream.
     pub(super) announced: bool,
-    /// What earlier streams left uncredited; `None` when that is not known.
+    /// How many messages earlier streams left uncredited; `None` when that is not known.
     uncredited: Option<u64>,
     pub(super) closed: Option<Arc<Close>>,
-    /// When it closed, among the inbox's closed channels.
+    /// The position of its end among those of the inbox's closed channels.
     pub(super) closing: u64,
-    /// Its connection is held.
+    /// Set while its connection is held for it.
     pub(super) held: Option<HeldFor>,
     /// Bytes of payload that streams have taken, parts of messages included.
     pub(super) taken: u64,
     pub(super) overflow: Overflow,
-    /// Its owner was told to close it: nothing more is taken.
+    /// Its owner was told to close it: no more messages are taken.
     pub(super) muted: bool,
     pub(super) on: OnStream,
 }
@@ -111,7 +111,7 @@ impl<P> Channel<P> {
         self.closed.is_none() && !self.muted
     }
 
-    /// Counts a message that was queued or lost, and keeps it if it is one of the first.
+    /// Counts a message that was queued or lost, and keeps a copy if it is one of the first.
     pub(super) fn arrive(&mut self, code: u32, payload: &[u8]) {
         let kept = self.first.len();
         let bytes = self.first_bytes.saturating_add(payload.len());
@@ -125,8 +125,8 @@ impl<P> Channel<P> {
         self.arrived = self.arrived.saturating_add(1);
     }
 
-    /// The first messages that nobody will get from the queue any more: handed over earlier, or lost in the gap that
-    /// the queue begins with.
+    /// The kept first messages that the queue will not deliver any more: handed over earlier, or lost in the gap at the
+    /// queue's head.
     pub(super) fn first_messages(&self) -> Vec<FirstMessage> {
         let lost = match self.queue.head() {
             Some(Item::Gap(lost)) => lost.messages,
@@ -136,7 +136,7 @@ impl<P> Channel<P> {
         self.first.iter().take(gone).cloned().collect()
     }
 
-    /// What the channel costs if it is closed: its messages and its record.
+    /// The cost of the channel once it is closed: its messages and its record.
     pub(super) fn closed_cost(&self) -> u64 {
         CLOSED_COST.saturating_add(self.first_bytes as u64).saturating_add(self.queue.cost())
     }
@@ -145,8 +145,8 @@ impl<P> Channel<P> {
         self.uncredited
     }
 
-    /// Credit came back on this stream: the application has seen the channel announced on it, and with that what
-    /// earlier streams left open.
+    /// Takes credit that came back on this stream. It proves that the application has read the channel's announcement
+    /// on this stream, and so knows what earlier streams left uncredited.
     pub(super) fn credit(&mut self, bytes: u64) {
         self.on.window.give(bytes);
         if let Some(log) = &mut self.on.log {
@@ -155,7 +155,7 @@ impl<P> Channel<P> {
         }
     }
 
-    /// The stream is gone; what it left uncredited is remembered for the next.
+    /// The stream has ended; the messages that it left uncredited are counted for the next one.
     pub(super) fn leave(&mut self, next: OnStream) {
         self.overflow.forget();
         let stream = std::mem::replace(&mut self.on, next);

@@ -1,27 +1,30 @@
-//! What a message costs, and how much the application said it can take.
+//! The cost of a message, and the credit that an application gives.
 //!
-//! Credit is bytes plus a fixed cost a message: counting messages alone lets large ones through, counting bytes alone
-//! lets floods of tiny ones through, and both have failed elsewhere (RSocket's and h2's histories). A window is open
-//! while it is above zero and a message may take it below, so that one message of any size always fits.
+//! Credit is bytes plus a fixed cost for each message. A count of messages alone lets large ones through, and a count
+//! of bytes alone lets floods of tiny ones through; both have failed elsewhere (see the histories of RSocket and h2). A
+//! window is open while it is above zero, and a message may take it below zero, so that one message of any size always
+//! fits.
 
 use std::collections::VecDeque;
 
-/// What a message costs beside its bytes, in queues and in windows: about what it takes to hold and to frame one.
+/// The cost of a message beside its bytes, in queues and in windows: about the memory that it takes to hold and to
+/// frame one.
 pub const MESSAGE_COST: u64 = 64;
 
-/// The channel window when an application names none (`0`).
+/// The channel window when an application names none (`0`): 1 MiB.
 pub const DEFAULT_CHANNEL_WINDOW: u64 = 1 << 20;
 
-/// The stream window when an application names none (`0`): sixteen channels at full speed.
+/// The stream window when an application names none (`0`): 16 MiB, for sixteen channels at full speed.
 pub const DEFAULT_STREAM_WINDOW: u64 = 16 << 20;
 
-/// What a whole message of `len` bytes costs.
+/// The cost of a whole message of `len` bytes.
 #[must_use]
 pub fn cost(len: usize) -> u64 {
     (len as u64).saturating_add(MESSAGE_COST)
 }
 
-/// A credit window. Automatic credit is a window that never closes: the flow control of HTTP/2 is the limit then.
+/// A credit window. With automatic credit the window never closes: then only the flow control of HTTP/2 limits the
+/// stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     left: i64,
@@ -46,12 +49,12 @@ impl Window {
     }
 }
 
-/// How many runs an [`Uncredited`] log remembers apart. Beyond it neighbours are joined, which only makes the bound
-/// of [`Uncredited::messages`] looser.
+/// How many runs an [`Uncredited`] log keeps apart. Beyond that, neighbours are joined, which only makes the bound of
+/// [`Uncredited::messages`] looser.
 const MAX_RUNS: usize = 32;
 
-/// Which messages were handed over without their credit having come back: an upper bound of what a broken stream
-/// took with it. A run of messages counts as processed when credit for all of it has returned.
+/// The messages that were handed over and whose credit has not come back: an upper bound on the messages that a broken
+/// stream took. A run of messages counts as processed when credit for all of it has come back.
 #[derive(Debug, Default)]
 pub(super) struct Uncredited {
     /// Messages and cost of each run, oldest first. The last run is the one that grows.
@@ -86,7 +89,8 @@ impl Uncredited {
             self.messages = self.messages.saturating_sub(messages);
             self.runs.pop_front();
         }
-        // A client that returns more than it was given (its window grows by it) has paid for nothing to come.
+        // Credit beyond all runs is dropped: a client that returns more than it was given only makes its window larger,
+        // and does not pay for messages to come.
         self.spare = 0;
     }
 

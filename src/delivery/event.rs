@@ -1,26 +1,27 @@
-//! What an inbox hands to the stream of the moment.
+//! The events that an inbox hands to the current stream.
 //!
-//! The events of one channel come in order: opened, messages and gaps, closed. Nothing is promised between channels.
+//! The events of one channel come in order: opened, messages and gaps, closed. Events of different channels have no
+//! order.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// What stays the same over a channel's life: which session it belongs to and with whom.
+/// The properties of a channel that never change: its session and its peer.
 #[derive(Clone, Debug)]
 pub struct About<P> {
     /// The connection this channel belongs to; it outlives the application's streams.
     pub session_id: u64,
-    /// Who is at the other end and which capability was negotiated, as the owner of the queue describes it.
+    /// The peer and the negotiated capability, as the owner of the queue describes them.
     pub peer: P,
-    /// How many first messages to keep for streams to come (`ProtocolSpec.keep_first`), at most
+    /// How many first messages to keep for later streams (`ProtocolSpec.keep_first`), at most
     /// [`MAX_KEEP_FIRST`](super::MAX_KEEP_FIRST).
     pub keep_first: usize,
     /// Whether the sidecar sent the registered greeting on this channel.
     pub greeting_sent: bool,
 }
 
-/// A message that is kept for the session's life and repeated when the application comes back.
+/// A message that is kept while the session lives, and repeated to an application that attaches again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstMessage {
     /// Its code inside the capability.
@@ -40,23 +41,23 @@ pub struct Opened<P> {
     pub existing: bool,
     /// How many of its messages were handed over or reported as gaps before this event, on all streams.
     pub position: u64,
-    /// At most so many of those may never have been processed: they were handed to streams that broke before their
-    /// credit came back. `None`: unknown, a stream gave credit automatically.
+    /// The most of those messages that the application may not have processed: they were handed to streams that broke
+    /// before their credit came back. `None` if a stream had automatic credit, so that the number is unknown.
     pub uncredited_messages: Option<u64>,
     /// The kept first messages that this stream will not deliver as messages.
     pub first_messages: Vec<FirstMessage>,
 }
 
-/// Where a part stands in its message.
+/// The position of a part in its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// The size of the whole message in bytes.
     pub total: usize,
-    /// Where this part begins.
+    /// The offset of this part, in bytes.
     pub offset: usize,
 }
 
-/// Who ended a channel.
+/// The side that ended a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClosedBy {
     /// The peer, or its connection.
@@ -74,9 +75,9 @@ pub enum ClosedBy {
 pub struct Close {
     /// The devp2p disconnect reason.
     pub reason: u8,
-    /// Who ended it.
+    /// The side that ended it.
     pub by: ClosedBy,
-    /// More, in words (`rehello`, `queue full` …); empty if there is nothing to add.
+    /// A description (`rehello`, `queue full` …); empty if there is nothing to add.
     pub detail: Arc<str>,
     /// Outbound messages that were accepted and never written to the socket.
     pub unsent_messages: u64,
@@ -85,7 +86,7 @@ pub struct Close {
 /// One event of a stream.
 #[derive(Clone, Debug)]
 pub enum Event<P> {
-    /// A channel is there.
+    /// A channel exists.
     Opened(Box<Opened<P>>),
     /// A message, or a part of one.
     Message {
@@ -95,13 +96,13 @@ pub enum Event<P> {
         code: u32,
         /// The payload of the message, or of this part.
         payload: Bytes,
-        /// Set when the message comes in parts; parts of one message are consecutive on their channel. If a gap comes
-        /// before the last one, the message is lost and counted in the gap.
+        /// Set when the message comes in parts; the parts of one message are consecutive on their channel. If a gap
+        /// comes before the last part, the message is lost and counted in the gap.
         part: Option<Part>,
     },
-    /// Messages that stood here were lost.
+    /// Messages were lost at this place.
     Gap {
-        /// The channel's number; 0 for whole sessions that opened and closed unseen.
+        /// The channel's number; 0 for whole sessions that opened and closed without an announcement.
         channel: u32,
         /// How many whole sessions; 0 unless `channel` is 0.
         sessions: u64,
@@ -114,8 +115,6 @@ pub enum Event<P> {
     Closed {
         /// The channel's number.
         channel: u32,
-        /// Its session.
-        session_id: u64,
         /// How it ended.
         close: Arc<Close>,
     },

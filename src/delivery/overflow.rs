@@ -1,46 +1,47 @@
 //! The overflow rule: what happens to a message when its channel's queue is full.
 //!
 //! An application that keeps reading loses nothing. Its peers are held instead: the connection stops reading, and TCP
-//! slows the peer down, as a protocol inside the peer's own process would. Holding also delays the peer's Pings and the
-//! other channels of the connection, so it needs **proofs of progress**: bytes that come through, a Pong, or a second
+//! slows the peer down, as a protocol inside the peer's own process would. A hold also delays the peer's Pings and the
+//! other channels of the connection. So it needs **proofs of progress**: bytes that were read, a Pong, or a second
 //! without holding (`p2p::intake` keeps that clock). Without a proof, a channel is held for its registration's
-//! `stall_limit` and then its application is *late*: the policy acts on every message that does not fit, until the
-//! application has taken a queue's worth again. A dead application therefore costs its peers one hold, and one that
-//! takes a message now and then cannot hold them anew with each.
+//! `stall_limit`. Then its application is *late*: the policy acts on every message that does not fit. That ends when
+//! the application has taken 1 MiB (8 MiB on a shared connection). A dead application therefore costs its peers one
+//! hold. An application that takes a message now and then cannot hold its peers again with each.
 //!
-//! `docs/decisions/0006-overflow.md` says why the rule is this one and what was measured against other nodes.
+//! `docs/decisions/0006-overflow.md` has the reasons for this rule, and the measurements against other nodes.
 //!
 //! Left out: the clock of a connection and what counts as a proof (`p2p::intake`), and the queues ([`super::Inbox`]).
 
 use std::time::{Duration, Instant};
 
-/// The stall limit of a registration that names none. It is below the 10 s and 15 s that ethereumjs and reth wait for a
-/// Pong, and above the 5.2 s that a message of 5 MB takes to reach an application that reads 1 MB/s.
+/// The stall limit of a registration that names none. It is below the 10 s and 15 s for which ethereumjs and reth wait
+/// for a Pong. It is above the 5.2 s that a message of 5 MB takes to reach an application that reads 1 MB/s.
 pub const DEFAULT_STALL_LIMIT: Duration = Duration::from_secs(8);
 
 /// The largest stall limit, and the most that the channels of one connection are held in sum between two proofs.
 /// go-ethereum gives up a write after 20 s; two such periods fit into that.
 pub const MAX_STALL_LIMIT: Duration = Duration::from_secs(9);
 
-/// A message that waits is offered again after this time at the latest, so that a change (a stream that attached or
-/// left, another policy, memory that became short) acts within it.
+/// A message that waits is offered again after this time at the latest. So a change acts within it: a stream that
+/// attached or left, another policy, memory that became short.
 const TURN: Duration = Duration::from_secs(1);
 
-/// What a late application takes before its peers are held for it again, in bytes of payload: the default queue.
+/// How much a late application must take before its peers are held for it again, in bytes of payload: the default
+/// queue.
 const CAUGHT_UP: u64 = 1 << 20;
 
-/// The same where another application shares the connection: that one is not held up more than once per 8 MiB.
+/// The same where another application shares the connection: that one is held up at most once per 8 MiB.
 const CAUGHT_UP_SHARED: u64 = 8 << 20;
 
-/// What a late application that has a connection alone may lose each second, in bytes on the wire. TCP goes on slowing the
-/// peer down at this rate, and a full set of kernel buffers (4 MB) still passes within the 3 s that Nethermind waits for
-/// a Pong. A peer that sends a finite download loses a part of it and not all.
+/// How much a late application that has a connection alone may lose each second, in bytes on the wire. TCP still slows
+/// the peer down at this rate. A full set of kernel buffers (4 MB) still passes within the 3 s for which Nethermind
+/// waits for a Pong. A peer that sends a finite download loses a part of it and not all.
 const DROP_RATE: u64 = 2 << 20;
 
-/// Dropping may run ahead of [`DROP_RATE`] by so much time.
+/// Dropping may run ahead of [`DROP_RATE`] by this much time.
 const DROP_BURST: Duration = Duration::from_secs(1);
 
-/// What a registration wants when its application is late.
+/// The policy's action when the application is late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// New messages of the channel are dropped and a gap stands in their place.
@@ -56,9 +57,9 @@ pub enum Action {
 /// A registration's overflow policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverflowPolicy {
-    /// How long a peer may be held without a proof of progress, at most [`MAX_STALL_LIMIT`]; zero for never.
+    /// How long a peer may be held without a proof of progress, at most [`MAX_STALL_LIMIT`]; zero: never.
     pub stall_limit: Duration,
-    /// What comes then.
+    /// The action when that time is over.
     pub action: Action,
 }
 
@@ -73,16 +74,16 @@ impl Default for OverflowPolicy {
 pub enum Sharing {
     /// None has.
     Alone,
-    /// One has; the operator allows holds of this length nevertheless (`max_shared_stall`).
+    /// One has. The operator allows holds of up to this length anyway (`max_shared_stall`).
     Shared(Duration),
 }
 
-/// For how long the connection has been held since the last proof of progress.
+/// How long the connection has been held since the last proof of progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// For the channel of the message.
+    /// Charged to the channel of the message.
     pub channel: Duration,
-    /// For all channels.
+    /// Charged to all channels together.
     pub total: Duration,
 }
 
@@ -100,42 +101,43 @@ pub(super) enum Decision {
     Disconnect,
 }
 
-/// One message that does not fit, and all that the rule looks at beside the channel's own state.
+/// One message that does not fit, with all inputs of the rule except the channel's own state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Excess {
     pub(super) policy: OverflowPolicy,
-    /// Whether the application's stream is there.
+    /// Whether a stream of the application is attached.
     pub(super) attached: bool,
     pub(super) sharing: Sharing,
     pub(super) held: Held,
     /// Bytes of payload that the application's streams have taken from this channel so far.
     pub(super) taken: u64,
-    /// What the message took on the wire.
+    /// How many bytes the message took on the wire.
     pub(super) wire_bytes: usize,
 }
 
 /// The rule's state for one channel.
 #[derive(Debug, Default)]
 pub(super) struct Overflow {
-    /// The application is late: what it had taken when that was found.
+    /// Set while the application is late: how much it had taken when it became late.
     late: Option<u64>,
-    /// When dropping at [`DROP_RATE`] will have paid for all that was dropped.
+    /// The time until which [`DROP_RATE`] has been used up by what was dropped.
     paid: Option<Instant>,
 }
 
 impl Overflow {
-    /// A new stream is attached, which is not late.
+    /// The stream has changed: the next one does not start as late.
     pub(super) fn forget(&mut self) {
         self.late = None;
     }
 
-    /// Decides. Call it again with the same message after a [`Decision::Hold`].
+    /// Decides on a message that does not fit. After a [`Decision::Hold`], call it again with the same message.
     pub(super) fn decide(&mut self, now: Instant, excess: Excess) -> Decision {
         let Excess { policy, attached, sharing, held, taken, .. } = excess;
         if !attached {
-            // Nobody would end the hold.
+            // No application would end the hold.
             return Decision::Drop;
         }
+        // A connection that no other application shares may be held without a limit.
         if policy.action == Action::Wait && sharing == Sharing::Alone {
             return Decision::Hold { until: now + TURN, charged: true };
         }
@@ -143,10 +145,12 @@ impl Overflow {
             Sharing::Alone => (policy.stall_limit, CAUGHT_UP),
             Sharing::Shared(allowed) => (policy.stall_limit.min(allowed), CAUGHT_UP_SHARED),
         };
+        // A late application stays late until it has taken enough, however many proofs its peer gives.
         if self.late.is_some_and(|since| taken.saturating_sub(since) < caught_up) {
             return self.act(now, excess);
         }
         self.late = None;
+        // The channel's limit and the limit of the whole connection both bound the hold.
         let left = limit.saturating_sub(held.channel).min(MAX_STALL_LIMIT.saturating_sub(held.total));
         if !left.is_zero() {
             return Decision::Hold { until: now + left.min(TURN), charged: true };
@@ -159,7 +163,7 @@ impl Overflow {
         match (excess.policy.action, excess.sharing) {
             (Action::DisconnectPeer, Sharing::Alone) => Decision::Disconnect,
             (Action::DisconnectPeer, Sharing::Shared(_)) => Decision::CloseChannel,
-            // The other application's messages come behind these: they are not slowed down.
+            // Not at a limited rate: the other application's messages come behind these and must not be slowed down.
             (Action::DropAndReport | Action::Wait, Sharing::Shared(_)) => Decision::Drop,
             (Action::DropAndReport | Action::Wait, Sharing::Alone) => {
                 let paid = self.paid.map_or(now, |paid| paid.max(now));
@@ -175,7 +179,7 @@ impl Overflow {
     }
 }
 
-/// How long so many bytes take at [`DROP_RATE`].
+/// How long this many bytes take at [`DROP_RATE`].
 fn nanos_at_drop_rate(bytes: usize) -> u64 {
     (bytes as u64).saturating_mul(1_000_000_000) / DROP_RATE
 }
@@ -205,12 +209,12 @@ mod tests {
         let now = start();
         let hold =
             |seconds: f64| Decision::Hold { until: now + Duration::from_secs_f64(seconds), charged: true };
-        // attached, sharing, action, held for the channel, held in all → decision
+        // attached, sharing, action, seconds held for the channel, seconds held in all → decision
         let table = [
             (true, ALONE, DropAndReport, 0.0, 0.0, hold(1.0)),
             (true, ALONE, DropAndReport, 7.5, 7.5, hold(0.5)),
             (true, ALONE, DropAndReport, 8.0, 8.0, Decision::Drop),
-            // Another channel of the connection has used up the sum.
+            // Another channel of the connection has used up most of the sum.
             (true, ALONE, DropAndReport, 1.0, 8.75, hold(0.25)),
             (true, ALONE, DropAndReport, 1.0, 9.0, Decision::Drop),
             (true, ALONE, DisconnectPeer, 7.0, 7.0, hold(1.0)),
@@ -222,7 +226,7 @@ mod tests {
             (true, SHARED, DisconnectPeer, 0.5, 0.5, Decision::CloseChannel),
             (true, SHARED, Wait, 0.5, 0.5, Decision::Drop),
             (true, Sharing::Shared(Duration::ZERO), Wait, 0.0, 0.0, Decision::Drop),
-            // The registration's own limit is below what the operator allows.
+            // The registration's own limit is below the one that the operator allows.
             (true, Sharing::Shared(60 * SECOND), DropAndReport, 8.0, 8.0, Decision::Drop),
             (false, ALONE, DropAndReport, 0.0, 0.0, Decision::Drop),
             (false, ALONE, DisconnectPeer, 8.0, 8.0, Decision::Drop),
@@ -274,9 +278,9 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        let expected = DROP_RATE * 61; // a second's worth at once, then the rate
+        let expected = DROP_RATE * 61; // the bytes of one second at once, then the rate
         assert!((expected - 200_000..=expected + 200_000).contains(&dropped), "{dropped}");
-        // A second application on the connection: its messages come behind these.
+        // A second application on the connection: its messages come behind these, so dropping has no rate.
         let shared = Excess { wire_bytes, ..excess(Action::DropAndReport, true, SHARED, 8.0, 8.0) };
         assert!((0..1000).all(|_| overflow.decide(now, shared) == Decision::Drop));
     }

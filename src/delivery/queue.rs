@@ -1,4 +1,4 @@
-//! What waits on one channel: messages, and gaps where messages were lost.
+//! The queue of one channel: messages, and gaps where messages were lost.
 
 use std::collections::VecDeque;
 
@@ -6,21 +6,21 @@ use bytes::{Bytes, BytesMut};
 
 use super::credit::{MESSAGE_COST, cost};
 
-/// Payloads below this may be slices of a buffer a thousand times their size, which they keep alive. Where they may
-/// wait, they are copied. Above it the pusher answers: a payload of this size or more keeps at most a read buffer
-/// alive (64 times its size).
+/// Payloads below this size (in bytes) are copied if they may wait: they may be slices of a buffer a thousand times as
+/// large, which they would keep alive. Larger payloads are not copied: the pusher ensures that each of them keeps at
+/// most a read buffer alive (64 times its size).
 const PINNING: usize = 1024;
 
-/// How much may wait uncopied: what a reader that keeps up finds at its next turn.
+/// How much may wait uncopied, in bytes of cost: what a reader that keeps up takes in its next turn.
 const UNCOPIED: u64 = 4 << 10;
 
-/// Small payloads are copied together, so that waiting costs one allocation for many of them.
+/// Small payloads are copied into shared blocks of this many bytes, so that many of them cost one allocation.
 const ARENA: usize = 8 << 10;
 
-/// A queue that has become empty keeps room for so many items; a burst's memory goes back.
+/// How many items an empty queue keeps room for; the rest of a burst's memory is released.
 const KEPT_ITEMS: usize = 32;
 
-/// Messages lost, or about to be reported as lost.
+/// A number of messages that were lost, or that count as lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
     /// How many.
@@ -62,7 +62,7 @@ impl Item {
     }
 }
 
-/// Messages and gaps in their order, with what they cost together.
+/// Messages and gaps in their order, with their total cost.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     items: VecDeque<Item>,
@@ -71,7 +71,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// What waits here costs so much: bytes and [`MESSAGE_COST`] for each item.
+    /// The cost of everything in the queue: bytes, and [`MESSAGE_COST`] for each item.
     pub(super) fn cost(&self) -> u64 {
         self.cost
     }
@@ -84,7 +84,7 @@ impl Queue {
         self.items.front()
     }
 
-    /// Appends a message. `waits`: the reader is not about to take it.
+    /// Appends a message. `waits`: the reader will not take it soon.
     pub(super) fn push(&mut self, code: u32, payload: Bytes, waits: bool) {
         let payload = if payload.len() < PINNING && !payload.is_empty() && (waits || self.cost >= UNCOPIED) {
             self.copy(&payload)
@@ -95,7 +95,7 @@ impl Queue {
         self.items.push_back(Item::Message { code, payload });
     }
 
-    /// Appends a loss, or adds it to the gap that stands last.
+    /// Appends a loss, or adds it to the gap at the end of the queue.
     pub(super) fn lose(&mut self, lost: Lost) {
         if lost.messages == 0 {
             return;
@@ -120,8 +120,8 @@ impl Queue {
         Some(item)
     }
 
-    /// Gives up the newest messages until at most `bound` is held. A gap takes their place; returns what was lost by
-    /// it.
+    /// Drops the newest messages until at most `bound` is held, and puts a gap in their place, which adds its own cost.
+    /// Returns the messages that this call lost.
     pub(super) fn trim(&mut self, bound: u64) -> Lost {
         let mut lost = Lost::default();
         let mut gap = Lost::default();
@@ -141,7 +141,7 @@ impl Queue {
         lost
     }
 
-    /// The messages that wait, without what was lost before.
+    /// The waiting messages, without earlier losses.
     pub(super) fn messages(&self) -> Lost {
         let mut sum = Lost::default();
         for item in &self.items {
@@ -152,7 +152,7 @@ impl Queue {
         sum
     }
 
-    /// All that waits, as lost.
+    /// Everything in the queue, counted as lost: messages and gaps.
     pub(super) fn total(&self) -> Lost {
         self.items.iter().fold(Lost::default(), |mut sum, item| {
             sum.add(item.as_lost());

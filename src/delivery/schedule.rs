@@ -1,9 +1,9 @@
-//! Whose turn it is: events that cost nothing first, then messages by deficit round robin.
+//! The order of turns: events that cost nothing first, then messages by deficit round robin.
 //!
-//! Each turn adds a quantum of bytes to a channel's deficit; the channel sends while its deficit is above zero, and a
-//! message may take it below. What it sent beyond its turns it pays back by turns in which it sends nothing, even
-//! when its queue is empty meanwhile: otherwise a peer of large messages, whose queue never holds two, would get one
-//! of them for every quantum of the others. Debts are forgiven when nobody else has anything to send.
+//! Each turn adds a quantum of bytes to a channel's deficit. The channel sends while its deficit is above zero, and a
+//! message may take it below zero. The channel then pays that debt by turns in which it sends nothing, even if its
+//! queue is empty meanwhile. Otherwise a peer of large messages, whose queue never holds two, would get one of them for
+//! every quantum of the others. Debts are cancelled when no other channel has anything to send.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ pub(super) const QUANTUM: i64 = 16 << 10;
 pub(super) struct Schedule {
     /// Channels whose next event costs nothing: to be announced, a gap, or closed.
     pub(super) free: VecDeque<ChannelKey>,
-    /// Channels whose next event is a message, and channels that have nothing but a debt.
+    /// Channels whose next event is a message, and channels without an event that still have a debt.
     pub(super) round: VecDeque<ChannelKey>,
     /// How many in `round` have something to hand over.
     pub(super) ready: usize,
@@ -26,13 +26,13 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// The first of the round had its turn and stays in it.
+    /// The channel at the front of the round had its turn; it goes to the end.
     pub(super) fn rotate(&mut self) {
         self.served = false;
         self.round.rotate_left(usize::from(!self.round.is_empty()));
     }
 
-    /// The first of the round leaves it.
+    /// The channel at the front of the round leaves it.
     pub(super) fn leave(&mut self) {
         self.served = false;
         self.round.pop_front();

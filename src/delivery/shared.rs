@@ -1,17 +1,17 @@
-//! An inbox that connection tasks and a stream share: the one lock of this room, and whom it wakes.
+//! An inbox that connection tasks and a stream share: the only lock of this room, and the tasks that it wakes.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::inbox::{Inbox, Waking};
 use super::slab::ChannelKey;
-use super::{Inbox, Wake};
 
-/// Whom to wake. Called without the lock held; must not block.
+/// The callbacks that wake tasks. They are called without the lock held, and must not block.
 pub struct Hooks {
-    /// The stream that pulled until it found nothing can pull again, or has ended.
+    /// The stream whose last pull found nothing can pull again, or has ended.
     pub on_readable: Box<dyn Fn() + Send + Sync>,
-    /// The connection that was told to stall on this channel can push again.
+    /// The connection that is held for this channel can push again.
     pub on_space: Box<dyn Fn(ChannelKey) + Send + Sync>,
 }
 
@@ -30,34 +30,28 @@ impl<P> SharedInbox<P> {
         Self(Arc::new(Inner { inbox: Mutex::new(inbox), hooks }))
     }
 
-    /// Locks the inbox for a few calls in a row. Whoever these calls allow to go on is woken when the guard is
-    /// dropped, after the lock is released.
+    /// Locks the inbox for a few calls in a row. When the guard is dropped, the lock is released, and then the tasks
+    /// that can go on are woken.
     #[must_use]
     pub fn lock(&self) -> Guard<'_, P> {
         Guard {
-            // No call leaves an inbox half changed where it could panic, so a poisoned one is as good as any.
+            // No call can panic while the inbox is half changed, so the inbox behind a poisoned lock can be used.
             inbox: self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner),
-            waking: Waking { hooks: &self.0.hooks, wake: Wake::default() },
+            waker: Waker { hooks: &self.0.hooks, waking: Waking::default() },
         }
-    }
-
-    /// Whether both handles name the same inbox.
-    #[must_use]
-    pub fn same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
 /// A locked inbox.
 pub struct Guard<'a, P> {
-    // Fields are dropped in this order: first the lock is released, then whoever waits is woken.
+    // Fields are dropped in this order: first the lock is released, then the tasks are woken.
     inbox: MutexGuard<'a, Inbox<P>>,
-    waking: Waking<'a>,
+    waker: Waker<'a>,
 }
 
-struct Waking<'a> {
+struct Waker<'a> {
     hooks: &'a Hooks,
-    wake: Wake,
+    waking: Waking,
 }
 
 impl<P> Deref for Guard<'_, P> {
@@ -76,16 +70,16 @@ impl<P> DerefMut for Guard<'_, P> {
 
 impl<P> Drop for Guard<'_, P> {
     fn drop(&mut self) {
-        self.waking.wake = std::mem::take(&mut self.inbox.wake);
+        self.waker.waking = self.inbox.take_waking();
     }
 }
 
-impl Drop for Waking<'_> {
+impl Drop for Waker<'_> {
     fn drop(&mut self) {
-        if self.wake.readable {
+        if self.waking.readable {
             (self.hooks.on_readable)();
         }
-        for channel in self.wake.space.drain(..) {
+        for channel in self.waking.space.drain(..) {
             (self.hooks.on_space)(channel);
         }
     }
@@ -131,7 +125,7 @@ mod tests {
         itself.set(shared.clone()).unwrap();
         let woken = || woken.swap(0, Ordering::Relaxed);
         let stream = shared.lock().attach(AttachParams::default());
-        assert_eq!(woken(), 1, "whoever pulled before has ended");
+        assert_eq!(woken(), 1, "the stream before it has ended");
         let pull = || shared.lock().pull(stream, 1 << 20, 100, &mut Vec::new());
         assert_eq!(pull(), Pull::Idle);
         let key = shared.lock().open(about(1, "eth")).unwrap();
@@ -145,6 +139,5 @@ mod tests {
             shared.lock().queue(key, 3);
         }
         assert_eq!(woken(), 1);
-        assert!(shared.same(&shared.clone()));
     }
 }

@@ -1,6 +1,6 @@
-//! Channels by key: a vector with reused places, so that a push costs an index and no hashing.
+//! Channels by key: a vector with reused places, so that a push costs one index and no hashing.
 
-/// Names a channel inside one inbox; never used again for another.
+/// Identifies a channel inside one inbox; never used again for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelKey {
     /// Counts up over the inbox's life, so keys order by age.

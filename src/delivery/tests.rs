@@ -1,4 +1,4 @@
-//! Scripts: what one application sees, step by step.
+//! Scripts: the events that one application gets, step by step.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::budget::INBOUND_BUDGET;
+use super::stream::MAX_CREDIT;
 use super::*;
 
 pub(super) type TestInbox = Inbox<&'static str>;
@@ -72,9 +73,7 @@ pub(super) fn line(event: &Event<&'static str>) -> String {
             format!("folded {sessions} {messages} {bytes}")
         }
         Event::Gap { channel, messages, bytes, .. } => format!("{channel} gap {messages} {bytes}"),
-        Event::Closed { channel, session_id, close } => {
-            format!("{channel} closed {session_id} {}", close.reason)
-        }
+        Event::Closed { channel, close } => format!("{channel} closed {}", close.reason),
     }
 }
 
@@ -94,14 +93,14 @@ fn a_channel_from_its_opening_to_its_end() {
     inbox.queue(key, 2);
     inbox.close(key, ended(ClosedBy::Remote));
     assert!(matches!(inbox.queue(key, 3), Push::Closed));
-    assert_eq!(inbox.see(stream), ["1 opened 7/eth at 0", "1 message 1", "1 message 2", "1 closed 7 1"]);
+    assert_eq!(inbox.see(stream), ["1 opened 7/eth at 0", "1 message 1", "1 message 2", "1 closed 1"]);
     assert_eq!(inbox.waiting(), 0);
     assert_eq!(inbox.counters().discarded, 1);
     let key = inbox.open(about(8, "eth")).unwrap();
     assert_eq!(inbox.see(stream), ["2 opened 8/eth at 0"], "numbers are not used again");
-    assert_eq!(inbox.number(key), Some(2));
-    assert_eq!(inbox.channel(stream, 2), Some(key));
-    assert_eq!(inbox.channel(stream, 1), None);
+    inbox.queue(key, 4);
+    assert_eq!(inbox.credit(stream, 1, 1), Ok(()), "credit for a closed channel changes nothing");
+    assert_eq!(inbox.see(stream), ["2 message 4"]);
 }
 
 #[test]
@@ -137,18 +136,18 @@ fn an_application_that_comes_back_goes_on_where_it_was() {
         [
             "1 opened 1/eth existing at 3 uncredited ? first [10, 11]",
             "2 opened 2/eth existing at 0 uncredited ?",
-            "2 closed 2 1",
+            "2 closed 1",
             "3 opened 3/eth existing at 1 uncredited ?",
             "4 opened 5/eth at 0",
             "1 message 13",
             "3 message 21",
-            "3 closed 3 1",
+            "3 closed 1",
             "4 message 50",
-            "4 closed 5 1",
+            "4 closed 1",
         ]
     );
     inbox.detach(stream);
-    assert!(inbox.is_attached(), "the end of an old stream is not the end of this one");
+    assert_eq!(inbox.see(next), [""; 0], "the end of an old stream is not the end of this one");
 }
 
 #[test]
@@ -162,13 +161,14 @@ fn kept_first_messages_come_once_or_as_a_repetition() {
         inbox.queue(key, code);
     }
     let mut out = Vec::new();
-    inbox.pull(stream, 1 << 20, 3, &mut out); // opened, 1, 2
+    inbox.pull(stream, 1 << 20, 3, &mut out); // opened, then messages 1 and 2
     let stream = inbox.attach(AUTO);
     assert_eq!(inbox.see(stream)[0], "1 opened 1/eth existing at 2 uncredited ? first [1, 2]");
     let stream = inbox.attach(AUTO);
     assert_eq!(inbox.see(stream), ["1 opened 1/eth existing at 6 uncredited ? first [1, 2, 3, 4]"]);
 
-    // A first message that was lost to a full queue is repeated as well: it comes only once.
+    // A first message that was lost to a full queue is repeated as well: the gap reports it, and the repetition is its
+    // only copy.
     let mut lossy =
         TestInbox::new(Config { away_bytes: 0, ..Config::default() }, Budget::new(INBOUND_BUDGET));
     let mut kept = about(2, "eth");
@@ -231,7 +231,7 @@ fn what_costs_nothing_waits_for_no_credit() {
     inbox.queue(a, 50);
     inbox.close(b, ended(ClosedBy::Sidecar));
     let c = inbox.open(about(3, "eth")).unwrap();
-    assert_eq!(inbox.see(stream), ["2 closed 2 1", "3 opened 3/eth at 0"]);
+    assert_eq!(inbox.see(stream), ["2 closed 1", "3 opened 3/eth at 0"]);
     inbox.lose(c, Lost { messages: 4, bytes: 9 });
     assert_eq!(inbox.see(stream), ["3 gap 4 9"]);
 }
@@ -270,22 +270,22 @@ fn a_held_connection_is_woken_when_there_is_room_or_the_rule_changes() {
     let Push::Hold { until, charged, payload } = push(&mut inbox) else { panic!("two fill it") };
     assert_eq!((until, charged, payload.len()), (now + Duration::from_secs(1), true, 36));
     assert_eq!(inbox.holding(), Some((1, now)));
-    assert!(inbox.wake.space.is_empty());
+    assert_eq!(inbox.take_waking().space, []);
     inbox.see(stream);
-    assert_eq!(inbox.wake.space, [key]);
+    assert_eq!(inbox.take_waking().space, [key]);
     assert!(matches!(push(&mut inbox), Push::Queued));
     push(&mut inbox);
-    // Another policy, another stream and no stream: the message is offered again at once.
+    // Another policy and the end of the stream: the message is offered again at once.
     type Change = fn(&mut TestInbox, StreamId);
     let changes: [(&str, Change); 2] = [
         ("configure", |inbox, _| inbox.configure(Config { channel_bytes: 200, ..Config::default() })),
         ("detach", |inbox, stream| inbox.detach(stream)),
     ];
     for (name, change) in changes {
-        inbox.wake.space.clear();
+        let _ = inbox.take_waking();
         assert!(matches!(push(&mut inbox), Push::Hold { .. }), "{name}");
         change(&mut inbox, stream);
-        assert_eq!(inbox.wake.space, [key], "{name}");
+        assert_eq!(inbox.take_waking().space, [key], "{name}");
         assert_eq!(inbox.holding(), None, "{name}");
     }
     assert!(matches!(push(&mut inbox), Push::Dropped), "nothing is held for an absent application");
@@ -302,7 +302,7 @@ fn a_hold_ends_with_half_a_mebibyte_of_room_whatever_the_queue() {
             |inbox: &mut TestInbox| inbox.push(start(), key, Sharing::Alone, Held::default(), arrival(936));
         while matches!(push(&mut inbox), Push::Queued) {}
         let mut taken = 0;
-        while inbox.wake.space.is_empty() {
+        while inbox.take_waking().space.is_empty() {
             let mut out = Vec::new();
             inbox.pull(stream, 1, 1, &mut out);
             taken += out.iter().filter(|event| matches!(event, Event::Message { .. })).count() * 1000;
@@ -315,7 +315,7 @@ fn a_hold_ends_with_half_a_mebibyte_of_room_whatever_the_queue() {
 fn a_late_application_is_told_of_a_gap_and_its_policy_acts() {
     let held = Held { channel: Duration::from_secs(8), total: Duration::from_secs(8) };
     let shared = Sharing::Shared(Duration::ZERO);
-    // action, sharing → what becomes of a message that does not fit, and of the next
+    // action, sharing → the result for a message that does not fit, and for the next
     type Is = fn(&Push) -> bool;
     let table: [(Action, Sharing, Is, Is); 4] = [
         (
@@ -369,8 +369,8 @@ fn what_was_read_before_the_end_goes_beyond_the_bound() {
     inbox.close(key, ended(ClosedBy::Remote));
     assert!(matches!(inbox.push_last(key, arrival(36)), Push::Closed));
     let seen = inbox.see(stream);
-    assert_eq!(seen, ["1 opened 1/eth at 0", "1 message 400", "1 message 1", "1 closed 1 1"]);
-    // Memory that is short, and an application that is away with enough waiting for it.
+    assert_eq!(seen, ["1 opened 1/eth at 0", "1 message 400", "1 message 1", "1 closed 1"]);
+    // The process is short of memory, or the application is absent and enough waits for it.
     let mut short = TestInbox::new(config, Budget::new(1000));
     short.attach(AUTO);
     let key = short.open(about(1, "eth")).unwrap();
@@ -399,7 +399,7 @@ fn messages_too_large_for_the_client_come_in_parts() {
     assert_eq!(parts[15], "1 part 15728640+1048575 of 16777215");
     let last_small = seen.iter().rposition(|line| line == "2 message 100").unwrap();
     assert!(last_small < 8, "others' events come between the parts: {seen:?}");
-    // A stream that breaks in the middle of a message starts it again.
+    // A stream that breaks in the middle of a message: the next stream gets the whole message again.
     inbox.queue(big, 5 * MIB);
     let mut out = Vec::new();
     inbox.pull(stream, 256 << 10, 10, &mut out);
@@ -423,8 +423,8 @@ fn turns_are_fair_by_bytes() {
     let keys: Vec<ChannelKey> = (1..=3).map(|session| inbox.open(about(session, "eth")).unwrap()).collect();
     let (mut bytes, mut messages) = ([0_usize; 4], [0_usize; 4]);
     let mut pushed = [0_usize; 4];
-    // Three peers that always have something to say: one message of 1 MiB at a time, so that its queue is empty
-    // after each; 16 large ones; 600 small ones.
+    // Three peers that always have something to send: one message of 1 MiB at a time, so that the queue is empty after
+    // each; 16 large ones; 600 small ones.
     for _ in 0..3_000 {
         for (channel, (key, (len, depth))) in
             keys.iter().zip([(1 << 20, 1), (10_000, 16), (100, 600)]).enumerate()
@@ -452,7 +452,7 @@ fn turns_are_fair_by_bytes() {
 fn an_absent_application_costs_no_more_than_its_bound() {
     let config = Config { away_bytes: 64 << 10, ..Config::default() };
     let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-    // Strangers that connect, say something and leave, again and again.
+    // Strangers that connect, send a message and disconnect, again and again.
     for session in 0..1_000 {
         let key = inbox.open(about(session, "eth")).unwrap();
         inbox.queue(key, 1000);
@@ -475,7 +475,7 @@ fn an_absent_application_costs_no_more_than_its_bound() {
     assert_eq!(live_queued, (64 << 10) / 1064 + 1);
     assert_eq!(*seen.last().unwrap(), "1 gap 1 1000");
     let all = Lost { messages: 2001, bytes: 1_002_000 };
-    assert_eq!(inbox.counters().lost(), all, "a metric knows of every message that a gap told of");
+    assert_eq!(inbox.counters().lost(), all, "a metric counts every message that a gap reported");
 }
 
 #[test]
@@ -540,11 +540,11 @@ fn credit_that_cannot_be_right_is_told() {
     assert_eq!(
         inbox.credit(stream, 1, 64),
         Err(CreditError::NeverOpened { channel: 1 }),
-        "not told of it yet"
+        "not announced yet"
     );
     inbox.see(stream);
     let too_much = MAX_CREDIT + 1;
-    // channel, bytes → what becomes of the credit
+    // channel, bytes → the result of the credit
     let table = [
         (1, 64, Ok(())),
         (0, 64, Ok(())),
@@ -559,7 +559,7 @@ fn credit_that_cannot_be_right_is_told() {
     inbox.close(key, ended(ClosedBy::Remote));
     inbox.see(stream);
     assert_eq!(inbox.credit(stream, 1, 64), Ok(()), "it crossed the end of the channel");
-    // A client that resumes may still return credit for the numbers of its stream before.
+    // A client that resumes may still return credit for the numbers of the stream before.
     let next = inbox.attach(manual(0, 0));
     inbox.open(about(2, "eth")).unwrap();
     inbox.see(next);
@@ -568,6 +568,6 @@ fn credit_that_cannot_be_right_is_told() {
     assert_eq!(
         inbox.credit(next, 7, 64),
         Err(CreditError::NeverOpened { channel: 7 }),
-        "it knows the numbers"
+        "the client knows the numbers now"
     );
 }

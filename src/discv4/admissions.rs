@@ -50,6 +50,7 @@ impl Admissions {
     }
 
     /// Whether both indices agree; for tests and fuzzing.
+    #[cfg(any(test, feature = "internals"))]
     pub(super) fn is_consistent(&self) -> bool {
         self.waiting.len() == self.ids.len() && self.waiting.len() <= MAX_WAITING
     }

@@ -206,6 +206,7 @@ impl Conversations {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -475,6 +476,7 @@ impl Conversations {
     }
 
     /// Whether all indices agree with the conversations; for tests and fuzzing.
+    #[cfg(any(test, feature = "internals"))]
     pub(super) fn is_consistent(&self) -> bool {
         let count = |on: fn(&Conversation) -> bool| self.all.values().filter(|it| on(it)).count();
         let pings = count(|it| it.ping.is_some());

@@ -38,7 +38,7 @@ use crate::{
         CallError, Contact, Overlay, Ponged, Protocol, Query, QueryId, Source, Table, Target,
         searches::{Question, SearchId, Wants},
     },
-    node::{AddressClass, Endpoint, NodeId, PublicKey, Record, endpoint::canonical},
+    node::{AddressClass, Endpoint, Record, endpoint::canonical},
 };
 
 /// How often one call of `handle_timeout` looks again for what has become due meanwhile.
@@ -177,24 +177,6 @@ impl<C: Crypto> Engine<C> {
         self.drive(now);
     }
 
-    /// Takes a node out of the table: it was banned, or restricted.
-    pub fn remove(&mut self, now: Now, id: &NodeId) {
-        self.overlay.remove(now, id);
-        self.drive(now);
-    }
-
-    /// Our key.
-    #[must_use]
-    pub fn public_key(&self) -> PublicKey {
-        self.crypto.public_key()
-    }
-
-    /// Our record as others are told it.
-    #[must_use]
-    pub fn local_record(&self) -> &Record {
-        &self.record
-    }
-
     /// The table, for its snapshot.
     #[must_use]
     pub fn table(&self) -> &Table {
@@ -207,14 +189,9 @@ impl<C: Crypto> Engine<C> {
         &self.counters
     }
 
-    /// How many nodes we are waiting for.
-    #[must_use]
-    pub fn conversations(&self) -> usize {
-        self.conversations.len()
-    }
-
     /// Whether the engine's indices agree with each other; for tests and fuzzing.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_consistent(&self) -> bool {
         self.conversations.is_consistent() && self.admissions.is_consistent() && self.overlay.is_consistent()
     }

@@ -31,7 +31,6 @@ pub mod packet;
 pub mod skew;
 pub mod verdict;
 
-pub use action::{Action, ClockSkew, Config};
-pub use crypto::Crypto;
+pub use action::{ClockSkew, Config};
 pub use engine::Engine;
 pub use verdict::{Counters, Verdict};

@@ -93,14 +93,9 @@ impl Challenges {
 
     /// How many are stored; some may have expired.
     #[must_use]
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.strangers.store.len() + self.known.store.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The challenge that `peer` has not answered yet.

@@ -119,6 +119,7 @@ impl SessionKeys {
 impl MessageKey {
     /// The key that is `bytes`.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn new(bytes: [u8; 16]) -> Self {
         Self(Zeroizing::new(bytes))
     }

@@ -25,7 +25,6 @@ use super::{
         FindNode, Message, MessageError, Ping, Pong, RequestId, TalkRequest, TalkResponse, encode_nodes,
     },
     peer::{Peer, canonical_addr},
-    session::Sessions,
     talk::{Admission, Asker, MAX_TALK_RESPONSE, TalkError, TalkServer, TalkToken},
     wire::Wire,
 };
@@ -202,25 +201,10 @@ impl<C: Crypto> Engine<C> {
         self.drive(now);
     }
 
-    /// Takes a node out of the table and forgets its session, because it is banned. It may come back by itself.
-    pub fn remove(&mut self, now: Now, id: &NodeId) {
-        if let Some(addr) = self.overlay.table().get(id).and_then(|entry| entry.contact.udp_addr()) {
-            self.wire.forget(&Peer::new(*id, addr));
-        }
-        self.overlay.remove(now, id);
-        self.drive(now);
-    }
-
     /// What tells discv5 packets for us from all others; the demultiplexer keeps a copy.
     #[must_use]
     pub fn unmasker(&self) -> &Unmasker {
         self.wire.unmasker()
-    }
-
-    /// Our record as others are told it.
-    #[must_use]
-    pub fn local_record(&self) -> &Record {
-        self.wire.record()
     }
 
     /// The table, for its snapshot.
@@ -235,22 +219,11 @@ impl<C: Crypto> Engine<C> {
         &self.counters
     }
 
-    /// The sessions: how many, and how many were given up.
+    /// Whether searches and requests keep their bounds; for tests and fuzzing.
     #[must_use]
-    pub fn sessions(&self) -> &Sessions {
-        self.wire.sessions()
-    }
-
-    /// How many requests of ours are under way or wait.
-    #[must_use]
-    pub fn requests(&self) -> usize {
-        self.calls.len()
-    }
-
-    /// Whether the searches keep their bounds; for tests and fuzzing.
-    #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_consistent(&self) -> bool {
-        self.overlay.is_consistent()
+        self.overlay.is_consistent() && self.calls.len() <= super::call::MAX_CALLS
     }
 
     fn do_due(&mut self, now: Now) {

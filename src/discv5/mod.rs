@@ -37,9 +37,8 @@ pub mod session;
 pub mod talk;
 mod wire;
 
-pub use action::{Action, Config, Counters, TalkAction};
+pub use action::{Config, Counters, TalkAction};
 pub use challenge::STRANGERS_PER_SECOND;
-pub use crypto::Crypto;
 pub use engine::Engine;
 pub use header::Unmasker;
 pub use talk::{MAX_TALK_RESPONSE, TalkError, TalkToken};

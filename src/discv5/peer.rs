@@ -62,12 +62,6 @@ impl<V> PeerStore<V> {
         self.entries.len()
     }
 
-    /// Whether nothing is stored.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// The value of `peer`, which counts as used now.
     pub fn get_mut(&mut self, peer: &Peer) -> Option<&mut V> {
         self.entries.get_mut(peer)
@@ -161,7 +155,7 @@ mod tests {
             assert!(store.remove(&peer).is_some());
             assert!(store.remove(&peer).is_none());
         }
-        assert!(store.is_empty() && store.subnets.is_empty(), "nothing is left behind");
+        assert!(store.len() == 0 && store.subnets.is_empty(), "nothing is left behind");
     }
 
     #[test]

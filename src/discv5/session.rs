@@ -96,7 +96,6 @@ impl Session {
 pub struct Sessions {
     ours: PeerStore<Session>,
     theirs: PeerStore<Session>,
-    evicted: u64,
 }
 
 impl Sessions {
@@ -104,25 +103,13 @@ impl Sessions {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let half = NonZeroUsize::new(capacity / 2).unwrap_or(NonZeroUsize::MIN);
-        Self { ours: PeerStore::new(half), theirs: PeerStore::new(half), evicted: 0 }
+        Self { ours: PeerStore::new(half), theirs: PeerStore::new(half) }
     }
 
     /// How many there are: those that we work with, and strangers'.
     #[must_use]
     pub fn len(&self) -> (usize, usize) {
         (self.ours.len(), self.theirs.len())
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == (0, 0)
-    }
-
-    /// How many usable sessions were given up to make room.
-    #[must_use]
-    pub fn evicted(&self) -> u64 {
-        self.evicted
     }
 
     /// The session with `peer`, which counts as used now. One that is too old, or out of nonces, is forgotten.
@@ -157,32 +144,27 @@ impl Sessions {
         let ours = known.is_some() || role == Role::Initiator;
         session.previous = known.or_else(|| self.theirs.remove(&peer)).map(|old| old.read);
         let store = if ours { &mut self.ours } else { &mut self.theirs };
-        self.evicted += store_bounded(store, peer, session, exempt);
+        store_bounded(store, peer, session, exempt);
     }
 
     /// The peer has answered a request of ours: strangers no longer push it out.
     pub fn answered(&mut self, peer: &Peer, exempt: bool) {
         if let Some(session) = self.theirs.remove(peer) {
-            self.evicted += store_bounded(&mut self.ours, *peer, session, exempt);
+            store_bounded(&mut self.ours, *peer, session, exempt);
         }
-    }
-
-    /// Forgets the session with `peer`.
-    pub fn remove(&mut self, peer: &Peer) {
-        self.ours.remove(peer);
-        self.theirs.remove(peer);
     }
 }
 
-/// Stores a session. A subnet that has its share gives up its own oldest one. Returns how many were given up.
-fn store_bounded(store: &mut PeerStore<Session>, peer: Peer, session: Session, exempt: bool) -> u64 {
+/// Stores a session. A subnet that has its share gives up its own oldest one.
+fn store_bounded(store: &mut PeerStore<Session>, peer: Peer, session: Session, exempt: bool) {
     let ip = peer.addr.ip();
-    let mut evicted = 0;
-    if !exempt && store.in_subnet(ip) >= MAX_PER_SUBNET {
-        let oldest = store.oldest_in_subnet(ip).and_then(|oldest| store.remove(&oldest));
-        evicted += u64::from(oldest.is_some());
+    if !exempt
+        && store.in_subnet(ip) >= MAX_PER_SUBNET
+        && let Some(oldest) = store.oldest_in_subnet(ip)
+    {
+        store.remove(&oldest);
     }
-    evicted + u64::from(store.insert(peer, session, !exempt).is_some())
+    store.insert(peer, session, !exempt);
 }
 
 #[cfg(test)]

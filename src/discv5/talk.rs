@@ -74,18 +74,6 @@ impl TalkServer {
         self.protocols = protocols.into_iter().collect();
     }
 
-    /// How many requests wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Whether none waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Takes a request in, if there is room.
     pub fn admit(&mut self, protocol: &[u8], asker: Asker, now: Instant) -> Admission {
         if !self.protocols.contains(protocol) {
@@ -151,7 +139,7 @@ mod tests {
         for node in 2..2000 {
             talk.admit(b"p", asker(node), now);
         }
-        assert_eq!(talk.len(), MAX_OUTSTANDING);
+        assert_eq!(talk.waiting.len(), MAX_OUTSTANDING);
         assert_eq!(talk.admit(b"p", asker(3000), now), Admission::Full);
         assert_eq!(talk.answer(TalkToken(0)), Some(asker(1)));
         assert_eq!(talk.answer(TalkToken(0)), None, "answered once");
@@ -160,6 +148,6 @@ mod tests {
         assert_eq!(talk.expired(now), None);
         let later = now + ANSWER_TIME;
         assert_eq!(std::iter::from_fn(|| talk.expired(later)).count(), MAX_OUTSTANDING);
-        assert!(talk.is_empty() && talk.per_node.is_empty());
+        assert!(talk.waiting.is_empty() && talk.per_node.is_empty());
     }
 }

@@ -80,11 +80,6 @@ impl<C: Crypto> Wire<C> {
         &self.sessions
     }
 
-    /// Forgets the session with `peer`.
-    pub(super) fn forget(&mut self, peer: &Peer) {
-        self.sessions.remove(peer);
-    }
-
     /// The peer has answered a request of ours: strangers no longer push its session out.
     pub(super) fn answered(&mut self, peer: &Peer, exempt: bool) {
         self.sessions.answered(peer, exempt);

@@ -1,11 +1,11 @@
-//! The client: all trees, one rate limit, and nodes only when somebody wants them.
+//! The client: all trees, one rate limit, and requests only while nodes are wanted.
 //!
-//! The caller says how many nodes it wants ([`Client::want`]), resolves the names it is given
-//! ([`Action::Resolve`], answered by [`Client::handle_answer`], always), and gets records ([`Action::Found`]). Nothing
-//! is asked for while nobody wants nodes, not even a root.
+//! The caller sets how many nodes it wants ([`Client::want`]). It resolves the names of [`Action::Resolve`], always
+//! reports the result to [`Client::handle_answer`], and gets records ([`Action::Found`]). While no nodes are wanted,
+//! nothing is requested, not even a root.
 //!
-//! Nodes at private addresses are refused: a list on the Internet that names them is wrong or means harm, because it
-//! makes us dial into our own network. A test network says so in [`Config::allow_private`].
+//! Nodes at private addresses are refused: a list on the Internet that contains them is wrong or malicious, because it
+//! makes us dial into our own network. A test network sets [`Config::allow_private`].
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -26,75 +26,75 @@ use crate::{
     node::{AddressClass, Record},
 };
 
-/// Requests that wait for an answer at the same time: slow name servers slow us down before the rate does.
+/// The most requests that wait for an answer at the same time: slow name servers slow us down before the rate does.
 const MAX_ASKED: usize = 4;
 
-/// Trees that are followed because another tree links to them.
+/// The most trees that are followed because another tree links to them.
 pub(super) const MAX_LINKED: usize = 16;
 
-/// What the operator decides.
+/// The settings of the operator.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Config {
     /// Accept nodes at loopback, link-local and private addresses.
     pub allow_private: bool,
 }
 
-/// Names a request, for its answer.
+/// Identifies a request, for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QueryId(u64);
 
-/// What the resolver said.
+/// The result from the resolver.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
     /// The TXT records at the name, each with its strings joined; none if there are none.
     Texts(&'a [String]),
-    /// No answer: timeout, server failure. Worth asking again.
+    /// No answer: a timeout or a failure of the server. The request may be repeated.
     Failed,
 }
 
-/// Why an answer was of no use.
+/// The reason why an answer could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The resolver had no answer.
     #[error("no answer from the resolver")]
     Unanswered,
-    /// There is no TXT record of a tree.
-    #[error("no entry stands at this name")]
+    /// There is no TXT record of a tree at the name.
+    #[error("there is no entry at this name")]
     Nothing,
-    /// What stands there has another hash.
+    /// The entry at the name has another hash.
     #[error("the entry at this name has another hash")]
     WrongHash,
-    /// The entry is malformed, or the root's signature wrong.
+    /// The entry is malformed, or the root's signature is wrong.
     #[error(transparent)]
     Entry(#[from] EntryError),
     /// A node among the links or a link among the nodes.
-    #[error("a link stands among the nodes or a node among the links")]
+    #[error("a link is among the nodes, or a node is among the links")]
     Misplaced,
     /// The root is older than one we have seen.
     #[error("the root's sequence {new} is lower than {known}, which was seen before")]
     OldRoot {
-        /// Of the root that came.
+        /// The sequence number of the new root.
         new: u64,
-        /// Of the root at hand.
+        /// The sequence number of the current root.
         known: u64,
     },
-    /// The node has no address that we would dial.
+    /// The node has no address that we may dial.
     #[error("the record of node {0} has no address on the Internet")]
     Address(crate::node::NodeId),
-    /// The tree is larger than we follow.
+    /// The tree has more entries than we follow.
     #[error("{0} entries are beyond the limit and were left out")]
     TooMany(usize),
-    /// Too many trees.
+    /// There are more trees than we follow.
     #[error("{0} linked trees are beyond the limit and are not followed")]
     TooManyTrees(usize),
 }
 
-/// What the client wants or has found.
+/// A request of the client, or something it has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Ask for the TXT records at `name` (without the final dot) and bring the answer, whatever it is.
+    /// Resolve the TXT records at `name` (without the final dot), and report the result, whatever it is.
     Resolve {
-        /// To go with the answer.
+        /// Identifies the request, for its answer.
         id: QueryId,
         /// The name.
         name: String,
@@ -103,39 +103,39 @@ pub enum Action {
     Found {
         /// Its record.
         record: Record,
-        /// Where it was found.
+        /// The domain of the tree that contains it.
         domain: Arc<str>,
     },
-    /// Something for the log.
+    /// A problem, for the log.
     Problem {
         /// The tree's domain.
         domain: Arc<str>,
-        /// Which entry; empty for the root.
+        /// The hash of the entry; empty for the root.
         entry: String,
-        /// What was wrong.
+        /// The reason why the answer could not be used.
         problem: Problem,
     },
 }
 
-/// What has happened since the start.
+/// The counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Requests to the resolver.
     pub requests: u64,
-    /// … without an answer.
+    /// Requests without an answer.
     pub unanswered: u64,
     /// Entries and roots that were refused.
     pub bad_entries: u64,
-    /// Nodes handed out.
+    /// Nodes that were handed out.
     pub found: u64,
-    /// Nodes refused for their address.
+    /// Nodes that were refused because of their address.
     pub bad_addresses: u64,
     /// Entries and trees beyond the limits.
     pub over_limit: u64,
 }
 
 impl Counters {
-    /// All counters with their names in metrics. A new one cannot be left out: this does not compile without it.
+    /// All counters, with their names in metrics. A new counter cannot be forgotten: without it this does not compile.
     #[must_use]
     pub fn named(&self) -> [(&'static str, u64); 6] {
         let Self { requests, unanswered, bad_entries, found, bad_addresses, over_limit } = *self;
@@ -168,8 +168,8 @@ pub struct Client {
     /// The time of the last call.
     seen: Instant,
     wanted: usize,
-    /// Nodes whose requests were on their way when fewer were wanted: at most [`MAX_ASKED`], because nothing is asked
-    /// for while there are some.
+    /// Nodes that came when fewer were wanted than were requested: at most [`MAX_ASKED`], because nothing is requested
+    /// while there are some.
     surplus: VecDeque<(Record, Arc<str>)>,
     actions: VecDeque<Action>,
     counters: Counters,
@@ -235,12 +235,12 @@ impl Client {
         self.advance(now);
     }
 
-    /// Goes on when a timer has run out.
+    /// Continues when a timer has expired.
     pub fn handle_timeout(&mut self, now: Now) {
         self.advance(now);
     }
 
-    /// When [`Client::handle_timeout`] is wanted next.
+    /// The time at which to call [`Client::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.queries.len() >= self.wanted.min(MAX_ASKED) {
@@ -250,18 +250,19 @@ impl Client {
         Some(ready.max(self.limiter.free_at(self.seen)))
     }
 
-    /// The next thing to do or to know.
+    /// The next action for the caller.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// What has happened since the start.
+    /// The counts since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// The trees that are followed, with the sequence of the root at hand.
+    /// The trees that are followed, each with the sequence number of its current root.
+    #[cfg(any(test, feature = "internals"))]
     pub fn trees(&self) -> impl Iterator<Item = (&Link, Option<u64>)> {
         self.trees.values().map(|tree| (&tree.link, tree.seq()))
     }
@@ -276,12 +277,12 @@ impl Client {
         self.trees.insert(number, Tree::new(now.mono, link, configured));
     }
 
-    /// Asks for what can be asked for now. One request in flight for each node that is wanted, so that never more
-    /// nodes come than were asked for.
+    /// Makes the requests that are possible now. There is at most one request in flight for each wanted node, so that
+    /// never more nodes come than were wanted.
     fn advance(&mut self, now: Now) {
         self.seen = now.mono;
         while self.queries.len() < self.wanted.min(MAX_ASKED) && self.limiter.free_at(now.mono) <= now.mono {
-            // A random tree that has something to do: a large one does not starve the others.
+            // A random tree that has something to request: a large tree does not delay the others.
             let ready = |tree: &Tree| tree.ready_at(now.mono).is_some_and(|at| at <= now.mono);
             let count = self.trees.values().filter(|tree| ready(tree)).count();
             if count == 0 {
@@ -304,7 +305,7 @@ impl Client {
         }
     }
 
-    /// Hands an answer to its tree. Answers for trees that nobody links to any more are dropped.
+    /// Passes an answer to its tree. Answers for trees without a link to them are dropped.
     fn take(&mut self, now: Now, query: Query, answer: Answer<'_>) -> Result<(), Problem> {
         let Some(tree) = self.trees.get_mut(&query.tree) else { return Ok(()) };
         let Some(hash) = entry_of(query.step) else {
@@ -377,14 +378,14 @@ impl Client {
         }
     }
 
-    /// Follows the links there are now and drops the trees that nobody links to any more. Returns how many trees are
+    /// Follows the current links, and drops the trees to which no link leads any more. Returns how many trees are
     /// beyond the limit.
     fn relink(&mut self, now: Now) -> usize {
         let configured = self.trees.values().filter(|tree| tree.configured);
         let mut open: VecDeque<Link> = configured.map(|tree| tree.link.clone()).collect();
         let limit = open.len() + MAX_LINKED;
         let (mut reached, mut beyond) = (Vec::new(), 0);
-        // The nearest first, and each tree once: loops end here.
+        // The nearest trees first, and each tree once: a loop of links ends here.
         while let Some(link) = open.pop_front() {
             if reached.contains(&link) {
                 continue;
@@ -407,7 +408,7 @@ impl Client {
     }
 }
 
-/// The entry a step asks for; `None` for the root.
+/// The entry that a step requests; `None` for the root.
 fn entry_of(step: Step) -> Option<Hash> {
     match step {
         Step::Root => None,
@@ -417,7 +418,7 @@ fn entry_of(step: Step) -> Option<Hash> {
 
 fn read_root(answer: Answer<'_>, link: &Link) -> Result<Root, Problem> {
     let Answer::Texts(texts) = answer else { return Err(Problem::Unanswered) };
-    // Other TXT records may stand at the domain; of several roots the newest good one counts.
+    // Other TXT records may exist at the domain. Of several roots, the newest valid one counts.
     let roots = texts.iter().filter(|text| Root::is_root(text));
     let mut error = Problem::Nothing;
     let mut best: Option<Root> = None;

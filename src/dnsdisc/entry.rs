@@ -1,7 +1,7 @@
-//! What the TXT records of a tree say: root, branch, link, node record; and the hash by which each is named.
+//! The TXT records of a tree: root, branch, link, node record; and the hash that names each.
 //!
-//! Parsing is strict and bounded: an entry has one spelling, so a hash names one text and one text one hash. That is
-//! what makes it safe to follow hashes without a memory of everything seen.
+//! Parsing is strict and bounded. An entry has one spelling, so a hash names one text, and a text has one hash. So a
+//! client can follow hashes without remembering every entry it has seen.
 
 use std::{fmt, str::FromStr};
 
@@ -10,8 +10,8 @@ use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
 use super::Link;
 use crate::node::{PublicKey, Record, id::keccak256, record::RecordError};
 
-/// The longest entry that is read, bytes. Records have at most 404, the branches of the known trees 367; DNS itself
-/// would carry 64 KiB and with it thousands of hashes in one answer.
+/// The longest entry that is read, in bytes. Records have at most 404, the branches of the known trees 367. DNS itself
+/// would allow 64 KiB, and so thousands of hashes in one answer.
 pub const MAX_ENTRY_BYTES: usize = 4096;
 
 const ROOT: &str = "enrtree-root:v1 ";
@@ -19,7 +19,7 @@ const BRANCH: &str = "enrtree-branch:";
 const LINK: &str = "enrtree://";
 const RECORD: &str = "enr:";
 
-/// Why a text is not the entry it should be.
+/// The reason why a text is not the expected entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// None of the known kinds.
@@ -31,19 +31,19 @@ pub enum EntryError {
     /// Not in the form of a root.
     #[error("a root looks like: enrtree-root:v1 e=<hash> l=<hash> seq=<number> sig=<base64url>")]
     RootForm,
-    /// The root's signature is not of 65 bytes, or not by the tree's key.
+    /// The root's signature does not have 65 bytes, or is not made by the tree's key.
     #[error("the signature of the root is not by the key in the tree's link")]
     Signature,
     /// Not a hash.
     #[error("a hash is 12 to 32 bytes in base32, upper case, without padding")]
     Hash,
-    /// The key in a link is none.
+    /// The key in a link is not a key.
     #[error("the key in the link is not a compressed secp256k1 point in base32")]
     LinkKey,
-    /// No key in a link.
+    /// A link without a key.
     #[error("a link looks like enrtree://<key>@<domain>; the key is missing")]
     NoKey,
-    /// The domain in a link is no domain name.
+    /// The domain in a link is not a domain name.
     #[error("the domain in the link is not a domain name of at most 200 characters")]
     Domain,
     /// The record is not valid.
@@ -61,6 +61,7 @@ pub struct Hash {
 impl Hash {
     /// The hash of the length that go-ethereum's trees have: 16 bytes.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn of(text: &str) -> Self {
         let mut bytes = keccak256(&[text.as_bytes()]);
         bytes.iter_mut().skip(16).for_each(|byte| *byte = 0);
@@ -73,13 +74,13 @@ impl Hash {
         keccak256(&[text.as_bytes()]).starts_with(self.as_bytes())
     }
 
-    /// The bytes there are.
+    /// The bytes of the hash, 12 to 32.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// The first eight bytes. Whoever makes two entries of a tree collide in them hides one of them.
+    /// The first eight bytes. An attacker who makes two entries of a tree share them hides only one of the two.
     pub(super) fn short(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.bytes;
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
@@ -113,19 +114,19 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// The root of a tree, signature checked.
+/// The root of a tree, with its signature checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     /// First entry of the subtree of node records.
     pub nodes: Hash,
     /// First entry of the subtree of links.
     pub links: Hash,
-    /// Grows with every change of the tree.
+    /// The sequence number, which grows with every change of the tree.
     pub seq: u64,
 }
 
 impl Root {
-    /// Whether a TXT record claims to be a root. Others may stand at the same name.
+    /// Whether a TXT record claims to be a root. Other TXT records may exist at the same name.
     #[must_use]
     pub fn is_root(text: &str) -> bool {
         text.starts_with(ROOT)
@@ -149,7 +150,7 @@ impl Root {
         }
         let seq = seq.parse().map_err(|_| EntryError::RootForm)?;
         let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| EntryError::Signature)?;
-        // r ‖ s ‖ v; the key is known, so that v is of no use.
+        // r ‖ s ‖ v; the key is known, so v is not needed.
         let signature: [u8; 65] = signature.try_into().map_err(|_| EntryError::Signature)?;
         let [rs @ .., _] = signature;
         key.verify(&keccak256(&[signed.as_bytes()]), &rs).map_err(|_| EntryError::Signature)?;
@@ -195,7 +196,7 @@ impl FromStr for Entry {
 mod tests {
     use super::*;
 
-    /// The key of go-ethereum's test trees, as their links write it.
+    /// The key of go-ethereum's test trees, as it is written in their links.
     const LINK_TEXT: &str =
         "enrtree://AKPYQIUQIL7PSIACI32J7FGZW56E5FKHEFCCOFHILBIMW3M6LWXS2@nodes.example.org";
 
@@ -205,8 +206,8 @@ mod tests {
         PublicKey::recover(&keccak256(&[signed.as_bytes()]), &signature).unwrap()
     }
 
-    /// The cases of go-ethereum's p2p/dnsdisc/tree_test.go, TestParseRoot. They name no key; the good one's is the
-    /// one that can be recovered.
+    /// The cases of go-ethereum's p2p/dnsdisc/tree_test.go, TestParseRoot. They do not give the key; the good root's
+    /// key is recovered from its signature.
     #[test]
     fn roots() {
         let key = LINK_TEXT.parse::<Link>().unwrap().public_key;
@@ -254,7 +255,7 @@ mod tests {
             ("enrtree-branch:".to_owned(), Ok(Entry::Branch(vec![]))),
             (format!("enrtree-branch:{a20}"), branch(&[&a20])),
             (format!("enrtree-branch:{a20},BBBBBBBBBBBBBBBBBBBA"), branch(&[&a20, "BBBBBBBBBBBBBBBBBBBA"])),
-            // go-ethereum takes the next one; its last four bits name nothing. See `Hash::from_str`.
+            // go-ethereum accepts the next one, whose last four bits are not part of a byte. See `Hash::from_str`.
             (format!("enrtree-branch:{a20},BBBBBBBBBBBBBBBBBBBB"), Err(EntryError::Hash)),
             (format!("enrtree-branch:{a20},"), Err(EntryError::Hash)),
             (format!("enrtree-branch:{}", a20.to_lowercase()), Err(EntryError::Hash)),

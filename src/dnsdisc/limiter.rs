@@ -1,9 +1,9 @@
-//! How fast names are asked for. One instant says it all: when the burst would be whole again if nothing more were
-//! asked (the generic cell rate algorithm).
+//! The rate at which names are requested. One instant is the whole state: the time at which the full burst would be
+//! available again (the generic cell rate algorithm).
 
 use std::time::{Duration, Instant};
 
-/// Requests a second, as go-ethereum's client makes them.
+/// Requests per second, as go-ethereum's client makes them.
 const RATE: u32 = 3;
 
 /// Requests at once after a pause, as go-ethereum's client makes them.
@@ -17,18 +17,18 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    /// With the whole burst at hand.
+    /// A limiter with the full burst available.
     pub(super) fn new(now: Instant) -> Self {
         Self { full_at: now }
     }
 
-    /// When the next request may be made.
+    /// The time at which the next request may be made.
     pub(super) fn free_at(&self, now: Instant) -> Instant {
         let ahead = self.full_at.saturating_duration_since(now);
         now + ahead.saturating_sub(interval() * (BURST - 1))
     }
 
-    /// Notes a request.
+    /// Counts a request.
     pub(super) fn take(&mut self, now: Instant) {
         self.full_at = self.full_at.max(now) + interval();
     }

@@ -1,6 +1,6 @@
 //! Links: `enrtree://<public key>@<domain>`, the name of a tree and the key that must have signed it.
 //!
-//! Trust in a tree is trust in whoever wrote the link. That is why a link in a tree extends the trust of that tree.
+//! A tree is trusted because the author of its link is. So a link in a tree extends the trust in that tree.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -9,16 +9,16 @@ use data_encoding::BASE32_NOPAD;
 use super::entry::EntryError;
 use crate::node::PublicKey;
 
-/// The longest domain, characters: with a 32-byte hash (52 characters) and a dot before it, the name stays below the
+/// The longest domain, in characters: with a 32-byte hash (52 characters) and a dot before it, the name stays below the
 /// 253 characters that DNS allows.
 const MAX_DOMAIN: usize = 200;
 
-/// Which tree, signed by whom. Cloning shares the domain.
+/// The name of a tree, and the key that signs it. Cloning shares the domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Link {
-    /// The signer.
+    /// The key that signs the tree.
     pub public_key: PublicKey,
-    /// Where the tree lives; lower case, without the final dot.
+    /// The domain of the tree; lower case, without the final dot.
     pub domain: Arc<str>,
 }
 
@@ -39,7 +39,7 @@ impl FromStr for Link {
     }
 }
 
-/// What resolvers accept in practice: letters, digits, hyphens and underscores.
+/// Whether `label` has the form that resolvers accept in practice: letters, digits, hyphens and underscores.
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -59,7 +59,7 @@ mod tests {
     use crate::node::NodeKey;
 
     impl Link {
-        /// A fixed key to sign test trees with.
+        /// A fixed key for signing test trees.
         pub(crate) fn test_key(seed: u64) -> NodeKey {
             NodeKey::random(&mut StdRng::seed_from_u64(seed))
         }
@@ -72,8 +72,8 @@ mod tests {
         let link: Link = text.parse().unwrap();
         assert_eq!(&*link.domain, "all.mainnet.ethdisco.net");
         assert_eq!(link.to_string(), text);
-        assert_eq!(text.replace("mainnet", "MainNet").parse(), Ok(link.clone()), "names know no case");
-        assert_eq!(format!("{text}.").parse(), Ok(link), "the final dot is said by itself");
+        assert_eq!(text.replace("mainnet", "MainNet").parse(), Ok(link.clone()), "names have no case");
+        assert_eq!(format!("{text}.").parse(), Ok(link), "the final dot may be left out");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! One walk through a subtree: which entries are still to be asked for, each at most once.
+//! One walk through a subtree: the entries that are still to be requested, each at most once.
 //!
 //! Entries are named by their content, so a branch cannot contain itself. But it can name the same child a thousand
-//! times, and that child the next: a small zone that unfolds without end. The walk therefore remembers what it has
-//! met, and stops taking up new entries at its limit.
+//! times, and that child the next one: a small zone can have an unlimited number of paths. The walk therefore remembers
+//! the entries it has met, and accepts no new ones at its limit.
 
 use std::collections::HashSet;
 
@@ -10,10 +10,10 @@ use rand::{Rng, rngs::StdRng};
 
 use super::entry::Hash;
 
-/// How often an entry is asked for within one walk when no answer comes.
+/// How often an entry is requested within one walk if no answer comes.
 const MAX_ATTEMPTS: u8 = 3;
 
-/// An entry that is asked for.
+/// An entry to request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     pub(super) hash: Hash,
@@ -23,7 +23,7 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct Pass {
     root: Hash,
-    /// Tells answers to this walk from answers to an earlier one.
+    /// Distinguishes answers to this walk from answers to an earlier one.
     pub(super) number: u64,
     limit: usize,
     missing: Vec<Wanted>,
@@ -31,12 +31,12 @@ pub(super) struct Pass {
     met: HashSet<u64>,
     /// Entries given up in this walk; the next one tries them again.
     pub(super) given_up: usize,
-    /// Nodes or links found.
+    /// Nodes or links that were found.
     pub(super) leaves: usize,
 }
 
 impl Pass {
-    /// A walk from `root` on that takes up at most `limit` entries.
+    /// A walk that starts at `root` and accepts at most `limit` entries.
     pub(super) fn new(root: Hash, number: u64, limit: usize) -> Self {
         let missing = vec![Wanted { hash: root, attempts: 0 }];
         let met = HashSet::from([root.short()]);
@@ -47,17 +47,18 @@ impl Pass {
         self.root
     }
 
-    /// Whether there is something to ask for.
+    /// Whether there are entries to request.
     pub(super) fn has_missing(&self) -> bool {
         !self.missing.is_empty()
     }
 
-    /// Whether every entry was asked for and every answer has come.
+    /// Whether every entry was requested and every answer has come.
     pub(super) fn is_done(&self) -> bool {
         self.missing.is_empty() && self.asked == 0
     }
 
-    /// A random entry to ask for next: no two clients walk the same way, and none sees all of a bad branch first.
+    /// Chooses a random entry to request next: no two clients walk in the same order, and none reads all of a bad
+    /// branch first.
     pub(super) fn next(&mut self, rng: &mut StdRng) -> Option<Wanted> {
         if self.missing.is_empty() {
             return None;
@@ -67,7 +68,7 @@ impl Pass {
         Some(wanted)
     }
 
-    /// Takes up the children of a branch; returns how many were refused because the walk is at its limit.
+    /// Adds the children of a branch. Returns how many were refused because the walk is at its limit.
     pub(super) fn branch(&mut self, children: &[Hash]) -> usize {
         let mut refused = 0;
         for hash in children {
@@ -84,12 +85,12 @@ impl Pass {
         refused
     }
 
-    /// Notes that an answer came, good or bad.
+    /// Counts an answer, good or bad.
     pub(super) fn answered(&mut self) {
         self.asked = self.asked.saturating_sub(1);
     }
 
-    /// Notes that no answer came: the entry is asked for again, or given up until the next walk.
+    /// Counts a missing answer: the entry is requested again, or given up until the next walk.
     pub(super) fn unanswered(&mut self, wanted: Wanted) {
         self.answered();
         let attempts = wanted.attempts.saturating_add(1);
@@ -100,13 +101,13 @@ impl Pass {
         }
     }
 
-    /// Notes that an answer was no good; asking again would bring the same.
+    /// Counts a bad answer. The entry is not requested again, because the answer would be the same.
     pub(super) fn spoiled(&mut self) {
         self.answered();
         self.given_up += 1;
     }
 
-    /// Drops everything not yet asked for.
+    /// Drops every entry that was not requested yet.
     pub(super) fn cut(&mut self) {
         self.missing.clear();
     }

@@ -1,4 +1,4 @@
-//! The client against zones that are good, that change, and that mean harm; in virtual time.
+//! The client against zones that are good, that change, and that are malicious; in virtual time.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,7 +24,7 @@ fn start() -> Now {
     Now { mono: Instant::now(), unix: Duration::from_secs(1_700_000_000) }
 }
 
-/// A client, a name server that answers at once, and the time.
+/// A client, a name server that answers at once, and the current time.
 struct World {
     client: Client,
     now: Now,
@@ -70,7 +70,7 @@ impl World {
         }
     }
 
-    /// Wants `nodes` and lets `time` pass; returns the ids found.
+    /// Wants `nodes` and lets `time` pass. Returns the ids of the nodes found.
     fn run(&mut self, nodes: usize, time: Duration) -> BTreeSet<NodeId> {
         let (end, before) = (self.now.mono + time, self.found.len());
         self.client.want(self.now, nodes);
@@ -105,7 +105,7 @@ fn every_node_of_a_tree_is_found_and_none_before_it_is_wanted() {
     assert_eq!((world.run(0, HOUR).len(), world.asked.len()), (0, 0));
     assert_eq!(world.run(1, MINUTE).len(), 1);
     let asked = world.asked.len();
-    assert_eq!((world.run(0, HOUR).len(), world.asked.len()), (0, asked), "satisfied, it rests");
+    assert_eq!((world.run(0, HOUR).len(), world.asked.len()), (0, asked), "no more are wanted");
     assert_eq!(world.run(29, MINUTE).len(), 29, "the walk goes on where it was");
     assert_eq!(world.run(30, HOUR), ids(&nodes), "and starts over");
     assert_eq!(world.found.len(), 60);
@@ -118,7 +118,7 @@ fn what_is_found_when_fewer_are_wanted_waits_until_more_are() {
     let link = maker.link();
     let mut world = World::new(&[link], [maker.tree(1, &records(0..30), &[])]);
     world.run(4, MINUTE);
-    // Four requests are on their way when nobody wants their answers any more.
+    // Four requests are in flight when their answers are not wanted any more.
     world.client.want(world.now, 4);
     world.client.want(world.now, 0);
     world.drain();
@@ -167,7 +167,7 @@ fn a_changed_tree_is_noticed_at_the_next_look_at_its_root() {
     assert_eq!(world.run(30, MINUTE), ids(&nodes[..30]), "not before");
     assert_eq!(world.run(30, 31 * MINUTE).len(), 30);
     assert_eq!(world.run(usize::MAX, 31 * MINUTE), ids(&nodes[30..]));
-    // The old entries vanish: their failures bring the look at the root forward.
+    // The old entries are removed: the failed requests bring the next request for the root forward.
     world.zone = Maker::new(1, "n").tree(3, &nodes[..30], &[]);
     assert_eq!(world.run(usize::MAX, 2 * MINUTE), ids(&nodes[..30]));
 }
@@ -177,11 +177,11 @@ fn a_lower_sequence_is_never_accepted() {
     let nodes = records(0..20);
     let mut world = World::new(&[Maker::new(1, "n").link()], [Maker::new(1, "n").tree(5, &nodes[..10], &[])]);
     world.run(10, MINUTE);
-    // An old root replayed, with entries that are all there.
+    // An old root is replayed, and all its entries exist.
     world.zone.extend(Maker::new(1, "n").tree(4, &nodes[10..], &[]));
     assert_eq!(world.run(usize::MAX, HOUR), ids(&nodes[..10]));
     let old = world.problems.iter().filter(|(_, problem)| *problem == Problem::OldRoot { new: 4, known: 5 });
-    assert!((1..=2).contains(&old.count()), "told at each regular look, not more often");
+    assert!((1..=2).contains(&old.count()), "reported at each regular request for the root");
     assert_eq!(world.client.trees().next().unwrap().1, Some(5));
 }
 
@@ -251,10 +251,10 @@ fn links_are_followed_first_in_loops_and_until_they_are_gone() {
     assert_eq!(world.domains(), ["t1", "t2"]);
     world.zone.extend(tree(1, 2, 0..10, &[link(3)]));
     world.run(usize::MAX, HOUR);
-    assert_eq!(world.domains(), ["t1", "t3"], "t2 is linked no more");
+    assert_eq!(world.domains(), ["t1", "t3"], "no link leads to t2");
     let again = world.run(usize::MAX, 2 * MINUTE);
     assert_eq!(again, ids(&[&nodes[..10], &nodes[20..]].concat()));
-    // The loop t2 → t1 does not keep t2 alive by itself, and a configured tree stays without any link.
+    // The loop t2 → t1 does not keep t2, and a configured tree stays without any link.
     world.zone.extend(tree(1, 3, 0..10, &[]));
     world.run(usize::MAX, HOUR);
     assert_eq!(world.domains(), ["t1"]);
@@ -262,7 +262,7 @@ fn links_are_followed_first_in_loops_and_until_they_are_gone() {
 
 #[test]
 fn links_without_end_are_not_followed_without_end() {
-    // Every tree links to 40 further ones, made up as they are asked for.
+    // Every tree links to 40 further ones.
     let mut world = World::new(&[Maker::new(0, "t0").link()], []);
     for seed in 0..200 {
         let links: Vec<Link> =
@@ -290,13 +290,13 @@ fn a_link_subtree_without_end_does_not_keep_the_nodes_waiting() {
     assert!(world.client.counters().over_limit > 700);
 }
 
-/// What all the made-up hashes end in.
+/// The end of all invented hashes.
 const TAIL: &str = "AAAAAAAAAAAAAAAA";
 
 #[test]
 fn a_million_entries_are_cut_at_the_limit() {
     let mut maker = Maker::new(1, "n");
-    // 2^20 hashes of twelve bytes, each told apart by its first four characters. Nobody serves them.
+    // 2^20 hashes of twelve bytes, which differ in their first four characters. The zone has none of their entries.
     let mut branches = Vec::new();
     for high in 0..1 << 15 {
         let digit = |shift: u32| char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[(high >> shift) & 31]);
@@ -313,7 +313,7 @@ fn a_million_entries_are_cut_at_the_limit() {
     let links = maker.subtree(vec![]);
     maker.root(nodes, links, 1);
     let mut world = World::new(&[maker.link()], [maker.zone]);
-    // At three a second, 50,000 entries take under five hours; then the walk is over and a new one begins.
+    // At three requests a second, 50,000 entries take under five hours; then the walk ends and a new one begins.
     world.run(usize::MAX, 5 * HOUR);
     let begun = world.asked.iter().filter(|(_, name)| *name == format!("{nodes}.n")).count();
     assert_eq!((begun, world.client.trees().count()), (2, 1));
@@ -323,7 +323,7 @@ fn a_million_entries_are_cut_at_the_limit() {
 
 #[test]
 fn a_zone_that_unfolds_is_walked_once() {
-    // Each branch names its one child a hundred times: 100^6 paths, seven entries.
+    // Each branch names its one child a hundred times: 100^6 paths, but seven entries.
     let record = &records(0..1)[0];
     let mut maker = Maker::new(1, "n");
     let mut hash = maker.entry(record.to_string());

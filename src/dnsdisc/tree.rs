@@ -1,7 +1,7 @@
-//! One tree over time: when its root is due, which entry comes next, what an answer means.
+//! One tree over time: when its root is due, which entry comes next, and what each answer changes.
 //!
 //! Links come first: their subtree is walked to the end before the nodes, so that a tree that moved elsewhere is
-//! followed at once. Nodes are walked in random order, again and again as long as somebody asks for nodes.
+//! followed at once. Nodes are walked in random order, again and again as long as nodes are wanted.
 
 use std::time::{Duration, Instant};
 
@@ -14,30 +14,31 @@ use super::{
 };
 use crate::node::Record;
 
-/// How often the root is looked at while the tree is in use.
+/// How often the root is requested again while the tree is in use.
 const RECHECK: Duration = Duration::from_secs(30 * 60);
 
-/// After more than this many entries that could not be had, the tree has probably changed: look at the root.
+/// After more failed entries than this, the tree has probably changed: the root is requested early.
 const MAX_FAILURES: u32 = 5;
 
-/// … but not more often than this, or a broken zone would be asked for its root at every sixth step.
+/// The shortest time before such an early request. Without it, a broken zone would be asked for its root at every sixth
+/// step.
 const MIN_RECHECK: Duration = Duration::from_secs(10);
 
-/// The longest pause between tries for a root that cannot be had; tries start a second apart and double. A minute,
-/// so that a machine that comes back online finds peers soon.
+/// The longest pause between attempts to get a root; the pauses start at one second and double. It is a minute, so that
+/// a machine that comes back online finds peers soon.
 const MAX_RETRY: Duration = Duration::from_secs(60);
 
-/// A walk starts at most this often: a list of three nodes is not asked for three times a second.
+/// The shortest time between the starts of two walks: a list of three nodes is not requested three times a second.
 const MIN_PASS: Duration = Duration::from_secs(60);
 
-/// The most entries of one tree that a walk takes up; the largest known tree has about a tenth.
+/// The most entries of one tree that a walk accepts; the largest known tree has about a tenth of that.
 pub(super) const MAX_ENTRIES: usize = 50_000;
 
-/// The most entries of a link subtree. With [`super::client::MAX_LINKED`] links that is plenty, and a list of links
-/// without end does not keep the nodes waiting.
+/// The most entries of a link subtree that a walk accepts. It is plenty for [`super::client::MAX_LINKED`] links, and a
+/// list of links without end does not delay the nodes.
 pub(super) const MAX_LINK_ENTRIES: usize = 256;
 
-/// What to ask for.
+/// The next request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     Root,
@@ -45,10 +46,10 @@ pub(super) enum Step {
     Node { wanted: Wanted, pass: u64 },
 }
 
-/// What a good answer brought.
+/// The result of a good answer.
 #[derive(Debug)]
 pub(super) enum Gained {
-    /// Nothing to tell; so many children were refused at the limit.
+    /// A branch: nothing to report, except that this many children were refused at the limit.
     Branch {
         refused: usize,
     },
@@ -56,14 +57,14 @@ pub(super) enum Gained {
     Record(Record),
     /// A node among the links or a link among the nodes.
     Misplaced,
-    /// The answer belongs to a walk that is over.
+    /// The answer belongs to a walk that has ended.
     Late,
 }
 
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) link: Link,
-    /// Named by the operator, not by another tree.
+    /// Whether the operator named the tree, and not another tree.
     pub(super) configured: bool,
     root: Option<Walks>,
     root_asked: bool,
@@ -80,7 +81,7 @@ pub(super) struct Tree {
 struct Walks {
     root: Root,
     links: Pass,
-    /// Links of the walk that is on.
+    /// Links that the current walk has found.
     collected: Vec<Link>,
     nodes: Pass,
     nodes_began: Instant,
@@ -106,7 +107,7 @@ impl Tree {
         self.root.as_ref().map(|walks| walks.root.seq)
     }
 
-    /// When there will be a next step; `None` while all depends on answers that are on their way.
+    /// The time of the next step; `None` while everything depends on answers that are awaited.
     pub(super) fn ready_at(&self, now: Instant) -> Option<Instant> {
         let root = (!self.root_asked).then(|| self.root_due());
         let Some(walks) = &self.root else { return root };
@@ -119,7 +120,7 @@ impl Tree {
         } else if walks.nodes.is_done() && (walks.nodes.leaves > 0 || walks.nodes.given_up > 0) {
             Some(walks.nodes_began + MIN_PASS)
         } else {
-            None // an empty tree: only a new root can change that
+            None // nothing was found and nothing failed: only a new root can change that
         };
         [root, entries].into_iter().flatten().min()
     }
@@ -132,7 +133,7 @@ impl Tree {
         }
     }
 
-    /// The next thing to ask for, if it is time.
+    /// The next request, if it is time for one.
     pub(super) fn step(&mut self, now: Instant, rng: &mut StdRng) -> Option<Step> {
         if !self.root_asked && self.root_due() <= now {
             self.root_asked = true;
@@ -154,8 +155,8 @@ impl Tree {
         Some(Step::Node { wanted, pass: walks.nodes.number })
     }
 
-    /// Takes a root whose signature is good. Returns false if it is older than the one at hand: then that one stays,
-    /// and the next look is at the usual time.
+    /// Takes a root whose signature is valid. Returns false if it is older than the current one: then the current one
+    /// stays, and the root is requested again at the usual time.
     pub(super) fn take_root(&mut self, now: Instant, root: Root) -> bool {
         self.root_asked = false;
         self.root_checked = now;
@@ -191,7 +192,7 @@ impl Tree {
         true
     }
 
-    /// Notes that no good root could be had.
+    /// Counts a failed attempt to get a root.
     pub(super) fn root_failed(&mut self, now: Instant) {
         self.root_asked = false;
         self.root_checked = now;
@@ -247,7 +248,7 @@ impl Tree {
         Gained::Branch { refused: pass.branch(children) }
     }
 
-    /// Notes that `step` brought no answer (`again`), or one that was no good.
+    /// Counts that `step` got no answer (`again`), or a bad one.
     pub(super) fn entry_failed(&mut self, step: Step, again: bool) {
         let Some(walks) = &mut self.root else { return };
         let (walk, wanted) = match step {
@@ -264,7 +265,7 @@ impl Tree {
         self.links_walked();
     }
 
-    /// At the end of the walk through the links, they replace those of the walk before.
+    /// Replaces the links by those of the current walk, if it has ended.
     fn links_walked(&mut self) {
         if let Some(walks) = &mut self.root
             && walks.links.is_done()

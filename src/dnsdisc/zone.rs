@@ -8,10 +8,10 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{Link, entry::Hash};
 use crate::node::{NodeKey, Record, RecordBuilder, id::keccak256};
 
-/// Names and the TXT record at each.
+/// The names of a zone, and the TXT record at each.
 pub(crate) type Zone = HashMap<String, String>;
 
-/// A tree in the making.
+/// A tree that is being built.
 pub(crate) struct Maker {
     pub(crate) key: NodeKey,
     pub(crate) domain: String,
@@ -27,7 +27,7 @@ impl Maker {
         Link { public_key: self.key.public(), domain: self.domain.as_str().into() }
     }
 
-    /// Puts an entry at its name.
+    /// Adds an entry at its name.
     pub(crate) fn entry(&mut self, text: String) -> Hash {
         let hash = Hash::of(&text);
         self.zone.insert(format!("{hash}.{}", self.domain), text);

@@ -1,7 +1,7 @@
-//! `GET /metrics`: the process in numbers, in the OpenMetrics text format.
+//! `GET /metrics`: the metrics of the process, in the OpenMetrics text format.
 //!
-//! Everything is read when it is asked for; nothing is counted here. No peer is named: what a peer is like is a question
-//! for `GetPeer`. The labels have few values: reasons, protocols that applications registered, directions.
+//! All values are read when the page is asked for; nothing is counted here. No peer is named: `GetPeer` has the facts
+//! about one peer. The labels have few values: reasons, protocols that applications registered, directions.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ use crate::{
 /// The media type of the page.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The sources of the numbers.
+/// The sources of the metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     handle: Handle,
@@ -40,27 +40,27 @@ pub struct Metrics {
     facts: Facts,
 }
 
-/// What neither the switch nor discovery counts.
+/// The values that neither the switch nor discovery has.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// A warning: discovery is wanted without discv5.
+    /// Whether the warning holds that discovery is on and discv5 is off.
     pub discv5_off: bool,
-    /// Lines that the log dropped.
+    /// The number of lines that the log dropped.
     pub dropped_lines: Arc<AtomicU64>,
-    /// What reading trees in DNS came to.
+    /// The counters of reading trees in the DNS.
     pub trees: watch::Receiver<dnsdisc::Counters>,
 }
 
 impl Metrics {
-    /// The numbers of a switch, of discovery, and of the rest of the process.
+    /// Returns the metrics of a switch, of discovery, and of the rest of the process.
     #[must_use]
     pub fn new(handle: Handle, discovery: Discovery, facts: Facts) -> Self {
         Self { handle, discovery, facts }
     }
 
-    /// The page; `None` when the process is ending and has no numbers any more.
+    /// Returns the page; `None` if the process is stopping and has no metrics any more.
     pub(super) async fn page(&self) -> Option<String> {
-        let figures = self.handle.metrics().await.ok()?;
+        let figures = self.handle.run(|switch, now| switch.metrics(now)).await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
         let details = self.discovery.details().await.ok()?;
         let trees = *self.facts.trees.borrow();
@@ -86,7 +86,7 @@ struct Numbers {
     trees: dnsdisc::Counters,
 }
 
-/// One value with its labels.
+/// The labels of one value, each a name and a value, and the value.
 type Row<'a> = (Vec<(&'static str, &'a str)>, u64);
 
 fn counter(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, rows: &[Row<'_>]) -> fmt::Result {
@@ -121,7 +121,7 @@ impl Collector for Numbers {
         gauge(
             out,
             "build",
-            "Always 1; the label says the version",
+            "Always 1; the label has the version",
             &by("version", [(env!("CARGO_PKG_VERSION"), 1)]),
         )?;
         let help = "Lines of the log that were dropped because standard error was not read";
@@ -170,11 +170,11 @@ impl Numbers {
         let rows = by("quantile", [("0.5", micros(0.5)), ("0.9", micros(0.9)), ("1", micros(1.0))]);
         let rows = if self.figures.round_trips.is_empty() { Vec::new() } else { rows };
         gauge(out, "peer_round_trip_microseconds", "Last round trips of pings, over all peers", &rows)?;
-        gauge(out, "bans", "Bans that stand", &one(*bans as u64))?;
+        gauge(out, "bans", "Bans that have not expired", &one(*bans as u64))?;
         let holds = |name| u64::from(self.figures.warnings.iter().any(|warning| warning.name() == name));
         let standing = Warning::NAMES.map(|name| (name, holds(name)));
         let rows = by("name", standing.into_iter().chain([("discv5_off", u64::from(self.discv5_off))]));
-        gauge(out, "warnings", "Whether a warning holds that finding peers fails", &rows)?;
+        gauge(out, "warnings", "1 while a warning holds that finding peers fails, else 0", &rows)?;
         let help = "Forks that are followed although the fork schedule lacks them";
         gauge(out, "followed_forks", help, &one(self.figures.followed_forks as u64))?;
         let state = |(state, count): &(StateName, usize)| {
@@ -205,7 +205,7 @@ impl Numbers {
         }
         counter(out, "messages", "Messages of sub-protocols", &messages)?;
         counter(out, "message_bytes", "Bytes of their payloads, uncompressed", &bytes)?;
-        let help = "Messages that applications lost because they did not keep up";
+        let help = "Messages that applications lost because they read too slowly";
         counter(out, "lost_messages", help, &one(lost.messages))?;
         counter(out, "lost_message_bytes", "Bytes of their payloads", &one(lost.bytes))?;
         let each = |value: fn(&Application) -> u64| {
@@ -218,10 +218,10 @@ impl Numbers {
         let name = "application_waiting_bytes";
         gauge(out, name, "Bytes that wait for each application", &each(|of| of.waiting_bytes))?;
         let name = "application_holding_channels";
-        let help = "Channels that hold their peer, because the application takes messages too slowly";
+        let help = "Channels whose connection is on hold, because the application takes messages too slowly";
         gauge(out, name, help, &each(|of| of.holding_channels as u64))?;
         let name = "application_discarded_messages";
-        let help = "Messages on channels that had closed, whose capability is mute on that connection";
+        let help = "Messages for closed channels, whose capability is mute on that connection";
         counter(out, name, help, &each(|of| of.discarded))?;
         let name = "application_memory_drops";
         let help = "Messages dropped because memory of the whole process was short";
@@ -230,7 +230,7 @@ impl Numbers {
         let help = "Messages of the base protocol without effect, on connections that have ended";
         counter(out, "base_messages_ignored", help, &by("kind", rows))?;
         let rows = by("for", [("applications", *inbound_queued), ("peers", *outbound_queued)]);
-        gauge(out, "queued_bytes", "Bytes that wait", &rows)
+        gauge(out, "queued_bytes", "Bytes of messages that wait for applications or for peers", &rows)
     }
 
     fn discovery(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -245,8 +245,8 @@ impl Numbers {
         self.discovery_details(out)
     }
 
-    /// What became of packets, searches and records inside. The names are those of the counters in the code, which say
-    /// there what they count.
+    /// The counters of packets, searches and records in detail. The labels are the names of the counters in the code,
+    /// where each is documented.
     fn discovery_details(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Details { v4, v5, database } = &self.details;
         if let Some(v4) = v4 {
@@ -254,18 +254,23 @@ impl Numbers {
             counter(
                 out,
                 "discv4_packets",
-                "Packets for discv4, by what became of them",
+                "Packets for discv4, by the verdict on them",
                 &by("verdict", rows),
             )?;
-            counter(out, "discv4_events", "What discv4 did and declined", &by("event", v4.named()))?;
+            counter(out, "discv4_events", "Actions and refusals of discv4", &by("event", v4.named()))?;
         }
         if let Some(v5) = v5 {
-            counter(out, "discv5_events", "What discv5 did and declined", &by("event", v5.named()))?;
+            counter(out, "discv5_events", "Actions and refusals of discv5", &by("event", v5.named()))?;
         }
         if let Some(database) = database {
             let help = "Updates that the node database did not keep, and nodes that it removed";
             counter(out, "node_db_events", help, &by("event", database.named()))?;
         }
-        counter(out, "dns_tree_events", "What was read from trees in DNS", &by("event", self.trees.named()))
+        counter(
+            out,
+            "dns_tree_events",
+            "Results of reading trees in the DNS",
+            &by("event", self.trees.named()),
+        )
     }
 }

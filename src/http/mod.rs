@@ -1,16 +1,16 @@
-//! The HTTP port: read only, for those who watch the process from outside.
+//! The HTTP port: probes and metrics for supervisors and monitors. It is read only.
 //!
-//! `GET /livez` answers 200 while the process can answer at all, also while it drains: a supervisor that killed what
-//! is stopping in order would lose messages. `GET /readyz` answers 200 between start and stop, else 503 with the
-//! word for it. `GET /metrics` answers numbers for a monitor (`metrics`).
+//! `GET /livez` answers 200 for as long as the process can answer, also while it drains: a supervisor that kills a
+//! draining process would lose messages. `GET /readyz` answers 200 between start and stop, and otherwise 503 with the
+//! word for the stage. `GET /metrics` answers with metrics for a monitor (`metrics`).
 //!
-//! Readiness is about us, not about the network: it does not wait for peers or applications, because orchestrators
-//! start the application only when the sidecar is ready.
+//! Readiness is about the sidecar, not about the network. It does not wait for peers or applications, because
+//! orchestrators start the application only when the sidecar is ready.
 //!
-//! A browser must not be made to ask for a stranger's page: only requests whose `Host` is an IP address or
-//! `localhost` are answered (DNS rebinding), there are no CORS headers, and nothing but GET does anything.
+//! A page of a stranger in a browser must not be able to read this port (DNS rebinding). So only requests whose `Host`
+//! is an IP address or `localhost` are answered, no answer has CORS headers, and only GET is allowed.
 //!
-//! `server` holds the bounds on clients.
+//! `server` has the limits for clients.
 //!
 //! Left out: gRPC's own health service (`rpc::services::descriptors`).
 
@@ -31,18 +31,18 @@ pub use server::serve;
 
 type Body = http_body_util::Full<bytes::Bytes>;
 
-/// Where the process is in its life.
+/// The stage of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Not everything is there yet.
+    /// The process starts; some components do not run yet.
     Starting,
     /// The API serves and peers are accepted.
     Ready,
-    /// It is stopping.
+    /// The process is stopping.
     Draining,
 }
 
-/// The stage, as `app` tells it and the probes answer it.
+/// The stage of the process, which `app` sets and the probes report. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Probes(Arc<AtomicU8>);
 
@@ -53,12 +53,12 @@ impl Default for Probes {
 }
 
 impl Probes {
-    /// From now on, the process is at `stage`.
+    /// Sets the stage.
     pub fn set(&self, stage: Stage) {
         self.0.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// Where the process is.
+    /// Returns the stage.
     #[must_use]
     pub fn stage(&self) -> Stage {
         match self.0.load(Ordering::Relaxed) {
@@ -69,16 +69,16 @@ impl Probes {
     }
 }
 
-/// The answer to one request.
+/// Returns the answer to one request.
 async fn answer<B>(probes: &Probes, metrics: Option<&Metrics>, request: &Request<B>) -> Response<Body> {
     if !is_asked_by_address(request) {
         return text(
             StatusCode::FORBIDDEN,
-            "this port answers requests to an IP address or localhost only (header Host)\n",
+            "the Host header must be an IP address or localhost; use for example http://127.0.0.1:PORT\n",
         );
     }
     if request.method() != Method::GET {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this port answers GET only\n");
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this port is read only; use GET\n");
         response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET"));
         return response;
     }
@@ -98,8 +98,8 @@ async fn answer<B>(probes: &Probes, metrics: Option<&Metrics>, request: &Request
     }
 }
 
-/// Whether the asker knows our address, instead of a name that somebody pointed here. HTTP/1.0 needs no `Host`, and
-/// no browser speaks it.
+/// Whether the client uses our address or `localhost`, and not a name that a stranger's DNS points to us. HTTP/1.0
+/// needs no `Host`, and no browser uses it.
 fn is_asked_by_address<B>(request: &Request<B>) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {

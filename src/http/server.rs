@@ -1,4 +1,4 @@
-//! The server of the HTTP port: hyper, with bounds on everything a client can hold.
+//! The server of the HTTP port: hyper, with limits for each client.
 
 use std::{collections::VecDeque, convert::Infallible, io, time::Duration};
 
@@ -12,27 +12,26 @@ use tokio::{
 
 use super::{Metrics, Probes, answer};
 
-/// Connections at a time. Probes and a scraper need a handful; when all are taken, the oldest is closed, so that
-/// silent ones lock nobody out.
+/// The most connections at a time. Probes and a monitor need a few. When all are taken, the oldest is closed, so that
+/// silent connections do not lock out others.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long the head of a request may take, the first and after an answer.
+/// The time for the head of a request: for the first one, and for each one after an answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may live, whatever it does: clients of probes come back by themselves.
+/// The longest life of a connection, used or not: clients of probes connect again by themselves.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes of a request's head, which is the least that hyper allows; ours are some 100.
+/// The most bytes of a request's head: the smallest limit that hyper allows. The head of a probe has some 100 bytes.
 const HEAD_BYTES: usize = 8 << 10;
 
-/// Headers of a request. Browsers send about 20.
+/// The most headers of a request. Browsers send about 20.
 const HEAD_FIELDS: usize = 64;
 
-/// How long to wait when the system has no more file descriptors: accepting at once would fail again.
+/// The pause after a failed accept. If no file descriptor is free, accepting at once would fail again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the probes and, if there are any, the metrics on `listener` until the future is dropped, which closes all
-/// connections.
+/// Serves the probes and, if they are on, the metrics on `listener`. Dropping the future closes all connections.
 pub async fn serve(listener: TcpListener, probes: Probes, metrics: Option<Metrics>) -> Infallible {
     let mut tasks = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
@@ -55,14 +54,18 @@ pub async fn serve(listener: TcpListener, probes: Probes, metrics: Option<Metric
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "HTTP: cannot accept connections");
+                tracing::warn!(
+                    %error,
+                    "cannot accept HTTP connections; the sidecar tries again. If too many files are open, raise the \
+                     limit (ulimit -n)"
+                );
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// One connection. Its errors are its client's: nobody here can do anything about them.
+/// Serves one connection. Its errors are ignored, because they concern its client only.
 async fn connection(stream: TcpStream, probes: Probes, metrics: Option<Metrics>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (probes, metrics) = (probes.clone(), metrics.clone());
@@ -77,7 +80,7 @@ async fn connection(stream: TcpStream, probes: Probes, metrics: Option<Metrics>)
     let _ = timeout(CONNECTION_TIMEOUT, served).await;
 }
 
-/// Whether the error is about the connection that was to be accepted, which went away meanwhile.
+/// Whether the error is about one connection, which its client closed before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

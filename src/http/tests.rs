@@ -1,4 +1,4 @@
-//! The port as clients meet it, over real sockets.
+//! The HTTP port as a client sees it, over real sockets.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::*;
 
-/// A server on a port that the system chose; it ends with the test's runtime.
+/// Starts a server on a port that the system chooses. It ends with the test's runtime.
 async fn start() -> (SocketAddr, Probes) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -19,10 +19,10 @@ async fn start() -> (SocketAddr, Probes) {
     (addr, probes)
 }
 
-/// Writes `bytes`, and answers all that comes back until the server closes.
+/// Writes `bytes`, and returns all bytes that come back until the server closes.
 async fn exchange(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    // The server may close before it has read everything.
+    // Writing fails if the server closes before it has read everything.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let _ =
@@ -112,7 +112,7 @@ async fn silent_connections_lock_nobody_out() {
         silent.push(TcpStream::connect(addr).await.unwrap());
     }
     assert_eq!(status(&ask(addr, "GET", "/livez", "127.0.0.1").await), "200");
-    // The oldest ones were closed for the newer ones.
+    // The oldest connections were closed to make room for newer ones.
     let closed = timeout(Duration::from_secs(5), silent.first_mut().unwrap().read(&mut [0; 1])).await;
     assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
 }

@@ -1,6 +1,6 @@
 //! A bucket: the nodes of one range of distances, and those that wait for a place among them.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::net::IpAddr;
 
 use super::{
     entry::Entry,
@@ -26,26 +26,15 @@ pub fn index_of(distance: u16) -> usize {
 /// One bucket of the table.
 #[derive(Debug)]
 pub struct Bucket {
-    distances: RangeInclusive<u16>,
     entries: Vec<Entry>,
     replacements: Vec<Entry>,
     subnets: SubnetCounts,
 }
 
 impl Bucket {
-    /// The empty bucket at `index`.
-    pub(super) fn new(index: u16) -> Self {
-        let distances = match index {
-            0 => 1..=SHARED_DISTANCE,
-            _ => SHARED_DISTANCE + index..=SHARED_DISTANCE + index,
-        };
-        Self { distances, entries: Vec::new(), replacements: Vec::new(), subnets: SubnetCounts::default() }
-    }
-
-    /// The logarithmic distances from us that belong here.
-    #[must_use]
-    pub fn distances(&self) -> RangeInclusive<u16> {
-        self.distances.clone()
+    /// An empty bucket.
+    pub(super) fn new() -> Self {
+        Self { entries: Vec::new(), replacements: Vec::new(), subnets: SubnetCounts::default() }
     }
 
     /// The nodes in use, oldest first.
@@ -124,9 +113,6 @@ mod tests {
         for (distance, index) in [(0, 0), (1, 0), (239, 0), (240, 0), (241, 1), (255, 15), (256, 16)] {
             assert_eq!(index_of(distance), index, "{distance}");
             assert!(index < BUCKETS);
-            if distance > 0 {
-                assert!(Bucket::new(index.try_into().unwrap()).distances().contains(&distance));
-            }
         }
     }
 }

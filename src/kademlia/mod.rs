@@ -30,7 +30,6 @@ pub mod table;
 pub mod walk;
 
 pub use action::Action;
-pub use bucket::Bucket;
 pub use contact::{Contact, Source};
 pub use entry::{Entry, Placement};
 pub use lookup::Lookup;
@@ -39,5 +38,5 @@ pub use protocol::Protocol;
 pub use query::{CallError, Ponged, Query, QueryId, Target};
 pub use refresh::Refresh;
 pub use searches::Searches;
-pub use table::{Event, Insert, Refusal, Removal, Table};
+pub use table::{Event, Removal, Table};
 pub use walk::RandomWalk;

@@ -87,11 +87,6 @@ impl<Own> Overlay<Own> {
         }
     }
 
-    /// Takes a node out of the table.
-    pub fn remove(&mut self, now: Now, id: &NodeId) {
-        self.table.remove(now, id);
-    }
-
     /// How many candidates are wanted from now on; none are looked for while it is zero.
     pub fn set_demand(&mut self, wanted: usize) {
         self.searches.set_demand(wanted);
@@ -236,6 +231,7 @@ impl<Own> Overlay<Own> {
 
     /// Whether the searches keep their bounds; for tests and fuzzing.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_consistent(&self) -> bool {
         self.searches.is_consistent()
     }

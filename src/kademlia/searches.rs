@@ -335,12 +335,14 @@ impl<Own> Searches<Own> {
 
     /// How many lookups run.
     #[must_use]
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.lookups.len()
     }
 
     /// Whether no lookup runs.
     #[must_use]
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.lookups.is_empty()
     }
@@ -352,6 +354,7 @@ impl<Own> Searches<Own> {
 
     /// Whether every bound and every count holds; for tests and fuzzing.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_consistent(&self) -> bool {
         let of = |purpose| self.lookups.values().filter(|search| search.purpose == purpose).count();
         let candidates = self.records.values().filter(|why| matches!(why, RecordFor::Walk(_))).count();

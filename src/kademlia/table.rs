@@ -76,8 +76,6 @@ pub enum Removal {
     Dead,
     /// It answered checks, but left requests unanswered.
     Unhelpful,
-    /// The owner asked for it (a ban, a restriction).
-    Requested,
 }
 
 /// What happened to the nodes in use, in order. Waiting nodes come and go without events.
@@ -114,7 +112,6 @@ pub struct Table {
     events: VecDeque<Event>,
     we_are_private: bool,
     takes_inbound: bool,
-    outwaited: u64,
     rng: StdRng,
 }
 
@@ -124,14 +121,13 @@ impl Table {
     pub fn new(own: NodeId, rng: &mut StdRng) -> Self {
         Self {
             own,
-            buckets: (0..).take(BUCKETS).map(Bucket::new).collect(),
+            buckets: (0..BUCKETS).map(|_| Bucket::new()).collect(),
             index: HashMap::new(),
             subnets: SubnetCounts::default(),
             revalidation: Revalidation::new(),
             events: VecDeque::new(),
             we_are_private: false,
             takes_inbound: false,
-            outwaited: 0,
             rng: StdRng::from_rng(rng),
         }
     }
@@ -174,12 +170,6 @@ impl Table {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
-    }
-
-    /// How many waiting nodes were dropped because others came to wait.
-    #[must_use]
-    pub fn outwaited(&self) -> u64 {
-        self.outwaited
     }
 
     /// All buckets, nearest first: the snapshot for the API.
@@ -230,7 +220,6 @@ impl Table {
             if let Some(outwaited) = bucket.push_replacement(waiting) {
                 self.index.remove(&outwaited.contact.id);
                 self.subnets.remove(outwaited.contact.endpoint.ip);
-                self.outwaited += 1;
             }
             return Insert::Waiting;
         }
@@ -349,11 +338,6 @@ impl Table {
         if unhelpful && self.bucket(id).is_some_and(|bucket| bucket.entries().len() >= SPARE_BELOW) {
             self.remove_for(now, id, Removal::Unhelpful);
         }
-    }
-
-    /// Takes a node out, in use or waiting.
-    pub fn remove(&mut self, now: Now, id: &NodeId) {
-        self.remove_for(now, id, Removal::Requested);
     }
 
     fn remove_for(&mut self, now: Now, id: &NodeId, why: Removal) {

@@ -83,12 +83,14 @@ impl RandomWalk {
 
     /// How many nodes are being asked for their record.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn candidates_asked(&self) -> usize {
         self.asked
     }
 
     /// Whether a lookup of the walk runs.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_under_way(&self) -> bool {
         self.under_way
     }

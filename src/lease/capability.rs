@@ -34,7 +34,7 @@ impl fmt::Display for Capability {
 
 /// The longest name of a capability, in characters (devp2p, "RLPx": capability names are at most eight ASCII
 /// characters).
-pub const MAX_NAME_LEN: usize = 8;
+const MAX_NAME_LEN: usize = 8;
 
 /// The most message codes a capability may take. No capability in use takes more than 33; the bound keeps the offsets
 /// of 16 capabilities far inside 32 bits.
@@ -71,7 +71,7 @@ pub fn known_message_count(name: &str, version: u32) -> Option<u64> {
 
 /// Whose capability it is, where the name alone may be taken for another one.
 #[must_use]
-pub fn network_of(name: &str) -> Option<&'static str> {
+pub(super) fn network_of(name: &str) -> Option<&'static str> {
     match name {
         "bsc" => Some("BNB Smart Chain"),
         "wit" => Some("Polygon's Bor"),

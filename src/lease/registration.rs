@@ -9,7 +9,7 @@ use super::token::{RegistrationId, ResumeToken, Secret};
 use crate::Now;
 
 /// A registration made by a call waits at least so long for its stream.
-pub const MIN_DETACHED: Duration = Duration::from_secs(30);
+const MIN_DETACHED: Duration = Duration::from_secs(30);
 
 /// How the current token came about, so that the same attempt can be answered again.
 #[derive(Clone, Debug)]
@@ -40,22 +40,10 @@ impl Registration {
         self.id
     }
 
-    /// Who made it.
-    #[must_use]
-    pub fn principal(&self) -> &Arc<str> {
-        &self.principal
-    }
-
     /// What was registered.
     #[must_use]
     pub fn spec(&self) -> &RegistrationSpec {
         &self.spec
-    }
-
-    /// The state of its lease.
-    #[must_use]
-    pub fn state(&self) -> State {
-        self.state
     }
 
     /// How often it was attached or taken over.

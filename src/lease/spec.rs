@@ -9,33 +9,35 @@ use rlp::RlpStream;
 
 use super::capability::{Capability, MAX_MESSAGE_COUNT, check_name, known_message_count, network_of};
 use super::error::{LeaseError, Wrong, shown};
-use super::wanted::Wanted;
+use super::wanted::{ETH, Wanted};
 use crate::delivery::overflow::MAX_STALL_LIMIT;
 use crate::delivery::{MAX_KEEP_FIRST, OverflowPolicy};
+use crate::node::{ForkSchedule, Head};
+use crate::policy::DialFilter;
 
 /// The linger of a registration that names none.
-pub const DEFAULT_LINGER: Duration = Duration::from_secs(30);
+const DEFAULT_LINGER: Duration = Duration::from_secs(30);
 
 /// The longest linger.
 pub const MAX_LINGER: Duration = Duration::from_secs(600);
 
 /// The most capabilities (name and version) of one registration.
-pub const MAX_PROTOCOLS: usize = 16;
+pub(super) const MAX_PROTOCOLS: usize = 16;
 
 /// The longest client id, in bytes.
-pub const MAX_CLIENT_ID: usize = 64;
+const MAX_CLIENT_ID: usize = 64;
 
 /// The most messages of a greeting.
-pub const MAX_GREETING: usize = 8;
+const MAX_GREETING: usize = 8;
 
 /// The most bytes of a greeting.
-pub const MAX_GREETING_BYTES: usize = 64 << 10;
+const MAX_GREETING_BYTES: usize = 64 << 10;
 
 /// The largest message RLPx can carry: snappy lengths and frame sizes have 24 bits.
 pub const MAX_MESSAGE_BYTES: u32 = (1 << 24) - 1;
 
 /// Our Hello stays within this, in bytes of RLP: what every known peer accepts (geth refuses base messages over 2 KiB).
-pub const MAX_HELLO: usize = 2 << 10;
+pub(super) const MAX_HELLO: usize = 2 << 10;
 
 /// A message the sidecar sends by itself on every new channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,18 @@ pub struct RegistrationSpec {
 }
 
 impl RegistrationSpec {
+    /// The policy's filter. `network` is the fork schedule of the network that the sidecar was started for.
+    #[must_use]
+    pub fn dial_filter(&self, network: Option<&Arc<ForkSchedule>>) -> DialFilter {
+        self.wanted.dial_filter(network, self.protocol(ETH, None).is_some())
+    }
+
+    /// The chain that our record is to announce for the registration, if it asks for that.
+    #[must_use]
+    pub fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
+        self.wanted.announced(network)
+    }
+
     /// How long the lease outlives the stream.
     #[must_use]
     pub fn linger(&self) -> Duration {
@@ -173,7 +187,7 @@ impl ProtocolSpec {
 }
 
 /// Whether a greeting can be sent on a capability with so many codes.
-pub fn check_greeting(
+pub(super) fn check_greeting(
     greeting: &[Greeting],
     message_count: u64,
     field: impl Fn(&str) -> String,
@@ -198,7 +212,7 @@ pub fn check_greeting(
 /// The size of our Hello in bytes of RLP with these capabilities and a client name of `name_len` bytes (devp2p,
 /// "RLPx": `[version, clientId, [[cap, capVersion], …], listenPort, nodeKey]`).
 #[must_use]
-pub fn hello_len<'a>(name_len: usize, capabilities: impl Iterator<Item = &'a Capability>) -> usize {
+pub(super) fn hello_len<'a>(name_len: usize, capabilities: impl Iterator<Item = &'a Capability>) -> usize {
     let mut stream = RlpStream::new_list(5);
     stream.append(&5_u8).append(&vec![b'x'; name_len]).begin_unbounded_list();
     for Capability { name, version, .. } in capabilities {

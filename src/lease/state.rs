@@ -18,7 +18,7 @@ pub struct LeaseStream(pub(super) u64);
 
 /// The state of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// Made by a call, no stream yet.
     Detached {
         /// When it ends.

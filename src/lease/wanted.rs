@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{LeaseError, RegistrationSpec};
+use super::error::LeaseError;
 use crate::{
     node::{ForkSchedule, Head},
     policy::DialFilter,
@@ -22,7 +22,7 @@ const MAX_VALUE: usize = 300;
 const MAX_FORKS: usize = 256;
 
 /// The protocol whose nodes the presets of a network tell apart.
-const ETH: &str = "eth";
+pub(super) const ETH: &str = "eth";
 
 /// Which nodes are worth a dial.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,39 +118,36 @@ impl Wanted {
             }
         }
     }
-}
 
-impl RegistrationSpec {
-    /// The policy's filter; `network` is the fork schedule of the network that the sidecar was started for.
-    #[must_use]
-    pub fn dial_filter(&self, network: Option<&Arc<ForkSchedule>>) -> DialFilter {
-        match (&self.wanted, network) {
-            (Wanted::Unsaid, Some(schedule)) if self.protocol(ETH, None).is_some() => {
+    /// The policy's filter. `network` is the fork schedule of the network that the sidecar was started for; `speaks_eth`
+    /// says whether the registration has the protocol [`ETH`].
+    pub(super) fn dial_filter(&self, network: Option<&Arc<ForkSchedule>>, speaks_eth: bool) -> DialFilter {
+        match (self, network) {
+            (Self::Unsaid, Some(schedule)) if speaks_eth => {
                 DialFilter::Fork { schedule: Arc::clone(schedule), head: Head::default() }
             }
-            (Wanted::Network { head, .. }, Some(schedule)) => {
+            (Self::Network { head, .. }, Some(schedule)) => {
                 DialFilter::Fork { schedule: Arc::clone(schedule), head: *head }
             }
             // A network that is not there was refused when it was registered.
-            (Wanted::Unsaid | Wanted::Any | Wanted::Network { .. }, _) => DialFilter::Any,
-            (Wanted::Entry { key, accepted }, _) if accepted.is_empty() => {
+            (Self::Unsaid | Self::Any | Self::Network { .. }, _) => DialFilter::Any,
+            (Self::Entry { key, accepted }, _) if accepted.is_empty() => {
                 DialFilter::HasKey(key.as_bytes().to_vec())
             }
-            (Wanted::Entry { key, accepted }, _) => {
+            (Self::Entry { key, accepted }, _) => {
                 DialFilter::Values { key: key.as_bytes().to_vec(), accepted: accepted.clone() }
             }
-            (Wanted::Fork(chain), _) => {
+            (Self::Fork(chain), _) => {
                 DialFilter::Fork { schedule: Arc::new(chain.schedule()), head: chain.head }
             }
         }
     }
 
-    /// The chain that our record is to announce for the registration, if it asks for that; `network` as above.
-    #[must_use]
-    pub fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
-        match &self.wanted {
-            Wanted::Network { head, announce: true } => Some((Arc::clone(network?), *head)),
-            Wanted::Fork(chain) if chain.announce => Some((Arc::new(chain.schedule()), chain.head)),
+    /// The chain that our record is to announce for the registration, if it asks for that.
+    pub(super) fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
+        match self {
+            Self::Network { head, announce: true } => Some((Arc::clone(network?), *head)),
+            Self::Fork(chain) if chain.announce => Some((Arc::new(chain.schedule()), chain.head)),
             _ => None,
         }
     }

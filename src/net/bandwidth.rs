@@ -1,13 +1,13 @@
-//! Caps on what goes over connections, in bytes per second: each peer's own, and all peers' together.
+//! Caps on the bytes per second of connections: a cap for each peer, and one for all peers together.
 //!
-//! A peer over its cap is not read, or gets no more messages, until its debt is paid; pings and everything else of the
-//! base protocol go on. What passes is counted after it has passed, because a message cannot be cut: over time the rate
-//! holds whatever the size of messages. Caps change while connections run.
+//! A peer that is over its cap is not read, or gets no more messages, until its bucket is positive again. Pings and all
+//! other messages of the base protocol go on. Bytes are counted after they have passed, because a message cannot be
+//! cut. So the rate holds over time for messages of any size. Caps may change while connections run.
 //!
-//! Without caps this costs a connection two loads of memory that nobody writes.
+//! Without caps the cost for a connection is two loads of memory that no other thread writes.
 //!
-//! Left out: the arithmetic (`policy::token_bucket`), and what a connection does while it waits (`p2p::intake` for what it
-//! reads, `p2p::connection` for what it writes).
+//! Left out: the arithmetic (`policy::token_bucket`), and what a connection does while it waits (`p2p::intake` for
+//! reading, `p2p::connection` for writing).
 
 use std::{
     num::NonZeroU64,
@@ -23,14 +23,15 @@ use crate::{
     policy::token_bucket::TokenBucket,
 };
 
-/// The longest that a connection is held at a time: other nodes give up a write that takes 20 s (geth), so a capped
-/// peer gets some bytes through before that.
+/// The longest time for which a cap stops a connection at once. Other nodes give up a write after 20 s (geth), so some
+/// bytes of a capped peer must pass before that.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// One read of a capped connection takes an eighth of a second's bytes, but at least so many.
+/// The fewest bytes that one read of a capped connection may take. Otherwise a read takes the bytes of an eighth of a
+/// second.
 const MIN_READ: usize = 1024;
 
-/// Which way bytes go.
+/// The direction in which bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From a peer.
@@ -39,7 +40,7 @@ pub enum Direction {
     Out,
 }
 
-/// Bytes per second; `None` is as many as there are.
+/// The caps in bytes per second; `None` is no cap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
     /// From one peer.
@@ -52,7 +53,7 @@ pub struct Rates {
     pub total_out: Option<NonZeroU64>,
 }
 
-/// The caps, and what all peers together have used up. Shared by all connections.
+/// The caps, and the buckets of all peers together. All connections share this.
 #[derive(Debug, Default)]
 pub struct Bandwidth {
     ways: [Way; 2],
@@ -60,9 +61,9 @@ pub struct Bandwidth {
 
 #[derive(Debug, Default)]
 struct Way {
-    /// Of one peer; 0 is no cap.
+    /// The cap of one peer in bytes per second; 0 is no cap.
     peer: AtomicU64,
-    /// Of all; 0 is no cap, and then the bucket is not looked at.
+    /// The cap of all peers in bytes per second; 0 is no cap, and then the bucket is not used.
     total: AtomicU64,
     bucket: Mutex<Option<TokenBucket>>,
 }
@@ -74,7 +75,7 @@ impl Way {
 }
 
 impl Bandwidth {
-    /// Caps from now on.
+    /// Returns the caps `rates`, with full buckets.
     #[must_use]
     pub fn new(now: Instant, rates: Rates) -> Self {
         let bandwidth = Self::default();
@@ -91,7 +92,7 @@ impl Bandwidth {
             let number = |rate: Option<NonZeroU64>| rate.map_or(0, NonZeroU64::get);
             let mut bucket = way.bucket();
             match (&mut *bucket, total) {
-                // What is owed stays owed: a changed cap is no fresh start.
+                // The bucket keeps its debt, so that changing a cap does not clear it.
                 (Some(bucket), Some(rate)) => bucket.set(now, rate.get(), rate.get()),
                 (bucket, rate) => *bucket = rate.map(|rate| TokenBucket::new(now, rate.get(), rate.get())),
             }
@@ -101,7 +102,7 @@ impl Bandwidth {
         }
     }
 
-    /// The caps.
+    /// Returns the caps.
     #[must_use]
     pub fn rates(&self) -> Rates {
         let [way_in, way_out] = &self.ways;
@@ -123,10 +124,10 @@ impl Bandwidth {
     }
 }
 
-/// One connection's view of the caps, and what it has used up itself.
+/// One connection's view of the caps, and its own buckets.
 pub(super) struct Pacer<'a> {
     shared: &'a Bandwidth,
-    /// The cap that the bucket was made for, and the bucket.
+    /// For each direction, the cap for which the bucket was made, and the bucket.
     own: [Option<(u64, TokenBucket)>; 2],
 }
 
@@ -151,7 +152,7 @@ impl<'a> Pacer<'a> {
         Some(bucket)
     }
 
-    /// Until when nothing more may pass; `None`: now.
+    /// Returns the time from which more bytes may pass, at most `MAX_PAUSE` ahead; `None` if they may pass now.
     pub(super) fn held_until(&mut self, now: Instant, direction: Direction) -> Option<Instant> {
         let own = self.own(now, direction).and_then(|bucket| bucket.free_at(now));
         let way = self.shared.way(direction);
@@ -162,7 +163,7 @@ impl<'a> Pacer<'a> {
         own.max(total).map(|free| free.min(now + MAX_PAUSE))
     }
 
-    /// Counts what has passed.
+    /// Counts bytes that have passed.
     pub(super) fn spend(&mut self, now: Instant, direction: Direction, bytes: usize) {
         if let Some(bucket) = self.own(now, direction) {
             bucket.spend(now, bytes as u64);
@@ -175,18 +176,18 @@ impl<'a> Pacer<'a> {
         }
     }
 
-    /// So many bytes were read from the peer. Returns until when nothing more may be read, if a cap is exceeded.
+    /// Counts bytes that were read from the peer. If a cap is exceeded, returns the time from which more may be read.
     pub(super) fn read(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
         self.spend(now, Direction::In, bytes);
         self.held_until(now, Direction::In)
     }
 
-    /// The messages of `queue`, as fast as the caps allow.
+    /// Returns a source of the messages of `queue` that keeps the caps.
     pub(super) fn pace<'q>(&'q mut self, queue: &'q Outbound) -> Paced<'q, 'a> {
         Paced { queue, pacer: self }
     }
 
-    /// How many bytes one read may take.
+    /// Returns the most bytes that one read may take.
     pub(super) fn read_limit(&self) -> usize {
         let way = self.shared.way(Direction::In);
         let rate = [&way.peer, &way.total].map(|rate| rate.load(Ordering::Relaxed));
@@ -195,7 +196,7 @@ impl<'a> Pacer<'a> {
     }
 }
 
-/// The messages to one peer behind the caps.
+/// The messages to one peer, no faster than the caps allow.
 pub(super) struct Paced<'q, 'a> {
     queue: &'q Outbound,
     pacer: &'q mut Pacer<'a>,
@@ -203,7 +204,8 @@ pub(super) struct Paced<'q, 'a> {
 
 impl Source for Paced<'_, '_> {
     fn next(&mut self, now: Instant) -> Next {
-        // A peer that is to be left takes what was accepted for it at full speed.
+        // Before a disconnect of ours, the accepted messages are sent without a cap, so that the disconnect is not
+        // delayed.
         match self.pacer.held_until(now, Direction::Out) {
             Some(until) if self.leaving().is_none() => Next::NotBefore(until),
             _ => self.queue.next(now),
@@ -238,7 +240,7 @@ mod tests {
         NonZeroU64::new(bytes)
     }
 
-    /// Lets `pacers` pass as much as they may for `seconds`, and answers the bytes of each.
+    /// Passes as many bytes as `pacers` allow for `seconds`, and returns the bytes of each.
     fn run(pacers: &mut [Pacer<'_>], start: Instant, seconds: u64, direction: Direction) -> Vec<usize> {
         let mut passed = vec![0; pacers.len()];
         for tick in 0..seconds * 100 {
@@ -267,7 +269,7 @@ mod tests {
         shared.set(start, Rates { total_out: rate(10_000), ..Rates::default() });
         pacers[0].spend(start, Direction::Out, 20_000);
         shared.set(start, Rates { total_out: rate(20_000), ..Rates::default() });
-        assert!(pacers[1].held_until(start, Direction::Out).is_some(), "what is owed stays owed");
+        assert!(pacers[1].held_until(start, Direction::Out).is_some(), "the bucket keeps its debt");
         shared.set(later, Rates { total_in: rate(10_000), ..Rates::default() });
         let passed = run(&mut pacers, later, 10, Direction::In);
         assert!((100_000..=111_000).contains(&(passed[0] + passed[1])), "{passed:?}");
@@ -306,7 +308,7 @@ mod tests {
         assert!(matches!(paced.next(until), Next::Message(_)));
         paced.appended(until, 100_000);
         queue.disconnect(DisconnectReason::Quitting);
-        assert!(matches!(paced.next(until), Next::Message(_)), "what was accepted goes out");
+        assert!(matches!(paced.next(until), Next::Message(_)), "accepted messages are sent");
         assert!(matches!(paced.next(until), Next::Leave(DisconnectReason::Quitting)));
     }
 }

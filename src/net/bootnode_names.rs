@@ -1,6 +1,8 @@
-//! Bootnodes whose address is a host name: looked up, and added to discovery when the name has an address.
+//! Bootnodes whose address is a host name. The name is looked up, and the bootnode is added to discovery when the name
+//! has an address.
 //!
-//! A name that has no address yet is asked for again, with a growing pause: in a cluster it may appear minutes after us.
+//! A name that has no address yet is looked up again, with a growing pause: in a cluster the name may appear minutes
+//! after the start of the sidecar.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -10,7 +12,8 @@ use crate::{
     node::{Enode, Host},
 };
 
-/// The pause before a name is asked for again, and the longest one. The resolver serves others too.
+/// The first and the longest pause before a name is looked up again. The pauses grow, as other programs use the
+/// resolver, too.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -19,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub struct Named {
     /// The node.
     pub enode: Enode,
-    /// The protocol that shall start there.
+    /// The protocol for which the node is a bootnode.
     pub protocol: Protocol,
 }
 
@@ -37,11 +40,18 @@ async fn add(mut nodes: Vec<Named>, discovery: Discovery) {
             match dialer::lookup(name).await.as_deref().map(chosen) {
                 Ok(Some(ip)) => found(&discovery, node, ip).await,
                 Ok(None) => {
-                    tracing::warn!(enode = %node.enode, "the host name of a bootnode has no address");
+                    tracing::warn!(
+                        enode = %node.enode,
+                        "the host name of a bootnode has no address; the sidecar looks it up again"
+                    );
                     left.push(node);
                 }
                 Err(error) => {
-                    tracing::warn!(enode = %node.enode, %error, "the host name of a bootnode has no address");
+                    tracing::warn!(
+                        enode = %node.enode,
+                        %error,
+                        "cannot look up the host name of a bootnode; the sidecar looks it up again"
+                    );
                     left.push(node);
                 }
             }
@@ -55,7 +65,7 @@ async fn add(mut nodes: Vec<Named>, discovery: Discovery) {
     }
 }
 
-/// One address a node; IPv4 of two, as with records.
+/// Returns the address of a node: the first IPv4 address, or else the first address. Records are read in the same way.
 fn chosen(all: &[IpAddr]) -> Option<IpAddr> {
     all.iter().find(|ip| ip.is_ipv4()).or(all.first()).copied()
 }
@@ -65,6 +75,6 @@ async fn found(discovery: &Discovery, node: Named, ip: IpAddr) {
     if let Some(contact) = Contact::from_enode(&enode)
         && let Err(error) = discovery.add_bootnode(contact, Some(node.protocol)).await
     {
-        tracing::warn!(%error, %enode, "a bootnode is not used");
+        tracing::warn!(%error, %enode, "discovery did not take a bootnode, so the bootnode is not used");
     }
 }

@@ -1,10 +1,10 @@
 //! Buffers that idle connections do not hold, and a budget for those that receive large messages.
 //!
-//! A connection needs a buffer only between the arrival of bytes and the end of the message they belong to. So a
-//! buffer is borrowed when the socket is readable and returned when it is drained: ten thousand idle peers hold
-//! none. A peer that announces 16 MiB and dribbles makes its buffer grow only with what really arrived, and what all
-//! connections hold beyond their first [`CHUNK`] counts against one [`ReceiveBudget`]. When that is used up, a
-//! connection that wants more waits, and the deadline of its frame, which dribbling does not move, ends it.
+//! A connection needs a buffer only from the arrival of bytes to the end of their message. So a buffer is borrowed when
+//! the socket is readable and returned when it is drained: ten thousand idle peers hold none. If a peer announces 16
+//! MiB and sends slowly, its buffer grows only with the bytes that have arrived. The bytes that all connections hold
+//! beyond their first [`CHUNK`] count against one [`ReceiveBudget`]. When the budget is used up, a connection that
+//! needs more waits. A slow peer does not move the deadline of its frame, so that deadline ends its connection.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -14,33 +14,33 @@ use std::sync::{
 use bytes::BytesMut;
 use tokio::sync::Notify;
 
-/// What one read asks for: many small frames at once, and the same as a socket buffer's usual fill.
+/// The bytes that one read asks for. Many small frames fit, and a socket buffer usually holds about as much.
 pub const CHUNK: usize = 64 * 1024;
 
-/// Spare buffers kept for the next readable socket. More peers than this are rarely readable in the same instant on
-/// a machine of a few cores; 64 of them are 4 MiB.
+/// The most spare buffers that are kept for the next readable sockets; 64 of them are 4 MiB. On a machine with a few
+/// cores more peers are rarely readable at the same moment.
 const SPARE: usize = 64;
 
-/// What all connections together may hold in receive buffers beyond one chunk each: 16 peers in the middle of a
-/// message of the largest size.
+/// The most bytes that all connections together hold in receive buffers beyond one chunk each: enough for 16 peers in
+/// the middle of a message of the largest size.
 pub const RECEIVE_BUDGET: usize = 256 * 1024 * 1024;
 
-/// Drained buffers, waiting for the next reader.
+/// Drained buffers for the next readers.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     spare: Mutex<Vec<BytesMut>>,
 }
 
 impl BufferPool {
-    /// An empty buffer with room for a [`CHUNK`].
+    /// Returns an empty buffer with room for a [`CHUNK`].
     #[must_use]
     pub fn take(&self) -> BytesMut {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         spare.unwrap_or_else(|| BytesMut::with_capacity(CHUNK))
     }
 
-    /// Gives a drained buffer back. One that grew, or whose memory is still shared with messages on their way, is
-    /// let go instead.
+    /// Takes a drained buffer back. A buffer that has grown, or whose memory is shared with messages that are not
+    /// delivered yet, is dropped instead.
     pub fn give_back(&self, mut buffer: BytesMut) {
         buffer.clear();
         // `try_reclaim` fails while payloads still point into the buffer.
@@ -54,7 +54,7 @@ impl BufferPool {
     }
 }
 
-/// Bytes that receive buffers hold beyond their first chunk, over all connections.
+/// The budget for the bytes that receive buffers of all connections hold beyond their first chunk.
 #[derive(Debug)]
 pub struct ReceiveBudget {
     free: AtomicUsize,
@@ -62,7 +62,7 @@ pub struct ReceiveBudget {
 }
 
 impl ReceiveBudget {
-    /// A budget of `bytes`.
+    /// Returns a budget of `bytes`.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self { free: AtomicUsize::new(bytes), returned: Notify::new() }
@@ -72,14 +72,15 @@ impl ReceiveBudget {
         self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(bytes)).is_ok()
     }
 
-    /// Bytes not taken at the moment.
+    /// Returns the bytes of the budget that are free now.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn free(&self) -> usize {
         self.free.load(Ordering::Acquire)
     }
 }
 
-/// One connection's part of the [`ReceiveBudget`]. Returned when dropped.
+/// One connection's part of the [`ReceiveBudget`]. Dropping it returns its bytes.
 #[derive(Debug)]
 pub struct BudgetShare<'a> {
     budget: &'a ReceiveBudget,
@@ -87,13 +88,13 @@ pub struct BudgetShare<'a> {
 }
 
 impl<'a> BudgetShare<'a> {
-    /// A share of nothing yet.
+    /// Returns a share of 0 bytes.
     #[must_use]
     pub fn new(budget: &'a ReceiveBudget) -> Self {
         Self { budget, held: 0 }
     }
 
-    /// Sets the share to `bytes` if the budget allows it now.
+    /// Sets the share to `bytes` if the budget has room. Returns whether it had.
     pub fn try_resize(&mut self, bytes: usize) -> bool {
         if let Some(surplus) = self.held.checked_sub(bytes) {
             if surplus > 0 {
@@ -110,7 +111,7 @@ impl<'a> BudgetShare<'a> {
         fits
     }
 
-    /// Sets the share to `bytes`; waits while the budget is used up. Shrinking never waits. Cancel-safe.
+    /// Sets the share to `bytes`, and waits while the budget has no room. A smaller share never waits. Cancel-safe.
     pub async fn resize(&mut self, bytes: usize) {
         loop {
             let returned = self.budget.returned.notified();
@@ -138,13 +139,13 @@ pub struct ReceiveBuffer<'a> {
 }
 
 impl<'a> ReceiveBuffer<'a> {
-    /// A buffer that is borrowed from `pool` and counts against `budget`.
+    /// Returns an empty receive buffer that borrows from `pool` and counts against `budget`.
     #[must_use]
     pub fn new(pool: &'a BufferPool, budget: &'a ReceiveBudget) -> Self {
         Self { pool, share: BudgetShare::new(budget), buffer: None }
     }
 
-    /// Received bytes, with room for more behind them.
+    /// Returns the received bytes, with room for more after them.
     pub fn space(&mut self) -> &mut BytesMut {
         let buffer = self.buffer.get_or_insert_with(|| self.pool.take());
         if buffer.capacity() - buffer.len() < CHUNK / 4 {
@@ -153,13 +154,13 @@ impl<'a> ReceiveBuffer<'a> {
         buffer
     }
 
-    /// Received bytes that no one has consumed yet; there may be none.
+    /// Returns the received bytes that are not consumed yet; there may be none.
     pub fn bytes(&mut self) -> &mut BytesMut {
         self.buffer.get_or_insert_default()
     }
 
-    /// Gives the buffer back if it is drained, and brings its share of the budget in step. Returns whether the budget
-    /// covers it; while it does not, nothing more is to be read.
+    /// Gives the buffer back if it is drained, and adjusts its share of the budget. Returns whether the budget covers
+    /// the buffer; until it does, the socket must not be read.
     pub fn settle(&mut self) -> bool {
         if let Some(buffer) = self.buffer.take_if(|buffer| buffer.is_empty()) {
             self.pool.give_back(buffer);
@@ -222,7 +223,7 @@ mod tests {
         receive.space().extend_from_slice(b"half a message");
         assert!(receive.settle());
         assert_eq!(receive.bytes(), &b"half a message"[..]);
-        // It grows beyond what the process has.
+        // It grows beyond the budget.
         receive.space().extend_from_slice(&vec![0; 8 * CHUNK]);
         assert!(!receive.settle());
         assert_eq!(budget.free(), 3 * CHUNK);
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(pool.spare.lock().unwrap().len(), 1);
     }
 
-    /// Polls once: `None` while pending.
+    /// Polls once. Returns `None` while the future is pending.
     async fn futures_poll<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
         std::future::poll_fn(|cx| {
             std::task::Poll::Ready(match future.as_mut().poll(cx) {

@@ -1,10 +1,10 @@
-//! The only place where the process reads its clocks. Everything else is told the time ([`Now`]).
+//! The only place where the process reads its clocks. All other code gets the time as a parameter ([`Now`]).
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::Now;
 
-/// Both clocks, read now. A wall clock before 1970 reads as 1970.
+/// Reads both clocks. A wall clock before 1970 reads as 1970.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one reader of the clocks")]
 pub fn now() -> Now {

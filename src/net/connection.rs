@@ -1,15 +1,16 @@
 //! One task per connection: moves bytes between a socket and the engine that understands them (`p2p::Connection`).
 //!
-//! The task decides nothing about peers. At the engine's two checkpoints it asks the owner of peers (the switch) by
-//! an [`Event`] and does as the reply says. From then on a message goes from here straight to the queue of the
-//! registration that owns its capability ([`MessageSink`]), and messages to the peer come straight out of the
-//! session's [`Outbound`]: neither passes the switch, and nothing here waits for another peer.
+//! The task decides nothing about peers. At the engine's two checkpoints it asks the owner of peers (the switch) with
+//! an [`Event`], and does what the reply says. After that, a message goes from here directly to the queue of the
+//! registration that owns its capability ([`MessageSink`]), and messages to the peer come directly from the session's
+//! [`Outbound`]. Neither passes the switch, and nothing here waits for another peer.
 //!
-//! One read takes all that is there, one write carries all that is queued. Whether the socket is read at all is decided by
-//! the engine's intake; meanwhile writing and pinging go on. A socket that takes nothing any more is still read to its
-//! end: what the peer wrote before it left belongs to the applications.
+//! One read takes all bytes that are there, and one write carries all bytes that are queued. The engine's intake
+//! decides whether the socket is read; while it is not, writes and pings go on. A socket that takes no more bytes is
+//! still read to its end: the applications must get the messages that the peer sent before it disconnected.
 //!
-//! Left out: what a connection reads and writes when (`p2p`), what it may hold (`buffers`, `bandwidth`), and who is a peer.
+//! Left out: when a connection reads and writes (`p2p`), its limits (`buffers`, `bandwidth`), and which nodes become
+//! peers.
 
 mod checkpoint;
 
@@ -28,9 +29,7 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-pub use crate::p2p::session::{
-    Admission, ConnectionId, Control, End, MessageSink, Open, Opening, Role, Sinks, Sunk,
-};
+pub use crate::p2p::session::{ConnectionId, Control, End, MessageSink, Open, Role, Sinks};
 pub use checkpoint::Event;
 
 use super::{
@@ -46,31 +45,31 @@ use crate::{
 };
 use checkpoint::{Awaiting, Verdict};
 
-/// How long a connection waits before it looks again whether the budget over all applications has room. Short enough that
-/// nobody notices, long enough that a thousand connections cost nothing while they wait.
+/// The pause before a connection checks again whether the budget over all applications has room. It is too short for an
+/// application to notice, and long enough that a thousand waiting connections cost almost no time.
 const MEMORY_SHORT: Duration = Duration::from_millis(100);
 
-/// How long the last bytes, Disconnect among them, may take to leave (geth allows 1 s).
+/// The time in which the last bytes must be written, Disconnect included (geth allows 1 s).
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub struct Shared {
     /// Drained buffers.
     pub pool: BufferPool,
-    /// What receive buffers may hold in all.
+    /// The budget of all receive buffers.
     pub budget: ReceiveBudget,
-    /// Who does the arithmetic of a handshake now.
+    /// The turns for the arithmetic of handshakes.
     pub turns: Turns,
-    /// How much may go over them.
+    /// The caps on bytes per second.
     pub bandwidth: Bandwidth,
-    /// What was counted on connections that have ended.
+    /// The counters of connections that have ended.
     pub base: Arc<BaseTotals>,
-    /// What waits for all applications, messages that connections hold included.
+    /// The budget over the messages that wait for all applications, including those that connections hold.
     pub inbound: Arc<Budget>,
 }
 
-/// One connection, about to run.
+/// One connection before it runs.
 pub struct Connection {
     /// Its number.
     pub id: ConnectionId,
@@ -78,21 +77,21 @@ pub struct Connection {
     pub stream: TcpStream,
     /// Which side opened it.
     pub role: Role,
-    /// Who we are.
+    /// Our key, and our name in Hello.
     pub local: Arc<LocalNode>,
-    /// For keys, nonces and padding of this connection.
+    /// The source of keys, nonces and padding for this connection.
     pub rng: StdRng,
     /// Messages to the peer.
     pub outbound: Arc<Outbound>,
-    /// Counters.
+    /// The counters of this connection.
     pub traffic: Arc<Traffic>,
-    /// Notified when a sink that wanted the connection held has room.
+    /// Notified when a sink that asked for a hold has room again.
     pub space: Arc<Notify>,
-    /// What the owner of peers tells it.
+    /// Orders of the owner of peers.
     pub control: mpsc::Receiver<Control>,
-    /// Where events go.
+    /// Events for the owner of peers.
     pub events: mpsc::Sender<Event>,
-    /// What all connections share.
+    /// The state that all connections share.
     pub shared: Arc<Shared>,
 }
 
@@ -101,7 +100,7 @@ impl Connection {
     pub async fn run(self) {
         let Self { id, stream, role, local, rng, outbound, traffic, space, mut control, events, shared } =
             self;
-        // Made here and not by the caller: a dial's first packet costs EC arithmetic.
+        // The engine is made in this task, as the first packet of a dial costs elliptic-curve arithmetic.
         let engine = match role {
             Role::Dial(remote) => {
                 let _turn = shared.turns.take().await;
@@ -132,7 +131,7 @@ impl Connection {
         shared.base.add(task.engine.counters());
         outbound.close();
         drop(stream);
-        // The owner of peers outlives its connections unless the process is ending.
+        // Sending fails only if the process is ending: the owner of peers lives longer than its connections.
         let _ = events.send(Event::Closed { connection: id, end }).await;
     }
 }
@@ -146,22 +145,22 @@ struct Task<'a> {
     shared: &'a Shared,
     sinks: Sinks,
     awaiting: Awaiting,
-    /// Received bytes that are not a whole frame yet, or that the engine has not looked at.
+    /// Received bytes that are not a whole frame yet, or that the engine has not read.
     received: ReceiveBuffer<'a>,
-    /// What the messages that wait in the engine take of the budget over all applications.
+    /// The part of the budget over all applications that the messages in the engine take.
     waiting: Share,
     /// Encrypted bytes that the socket has not taken.
     out: BytesMut,
-    /// What the caps allow.
+    /// The caps, and how much of them this connection has used.
     pacer: Pacer<'a>,
     end: Option<End>,
 }
 
 impl Task<'_> {
-    /// Moves bytes and messages until the connection ends.
+    /// Moves bytes and messages until the connection ends. Returns how it ended.
     ///
-    /// Each turn lets the engine do all it can with what it has, and then waits for one thing that gives it more. Every
-    /// condition of a wait is a question to the engine or to a buffer, so that no state here can differ from theirs.
+    /// Each round lets the engine do all that it can, and then waits for one event that lets it go on. Each condition
+    /// of a wait is a call to the engine or to a buffer, so that no state here can differ from theirs.
     async fn drive(
         &mut self,
         stream: &TcpStream,
@@ -173,12 +172,13 @@ impl Task<'_> {
         loop {
             let now = clock::now();
             self.read_on(now).await;
-            // First without waiting: the budget nearly always covers what was read, and then the socket is polled in this
-            // turn.
+            // Try first without waiting. The budget nearly always covers the bytes that were read, and then the socket
+            // is polled in this round.
             let covered = self.received.settle();
             self.engine.set_starved(now, !covered);
             if self.engine.wants_bytes() && self.shared.inbound.is_full() {
-                // What was read and waits is bounded over all connections: none reads a message that would only be held.
+                // The messages that wait have a budget over all connections. While it is full, no connection reads a
+                // message that it could not deliver.
                 self.engine.pause(now, now.mono + MEMORY_SHORT);
             }
             self.engine.poll_transmit(now, &mut self.pacer.pace(self.outbound), &mut self.out);
@@ -189,9 +189,13 @@ impl Task<'_> {
                 return end;
             }
             arm(timer.as_mut(), self.engine.poll_timeout());
+            // Wait for the first of these: bytes from the peer, if the engine wants any; room in the receive budget;
+            // room in the socket, if bytes wait for it; messages to send (`work`); room in a sink, during a hold
+            // (`space`); the reply at a checkpoint; an order of the switch; a deadline of the engine.
             tokio::select! {
                 ready = stream.readable(), if self.engine.wants_bytes() => {
-                    // What comes before the keys costs EC arithmetic, and a task that waits here waits for no socket.
+                    // Until both sides have keys, the bytes cost elliptic-curve arithmetic, which needs a turn. The
+                    // bytes are already here, so no turn is held while waiting for a socket.
                     let _turn =
                         if self.engine.is_authenticating() { self.shared.turns.take().await } else { None };
                     if let Err(error) = ready.and_then(|()| self.read(stream)) {
@@ -213,19 +217,19 @@ impl Task<'_> {
         }
     }
 
-    /// Lets the engine look at all that was received, does what it asks for, and delivers what was read.
+    /// Lets the engine read all received bytes, carries out its actions, and delivers the messages.
     async fn read_on(&mut self, now: Now) {
         self.act().await;
         self.deliver(now).await;
         while self.engine.is_behind() {
-            // Called even with nothing in the buffer: the engine goes on only when it is called.
+            // Called even with an empty buffer, as the engine goes on only when it is called.
             self.engine.handle_bytes(now, self.received.bytes());
             self.act().await;
             self.deliver(now).await;
         }
     }
 
-    /// Hands the messages that were read to their applications' queues.
+    /// Delivers the messages that were read to the queues of their registrations.
     async fn deliver(&mut self, now: Now) {
         let mut sinks = ToSinks::new(&self.sinks, self.traffic);
         self.engine.deliver(now, &mut sinks);
@@ -239,7 +243,7 @@ impl Task<'_> {
         }
     }
 
-    /// Does what the engine asks for.
+    /// Carries out the engine's actions.
     async fn act(&mut self) {
         let connection = self.id;
         while let Some(action) = self.engine.poll_action() {
@@ -268,7 +272,7 @@ impl Task<'_> {
         }
     }
 
-    /// One read, as large as the buffer and the caps allow.
+    /// Reads once, as many bytes as the buffer and the caps allow.
     fn read(&mut self, stream: &TcpStream) -> io::Result<()> {
         let limit = self.pacer.read_limit();
         let count = match stream.try_read_buf(&mut self.received.space().limit(limit)) {
@@ -280,7 +284,7 @@ impl Task<'_> {
         let now = clock::now();
         self.traffic.received(count);
         self.engine.handle_bytes(now, self.received.bytes());
-        // The handshake goes on whatever the caps say.
+        // The caps do not apply to the handshake.
         if self.engine.is_open()
             && let Some(until) = self.pacer.read(now.mono, count)
         {
@@ -289,7 +293,7 @@ impl Task<'_> {
         Ok(())
     }
 
-    /// One write of all that is encrypted.
+    /// Writes once, all encrypted bytes.
     fn write(&mut self, stream: &TcpStream) -> io::Result<()> {
         let count = match stream.try_write(&self.out) {
             Ok(count) => count,
@@ -308,7 +312,7 @@ impl Task<'_> {
         Ok(())
     }
 
-    /// Lets the last bytes leave, within a bounded time.
+    /// Writes the last bytes, for at most [`FLUSH_TIMEOUT`].
     async fn flush(&mut self, stream: &TcpStream) {
         let writing = async {
             while !self.out.is_empty() {
@@ -317,7 +321,7 @@ impl Task<'_> {
                 }
             }
         };
-        // A peer that takes nothing loses the reason, not our time.
+        // A peer that reads nothing does not get the reason of the disconnect. We do not wait longer for it.
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, writing).await;
     }
 
@@ -347,7 +351,8 @@ impl Task<'_> {
         }
     }
 
-    /// The socket takes nothing any more, which senders hear at once. It is read to its end all the same.
+    /// Handles that the socket takes no more bytes. Senders learn it at once. The socket is still read to its end,
+    /// unless the session is not open.
     fn write_failed(&mut self, error: &io::Error) {
         self.out = BytesMut::new();
         self.outbound.close();
@@ -357,7 +362,7 @@ impl Task<'_> {
         }
     }
 
-    /// The socket has nothing more to read.
+    /// Ends the connection, because the socket has nothing more to read.
     fn lost(&mut self, error: &io::Error) {
         let detail = match error.kind() {
             io::ErrorKind::UnexpectedEof => "the remote closed the connection".to_owned(),
@@ -367,8 +372,8 @@ impl Task<'_> {
     }
 }
 
-/// Sets the timer to a deadline. Moving it later is left to its firing: idle deadlines move with every frame, and
-/// re-arming a timer per frame costs more than one early wake-up.
+/// Sets the timer to a deadline. A deadline that moves later leaves the timer as it is until it fires. Idle deadlines
+/// move with every frame, and setting a timer for every frame costs more than one early wake-up.
 fn arm(timer: Pin<&mut Sleep>, deadline: Option<Instant>) {
     let Some(deadline) = deadline else { return };
     let armed = timer.deadline();

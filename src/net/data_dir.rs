@@ -1,16 +1,16 @@
-//! The data directory: ours alone, and held by one process at a time.
+//! The data directory. It is private, and one process uses it at a time.
 //!
-//! Two processes in one directory would be two nodes of one identity, with two tables and two sets of leases. So the
-//! directory is locked while the process lives. The lock is the system's (`flock`), which ends with the process however
-//! it ends; the text of the lock file only serves the error that the next process gets.
+//! Two processes in one directory would be two nodes with one identity, two tables and two sets of leases. So the
+//! directory is locked while the process lives. The lock is the operating system's (`flock`), which ends with the
+//! process in any case. The text of the lock file is only used for the error that the next process gets.
 //!
-//! The files in the directory (key, lists, node database) must not be read or replaced by others, so the directory is
-//! made private (0700) if it is empty or was used by us before. A directory with other files is left as it is, because
-//! it may serve another purpose; it is used if only its owner and our groups have access, and refused if all users do.
+//! The files in the directory (key, lists, node database) must not be read or replaced by others. So the directory is
+//! made private (0700) if it is empty or was used by us before. A directory with other files may have another purpose,
+//! so its mode is not changed. It is used if only its owner and our groups have access, and refused if all users have.
 //!
-//! The root of a volume is a directory of this kind too. A new file system has `lost+found` in it, which does not count,
-//! and Kubernetes gives it to root and to our group (`fsGroup`): a directory of root is used if our group may write and
-//! others may not. Its mode is not ours to change.
+//! The root of a volume can be the data directory, too. A new file system has `lost+found` in it, which does not count
+//! as a file. Kubernetes gives the directory to root and to our group (`fsGroup`). So a directory of root is used if
+//! our group may write to it and others may not. Its mode is not changed, as we do not own it.
 
 use std::{
     env,
@@ -26,29 +26,29 @@ use rustix::fs::OFlags;
 
 use super::secret_file::Group;
 
-/// Name of the lock file.
+/// The name of the lock file.
 const LOCK: &str = "lock";
 
-/// The directory in which a file system check puts what it finds, at the root of a new ext4 volume.
+/// The directory for files that a file system check finds. The root of a new ext4 volume has it.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// Bytes that are read of another process's lock file: ours have far fewer.
+/// The most bytes that are read of another process's lock file. A lock file of devp2pd has far fewer.
 const HOLDER_BYTES: u64 = 200;
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// The system said no.
+    /// The operating system returned an error.
     #[error("the data directory {}: cannot {what}: {source}", path.display())]
     Io {
         /// The directory.
         path: PathBuf,
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Another process has it.
+    /// Another process uses the directory.
     #[error(
         "the data directory {} is in use by {holder}; stop that process, or give this one another --data-dir",
         path.display()
@@ -59,7 +59,7 @@ pub enum DataDirError {
         /// What the other process wrote about itself.
         holder: String,
     },
-    /// It belongs to someone else.
+    /// The directory belongs to another user.
     #[error(
         "the data directory {} belongs to user {owner} (mode {mode:04o}), and this process runs as user {us}; \
          change its owner (chown {us}), or name a directory below it that does not exist yet (--data-dir {}/devp2pd)",
@@ -68,14 +68,14 @@ pub enum DataDirError {
     NotOurs {
         /// The directory.
         path: PathBuf,
-        /// Its owner.
+        /// The user id of its owner.
         owner: u32,
-        /// Its mode.
+        /// The mode of the directory.
         mode: u32,
-        /// Our user.
+        /// Our user id.
         us: u32,
     },
-    /// Others can get at the files in it.
+    /// Other users can read or change the files in the directory.
     #[error(
         "the data directory {} is open to other users (mode {mode:04o}) and holds files that are not ours; make it \
          private (chmod 700), or name a directory that does not exist yet (--data-dir {}/devp2pd)",
@@ -84,30 +84,30 @@ pub enum DataDirError {
     Open {
         /// The directory.
         path: PathBuf,
-        /// Its mode.
+        /// The mode of the directory.
         mode: u32,
     },
 }
 
-/// The data directory, held for as long as this value lives.
+/// The data directory, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     lock: File,
-    /// Whether the directory is removed, with all that is in it, when it is not held any more.
+    /// Whether dropping this value removes the directory and its files.
     temporary: bool,
 }
 
 impl DataDir {
-    /// Makes the directory if need be, and locks it.
+    /// Creates the directory if it does not exist, and locks it.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |what| move |source| DataDirError::Io { path: path.to_owned(), what, source };
         match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-                made.map_err(failed("be made"))?;
+                made.map_err(failed("be created"))?;
             }
-            Err(error) => return Err(failed("be looked at")(error)),
+            Err(error) => return Err(failed("be examined")(error)),
             Ok(_) => {}
         }
         make_private(path)?;
@@ -140,13 +140,13 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Makes a directory of its own among the system's temporary files. It is removed when this value is dropped.
+    /// Creates a new directory in the system's directory for temporary files. Dropping the returned value removes it.
     pub fn temporary(rng: &mut impl Rng) -> Result<Self, DataDirError> {
         let path = env::temp_dir().join(format!("devp2pd-{:016x}", rng.random::<u64>()));
-        // One that exists already is somebody else's, so it is not used.
+        // A directory that exists already belongs to another program, so it is not used.
         DirBuilder::new().mode(0o700).create(&path).map_err(|source| DataDirError::Io {
             path: path.clone(),
-            what: "be made",
+            what: "be created",
             source,
         })?;
         let mut dir = Self::open(&path)?;
@@ -154,13 +154,14 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Tells whoever finds the directory locked who we are: the process, and where it serves once that is known.
+    /// Writes our process id to the lock file, and the address of gRPC once that is known. A process that finds the
+    /// directory locked shows this text in its error.
     pub fn announce(&mut self, address: Option<&str>) -> io::Result<()> {
         let at = address.map(|address| format!(", gRPC on {address}")).unwrap_or_default();
         self.lock.set_len(0)?;
@@ -171,31 +172,32 @@ impl DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        // The file stays: removing it would let two processes lock two files of one name. What it says is void, and
-        // if it cannot be emptied, the lock that goes away with it still tells the truth.
+        // The lock file stays: if it were removed, two processes could lock two files of the same name. Its text is
+        // removed, as it is not true any more. If that fails, no harm is done: only the lock decides.
         let _ = self.lock.set_len(0);
         if self.temporary {
-            // What cannot be removed is left to those who clear the system's temporary files.
+            // Files that cannot be removed stay until the system clears its temporary files.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
 }
 
-/// Flags for files that we make ourselves: a link in their place is somebody's trick.
+/// Returns the flags for opening files that we make ourselves. No link is followed, as another user may have put it
+/// there.
 pub(super) fn no_links() -> i32 {
     i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default()
 }
 
 fn make_private(path: &Path) -> Result<(), DataDirError> {
     let failed = |what| move |source| DataDirError::Io { path: path.to_owned(), what, source };
-    let found = fs::metadata(path).map_err(failed("be looked at"))?;
+    let found = fs::metadata(path).map_err(failed("be examined"))?;
     if !found.is_dir() {
         return Err(failed("be used")(io::ErrorKind::NotADirectory.into()));
     }
     let us = rustix::process::geteuid().as_raw();
     let mode = found.mode() & 0o7777;
     let group = Group::of(&found);
-    // Root may use any directory: containers run as root on directories that are mounted from outside.
+    // A process of root may use any directory: containers run as root with directories that are mounted from outside.
     if found.uid() != us && us != 0 {
         if is_shared_with_us(found.uid(), group, mode) {
             return Ok(());
@@ -229,12 +231,12 @@ fn make_private(path: &Path) -> Result<(), DataDirError> {
     Err(DataDirError::Open { path: path.to_owned(), mode })
 }
 
-/// Whether a directory that another user owns is one that root shares with our group: the root of a volume.
+/// Whether root owns the directory and shares it with our group, as it does with the root of a volume.
 fn is_shared_with_us(owner: u32, group: Group, mode: u32) -> bool {
     owner == 0 && group.ours && mode & 0o070 == 0o070 && mode & 0o002 == 0
 }
 
-/// Whether nothing was put into the directory yet.
+/// Whether the directory has no files. `lost+found` does not count.
 fn is_empty(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         if entry?.file_name() != LOST_AND_FOUND {
@@ -244,7 +246,7 @@ fn is_empty(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// What the lock file says, fit to be printed.
+/// Returns the text of the lock file with control characters escaped.
 fn read_holder(lock: &mut File) -> String {
     let mut bytes = Vec::new();
     let read = lock.take(HOLDER_BYTES).read_to_end(&mut bytes);
@@ -346,7 +348,7 @@ mod tests {
         DataDir::open(path).expect("private as it is");
     }
 
-    /// What a volume looks like from inside: its own root with `lost+found`, and after each mount rights for a group.
+    /// A volume as a container sees it: its root has `lost+found`, and each mount gives rights to a group.
     #[test]
     fn the_root_of_a_volume_works() {
         let temp = tempfile::tempdir().unwrap();
@@ -357,7 +359,7 @@ mod tests {
             drop(DataDir::open(path).unwrap_or_else(|error| panic!("{widened:o}: {error}")));
             assert_eq!(mode(path) & 0o777, 0o700, "{widened:o}");
         }
-        // Another program's directory beside ours: nothing is taken from it.
+        // The directory has files of another program, so its mode is not changed.
         fs::remove_file(path.join(LOCK)).unwrap();
         fs::create_dir(path.join("other")).unwrap();
         chmod(path, 0o2770);

@@ -1,8 +1,9 @@
-//! Opens TCP connections and looks up host names: the two slow steps of a dial. Whom to dial is `policy`'s business.
+//! Opens TCP connections and looks up host names: the two slow steps of a dial. `policy` decides which nodes are
+//! dialed.
 //!
-//! A name may have several addresses, some of which lead nowhere: a family without a route, a machine that is down. They
-//! are tried as RFC 8305 ("happy eyeballs") says: the next one as soon as one has failed, or a quarter of a second after
-//! the one before, and whichever connects first wins. An error says what became of each.
+//! A name may have several addresses, and some may not work: a family without a route, a machine that is down. They are
+//! tried as in RFC 8305 ("happy eyeballs"): the next one as soon as one has failed, or a quarter of a second after the
+//! one before. The first connection is used. An error names the outcome of each address.
 
 use std::{
     fmt, io,
@@ -19,26 +20,25 @@ use tokio::{
 
 use super::peer_socket;
 
-/// How long a name may take (geth: 5 s).
+/// The longest time for the lookup of a name (geth: 5 s).
 const LOOKUP: Duration = Duration::from_secs(5);
 
-/// Addresses of one name that are passed on: a name with hundreds of them is not ours to scan.
+/// The most addresses of one name that are tried: a name with hundreds of addresses must not make us scan them all.
 const MAX_ADDRESSES: usize = 8;
 
-/// How long an attempt is alone before the next address is tried beside it (RFC 8305 section 5, Connection Attempt
-/// Delay).
+/// The time after which the next address is tried, too (RFC 8305 section 5, Connection Attempt Delay).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// The addresses of a host name, by the system's resolver; empty when there are none.
+/// Returns the addresses of a host name from the system's resolver; none if the name has none.
 pub async fn lookup(name: &str) -> io::Result<Vec<IpAddr>> {
-    // The port is of no use to the resolver, but its interface wants one.
+    // The interface needs a port, which the resolver does not use.
     let found = timeout(LOOKUP, tokio::net::lookup_host((name, 0))).await;
     let found = found
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the resolver did not answer within 5 s"))?;
     Ok(found?.map(|addr| addr.ip()).take(MAX_ADDRESSES).collect())
 }
 
-/// Why no connection came about: what was tried, and what each attempt came to.
+/// Why no connection was made: each address that was tried, and its error.
 #[derive(Debug)]
 pub struct ConnectError {
     /// Each address that was tried, and its error. Never empty.
@@ -57,8 +57,8 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// Connects to the first of `addrs` that answers, within `limit` for all of them. The socket gets a receive buffer of so
-/// many bytes. Returns the connection and where it goes.
+/// Connects to the first of `addrs` that accepts, within `limit` for all of them together. The socket gets a receive
+/// buffer of `receive_buffer` bytes. Returns the connection and its remote address.
 pub async fn connect(
     addrs: Vec<SocketAddr>,
     limit: Duration,
@@ -76,7 +76,8 @@ pub async fn connect(
     Err(ConnectError { tried })
 }
 
-/// Tries the addresses in order, each with a head start. `None` when all have failed.
+/// Tries the addresses in order, each with a head start. Returns `None` when all have failed. Adds each address to
+/// `begun` when it is tried, and to `failed` when its attempt has failed.
 async fn race(
     addrs: Vec<SocketAddr>,
     receive_buffer: usize,
@@ -84,7 +85,7 @@ async fn race(
     failed: &mut Vec<(SocketAddr, io::Error)>,
 ) -> Option<(TcpStream, SocketAddr)> {
     let mut left = addrs.into_iter();
-    // Dropping the set ends the attempts that lost.
+    // Dropping the set ends the attempts that are not needed any more.
     let mut attempts = JoinSet::new();
     loop {
         let next = left.next();
@@ -92,6 +93,8 @@ async fn race(
             begun.push(addr);
             attempts.spawn(async move { (addr, open(addr, receive_buffer).await) });
         }
+        // Wait until an attempt ends. If an address was started in this round, wait at most for its head start: the
+        // next round then starts the next address.
         let outcome = tokio::select! {
             outcome = attempts.join_next() => outcome,
             () = sleep(HEAD_START), if next.is_some() => continue,
@@ -99,7 +102,7 @@ async fn race(
         match outcome {
             Some(Ok((addr, Ok(stream)))) => return Some((stream, addr)),
             Some(Ok((addr, Err(error)))) => failed.push((addr, error)),
-            // An attempt that panicked has failed; nothing cancels one.
+            // An attempt that panicked has failed. Attempts are not cancelled while this function runs.
             Some(Err(_)) => {}
             None if next.is_none() => return None,
             None => {}
@@ -111,7 +114,7 @@ async fn open(addr: SocketAddr, receive_buffer: usize) -> io::Result<TcpStream> 
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     peer_socket::prepare(&SockRef::from(&socket), receive_buffer)?;
     let stream = socket.connect(addr).await?;
-    // Messages are batched before they are written; the kernel must not wait for more.
+    // Messages are batched before they are written, so the kernel must not wait for more.
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -124,17 +127,17 @@ mod tests {
 
     use super::{peer_socket::RECEIVE_BUFFER, *};
 
-    /// Long enough that only a connection that never comes takes it.
+    /// A time limit that only an attempt without an outcome reaches.
     const LONG: Duration = Duration::from_secs(60);
 
-    /// A listening address, and what keeps it there.
+    /// Returns a listening address, and the listener that keeps it open.
     fn listener() -> (std::net::TcpListener, SocketAddr) {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
         (listener, addr)
     }
 
-    /// An address where nobody listens: one that was bound a moment ago, and is held without listening.
+    /// Returns an address that refuses connections: its socket is bound and does not listen.
     fn refusing() -> (Socket, SocketAddr) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -142,7 +145,7 @@ mod tests {
         (socket, addr)
     }
 
-    /// An address that answers nothing: its queue of connections is full, so that the kernel drops what comes.
+    /// Returns an address that never answers: its queue of connections is full, so the kernel drops new ones.
     async fn silent() -> (Socket, Vec<TcpStream>, SocketAddr) {
         let (socket, addr) = refusing();
         socket.listen(0).unwrap();

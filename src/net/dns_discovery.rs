@@ -1,7 +1,7 @@
 //! Drives the tree client ([`crate::dnsdisc`]) against the resolver, and offers the nodes that it finds to the dialer.
 //!
-//! The queue between the two is the demand: as many nodes are looked for as there are free places in it. While the dialer
-//! has no free slot, nothing is taken from the queue, and no DNS server is asked.
+//! The queue between the two sets the demand: the tree client looks for as many nodes as the queue has free places.
+//! While the dialer has no free slot, nothing is taken from the queue, and no DNS server is asked.
 //!
 //! Left out: how a tree is read and checked (`dnsdisc`), and which candidates are dialed (`policy`).
 
@@ -24,34 +24,34 @@ use crate::{
     policy::dial::{Candidate, Source},
 };
 
-/// Nodes of trees that are fetched ahead: one dialer's worth.
+/// The most nodes of trees that are fetched before the dialer needs them.
 const AHEAD: usize = 8;
 
-/// Where candidates of DNS trees come from and go to.
+/// The parts that candidates from DNS trees need: trees, resolver, demand, and the queue to the dialer.
 #[derive(Debug)]
 pub struct Feed {
     /// The trees.
     pub links: Vec<Link>,
     /// The resolver to ask.
     pub resolver: Resolver,
-    /// How many candidates the dialer has room for.
+    /// The number of candidates that the dialer has room for.
     pub demand: watch::Receiver<usize>,
-    /// Where candidates go.
+    /// The queue for candidates.
     pub candidates: mpsc::Sender<Candidate>,
     /// The randomness of the client.
     pub rng: StdRng,
 }
 
-/// Starts to offer the nodes of the trees. The counters say what reading the trees came to.
+/// Starts to offer the nodes of the trees. Returns the counters of reading the trees, and the task.
 pub fn start(feed: Feed) -> (watch::Receiver<Counters>, Running) {
     let (counters, told) = watch::channel(Counters::default());
     (told, Running::start_without_end("DNS trees", offer(feed, counters)))
 }
 
-/// Reads trees while the dialer has room for candidates.
+/// Reads trees, and offers their nodes while the dialer has room for candidates.
 async fn offer(feed: Feed, counters: watch::Sender<Counters>) {
     let Feed { links, resolver, mut demand, candidates, rng } = feed;
-    // Nothing is asked before the first free slot.
+    // No DNS server is asked before the dialer has room for a candidate.
     if demand.wait_for(|wanted| *wanted > 0).await.is_err() {
         return;
     }
@@ -83,10 +83,10 @@ async fn offer(feed: Feed, counters: watch::Sender<Counters>) {
     }
 }
 
-/// Requests on their way, each with what the resolver said: the texts, or nothing.
+/// Lookups in progress. Each returns the texts of the resolver; `None` if the lookup failed.
 type Lookups = JoinSet<(QueryId, Option<Vec<String>>)>;
 
-/// Runs `client` until the receiver of `nodes` is gone. `counters` always holds the latest.
+/// Runs `client` until the receiver of `nodes` is closed. `counters` always holds the newest counters.
 async fn run(
     mut client: Client,
     resolver: Resolver,
@@ -95,20 +95,22 @@ async fn run(
 ) {
     let mut lookups = Lookups::new();
     loop {
-        // What was found goes into the queue before its free places are counted.
+        // Nodes that were found go into the queue before its free places are counted.
         drain(&mut client, &resolver, &nodes, &mut lookups);
         if client.wanted() != nodes.capacity() {
             client.want(clock::now(), nodes.capacity());
             drain(&mut client, &resolver, &nodes, &mut lookups);
         }
         counters.send_if_modified(|told| std::mem::replace(told, client.counters()) != client.counters());
+        // Wait for the first of these: the receiver is closed, a full queue has a free place, a timer of the client
+        // fires, or a lookup ends.
         tokio::select! {
             () = nodes.closed() => return,
-            // A place has become free; the top of the loop sees it.
+            // The top of the loop then counts the free place.
             Ok(_) = nodes.reserve(), if nodes.capacity() == 0 => {}
             () = until(client.poll_timeout()) => client.handle_timeout(clock::now()),
             Some(done) = lookups.join_next() => {
-                // Lookups neither panic nor are they aborted while this runs.
+                // Lookups do not panic, and they are not aborted while this loop runs.
                 let Ok((id, texts)) = done else { continue };
                 let answer = texts.as_deref().map_or(Answer::Failed, Answer::Texts);
                 client.handle_answer(clock::now(), id, answer);
@@ -117,7 +119,7 @@ async fn run(
     }
 }
 
-/// Waits for a timer, if there is one.
+/// Waits until a time; for ever if there is none.
 async fn until(timer: Option<Instant>) {
     match timer {
         Some(at) => sleep_until(at.into()).await,
@@ -135,20 +137,25 @@ fn carry_out(action: Action, resolver: &Resolver, nodes: &mpsc::Sender<Record>, 
     match action {
         Action::Resolve { id, name } => {
             let resolver = resolver.clone();
-            // At most as many as the client has requests in flight: four.
+            // There are as many tasks as the client has open requests: at most four.
             lookups.spawn(async move {
                 let answer = resolver.txt(&name).await;
-                (id, answer.inspect_err(|error| tracing::debug!(%error, "node list")).ok())
+                (
+                    id,
+                    answer
+                        .inspect_err(|error| tracing::debug!(%error, "a lookup for a node list failed"))
+                        .ok(),
+                )
             });
         }
         Action::Found { record, .. } => {
-            // There is a place: the client finds no more than it is wanted to, and we are the only sender.
+            // The queue has a free place: the client finds no more nodes than are wanted, and there is no other sender.
             if nodes.try_send(record).is_err() {
-                tracing::debug!("a node from the DNS found no taker");
+                tracing::debug!("the queue for nodes from the DNS is full or closed; a node was dropped");
             }
         }
         Action::Problem { domain, entry, problem } => {
-            tracing::debug!(tree = %domain, entry, %problem, "node list");
+            tracing::debug!(tree = %domain, entry, %problem, "a node list has a problem");
         }
     }
 }
@@ -183,7 +190,7 @@ mod tests {
         let (counters, told) = watch::channel(Counters::default());
         let resolver = Resolver::with_server(dns.addr).unwrap();
         let driver = tokio::spawn(run(client, resolver, sender, counters));
-        // Root, two subtrees, and as many records as there are places.
+        // The client asks for the root, two subtrees, and as many records as the queue has places.
         tokio::time::timeout(Duration::from_secs(5), async {
             while nodes.len() < 2 {
                 tokio::time::sleep(Duration::from_millis(5)).await;

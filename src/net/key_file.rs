@@ -1,9 +1,10 @@
-//! The file with the node's key: made once, private, and looked at before it is believed (`secret_file`).
+//! The file with the node key. It is made once, it is private, and its owner and mode are checked before it is used
+//! (`secret_file`).
 //!
-//! The key is the node: who has it can speak in its name. So the file is made 0600 in a private directory, and no link
-//! is followed; one that the operator names (`--nodekey`) may be a link.
+//! A process that has the key can act as the node. So the file is made with mode 0600 in a private directory, and no
+//! link is followed. A file that the operator names (`--nodekey`) may be a link.
 //!
-//! The format is go-ethereum's, 64 hex digits; `0x` may stand before them, as many tools write it.
+//! The format is go-ethereum's: 64 hex digits. `0x` may come before them, as many tools write it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,16 +21,16 @@ use super::{
 };
 use crate::node::{NodeKey, key::KeyError};
 
-/// Name of the key in the data directory.
+/// The name of the key file in the data directory.
 const NAME: &str = "nodekey";
 
-/// The key while it is written: it gets its name when it is whole and on the disk.
+/// The name of the key file while it is written. It is renamed when it is complete and on the disk.
 const NEW_NAME: &str = "nodekey.new";
 
-/// Bytes that are read: the 64 digits with any space around them. A file above this is something else.
+/// The most bytes of a key file: 64 digits, and space around them. A longer file is not a key file.
 const MAX_BYTES: u64 = 128;
 
-/// Why there is no key.
+/// Why there is no node key.
 #[derive(Debug, thiserror::Error)]
 #[error("the node key {}: {problem}", path.display())]
 pub struct KeyFileError {
@@ -42,22 +43,22 @@ pub struct KeyFileError {
 /// What is wrong with a key file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileProblem {
-    /// It cannot be read, or not be believed.
+    /// The file cannot be read, or it is open to others.
     #[error(transparent)]
     File(SecretFileProblem),
-    /// It could not be made.
-    #[error("cannot be made: {0}")]
+    /// The file could not be created.
+    #[error("cannot be created: {0}")]
     Made(io::Error),
-    /// It is no key.
+    /// The content is not a key.
     #[error("does not hold a key: {0}")]
     Content(#[from] KeyError),
-    /// It is too long for a key.
+    /// The file is too long for a key.
     #[error("does not hold a key: it is longer than 64 hex digits")]
     TooLong,
 }
 
-/// The key of the data directory, made from `rng` if there is none yet. The directory is locked, so nobody makes one
-/// at the same time.
+/// Returns the key of the data directory. Makes one from `rng` if there is none yet. The directory is locked, so no
+/// other process makes one at the same time.
 pub fn load_or_make(dir: &DataDir, rng: &mut dyn RngCore) -> Result<NodeKey, KeyFileError> {
     let path = dir.path().join(NAME);
     match read(&path, Maker::Us) {
@@ -72,14 +73,14 @@ pub fn load_or_make(dir: &DataDir, rng: &mut dyn RngCore) -> Result<NodeKey, Key
     }
 }
 
-/// The key in a file that the operator named.
+/// Returns the key in a file that the operator named.
 pub fn load(path: &Path) -> Result<NodeKey, KeyFileError> {
     read(path, Maker::Operator).map_err(|problem| KeyFileError { path: path.to_owned(), problem })
 }
 
 fn make(dir: &Path, key: &NodeKey) -> io::Result<()> {
     let new = dir.join(NEW_NAME);
-    // Left over from a start that was cut off; nobody ever used it.
+    // An earlier start that was interrupted may have left this file behind. That key was never used.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -90,7 +91,7 @@ fn make(dir: &Path, key: &NodeKey) -> io::Result<()> {
     file.write_all(b"\n")?;
     file.sync_all()?;
     fs::rename(&new, dir.join(NAME))?;
-    // A key that peers know must not be gone after a power cut.
+    // Peers will know this key, so it must not be lost by a power failure.
     File::open(dir)?.sync_all()
 }
 
@@ -122,7 +123,7 @@ mod tests {
     fn a_key_is_made_once_and_kept() {
         let temp = tempfile::tempdir().unwrap();
         let dir = DataDir::open(temp.path()).unwrap();
-        // What a start that was cut off leaves behind is no key.
+        // An interrupted start leaves a file behind that is not used as the key.
         fs::write(temp.path().join(NEW_NAME), "12").unwrap();
         let first = load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap();
         let path = temp.path().join(NAME);
@@ -207,7 +208,7 @@ mod tests {
         chmod(&path, 0o644);
         let error = load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap_err().to_string();
         assert!(error.contains("mode 0644") && error.contains("chmod 600"), "{error}");
-        // A mount with an fsGroup opens it to our group, and the node keeps its identity.
+        // A Kubernetes mount with an fsGroup opens the file to our group. The node must keep its identity.
         chmod(&path, 0o660);
         load_or_make(&dir, &mut StdRng::seed_from_u64(1)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);

@@ -1,7 +1,7 @@
 //! Accepts TCP connections and hands each to the owner of peers, which decides whether it may go on.
 //!
-//! Running out of file descriptors is weather, not an end: accepting pauses for a moment, as geth does, and the log
-//! says so at most once a second.
+//! If the process has no free file descriptor, accepting pauses for a moment, as in geth. The log says so at most once
+//! a second.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -14,13 +14,14 @@ use tokio::{
 
 use super::peer_socket;
 
-/// Connections the kernel may hold before we accept them.
+/// The most connections that the kernel holds before we accept them.
 const BACKLOG: i32 = 1024;
 
-/// Pause after a failed accept (geth: 200 ms). The usual cause, no free file descriptors, does not pass faster.
+/// The pause after a failed accept (geth: 200 ms). The usual cause is that no file descriptor is free, which takes a
+/// while to end.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A connection that was accepted and not looked at.
+/// A connection that was accepted, and about which nothing is decided yet.
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket.
@@ -29,7 +30,8 @@ pub struct Accepted {
     pub remote: SocketAddr,
 }
 
-/// Binds one listening socket, whose connections get a receive buffer of so many bytes. IPv6 sockets are IPv6 only, so that both families can have the same port.
+/// Binds one listening socket. Its connections get a receive buffer of `receive_buffer` bytes. An IPv6 socket takes
+/// only IPv6, so that both families can have the same port.
 pub fn bind(addr: SocketAddr, receive_buffer: usize) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if addr.is_ipv6() {
@@ -53,19 +55,19 @@ pub fn bind(addr: SocketAddr, receive_buffer: usize) -> io::Result<TcpListener> 
 pub struct BindError {
     /// The address.
     pub addr: SocketAddr,
-    /// What the system said.
+    /// The error of the operating system.
     pub source: io::Error,
 }
 
 impl BindError {
-    /// Whether somebody else has the port.
+    /// Whether another process uses the port.
     #[must_use]
     pub fn is_taken(&self) -> bool {
         self.source.kind() == io::ErrorKind::AddrInUse
     }
 }
 
-/// Why `addr` could not be bound, and what to do about it; `flags` are the settings that choose another address.
+/// Returns why `addr` could not be bound, and what to do about it. `flags` names the flags that choose another address.
 #[must_use]
 pub fn bind_problem(addr: SocketAddr, flags: &str, error: &io::Error) -> String {
     let (ip, port) = (addr.ip(), addr.port());
@@ -84,7 +86,8 @@ pub fn bind_problem(addr: SocketAddr, flags: &str, error: &io::Error) -> String 
     }
 }
 
-/// Accepts until the receiver is gone. A slow receiver leaves connections in the kernel's backlog.
+/// Accepts connections until the receiver is closed. While the receiver is busy, connections wait in the kernel's
+/// backlog.
 pub async fn accept(listener: TcpListener, accepted: mpsc::Sender<Accepted>) {
     let mut complained = None;
     loop {
@@ -95,7 +98,11 @@ pub async fn accept(listener: TcpListener, accepted: mpsc::Sender<Accepted>) {
                 let now = super::clock::now().mono;
                 let quiet = complained.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1));
                 if !quiet {
-                    tracing::warn!(%error, "cannot accept connections, pausing");
+                    tracing::warn!(
+                        %error,
+                        "cannot accept connections of nodes; the sidecar tries again. If too many files are open, \
+                         raise the limit (ulimit -n)"
+                    );
                     complained = Some(now);
                 }
                 sleep(PAUSE).await;

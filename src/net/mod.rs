@@ -1,27 +1,27 @@
-//! The drivers: one socket or file each. They move bytes between the world and the pure rooms, and decide as little
-//! as they can.
+//! The drivers: each drives one socket, file or clock. They move bytes between the operating system and the pure rooms,
+//! and decide as little as they can.
 //!
 //! | file | what it drives |
 //! | --- | --- |
-//! | [`clock`] | the one reader of the clocks |
+//! | [`clock`] | the only place that reads the clocks |
 //! | [`running`] | a task of a component, and how it is stopped |
-//! | [`data_dir`], [`key_file`] | what survives a restart: who may use it, and who we are |
-//! | [`secret_file`] | files that nobody else may read |
-//! | [`listener`], [`dialer`] | how TCP connections come about |
-//! | [`peer_socket`] | what the kernel may hold for one connection |
+//! | [`data_dir`], [`key_file`] | the data directory with its lock, and the node key in it |
+//! | [`secret_file`] | files that other users must not read |
+//! | [`listener`], [`dialer`] | TCP connections that are accepted, and those that we open |
+//! | [`peer_socket`] | limits for the kernel buffers of one connection |
 //! | [`connection`] | one connection: its socket and its engine |
-//! | [`bandwidth`] | caps on what goes over connections |
-//! | [`buffers`] | receive buffers and what they may hold in all |
-//! | [`turns`] | whose turn it is to do the arithmetic of a handshake |
-//! | [`wake`] | tasks that wait for what pure rooms hold |
+//! | [`bandwidth`] | caps on the bytes per second of connections |
+//! | [`buffers`] | receive buffers, and the budget for all of them |
+//! | [`turns`] | turns for the arithmetic of handshakes |
+//! | [`wake`] | tasks that wait for a change in pure rooms |
 //! | [`udp`], [`discovery`] | the sockets of discovery, and the task that feeds its engines |
 //! | [`bootnode_names`] | bootnodes that are given by host name |
 //! | [`node_db`] | nodes that were alive, for the next start |
-//! | [`nat`] | gateways: our outside address, our ports open there |
-//! | [`resolver`] | names to addresses and TXT records |
+//! | [`nat`] | gateways: our outside address, and the ports that are open for us there |
+//! | [`resolver`] | lookups of addresses and TXT records |
 //! | [`dns_discovery`] | node lists in the DNS: the tree client and the resolver |
 //! | [`switch`] | the loop around the owner of peers and registrations, and the way into it |
-//! | [`state_file`] | small files for what must not be lost |
+//! | [`state_file`] | small files for state that must not be lost |
 
 pub mod bandwidth;
 pub mod bootnode_names;

@@ -1,8 +1,8 @@
-//! What the kernel may hold for one peer's connection.
+//! Limits for the kernel buffers of one peer's connection.
 //!
-//! Linux lets a receive buffer grow to 32 MiB and a send buffer to 4 MiB. What strangers can make us hold is bounded, and
-//! so is how old it is: bytes that wait in the kernel delay every Ping behind them. With these two settings a reader of
-//! 1 MB/s has its peer's Pings wait for one to four seconds instead of six (`docs/decisions/0006-overflow.md`).
+//! Linux lets a receive buffer grow to 32 MiB and a send buffer to 4 MiB. The memory that strangers can make us use
+//! must have a limit. Bytes that wait in the kernel also delay every Ping behind them. With these two settings a peer's
+//! Pings wait for one to four seconds instead of six if we read 1 MB/s (`docs/decisions/0006-overflow.md`).
 //!
 //! Left out: how connections are accepted (`listener`) and opened (`dialer`).
 
@@ -10,24 +10,24 @@ use std::io;
 
 use socket2::SockRef;
 
-/// The receive buffer of a connection unless the operator sets another, in bytes as the socket option counts them. The
-/// kernel doubles it for its own bookkeeping; about 0.9 MB of data fit, which is 9 MB/s at a round trip of 100 ms.
+/// The default receive buffer of a connection, in bytes as the socket option counts them. The kernel doubles the value
+/// for its own bookkeeping. About 0.9 MB of data fit, which allows 9 MB/s at a round trip of 100 ms.
 pub const RECEIVE_BUFFER: usize = 512 << 10;
 
-/// The smallest receive buffer: with less, a peer 100 ms away sends at most some 200 KB/s.
+/// The smallest receive buffer, in bytes. With less, a peer with a round trip of 100 ms sends at most some 200 KB/s.
 pub const MIN_RECEIVE_BUFFER: usize = 16 << 10;
 
-/// The largest receive buffer. It holds about 14 MB of data, behind which a Ping waits for 14 s at 1 MB/s. Peers give a Ping
-/// up after 20 to 30 s.
+/// The largest receive buffer, in bytes. It holds about 14 MB of data, behind which a Ping waits for 14 s at 1 MB/s.
+/// Peers give up a Ping after 20 to 30 s.
 pub const MAX_RECEIVE_BUFFER: usize = 8 << 20;
 
-/// The socket takes no more bytes while so many have not been sent. Our Pongs then stand behind at most this much of our
+/// The most bytes that the socket takes and has not sent yet. Our Pongs then wait behind at most so many bytes of our
 /// own data, and not behind a whole send buffer.
 #[cfg(target_os = "linux")]
 pub(super) const UNSENT: u32 = 128 << 10;
 
-/// Sets what a peer's socket may hold. Before `listen` or `connect`: the window that TCP offers is fixed then. Connections
-/// that are accepted inherit it.
+/// Sets the buffers of a peer's socket. Call it before `listen` or `connect`, which fix the window that TCP offers.
+/// Accepted connections inherit the buffers of the listening socket.
 ///
 /// The kernel caps `receive_buffer` at its own maximum without an error (`net.core.rmem_max`).
 pub(super) fn prepare(socket: &SockRef<'_>, receive_buffer: usize) -> io::Result<()> {
@@ -37,9 +37,9 @@ pub(super) fn prepare(socket: &SockRef<'_>, receive_buffer: usize) -> io::Result
     Ok(())
 }
 
-/// The receive buffer that a socket has, as [`prepare`] counts it.
+/// Returns the size of a socket's receive buffer in bytes, as [`prepare`] counts it.
 pub fn receive_buffer(socket: &SockRef<'_>) -> io::Result<usize> {
-    // Linux reports what it reserves, which is twice what was asked for.
+    // Linux reports the bytes that it reserves, which are twice the bytes that were set.
     let reported = socket.recv_buffer_size()?;
     Ok(if cfg!(target_os = "linux") { reported / 2 } else { reported })
 }

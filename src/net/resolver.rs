@@ -1,8 +1,8 @@
-//! Names to addresses and to TXT records: a thin layer over a resolver library that says exactly what we ask of it.
+//! Lookups of addresses and TXT records: a thin layer over a resolver library, with exactly the functions that we need.
 //!
-//! Names are asked for as they stand, with the final dot added: the search domains of the machine are nobody's
-//! business here. The strings of a TXT record are joined, because DNS cuts at 255 bytes and tree entries may be
-//! longer. An answer takes at most five seconds; one that says "there is none" is an empty list, not an error.
+//! Names are looked up as they are written, with the final dot added, so the search domains of the machine are not
+//! used. The strings of a TXT record are joined, because a string in the DNS has at most 255 bytes and tree entries may
+//! be longer. A lookup takes at most five seconds. A name without records gives an empty list, not an error.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,36 +16,36 @@ use hickory_resolver::{
     proto::rr::RData,
 };
 
-/// How long an answer may take in all (go-ethereum's number).
+/// The longest time for a lookup (go-ethereum's number).
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one packet's answer may take: two fit, so that one may get lost.
+/// The time for the answer to one packet. Two packets fit the time for a lookup, so that one may get lost.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Answers kept until they run out.
+/// The most answers in the cache, where each stays until it expires.
 const CACHE: u64 = 1024;
 
-/// Addresses used of one name. No node has more; a name server could send thousands.
+/// The most addresses of one name that are used. No node has more, and a name server could send thousands.
 const MAX_ADDRESSES: usize = 16;
 
-/// Why there is no answer.
+/// Why a lookup failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
-    /// The machine's configuration cannot be used.
-    #[error("cannot read which name servers this machine uses ({0}); name one with --dns-server IP:PORT")]
+    /// The machine's configuration of name servers cannot be used.
+    #[error("cannot read the name servers of this machine ({0}); name one with --dns-server IP:PORT")]
     System(String),
-    /// Not a name.
+    /// The text is not a domain name.
     #[error("{0:?} is not a domain name")]
     Name(String),
-    /// Nobody answered in time.
+    /// No name server answered in time.
     #[error("no answer for {0} within {seconds} s", seconds = TIMEOUT.as_secs())]
     Timeout(String),
-    /// The name server could not answer.
-    #[error("looking up {name}: {error}")]
+    /// The name server returned an error.
+    #[error("cannot look up {name}: {error}")]
     Failed {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// What went wrong.
+        /// The error.
         error: String,
     },
 }
@@ -55,7 +55,7 @@ pub enum ResolveError {
 pub struct Resolver(TokioResolver);
 
 impl Resolver {
-    /// The resolver this machine is configured to use.
+    /// Returns a resolver with the name servers of this machine.
     pub fn system() -> Result<Self, ResolveError> {
         let system = |error: NetError| ResolveError::System(error.to_string());
         let mut builder = TokioResolver::builder_tokio().map_err(system)?;
@@ -63,7 +63,7 @@ impl Resolver {
         builder.build().map(Self).map_err(system)
     }
 
-    /// The name server at `addr`, by UDP and, for what does not fit, TCP.
+    /// Returns a resolver with the name server at `addr`. It uses UDP, and TCP for answers that do not fit a packet.
     pub fn with_server(addr: SocketAddr) -> Result<Self, ResolveError> {
         let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
             connection.port = addr.port();
@@ -76,8 +76,8 @@ impl Resolver {
         builder.build().map(Self).map_err(|error| ResolveError::System(error.to_string()))
     }
 
-    /// The TXT records at `name`, each with its strings joined. Bytes that are not UTF-8 are replaced: no entry of
-    /// ours has any.
+    /// Returns the TXT records of `name`, each with its strings joined. Bytes that are not UTF-8 are replaced; a valid
+    /// entry of a tree has none.
     pub async fn txt(&self, name: &str) -> Result<Vec<String>, ResolveError> {
         let answer = limited(name, self.0.txt_lookup(absolute(name))).await?;
         let records = answer.iter().flat_map(|answer| answer.answers());
@@ -88,7 +88,7 @@ impl Resolver {
         Ok(texts.collect())
     }
 
-    /// The addresses of `name`, at most 16. An address in text is its own address.
+    /// Returns the addresses of `name`, at most 16. If `name` is an IP address, returns that address.
     pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         if let Ok(ip) = name.parse() {
             return Ok(vec![ip]);
@@ -115,7 +115,7 @@ fn absolute(name: &str) -> String {
     if name.ends_with('.') { name.to_owned() } else { format!("{name}.") }
 }
 
-/// Waits for an answer, but not for ever. `None` if there is nothing of the kind at the name.
+/// Waits for an answer, for at most [`TIMEOUT`]. Returns `None` if the name has no records of this type.
 async fn limited<T>(
     name: &str,
     answer: impl Future<Output = Result<T, NetError>>,

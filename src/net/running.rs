@@ -1,8 +1,9 @@
-//! A task that runs until it is told to stop: what the start of a component returns beside the way into it.
+//! The task of a component, which runs until it is told to stop. The start of a component returns it, together with the
+//! way into the component.
 //!
-//! A component starts as `start(…) -> (handle, Running)`. [`Running::stop`] tells its task to finish, waits for it until a
-//! deadline, and then cuts it: no component can hold the process for longer. A `Running` that is dropped cuts its task at
-//! once, so that a start that is given up leaves no task behind.
+//! A component starts as `start(…) -> (handle, Running)`. [`Running::stop`] tells the task to finish, waits for it
+//! until a deadline, and then aborts it: no component can delay the process for longer. Dropping a `Running` aborts its
+//! task at once, so that a start that fails leaves no task behind.
 //!
 //! Left out: the order in which components stop (`app`), and tasks that a component keeps to itself.
 
@@ -19,16 +20,16 @@ use tokio::{sync::oneshot, task::JoinHandle, time::timeout_at};
 /// A task of a component, and the way to end it.
 pub struct Running {
     name: &'static str,
-    /// Tells the task to finish. `None`: the task has nothing to finish and is cut.
+    /// Tells the task to finish. `None`: the task has nothing to finish and is aborted.
     finish: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
-    /// The task has ended and was seen to; a task handle must not be polled after that.
+    /// Whether the task handle was ready. After that it must not be polled again.
     ended: bool,
 }
 
 impl Running {
-    /// Starts a task that finishes its work when `stop`, its argument, fires. Names say what has ended to an operator:
-    /// "the switch".
+    /// Starts a task. Its argument is a receiver that fires when the task must finish its work. An operator reads
+    /// `name` in the log when the task ends, so it is for example "the switch".
     pub fn start<F>(name: &'static str, run: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -37,30 +38,31 @@ impl Running {
         Self { name, finish: Some(finish), task: tokio::spawn(run(stop)), ended: false }
     }
 
-    /// Starts a task that has nothing to finish, because it holds nothing that would be lost.
+    /// Starts a task that has nothing to finish: aborting it loses nothing.
     pub fn start_without_end(name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> Self {
         Self { name, finish: None, task: tokio::spawn(task), ended: false }
     }
 
-    /// The name of the component.
+    /// Returns the name of the component.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Whether the task has ended, by itself or by a panic. Wakes the caller when it does.
+    /// Returns ready if the task has ended, by itself or by a panic. Wakes the caller when that happens.
     pub fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if !self.ended {
-            // How it ended does not matter: a panic is logged where it happens.
+            // The result does not matter: a panic is logged where it happens.
             self.ended = Pin::new(&mut self.task).poll(context).is_ready();
         }
         if self.ended { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Tells the task to finish and waits for it until `deadline`. A task that has not finished by then is cut: false.
+    /// Tells the task to finish, and waits for it until `deadline`. Returns true if it has finished. Otherwise the task
+    /// is aborted, and the result is false.
     pub async fn stop(mut self, deadline: Instant) -> bool {
         match self.finish.take() {
-            // The receiver is gone only when the task has ended.
+            // Sending fails only if the task has ended.
             Some(finish) => drop(finish.send(())),
             None => self.task.abort(),
         }
@@ -87,7 +89,7 @@ mod tests {
     use super::*;
     use crate::net::clock;
 
-    /// Longer than any test runs: a wait for it that ends was ended by something else.
+    /// A deadline that no test reaches: if a wait ends, something else has ended it.
     fn far() -> Instant {
         clock::now().mono + Duration::from_secs(3_600)
     }

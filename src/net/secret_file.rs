@@ -1,15 +1,15 @@
 //! Files with secrets: their owner and mode are checked before they are used.
 //!
-//! A process that can read such a file can speak in our name, and one that can change it decides which callers are let
-//! in. So a file that other users, or a group that is not ours, can read or change is refused, with the command that
-//! repairs it. Our own groups are trusted: orchestrators hand secrets over as files of root that our group can read
-//! (0440, 0640).
+//! A process that can read such a file can act in our name. A process that can change it decides which callers are let
+//! in. So a file that other users, or a group that is not ours, can read or change is refused. The error has the
+//! command that repairs it. Our own groups are trusted, because orchestrators provide secrets as files of root that our
+//! group can read (0440, 0640).
 //!
-//! A file that the operator names may be a link and may belong to root. One that we made ourselves may be neither. When
-//! one of ours was opened to our group afterwards, it is made private again with a warning: Kubernetes does that to
-//! every file of a volume at each mount (`fsGroup`).
+//! A file that the operator names may be a link and may belong to root. A file that we made may be neither. If a file
+//! of ours was opened to our group later, it is made private again with a warning: Kubernetes opens every file of a
+//! volume at each mount (`fsGroup`).
 //!
-//! Left out: what stands in the file (`key_file`, `rpc::access`, `rpc::server::tls`).
+//! Left out: the content of the file (`key_file`, `rpc::access`, `rpc::server::tls`).
 
 use std::{
     fs::{Metadata, OpenOptions, Permissions},
@@ -26,57 +26,59 @@ use super::data_dir::no_links;
 /// Why a file was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileProblem {
-    /// It is not there.
+    /// The file does not exist.
     #[error("there is no such file")]
     Missing,
-    /// The system said no.
+    /// The operating system returned an error.
     #[error("cannot be {what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It is a directory, a pipe, or the like.
+    /// The path is a directory, a pipe, or the like.
     #[error("is not a regular file")]
     NotAFile,
-    /// It belongs to someone who could change it.
+    /// The file belongs to another user, who could change it.
     #[error("belongs to user {owner}, and this process runs as user {us}; change the owner (chown {us})")]
     NotOurs {
-        /// Its owner.
+        /// The user id of the owner.
         owner: u32,
-        /// Our user.
+        /// Our user id.
         us: u32,
     },
-    /// All users can read or change it.
+    /// All users can read or change the file.
     #[error(
-        "is open to others (mode {mode:04o}): all users of this machine can get at it; make it private (chmod 600), \
-         and replace the secret if someone may have copied it"
+        "is open to others (mode {mode:04o}): all users of this machine can read or change it; make it private \
+         (chmod 600), and replace the secret if another user may have copied it"
     )]
     Open {
-        /// Its mode.
+        /// The mode of the file.
         mode: u32,
     },
-    /// A group that is not ours can read or change it.
+    /// A group that is not ours can read or change the file.
     #[error(
         "is open to group {group} (mode {mode:04o}), and this process is not in that group; make the file private \
-         (chmod 600), and replace the secret if someone may have copied it"
+         (chmod 600), and replace the secret if another user may have copied it"
     )]
     OpenToGroup {
-        /// The group.
+        /// The group id.
         group: u32,
-        /// Its mode.
+        /// The mode of the file.
         mode: u32,
     },
-    /// It is something else.
-    #[error("is longer than {limit} bytes, so it is something else")]
+    /// The file is too long for its purpose.
+    #[error(
+        "is longer than {limit} bytes, which is the limit for such a file; check that it is the right file"
+    )]
     TooLong {
-        /// Bytes that it may have.
+        /// The most bytes that the file may have.
         limit: u64,
     },
 }
 
-/// Who made the file, which decides what it may look like.
+/// The maker of the file, which decides on the owner, mode and links that are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Maker {
     /// This program, in its data directory.
@@ -85,7 +87,7 @@ pub enum Maker {
     Operator,
 }
 
-/// The text of a file of at most `limit` bytes.
+/// Returns the text of a file of at most `limit` bytes, after its owner and mode are checked.
 pub fn read(path: &Path, maker: Maker, limit: u64) -> Result<Zeroizing<String>, SecretFileProblem> {
     let io = |what| move |source| SecretFileProblem::Io { what, source };
     // Without NONBLOCK, opening a pipe would wait for its writer.
@@ -96,7 +98,7 @@ pub fn read(path: &Path, maker: Maker, limit: u64) -> Result<Zeroizing<String>, 
         io::ErrorKind::NotFound => SecretFileProblem::Missing,
         _ => SecretFileProblem::Io { what: "opened", source },
     })?;
-    let found = file.metadata().map_err(io("looked at"))?;
+    let found = file.metadata().map_err(io("examined"))?;
     if !found.is_file() {
         return Err(SecretFileProblem::NotAFile);
     }
@@ -108,7 +110,7 @@ pub fn read(path: &Path, maker: Maker, limit: u64) -> Result<Zeroizing<String>, 
                 "this file was open to our group (mode {mode:04o}) and is private again; Kubernetes opens the files of \
                  a volume at each mount if the pod has an fsGroup"
             ),
-            // Some file systems have one fixed mode; the group is ours, so the file is used.
+            // Some file systems have one fixed mode. The group is ours, so the file is used.
             Err(error) => tracing::warn!(
                 path = %path.display(),
                 %error,
@@ -116,7 +118,7 @@ pub fn read(path: &Path, maker: Maker, limit: u64) -> Result<Zeroizing<String>, 
             ),
         }
     }
-    // Room for all of it at once: a text that grows leaves copies behind.
+    // Reserve room for the whole text at once: a text that grows leaves copies of the secret in memory.
     let room = usize::try_from(found.len().min(limit)).unwrap_or_default();
     let mut text = Zeroizing::new(String::with_capacity(room + 2));
     file.take(limit + 1).read_to_string(&mut text).map_err(io("read"))?;
@@ -126,12 +128,12 @@ pub fn read(path: &Path, maker: Maker, limit: u64) -> Result<Zeroizing<String>, 
     Ok(text)
 }
 
-/// What to do with a file that may be used.
+/// How a file that may be used is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// Use it as it is.
     Use,
-    /// Take the rights of its group away first.
+    /// Remove the rights of its group first.
     Narrow,
 }
 
@@ -156,7 +158,8 @@ impl Group {
     }
 }
 
-/// Whether a process of user `us` can use a file of this owner, group and mode.
+/// Checks whether a process of user `us` may use a file of this owner, group and mode. Returns how to handle it, or why
+/// it must not be used.
 fn allowed(owner: u32, group: Group, mode: u32, maker: Maker, us: u32) -> Result<Verdict, SecretFileProblem> {
     let handed_over = maker == Maker::Operator && owner == 0;
     if owner != us && us != 0 && !handed_over {
@@ -191,13 +194,13 @@ mod tests {
             (1000, OURS, 0o602, Operator, 1000, None),
             (1000, OURS, 0o600, Us, 1001, None),
             (1000, OURS, 0o600, Operator, 1001, None),
-            // An fsGroup widens what we made.
+            // Kubernetes (fsGroup) gives our group rights to a file that we made.
             (1000, OURS, 0o660, Us, 1000, narrow),
             (1000, OURS, 0o640, Us, 1000, narrow),
             (1000, THEIRS, 0o660, Us, 1000, None),
             (1000, THEIRS, 0o640, Us, 1000, None),
             (0, OURS, 0o660, Us, 0, narrow),
-            // What the operator or root hands over to our group.
+            // The operator or root makes a file for our group.
             (1000, OURS, 0o640, Operator, 1000, fine),
             (0, OURS, 0o440, Operator, 1000, fine),
             (0, OURS, 0o640, Operator, 1000, fine),
@@ -205,7 +208,7 @@ mod tests {
             (0, THEIRS, 0o440, Operator, 1000, None),
             (0, OURS, 0o444, Operator, 1000, None),
             (0, OURS, 0o400, Us, 1000, None),
-            // Root itself.
+            // The process runs as root.
             (0, OURS, 0o600, Operator, 0, fine),
             (0, OURS, 0o440, Operator, 0, fine),
             (0, THEIRS, 0o640, Operator, 0, None),
@@ -221,7 +224,7 @@ mod tests {
         }
     }
 
-    /// What an fsGroup does to a file of ours: its group is one of ours, and can read and write.
+    /// A Kubernetes fsGroup changes a file of ours in this way: its group is one of ours, and can read and write.
     #[test]
     fn a_file_of_ours_that_was_opened_to_our_group_is_private_again() {
         use std::os::unix::fs::PermissionsExt as _;

@@ -1,11 +1,12 @@
-//! Small files for what must not be lost: our record's sequence number, the lists of peers.
+//! Small files for state that must not be lost: our record's sequence number, the lists of peers.
 //!
-//! A store is atomic and durable: written to a temporary file beside the target, synced, renamed over it, and the
-//! directory synced. After a crash either the old or the new content is there, whole. What cannot be read is an error
-//! that names the file; it is never replaced in silence, because it holds what somebody asked us to keep.
+//! A store is atomic and durable. The state is written to a temporary file beside the target and synced. Then the file
+//! is renamed to the target, and the directory is synced. After a crash the file has either the old or the new content,
+//! complete. A file that cannot be read is an error that names the file. It is never replaced without the operator,
+//! because it holds what the operator or a caller asked us to keep.
 //!
-//! The content is JSON, readable by its owner only. [`StateFile::load`] and [`StateFile::store`] block for as long as the
-//! disk takes, so they are for the start; while the sidecar runs, [`StateFile::keep`] stores what changes.
+//! The content is JSON, readable by its owner only. [`StateFile::load`] and [`StateFile::store`] block for as long as
+//! the disk takes, so they are for the start. While the sidecar runs, [`StateFile::keep`] stores each change.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,37 +20,37 @@ use tokio::sync::watch;
 
 use super::running::Running;
 
-/// The largest file that is read, bytes: ten thousand peers with URLs and reasons are a tenth of it.
+/// The largest file that is read, in bytes. Ten thousand peers with URLs and reasons take a tenth of it.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Why state could not be kept or read back.
+/// Why state could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     #[error("cannot read the state file {}: {error}", .path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// The file is there and its content is not ours.
+    /// The file exists, and its content is not valid.
     #[error(
-        "the state file {} is damaged ({error}); restore it, or move it away to start without what it held",
+        "the state file {} is damaged ({error}); restore it, or move it away to start without its content",
         .path.display()
     )]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it, and where.
+        /// What is wrong with the content, and where.
         error: String,
     },
-    /// The file cannot be written. What was stored before is still there.
+    /// The file cannot be written. The state that was stored before is still there.
     #[error("cannot write the state file {}: {error}", .path.display())]
     Write {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         error: io::Error,
     },
 }
@@ -62,19 +63,19 @@ pub struct StateFile<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> StateFile<T> {
-    /// The state in the file at `path`. Nothing is read or written yet.
+    /// Returns the state file at `path`. Nothing is read or written yet.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), content: std::marker::PhantomData }
     }
 
-    /// Where the file is.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads the state; `None` if it was never stored.
+    /// Reads the state. Returns `None` if there is no file.
     pub fn load(&self) -> Result<Option<T>, StateError> {
         let read = |error| StateError::Read { path: self.path.clone(), error };
         let damaged = |error| StateError::Damaged { path: self.path.clone(), error };
@@ -90,7 +91,7 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
         serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
     }
 
-    /// Stores the state. When this returns `Ok`, it outlives a power failure.
+    /// Stores the state. When this returns `Ok`, the state is not lost by a power failure.
     pub fn store(&self, state: &T) -> Result<(), StateError> {
         let write = |error| StateError::Write { path: self.path.clone(), error };
         let mut bytes = serde_json::to_vec_pretty(state).map_err(|error| write(error.into()))?;
@@ -98,10 +99,11 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
         replace(&self.path, &bytes).map_err(write)
     }
 
-    /// Starts to store the state whenever `changed` changes, until its sender is gone or the order to stop comes; a change
-    /// before that is stored first. Only the newest value is stored: it is the whole state, so one that was replaced before
-    /// it was stored is not missed. `state` returns what to store, if anything. A store that fails is tried again with the
-    /// next change; `lost` says in the log what a restart would lose.
+    /// Starts to store the state whenever `changed` changes. It ends when the sender of `changed` is dropped or the
+    /// order to stop comes; a change before that is stored first. Only the newest value is stored. As a value is the
+    /// whole state, a value that was replaced before it was stored is not needed. `state` returns the state to store,
+    /// if there is any. A store that fails is tried again with the next change. `lost` is the log line for that: it
+    /// says what a restart would lose.
     pub fn keep<U: Send + Sync + 'static>(
         self,
         name: &'static str,
@@ -115,6 +117,7 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
         Running::start(name, async move |mut stop| {
             let (file, mut changed) = (Arc::new(self), changed);
             loop {
+                // A change comes before the order to stop, so that the last change is stored.
                 tokio::select! {
                     biased;
                     told = changed.changed() => if told.is_err() { return },
@@ -125,7 +128,7 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
                 match tokio::task::spawn_blocking(move || target.store(&state)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::error!(%error, "{lost}"),
-                    // The runtime is ending.
+                    // The runtime is stopping.
                     Err(_) => return,
                 }
             }
@@ -133,12 +136,12 @@ impl<T: Serialize + DeserializeOwned> StateFile<T> {
     }
 }
 
-/// Puts `bytes` in place of the file at `path`, wholly or not at all.
+/// Replaces the file at `path` by `bytes`. If this fails, the file keeps its content.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
-    // One left behind by a crash could have been made by another user with other rights; ours is new.
+    // A file that a crash left behind may belong to another user or have another mode, so it is removed and made anew.
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -151,7 +154,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    // The rename itself is durable once the directory is.
+    // The rename is durable only after the directory is synced.
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
@@ -170,7 +173,7 @@ mod tests {
         Kept { seq, peers: vec!["enode://…".into()] }
     }
 
-    /// A change that nothing waited for is stored before the task ends, whether its sender is gone or the order comes.
+    /// A change just before the end is stored, whether the sender was dropped or the order to stop came.
     #[tokio::test]
     async fn a_change_before_the_end_is_stored() {
         let dir = tempfile::tempdir().unwrap();
@@ -206,7 +209,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let file = StateFile::<Kept>::new(dir.path().join("state.json"));
-        // A leftover of a crash with open rights does not lend them to the new file.
+        // A file that a crash left behind is open to all users. The new file must be private.
         let left = dir.path().join("state.json.new");
         std::fs::write(&left, "").unwrap();
         std::fs::set_permissions(&left, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -234,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = StateFile::<Kept>::new(dir.path().join("state.json"));
         file.store(&kept(1)).unwrap();
-        // A directory stands where the temporary file would.
+        // A directory has the name of the temporary file.
         std::fs::create_dir(dir.path().join("state.json.new")).unwrap();
         let error = file.store(&kept(2)).unwrap_err().to_string();
         assert!(error.contains("cannot write the state file"), "{error}");

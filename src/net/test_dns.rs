@@ -1,4 +1,5 @@
-//! A name server for tests: answers from a map, on loopback, by UDP and, where an answer does not fit, TCP.
+//! A name server for tests, on loopback. It answers from a map by UDP, and by TCP if an answer does not fit a UDP
+//! packet.
 
 use std::{
     collections::HashMap,
@@ -16,7 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What stands at a name.
+/// The reply to a question for one name.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
     Texts(Vec<String>),
@@ -40,7 +41,7 @@ struct Zone {
 
 impl TestDns {
     pub(crate) async fn start<N: Into<String>>(replies: impl IntoIterator<Item = (N, Reply)>) -> Self {
-        // The same port for both protocols; UDP decides, and TCP tries until one is free for both.
+        // Both protocols need the same port. UDP gets a free one; if TCP cannot have it, both try another one.
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -81,13 +82,13 @@ impl TestDns {
         server
     }
 
-    /// Puts replies at names.
+    /// Sets the replies for names.
     pub(crate) fn set<N: Into<String>>(&self, replies: impl IntoIterator<Item = (N, Reply)>) {
         let replies = replies.into_iter().map(|(name, reply)| (name.into().to_lowercase(), reply));
         self.zone.lock().unwrap().replies.extend(replies);
     }
 
-    /// Every name asked for, as it was written.
+    /// Returns every name that was asked for, as the client wrote it.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.zone.lock().unwrap().asked.clone()
     }

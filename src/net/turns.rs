@@ -1,14 +1,14 @@
-//! Whose turn it is to do the arithmetic of a handshake.
+//! Turns for the arithmetic of handshakes.
 //!
-//! A handshake costs half a millisecond of elliptic-curve arithmetic, and strangers decide when. Forty of them that
-//! arrive together would stand in front of every message that becomes ready meanwhile: the runtime's queues are fair
-//! by task, not by cost. So handshakes take turns, half of the workers at a time, and what moves messages waits behind
-//! one piece of arithmetic at most. `benches/handshakes.rs` measures what that is worth.
+//! A handshake costs half a millisecond of elliptic-curve arithmetic, and strangers decide when it happens. If forty
+//! handshakes arrive together, every message that becomes ready at that time waits for all of them: the runtime's
+//! queues are fair by task, not by cost. So at most half of the workers do handshakes at a time, and a task that moves
+//! messages waits for one piece of arithmetic at most. `benches/handshakes.rs` measures the difference.
 //!
-//! The number of waiters is bounded by who admits connections (pending dials and pending inbound), and a turn is as
-//! long as the arithmetic: nobody holds one while waiting for a socket.
+//! The number of waiters is limited by the limits for pending dials and pending inbound connections. A turn is as long
+//! as the arithmetic: no task holds one while it waits for a socket.
 //!
-//! Left out: how many handshakes there may be (`policy`), and discovery, whose arithmetic is done by one task.
+//! Left out: how many handshakes there may be (`policy`), and discovery, whose arithmetic one task does.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -17,14 +17,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub struct Turns(Semaphore);
 
 impl Turns {
-    /// Turns on a runtime with this many workers: half of them may do arithmetic, and at least one.
+    /// Returns the turns for a runtime with `workers` workers: half of them may do arithmetic, and at least one.
     #[must_use]
     pub fn among(workers: usize) -> Self {
         Self(Semaphore::new((workers / 2).max(1)))
     }
 
-    /// Waits for a turn, which ends when the answer is dropped. `None` would mean that the turns were closed, which
-    /// nobody does.
+    /// Waits for a turn, which ends when the returned value is dropped. Never returns `None`, as the semaphore is never
+    /// closed.
     pub async fn take(&self) -> Option<SemaphorePermit<'_>> {
         self.0.acquire().await.ok()
     }

@@ -1,15 +1,15 @@
 //! The UDP side of discovery: one socket per address family on one port, read in batches.
 //!
-//! A discovery packet is at most 1,280 bytes, so a slot of that size and one byte more tells a whole packet from a
-//! cut one. Reading uses `recvmmsg` where the system has it (quinn-udp): under a flood one system call fetches up to
-//! [`BATCH`] packets. Writing uses `sendmmsg` likewise (rustix): what one round writes leaves together. A full send
-//! buffer drops the packet and counts it: UDP may lose, and discovery asks again.
+//! A discovery packet has at most 1,280 bytes. A slot has one byte more, so that a packet that was cut is recognized.
+//! Reading uses `recvmmsg` where the system has it (quinn-udp): one system call fetches up to [`BATCH`] packets of a
+//! flood. Writing uses `sendmmsg` in the same way (rustix): the packets of one round are sent together. If the send
+//! buffer is full, the packet is dropped and counted, as UDP may lose packets and discovery asks again.
 //!
-//! quinn-udp configures a socket for QUIC. [`options`] takes back what does not fit discovery.
+//! quinn-udp configures a socket for QUIC. [`options`] undoes the settings that do not fit discovery.
 //!
-//! A socket that is bound to all addresses of the machine remembers at which of them each remote address reached us, and
-//! writes to it from there. A node that asked one address takes an answer from another one for a stranger's, and so does
-//! its NAT. What goes to an address that never wrote to us leaves from where the kernel says.
+//! A socket that is bound to all addresses of the machine remembers, for each remote address, the local address that it
+//! wrote to, and answers from that one. A node that asked one address does not accept an answer from another one, and
+//! neither does its NAT. For a remote address that never wrote to us, the kernel chooses the local address.
 
 use std::{
     io::{self, IoSliceMut},
@@ -31,21 +31,23 @@ mod options;
 use super::listener::BindError;
 use crate::node::endpoint::canonical;
 
-/// The largest packet of discv4 and discv5 (both specs), and one byte by which a larger one is recognized.
+/// Bytes of a slot: the largest packet of discv4 and discv5 (both specs), and one byte by which a larger packet is
+/// recognized.
 const SLOT: usize = 1280 + 1;
 
-/// Packets fetched by one system call.
+/// The most packets that one system call fetches.
 const BATCH: usize = quinn_udp::BATCH_SIZE;
 
-/// Packets sent by one system call, at most 80 KiB: what a round of either engine writes fits many times.
+/// The most packets that one system call sends, at most 80 KiB: many times what one round of an engine writes.
 const SEND_BATCH: usize = 64;
 
-/// Kernel buffer for packets that we have not fetched: about 3,000 packets of a burst, where the system allows it.
+/// Bytes of the kernel buffer for packets that we have not fetched: about 3,000 packets of a burst, where the system
+/// allows it.
 const KERNEL_BUFFER: usize = 4 * 1024 * 1024;
 
-/// Remote addresses of which a socket remembers where they reached us. Answers that wait longest are those of
-/// applications, at most 1,024; the rest is for the nodes of the tables. When it is full, the address that has been
-/// silent for the longest time is forgotten, and the kernel chooses from where it is written to.
+/// The most remote addresses for which a socket remembers the local address. The answers of applications take the
+/// longest, and at most 1,024 of them are open; the rest is for the nodes of the tables. When it is full, the address
+/// that has been silent for the longest time is forgotten, and the kernel chooses the local address for it.
 const REACHED_AT: NonZeroUsize = NonZeroUsize::new(2048).unwrap();
 
 /// Counters of the sockets.
@@ -55,7 +57,7 @@ pub struct UdpCounters {
     pub received: u64,
     /// Packets longer than any discovery packet, dropped.
     pub oversize: u64,
-    /// Packets handed to the kernel.
+    /// Packets that the kernel took.
     pub sent: u64,
     /// Packets that the kernel did not take, dropped.
     pub unsent: u64,
@@ -64,7 +66,7 @@ pub struct UdpCounters {
 struct Family {
     socket: UdpSocket,
     state: UdpSocketState,
-    /// At which address of ours a remote one reached us. Only where the socket has more than one.
+    /// The local address to which each remote address wrote. `None` for a socket that is bound to one address.
     reached_at: Option<LruCache<SocketAddr, IpAddr>>,
 }
 
@@ -74,14 +76,15 @@ pub struct UdpPort {
     six: Option<Family>,
     port: u16,
     slots: Vec<u8>,
-    /// Packets taken and not sent yet, and their bytes one after the other.
+    /// Packets that are not sent yet, and their bytes one after the other.
     addressed: Vec<Addressed>,
     outgoing: Vec<u8>,
     counters: UdpCounters,
 }
 
 impl UdpPort {
-    /// Binds `port` on each of `ips`, at most one per family. Port 0 lets the system choose one for both.
+    /// Binds `port` on each of `ips`, at most one per family. With port 0 the system chooses one port for both
+    /// families.
     pub fn bind(ips: &[IpAddr], port: u16) -> Result<Self, BindError> {
         let mut bound = Self {
             four: None,
@@ -102,13 +105,13 @@ impl UdpPort {
         Ok(bound)
     }
 
-    /// The port both families use.
+    /// Returns the port, which both families use.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The bound addresses.
+    /// Returns the bound addresses.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         [&self.four, &self.six]
@@ -118,16 +121,16 @@ impl UdpPort {
             .collect()
     }
 
-    /// The counters so far.
+    /// Returns the counters since the start.
     #[must_use]
     pub fn counters(&self) -> UdpCounters {
         self.counters
     }
 
-    /// Waits until packets are there.
+    /// Waits until there are packets to receive.
     pub async fn readable(&self) {
         let ready = async |family: &Option<Family>| match family {
-            // An error here shows again at the read, where it is dealt with.
+            // The read returns such an error again, and handles it.
             Some(family) => drop(family.socket.readable().await),
             None => std::future::pending().await,
         };
@@ -137,7 +140,7 @@ impl UdpPort {
         }
     }
 
-    /// Fetches what is there, up to one batch per family, and hands each packet to `take`.
+    /// Fetches the packets that are there, at most one batch per family, and passes each to `take`.
     pub fn receive(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) {
         for family in [&mut self.four, &mut self.six].into_iter().flatten() {
             let mut meta = [RecvMeta::default(); BATCH];
@@ -147,7 +150,7 @@ impl UdpPort {
                     std::array::from_fn(|_| slices.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
                 family.state.recv(UdpSockRef::from(&family.socket), &mut slices, &mut meta)
             });
-            // Errors of unconnected UDP sockets concern earlier sends (ICMP); there is nothing to do about them.
+            // An error of an unconnected UDP socket is about an earlier send (ICMP), so it is ignored.
             let Ok(fetched) = fetched else { continue };
             for (slot, meta) in self.slots.chunks(SLOT).zip(meta).take(fetched) {
                 let from = SocketAddr::new(canonical(meta.addr.ip()), meta.addr.port());
@@ -165,7 +168,7 @@ impl UdpPort {
         }
     }
 
-    /// Takes a packet to be sent by [`Self::flush`], which is called here too when a batch is full.
+    /// Takes a packet for [`Self::flush`] to send. Calls `flush` itself when a batch is full.
     pub fn send(&mut self, to: SocketAddr, packet: &[u8]) {
         let begin = self.outgoing.len();
         self.outgoing.extend_from_slice(packet);
@@ -175,10 +178,10 @@ impl UdpPort {
         }
     }
 
-    /// Hands what was taken to the kernel, each family with as few system calls as there are. What the kernel does not
-    /// take is dropped and counted.
+    /// Hands the packets to the kernel, with as few system calls per family as possible. Packets that the kernel does
+    /// not take are dropped and counted.
     pub fn flush(&mut self) {
-        // By family and otherwise in order: a stable sort.
+        // Sort by family. The sort is stable, so the packets of a family keep their order.
         self.addressed.sort_by_key(|(to, _)| to.is_ipv6());
         let six = self.addressed.partition_point(|(to, _)| to.is_ipv4());
         let (four, six) = self.addressed.split_at(six);
@@ -192,7 +195,7 @@ impl UdpPort {
     }
 }
 
-/// A packet on its way: to whom, and where its bytes stand.
+/// A packet that is not sent yet: its destination, and the range of its bytes in `outgoing`.
 type Addressed = (SocketAddr, Range<usize>);
 
 impl Family {
@@ -210,9 +213,10 @@ impl Family {
                 Transmit { destination: *to, ecn: None, contents, segment_size: None, src_ip: Some(src_ip) };
             match self.state.try_send(UdpSockRef::from(&self.socket), &transmit) {
                 Ok(()) => sent += 1,
-                // No room in the kernel's buffer: another address of ours would not help.
+                // The kernel's buffer is full, so another local address would not help.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // It cannot be sent from there. The address may have left the machine, or was one of a broadcast.
+                // The packet cannot be sent from this local address: the machine may have lost it, or it is a broadcast
+                // address.
                 Err(_) => {
                     reached_at.pop(to);
                     rest.push((*to, range.clone()));
@@ -223,8 +227,8 @@ impl Family {
     }
 }
 
-/// Sends packets in their order, and answers how many the kernel took. One that cannot be sent (no route, no room) is
-/// passed over.
+/// Sends packets in their order, and returns how many the kernel took. A packet without a route is skipped. When the
+/// kernel's buffer is full, the rest is not sent.
 #[cfg(target_os = "linux")]
 fn send_all(socket: &UdpSocket, packets: &[Addressed], bytes: &[u8]) -> usize {
     use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
@@ -243,19 +247,19 @@ fn send_all(socket: &UdpSocket, packets: &[Addressed], bytes: &[u8]) -> usize {
         .collect();
     let (mut at, mut sent) = (0, 0);
     while let Some(rest) = messages.get_mut(at..).filter(|rest| !rest.is_empty()) {
-        // Without asking the runtime, which does not know of a young socket yet that it can be written to.
+        // The runtime is not asked whether the socket is writable: for a new socket it does not know that yet.
         match sendmmsg(socket, rest, SendFlags::DONTWAIT) {
             Ok(count @ 1..) => (at, sent) = (at + count, sent + count),
-            // No room for this one, so for none of the rest.
+            // There is no room for this packet, so there is none for the rest.
             Err(rustix::io::Errno::AGAIN) => break,
-            // The error is about the first: the next may have a route.
+            // The error is about the first packet. The next one may have a route.
             Ok(_) | Err(_) => at += 1,
         }
     }
     sent
 }
 
-/// The same where the system sends one packet a call.
+/// Sends packets, and returns how many the kernel took. These systems send one packet with each call.
 #[cfg(not(target_os = "linux"))]
 fn send_all(socket: &UdpSocket, packets: &[Addressed], bytes: &[u8]) -> usize {
     let taken = |(to, range): &&Addressed| {

@@ -1,6 +1,7 @@
-//! Tasks that wait for what pure rooms hold: [`Wake`] for tokio's [`Notify`], and the wait for one message to be written.
+//! Tasks that wait for a change in a pure room: [`Wake`] for tokio's [`Notify`], and the wait until one message is
+//! written.
 //!
-//! Left out: what is waited for (`p2p::outbound`, `delivery`).
+//! Left out: the state that tasks wait for (`p2p::outbound`, `delivery`).
 
 use std::sync::Arc;
 
@@ -17,8 +18,8 @@ impl Wake for Notify {
     }
 }
 
-/// Waits until the socket has taken the message of a call with this number: true, or false when the session or the channel
-/// ended first.
+/// Waits for the message of a call, given by its number on the channel's lane. Returns true when the socket has taken
+/// the message, and false if the session or the channel ended first.
 pub async fn call_written(outbound: &Outbound, channel: ChannelIndex, number: u64) -> bool {
     let decided = Arc::new(Notify::new());
     loop {

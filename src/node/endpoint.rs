@@ -1,7 +1,7 @@
-//! Where a node is reached: IP address with UDP and TCP ports, and what kind of address that is.
+//! The address of a node: IP address with UDP and TCP ports, and the class of that address.
 //!
-//! The class of an address decides who may be told about it (the relay rule: a LAN address is never relayed to the
-//! Internet, a loopback address never leaves the machine) and which of two addresses of a record is preferred.
+//! The class decides which nodes may learn an address, by the relay rule: a LAN address is never sent to the Internet,
+//! and a loopback address never leaves the machine. It also decides which of two addresses of a record is preferred.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -30,7 +30,7 @@ impl Endpoint {
     }
 }
 
-/// IPv4-mapped IPv6 addresses as the IPv4 addresses they are; all others unchanged.
+/// Returns an IPv4-mapped IPv6 address as its IPv4 address, and all others unchanged.
 #[must_use]
 pub fn canonical(ip: IpAddr) -> IpAddr {
     match ip {
@@ -46,10 +46,10 @@ pub fn is_unicast(ip: IpAddr) -> bool {
     !(ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST))
 }
 
-/// What an address is good for, from the narrowest reach to the widest. The order is the order of preference.
+/// The reach of an address, from the narrowest to the widest. The order is the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AddressClass {
-    /// Unspecified, multicast, documentation, reserved: never a node.
+    /// Unspecified, multicast, documentation, reserved: not the address of a node.
     Special,
     /// This machine.
     Loopback,
@@ -77,7 +77,7 @@ impl AddressClass {
         }
     }
 
-    /// Whether the address stands on a local network (private, link-local or loopback), as geth's `IsLAN`.
+    /// Whether the address is on a local network (private, link-local or loopback), as geth's `IsLAN`.
     #[must_use]
     pub fn is_lan(self) -> bool {
         matches!(self, Self::Loopback | Self::LinkLocal | Self::Private)
@@ -124,8 +124,9 @@ fn of_v6(ip: Ipv6Addr) -> AddressClass {
     }
 }
 
-/// Whether a node seen at `teller` may tell us of (or be told of) a node at `told`: the relay rule of geth's
-/// `netutil.CheckRelayAddr`. Loopback is told only by loopback, LAN only by LAN, special addresses by nobody.
+/// Whether a node seen at `teller` may send us the address `told` (or get it from us): the relay rule of geth's
+/// `netutil.CheckRelayAddr`. Only loopback may send loopback, only LAN may send LAN, and no node may send special
+/// addresses.
 #[must_use]
 pub fn may_relay(teller: IpAddr, told: IpAddr) -> bool {
     let (teller, told) = (AddressClass::of(teller), AddressClass::of(told));
@@ -137,14 +138,14 @@ pub fn may_relay(teller: IpAddr, told: IpAddr) -> bool {
     }
 }
 
-/// The network an address counts to wherever strangers are limited per subnet: IPv4 /24, IPv6 /64 or /48.
+/// The network of an address, where strangers are limited per subnet: IPv4 /24, IPv6 /64 or /48.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subnet {
     /// 24 bits of an IPv4 address.
     V4([u8; 3]),
-    /// 64 bits of an IPv6 address: what one customer's line has at least.
+    /// 64 bits of an IPv6 address: the smallest network of one customer's line.
     V6Net64([u8; 8]),
-    /// 48 bits of an IPv6 address: what one site has.
+    /// 48 bits of an IPv6 address: the network of one site.
     V6Net48([u8; 6]),
 }
 

@@ -1,12 +1,12 @@
 //! enode URLs: `enode://<128 hex digits>@host:tcp-port?discport=udp-port`.
 //!
-//! The host is an address or a DNS name. A name is kept as written and resolved at each dial, never here: a node that
-//! moves keeps its URL (go-ethereum#31208). A bare public key is a [`super::NodeRef`], not a URL.
+//! The host is an address or a DNS name. A name is kept as written, and is resolved at each dial and never here: a node
+//! that moves keeps its URL (go-ethereum#31208). A bare public key is a [`super::NodeRef`], not a URL.
 //!
-//! An IPv4 address is four decimal numbers without leading zeros. Other readers take `010` for 8 or for 10, `0x7f` for
-//! 127 and `1` for 0.0.0.1; a text that means two addresses is refused.
+//! An IPv4 address is four decimal numbers without leading zeros. Other readers read `010` as 8 or as 10, `0x7f` as 127
+//! and `1` as 0.0.0.1; a text that may mean two addresses is refused.
 //!
-//! A TCP port of 0 with a `discport` is a node that takes part in discovery alone, as go-ethereum writes it.
+//! A TCP port of 0 with a `discport` is a node that takes part in discovery only, as go-ethereum writes it.
 
 use std::{
     fmt,
@@ -16,8 +16,8 @@ use std::{
 
 use super::{Endpoint, NodeId, PublicKey, endpoint::canonical, key::KeyError};
 
-/// Characters of a stranger's text that an error repeats: enough to recognise it, and fit for a log line even when
-/// each of them is escaped.
+/// How many characters of a stranger's text an error repeats: enough to recognise it, and short enough for a log line
+/// even if each of them is escaped.
 const MAX_SHOWN: usize = 32;
 
 /// The host part of an enode URL.
@@ -39,23 +39,23 @@ impl fmt::Display for Host {
     }
 }
 
-/// A node with an address, as people write it.
+/// A node with an address, in the form that people write.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Enode {
     /// Its key.
     pub public_key: PublicKey,
-    /// Where it is.
+    /// The address or name of its host.
     pub host: Host,
-    /// The RLPx port. 0: it has none, and takes part in discovery alone.
+    /// The RLPx port. 0: it has none, and takes part in discovery only.
     pub tcp: u16,
     /// The discovery port; the RLPx port unless the URL says otherwise.
     pub udp: u16,
 }
 
-/// What is wrong with an enode URL.
+/// The reason why a text is not an enode URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnodeError {
-    /// Not a URL, or of another scheme.
+    /// Not a URL, or a URL of another scheme.
     #[error("an enode URL looks like enode://<128 hex digits>@<host>:<port>")]
     NotEnode,
     /// The part before `@` is no public key.
@@ -67,12 +67,12 @@ pub enum EnodeError {
     /// No TCP port, or 0 without a UDP port.
     #[error("the enode URL has no TCP port after the host (1 to 65535; 0 only with ?discport=<UDP port>)")]
     NoPort,
-    /// Digits that other readers take for another address; what was given, cut to [`MAX_SHOWN`].
+    /// Digits that other readers read as another address; the text as it was given, cut to [`MAX_SHOWN`].
     #[error(
         "{0:?} in the enode URL is not a plain IPv4 address: write four decimal numbers without leading zeros"
     )]
     Ambiguous(String),
-    /// `discport` is no port; what was given, cut to [`MAX_SHOWN`].
+    /// `discport` is not a port; the text as it was given, cut to [`MAX_SHOWN`].
     #[error("discport={0:?} in the enode URL is not a port (0 to 65535)")]
     DiscPort(String),
     /// A password, path or fragment, or a query other than `discport`.
@@ -96,7 +96,7 @@ impl Enode {
         }
     }
 
-    /// The URL of a node of which only a TCP address is known.
+    /// The URL of a node of which only the TCP address is known.
     #[must_use]
     pub fn at(public_key: PublicKey, addr: SocketAddr) -> Self {
         Self { public_key, host: Host::Ip(canonical(addr.ip())), tcp: addr.port(), udp: addr.port() }
@@ -107,7 +107,8 @@ impl FromStr for Enode {
     type Err = EnodeError;
 
     fn from_str(text: &str) -> Result<Self, EnodeError> {
-        // "http" has the host rules we want (names, IPv4, bracketed IPv6); "enode" would be parsed as opaque.
+        // The URL parser has the host rules that we want for "http" (names, IPv4, bracketed IPv6); "enode" would be
+        // opaque to it.
         let rest = text.strip_prefix("enode://").ok_or(EnodeError::NotEnode)?;
         if !rest.contains('@') {
             return Err(EnodeError::NoHost);
@@ -127,7 +128,7 @@ impl FromStr for Enode {
         if url.fragment().is_some() {
             return Err(EnodeError::Superfluous("a fragment"));
         }
-        // The authority as it was written: the URL parser reads octal and hexadecimal numbers in addresses.
+        // The authority as it was written: the URL parser accepts octal and hexadecimal numbers in addresses.
         let written = rest.split(['?', '/', '#']).next().unwrap_or_default();
         let after_key = written.rsplit_once('@').map_or(written, |(_, after)| after);
         let written_host = after_key.rsplit_once(':').map_or(after_key, |(host, _)| host);
@@ -140,8 +141,8 @@ impl FromStr for Enode {
             Some(url::Host::Ipv6(ip)) => Host::Ip(canonical(ip.into())),
             Some(url::Host::Domain(name)) => Host::Name(name.to_owned()),
         };
-        // The URL parser drops a port of 80 as the default of the borrowed scheme; port_or_known_default gives it
-        // back, but must not invent it where none was written.
+        // The URL parser drops a port of 80, which is the default of "http". `port_or_known_default` returns it again,
+        // but would also return it if no port was written.
         let has_port = after_key
             .rsplit_once(':')
             .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
@@ -154,7 +155,7 @@ impl FromStr for Enode {
             if name != "discport" {
                 return Err(EnodeError::Superfluous("a query other than discport"));
             }
-            // A number for the standard library may begin with a plus sign.
+            // The standard library accepts a plus sign before a number.
             let digits = Some(&value).filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()));
             let port = digits.and_then(|digits| digits.parse().ok());
             udp = port.ok_or_else(|| EnodeError::DiscPort(value.chars().take(MAX_SHOWN).collect()))?;
@@ -191,7 +192,7 @@ mod tests {
             ("@valid.:3", "valid.", 3, 3),
             ("@node.example.org:30303", "node.example.org", 30303, 30303),
             ("@127.0.0.1:80", "127.0.0.1", 80, 80),
-            // Discovery alone, as go-ethereum writes it.
+            // Discovery only, as go-ethereum writes it.
             ("@127.0.0.1:0?discport=30301", "127.0.0.1", 0, 30301),
         ];
         for (tail, host, tcp, udp) in table {
@@ -202,7 +203,7 @@ mod tests {
         }
     }
 
-    /// Each of these is an address to some readers and another one, or none, to others.
+    /// Some readers read each of these as an address, and others as another address or as none.
     #[test]
     fn an_address_has_one_meaning() {
         for host in [
@@ -219,7 +220,7 @@ mod tests {
             let error = format!("enode://{KEY}@{host}:30303").parse::<Enode>().unwrap_err();
             assert_eq!(error, EnodeError::Ambiguous(host.to_owned()), "{host}");
         }
-        // Numbers alone do not make a name an address.
+        // A name may contain labels that are numbers.
         format!("enode://{KEY}@1.2.3.example:30303").parse::<Enode>().unwrap();
     }
 

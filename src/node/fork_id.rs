@@ -1,22 +1,25 @@
-//! Fork identifiers (EIP-2124, with times as of EIP-6122): which chain a node is on, and how far, in twelve bytes.
+//! Fork identifiers (EIP-2124, with times as of EIP-6122): a node's chain, and how far it has followed it, in twelve
+//! bytes.
 //!
-//! A node announces the CRC-32 of its genesis hash and of every fork it has passed, and the next fork it knows of.
-//! Before anybody dials, that tells nodes of other chains and of abandoned forks apart. The `eth` entry of a node
-//! record carries it; so does eth's Status message, which is the application's business.
+//! A node announces the CRC-32 of its genesis hash and of every fork it has passed, and the next fork it knows of. So
+//! nodes of other chains and of abandoned forks can be recognised before a dial. The `eth` entry of a node record
+//! carries the identifier. So does eth's Status message, which the application handles.
 //!
-//! Left out: where the head is. Callers say it ([`Head`]); a sidecar without a chain says zero and accepts whatever
-//! can still become its chain, as go-ethereum's static filter does.
+//! Left out: the position of the head. Callers pass it ([`Head`]). A sidecar without a chain passes zero and accepts
+//! every node that can still come to be on its chain, as go-ethereum's static filter does.
 
 use super::Record;
 use crate::rlp::{self, Reader};
 
-/// Fork numbers up to here are block heights, above it Unix times: the genesis time of mainnet (EIP-6122).
+/// Fork numbers up to this one are block heights, larger ones are Unix times: it is the genesis time of mainnet
+/// (EIP-6122).
 const TIME_THRESHOLD: u64 = 1_438_269_973;
 
-/// Seconds of an epoch of Ethereum's beacon chain: 32 slots of 12 seconds. Forks by time begin with an epoch.
+/// The seconds of an epoch of Ethereum's beacon chain: 32 slots of 12 seconds. Forks by time happen at the start of an
+/// epoch.
 pub const EPOCH_SECONDS: u64 = 384;
 
-/// What a node says about its chain.
+/// The fork identifier of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ForkId {
     /// CRC-32 (IEEE) of the genesis hash and the forks passed, big-endian.
@@ -28,8 +31,8 @@ pub struct ForkId {
 impl ForkId {
     /// The fork id in the `eth` entry of `record`: `[[hash, next], …]`.
     ///
-    /// What follows inside either list is ignored, so that the entry can grow (EIP-2124 leaves room for that). An
-    /// entry that is anything else counts as absent.
+    /// Further elements in either list are ignored, so that the entry can be extended (EIP-2124 allows for that). An
+    /// entry of any other form counts as absent.
     #[must_use]
     pub fn of_record(record: &Record) -> Option<Self> {
         Self::decode_entry(record.get(b"eth")?).ok()
@@ -59,13 +62,13 @@ pub struct Head {
     pub time: u64,
 }
 
-/// Why a node's fork id cannot be of our chain.
+/// The reason why a node's fork id does not match our chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForkMismatch {
-    /// It is behind a fork that we have passed and it does not know of.
+    /// The node is behind a fork that we have passed, and does not know of it.
     #[error("the node does not know of a fork that our chain has passed: its software is too old")]
     RemoteStale,
-    /// Another chain, or one that passed a fork we do not know of.
+    /// The node is on another chain, or has passed a fork that we do not know.
     #[error("the node is on another chain, or past a fork that our fork schedule lacks")]
     Incompatible,
 }
@@ -73,20 +76,21 @@ pub enum ForkMismatch {
 /// The forks of one chain, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForkSchedule {
-    /// Heights first, then times; each ascending, without duplicates and without what holds since genesis.
+    /// Heights first, then times; each ascending, without duplicates and without forks that are part of genesis.
     forks: Vec<u64>,
-    /// The checksum before each fork, and after the last: one more than there are forks.
+    /// The checksum before each fork, and after the last one: one more than there are forks.
     sums: Vec<[u8; 4]>,
     /// How many of the forks are heights.
     heights: usize,
-    /// When some epoch of the chain begins, if that is known.
+    /// The Unix time at which some epoch of the chain begins, if that is known.
     epoch: Option<u64>,
 }
 
 impl ForkSchedule {
     /// The schedule of the chain with this genesis block, by heights and Unix times, in any order.
     ///
-    /// Forks at height 0 and times up to the genesis block's belong to the genesis rules, not to the checksum.
+    /// Forks at height 0, and at times up to the genesis block's, are part of the genesis rules and not of the
+    /// checksum.
     #[must_use]
     pub fn new(genesis_hash: [u8; 32], genesis_time: u64, heights: &[u64], times: &[u64]) -> Self {
         let mut forks = ascending(heights, 0);
@@ -98,7 +102,7 @@ impl ForkSchedule {
             crc = crc32(crc, &fork.to_be_bytes());
             sums.push(crc.to_be_bytes());
         }
-        // Where there is a fork by time, an epoch begins.
+        // A fork by time happens at the start of an epoch.
         let epoch = forks.get(heights..).and_then(<[u64]>::last).copied();
         Self { forks, sums, heights, epoch }
     }
@@ -125,7 +129,7 @@ impl ForkSchedule {
         self.sums.contains(&hash)
     }
 
-    /// The Unix time before which no epoch of the chain is known to begin; 0 if none is known.
+    /// The earliest known start of an epoch of the chain, as a Unix time; 0 if none is known.
     #[must_use]
     pub fn first_epoch(&self) -> u64 {
         self.epoch.unwrap_or(0)
@@ -143,8 +147,8 @@ impl ForkSchedule {
         self.forks.get(self.heights..)?.iter().copied().find(|fork| *fork > time)
     }
 
-    /// The head of a node that has followed the chain up to `time`, a Unix time: behind every fork by height if some
-    /// fork by time has passed, else at height 0.
+    /// The head of a node that has followed the chain up to `time`, a Unix time. Its height is the last fork by height
+    /// if some fork by time has passed, else 0.
     #[must_use]
     pub fn synced_head(&self, time: u64) -> Head {
         let passed = self.forks.get(self.heights).is_some_and(|first| *first <= time);
@@ -152,7 +156,7 @@ impl ForkSchedule {
         Head { height: if passed { last } else { 0 }, time }
     }
 
-    /// What a node on this chain announces at `head`.
+    /// The fork id that a node on this chain announces at `head`.
     #[must_use]
     pub fn id(&self, head: Head) -> ForkId {
         let passed = self.passed(head);
@@ -169,23 +173,24 @@ impl ForkSchedule {
             return Err(ForkMismatch::Incompatible);
         };
         if at > passed {
-            // Rule 3: we are the ones who have not synced that far.
+            // Rule 3: we have not synced that far ourselves.
             return Ok(());
         }
         if at < passed {
-            // Rule 2: it is syncing, provided that the fork it expects next is the one that came.
+            // Rule 2: the node is syncing, if the fork that it expects next is the one that our chain passed.
             let came = self.forks.get(at).copied();
             return if came == Some(remote.next) { Ok(()) } else { Err(ForkMismatch::RemoteStale) };
         }
-        // Rule 1: same state. A fork of its own that lies behind our head (1a) parts the chains. The number is read
-        // on the scale on which we wait for our next fork; a number that can only be a time, also as a time.
+        // Rule 1: the same state. If the other node expects a fork that our head has already passed (1a), the chains
+        // have split. The number is compared with our height or our time, whichever our next fork uses; a number that
+        // can only be a time is also compared with our time.
         let by_height = passed < self.heights || self.forks.len() == self.heights;
         let reached = if by_height { head.height } else { head.time };
         let parted = reached >= remote.next || (remote.next > TIME_THRESHOLD && head.time >= remote.next);
         if remote.next != 0 && parted { Err(ForkMismatch::Incompatible) } else { Ok(()) }
     }
 
-    /// How many forks lie at or before `head`. A later one does not count while an earlier one is still to come.
+    /// How many forks are at or before `head`. A later fork does not count while an earlier one is still to come.
     fn passed(&self, head: Head) -> usize {
         let reached = |(index, fork): &(usize, &u64)| {
             **fork <= if *index < self.heights { head.height } else { head.time }
@@ -200,15 +205,16 @@ pub fn hash_after(before: [u8; 4], time: u64) -> [u8; 4] {
     crc32(u32::from_be_bytes(before), &time.to_be_bytes()).to_be_bytes()
 }
 
-/// The one Unix time below 2^32 at which a fork leads from the checksum `before` to the checksum `after`.
+/// The only Unix time below 2^32 at which a fork leads from the checksum `before` to the checksum `after`.
 ///
 /// A fork's eight bytes begin with four zeros until the year 2106. CRC-32 maps the four bytes after them one to one to
-/// checksums, so every pair of checksums has exactly one such time; whether it makes sense is for the caller to judge.
+/// checksums, so every pair of checksums has exactly one such time. The caller must judge whether that time makes
+/// sense.
 #[must_use]
 pub fn fork_between(before: [u8; 4], after: [u8; 4]) -> u64 {
     let zeros = !crc32(u32::from_be_bytes(before), &[0; 4]);
     let mut state = !u32::from_be_bytes(after);
-    // Each step of the division backwards: the polynomial's top bit says whether it was subtracted.
+    // Each step reverses one step of the division: the top bit shows whether the polynomial was subtracted.
     for _ in 0..u32::BITS {
         let carry = state >> 31 == 1;
         if carry {
@@ -216,7 +222,7 @@ pub fn fork_between(before: [u8; 4], after: [u8; 4]) -> u64 {
         }
         state = (state << 1) | u32::from(carry);
     }
-    // The register takes bytes lowest first, the fork writes them highest first.
+    // The register takes bytes lowest first; the fork number is written highest first.
     u64::from((state ^ zeros).swap_bytes())
 }
 
@@ -231,7 +237,7 @@ fn ascending(forks: &[u64], genesis: u64) -> Vec<u64> {
 const POLYNOMIAL: u32 = 0xedb8_8320;
 
 /// CRC-32 (IEEE 802.3, reflected) of `bytes`, continued from `crc`. A schedule hashes a few hundred bytes once, so
-/// bit by bit is fast enough and needs no table.
+/// computing bit by bit is fast enough and needs no table.
 fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     let mut crc = !crc;
     for byte in bytes {
@@ -312,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_checksum_and_the_next_give_the_fork_between() {
-        // Sepolia's Amsterdam, from the checksums that its nodes announce.
+        // Sepolia's Amsterdam fork, from the checksums that its nodes announce.
         assert_eq!(fork_between(hash("268956b6"), hash("6c1d9423")), 1_791_294_816);
         let mut rng = StdRng::seed_from_u64(3);
         for _ in 0..10_000 {

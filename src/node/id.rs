@@ -1,6 +1,6 @@
-//! Node ids: Keccak-256 of the public key, the name of a node everywhere but on the wire of discv4 and RLPx.
+//! Node ids: Keccak-256 of the public key. A node id names a node everywhere except on the wire of discv4 and RLPx.
 //!
-//! Written as 64 hex digits without `0x`, as in geth's `admin_peers`; read with or without it.
+//! An id is written as 64 hex digits without `0x`, as in geth's `admin_peers`, and read with or without it.
 
 use std::{fmt, str::FromStr};
 

@@ -1,11 +1,11 @@
-//! secp256k1 keys and the four things devp2p does with them: sign, recover, verify, agree on a secret.
+//! secp256k1 keys and the four operations of devp2p on them: sign, recover, verify, agree on a secret.
 //!
-//! The only file that knows the `secp256k1` crate. libsecp256k1 checks that a point lies on the curve and that its
-//! coordinates are canonical when it parses it, before any arithmetic: the flaw behind CVE-2026-26315 (geth's
-//! invalid-curve oracle) cannot be written against this module, because a [`PublicKey`] that exists is valid.
+//! This is the only file that uses the `secp256k1` crate. When libsecp256k1 parses a point, it checks that the point is
+//! on the curve and that its coordinates are canonical, before any arithmetic. A [`PublicKey`] that exists is therefore
+//! valid, and the flaw behind CVE-2026-26315 (geth's invalid-curve oracle) is not possible with this module.
 //!
-//! One context is blinded once for the process. Version 0.33 of the crate blinds a thread-local context anew at
-//! every signature, which costs 44 % of discv4's sending rate (docs/decisions/0001).
+//! One context is blinded once for the process. Version 0.33 of the crate blinds a thread-local context again at every
+//! signature, which costs 44 % of discv4's sending rate (docs/decisions/0001).
 
 use std::{fmt, str::FromStr, sync::OnceLock};
 
@@ -21,7 +21,7 @@ fn context() -> &'static Secp256k1<All> {
     CONTEXT.get_or_init(Secp256k1::new)
 }
 
-/// Why bytes or text are not the key or signature they should be.
+/// The reason why bytes or text are not the expected key or signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Not 32 bytes.
@@ -41,16 +41,17 @@ pub enum KeyError {
     Signature,
 }
 
-/// A node's private key. Wiped when dropped, never printed.
+/// A node's private key. It is wiped when dropped, and never printed.
 pub struct NodeKey {
     secret: SecretKey,
     public: PublicKey,
 }
 
 impl NodeKey {
-    /// A new key from `rng`, which must be fit for keys.
+    /// A new key from `rng`, which must be cryptographically secure.
     pub fn random(rng: &mut dyn RngCore) -> Self {
-        // A random string is out of range once in 2^128 tries; the loop is for the type, not for the odds.
+        // A random string is out of range once in 2^128 tries. The loop is there because `from_bytes` can fail, not
+        // because it will.
         loop {
             let mut bytes = Zeroizing::new([0; 32]);
             rng.fill_bytes(bytes.as_mut());
@@ -77,14 +78,14 @@ impl NodeKey {
         Self::from_bytes(&bytes)
     }
 
-    /// 64 hex digits for the key file. The caller owns the secret from here on.
+    /// The key as 64 hex digits, for the key file. The caller must protect the secret from here on.
     #[must_use]
     pub fn to_hex(&self) -> Zeroizing<String> {
         let bytes = Zeroizing::new(self.secret.secret_bytes());
         Zeroizing::new(HEXLOWER.encode(bytes.as_ref()))
     }
 
-    /// The public half.
+    /// The public key.
     #[must_use]
     pub fn public(&self) -> PublicKey {
         self.public
@@ -143,7 +144,7 @@ impl fmt::Debug for NodeKey {
 pub struct SharedPoint(Zeroizing<[u8; 64]>);
 
 impl SharedPoint {
-    /// The x coordinate: what RLPx and ECIES use.
+    /// The x coordinate, which RLPx and ECIES use.
     #[must_use]
     pub fn x(&self) -> Zeroizing<[u8; 32]> {
         let mut out = Zeroizing::new([0; 32]);
@@ -151,7 +152,7 @@ impl SharedPoint {
         out
     }
 
-    /// The compressed point (02 or 03, then x): what discv5 uses.
+    /// The compressed point (02 or 03, then x), which discv5 uses.
     #[must_use]
     pub fn compressed(&self) -> Zeroizing<[u8; 33]> {
         let mut out = Zeroizing::new([0; 33]);
@@ -173,7 +174,7 @@ impl fmt::Debug for SharedPoint {
 pub struct PublicKey(secp256k1::PublicKey);
 
 impl PublicKey {
-    /// Reads both coordinates, 64 bytes without a prefix, as RLPx, discv4 and enode URLs have them.
+    /// Reads both coordinates, 64 bytes without a prefix, as in RLPx, discv4 and enode URLs.
     pub fn from_uncompressed(bytes: &[u8; 64]) -> Result<Self, KeyError> {
         let mut prefixed = [4; 65];
         prefixed.iter_mut().skip(1).zip(bytes).for_each(|(to, from)| *to = *from);
@@ -182,7 +183,7 @@ impl PublicKey {
             .map_err(|_| KeyError::PublicKey)
     }
 
-    /// Reads a compressed point, 33 bytes, as ENR and discv5 have it.
+    /// Reads a compressed point, 33 bytes, as in ENR and discv5.
     pub fn from_compressed(bytes: &[u8; 33]) -> Result<Self, KeyError> {
         secp256k1::PublicKey::from_byte_array_compressed(*bytes).map(Self).map_err(|_| KeyError::PublicKey)
     }
@@ -218,7 +219,7 @@ impl PublicKey {
             .map_err(|_| KeyError::Signature)
     }
 
-    /// Demands that `signature` (`r ‖ s`, low s) over `digest` is this key's.
+    /// Checks that this key made `signature` (`r ‖ s`, low s) over `digest`.
     pub fn verify(&self, digest: &[u8; 32], signature: &[u8; 64]) -> Result<(), KeyError> {
         let signature = ecdsa::Signature::from_compact(signature).map_err(|_| KeyError::Signature)?;
         context()

@@ -1,12 +1,13 @@
-//! Our own record: one for discv4, discv5 and everybody who asks who we are.
+//! Our own record: the same one for discv4, discv5 and all other readers.
 //!
-//! It is put together from what is known: the ports we listen on, our addresses as the operator, the gateway or
-//! enough other nodes tell them (in that order of trust), and entries that applications or the operator set. Every
-//! call that changes something returns the new signed record, for the caller to publish and to persist its sequence
+//! It is made from three inputs. First, the ports we listen on. Second, our addresses from the operator, the gateway or
+//! enough other nodes (in that order of trust). Third, the entries that applications or the operator set. Every call
+//! that changes something returns the new signed record, for the caller to publish it and to persist its sequence
 //! number; a call that changes nothing signs nothing.
 //!
-//! The sequence number starts at the Unix time in milliseconds and goes up by one with each new record. A persisted
-//! number is never gone below, so neither a lost state file nor a clock set back makes others ignore us.
+//! The sequence number starts at the Unix time in milliseconds and increases by one with each new record. It always
+//! starts above the persisted number. So other nodes accept our record after a lost state file, and after a clock that
+//! was set back.
 //!
 //! Left out: storing anything, and asking gateways (`net`).
 
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{Now, rlp};
 
-/// The ports we listen on; 0 where we do not.
+/// The ports we listen on; 0 for one that is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     /// RLPx.
@@ -34,10 +35,10 @@ pub struct Ports {
     pub udp: u16,
 }
 
-/// What a gateway told about our IPv4 side; the default is "nothing".
+/// The facts that a gateway reported about our IPv4 address; the default is that it reported nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mapped {
-    /// Its external address.
+    /// The gateway's external address.
     pub ip: Option<Ipv4Addr>,
     /// The external port that leads to our RLPx port.
     pub tcp: Option<u16>,
@@ -45,28 +46,28 @@ pub struct Mapped {
     pub udp: Option<u16>,
 }
 
-/// Whose an entry is. Only the owner and the operator may change or delete it.
+/// The owner of an entry. Only the owner and the operator may change or delete it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryOwner {
-    /// The operator, by call or configuration. Goes before every registration.
+    /// The operator, by call or configuration. The operator takes precedence over every registration.
     Operator,
     /// A registration, until its lease ends.
     Registration(u64),
 }
 
-/// Why an entry cannot be set or deleted.
+/// The reason why an entry cannot be set or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// Identity, endpoint and what discovery says of itself are the sidecar's.
+    /// The sidecar sets the identity, the endpoint and the entries of discovery itself.
     #[error(
-        "the record entry {0:?} cannot be set: id, secp256k1 and keys that begin with ip, tcp, udp or quic say who and \
-         where this node is; qh and topic-discovery are reserved for discovery"
+        "the record entry {0:?} cannot be set: the sidecar itself sets id, secp256k1 and keys that begin with ip, tcp, \
+         udp or quic; qh and topic-discovery are reserved for discovery"
     )]
     Reserved(String),
-    /// No name.
+    /// The key is empty.
     #[error("a record entry needs a key of at least one byte")]
     EmptyKey,
-    /// Another owner has it.
+    /// Another owner has set it.
     #[error("the record entry {key:?} belongs to {}", match .owner {
         EntryOwner::Operator => "the operator".to_owned(),
         EntryOwner::Registration(id) => format!("registration {id}"),
@@ -74,13 +75,13 @@ pub enum EntryError {
     Owned {
         /// The entry's key.
         key: String,
-        /// Whose it is.
+        /// The entry's owner.
         owner: EntryOwner,
     },
-    /// Not exactly one RLP item.
+    /// The value is not exactly one RLP item.
     #[error("the value of a record entry must be exactly one RLP item: {0}")]
     Value(#[from] rlp::Error),
-    /// Beyond what EIP-778 allows, counting the room that our addresses may need.
+    /// The record would exceed the size that EIP-778 allows, including the room that our addresses may need.
     #[error(
         "with this entry the record could grow to {0} bytes once both address families are known; EIP-778 allows \
          {MAX_RECORD_BYTES}"
@@ -88,33 +89,33 @@ pub enum EntryError {
     TooLarge(usize),
 }
 
-/// The key of the entry that says which chain a node is on (EIP-2124).
+/// The key of the entry with a node's fork id (EIP-2124).
 const ETH: &str = "eth";
 
-/// How often the time is compared with the next fork at least: the wall clock may jump.
+/// The longest time between two comparisons of the wall clock with the next fork: the clock may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
-/// Keys that nobody may set, beside those that begin with one of [`RESERVED_PREFIXES`]: the identity scheme (EIP-778),
-/// and what discv5 and QUIC drafts let nodes say of themselves.
+/// Keys that no caller may set, beside those that begin with one of [`RESERVED_PREFIXES`]: the identity scheme
+/// (EIP-778), and keys that drafts of discv5 and QUIC use.
 const RESERVED: [&str; 4] = ["id", "secp256k1", "qh", "topic-discovery"];
 
-/// How reserved keys begin: `ip`, `ip6`, `tcp`, `tcp6`, `udp`, `udp6` (EIP-778), `quic`, `quic6`.
+/// The beginnings of reserved keys: `ip`, `ip6`, `tcp`, `tcp6`, `udp`, `udp6` (EIP-778), `quic`, `quic6`.
 const RESERVED_PREFIXES: [&str; 4] = ["ip", "tcp", "udp", "quic"];
 
-/// A chain whose state at the present time stands in the `eth` entry.
+/// A chain whose current fork id is in the `eth` entry.
 #[derive(Clone, Debug)]
 struct Announced {
     schedule: Arc<ForkSchedule>,
     head: Head,
-    /// What stands in the entry.
+    /// The fork id in the entry.
     id: ForkId,
-    /// When it changes, Unix seconds.
+    /// The Unix time in seconds at which it changes; `None` if no later fork is known.
     next: Option<u64>,
 }
 
 impl Announced {
-    /// What a node announces at `unix` that has followed the chain until then. `head` says how far it has come in
-    /// height, if it says anything.
+    /// The fork id at the time `unix` of a node that has followed the chain until then. `head` limits the height,
+    /// unless it is the default.
     fn at(schedule: Arc<ForkSchedule>, head: Head, unix: Duration) -> Self {
         let time = unix.as_secs();
         let present = if head == Head::default() {
@@ -132,7 +133,7 @@ struct Entry {
     value: Vec<u8>,
 }
 
-/// Our record and everything it follows from.
+/// Our record and everything from which it is made.
 #[derive(Debug)]
 pub struct LocalRecord {
     key: NodeKey,
@@ -143,7 +144,7 @@ pub struct LocalRecord {
     votes4: EndpointVotes,
     votes6: EndpointVotes,
     entries: BTreeMap<String, Entry>,
-    /// Chains to announce. The first one stands in the record, unless there is an entry `eth`.
+    /// Chains to announce. The first one is in the record, unless an entry `eth` was set.
     announced: BTreeMap<EntryOwner, Announced>,
     record: Record,
 }
@@ -151,7 +152,7 @@ pub struct LocalRecord {
 impl LocalRecord {
     /// The record at start: 127.0.0.1 with `ports`, and a sequence number above `persisted_seq`.
     ///
-    /// Without entries a record is always small enough; the error is there for the type.
+    /// A record without set entries is always small enough, so an error cannot happen.
     pub fn new(
         now: Now,
         key: NodeKey,
@@ -176,20 +177,20 @@ impl LocalRecord {
         })
     }
 
-    /// The record as it stands.
+    /// The current record.
     #[must_use]
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Notes that the node at `teller` answered us at `told`; see [`EndpointVotes`] for what that is worth.
+    /// Counts that the node at `teller` saw us at `told`; [`EndpointVotes`] says when that changes our address.
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn statement(&mut self, now: Now, teller: IpAddr, told: SocketAddr) -> Option<Record> {
         let votes = if canonical(told.ip()).is_ipv4() { &mut self.votes4 } else { &mut self.votes6 };
         if votes.add(now.mono, teller, told) { self.renew() } else { None }
     }
 
-    /// Sets the address that the operator says is ours; it goes before all others of its family.
+    /// Sets the address that the operator gave as ours. It takes precedence over all others of its family.
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn set_static_ip(&mut self, ip: IpAddr) -> Option<Record> {
         let ip = canonical(ip);
@@ -201,15 +202,15 @@ impl LocalRecord {
         self.renew()
     }
 
-    /// Sets what the gateway says now; `Mapped::default()` when it is gone.
+    /// Sets the gateway's current facts; `Mapped::default()` when there is no gateway any more.
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn set_mapped(&mut self, mapped: Mapped) -> Option<Record> {
         self.mapped = mapped;
         self.renew()
     }
 
-    /// Sets an entry to `value`, which is RLP. The operator takes an entry over from a registration; a registration
-    /// takes over from nobody.
+    /// Sets an entry to `value`, which is RLP. The operator may take an entry from a registration; a registration
+    /// cannot take one from another owner.
     pub fn set_entry(
         &mut self,
         owner: EntryOwner,
@@ -232,10 +233,10 @@ impl LocalRecord {
         Ok(self.renew())
     }
 
-    /// Keeps an `eth` entry that says what a node announces which has followed the chain of `schedule` to the present
-    /// time (EIP-2124), and moves it at each fork. `head` is how far the owner has come; [`Head::default`] if it does not
-    /// say. An `eth` entry that was set goes before it for as long as it stands; of several chains the first owner's is
-    /// announced.
+    /// Keeps an `eth` entry with the fork id of a node that has followed the chain of `schedule` to the present time
+    /// (EIP-2124), and updates it at each fork. `head` is how far the owner has come; [`Head::default`] if it does not
+    /// know. An `eth` entry that was set takes precedence while it exists. If several owners announce chains, the chain
+    /// of the first owner is in the record.
     pub fn announce(
         &mut self,
         now: Now,
@@ -254,14 +255,14 @@ impl LocalRecord {
         Ok(self.renew())
     }
 
-    /// Ends what [`Self::announce`] began.
+    /// Stops announcing the owner's chain ([`Self::announce`]).
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn withdraw(&mut self, owner: EntryOwner) -> Option<Record> {
         self.announced.remove(&owner)?;
         self.renew()
     }
 
-    /// Moves announced chains past the forks that have come.
+    /// Updates the fork ids of announced chains whose next fork has passed.
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn handle_timeout(&mut self, now: Now) -> Option<Record> {
         let time = now.unix.as_secs();
@@ -273,15 +274,15 @@ impl LocalRecord {
         self.renew()
     }
 
-    /// When [`Self::handle_timeout`] is to be called.
+    /// The time at which to call [`Self::handle_timeout`]; `None` if no fork is awaited.
     #[must_use]
     pub fn poll_timeout(&self, now: Now) -> Option<Instant> {
         let next = self.announced.values().filter_map(|announced| announced.next).min()?;
         Some(now.mono + Duration::from_secs(next).saturating_sub(now.unix).min(LOOK_AGAIN))
     }
 
-    /// Whether the record fits in with the longest endpoint and fork id there can be, so that learning our address or
-    /// passing a fork can never fail for size.
+    /// Checks that the record fits even with the longest endpoint and fork id. So a new address or a passed fork never
+    /// makes it too large.
     fn check_size(&self) -> Result<(), EntryError> {
         let mut largest = RecordBuilder::new(u64::MAX);
         if !self.announced.is_empty() {
@@ -297,7 +298,7 @@ impl LocalRecord {
         }
     }
 
-    /// Deletes an entry. One that is not there is already deleted.
+    /// Deletes an entry. It is not an error if the entry does not exist.
     pub fn delete_entry(&mut self, owner: EntryOwner, key: &str) -> Result<Option<Record>, EntryError> {
         self.check_owner(owner, key)?;
         self.entries.remove(key);
@@ -310,11 +311,6 @@ impl LocalRecord {
         self.entries.retain(|_, entry| entry.owner != owner);
         self.announced.remove(&owner);
         self.renew()
-    }
-
-    /// All entries that have an owner: key, owner, value as RLP.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, EntryOwner, &[u8])> {
-        self.entries.iter().map(|(key, entry)| (key.as_str(), entry.owner, entry.value.as_slice()))
     }
 
     fn check_owner(&self, owner: EntryOwner, key: &str) -> Result<(), EntryError> {
@@ -332,7 +328,7 @@ impl LocalRecord {
         }
     }
 
-    /// Signs a new record, if it would say something else than the present one.
+    /// Signs a new record, if its content would differ from the current one.
     fn renew(&mut self) -> Option<Record> {
         let mut builder = RecordBuilder::new(self.record.seq());
         self.write_entries(&mut builder);
@@ -341,7 +337,7 @@ impl LocalRecord {
             four = Some((UNKNOWN, self.ports));
         }
         write_endpoints(&mut builder, four, six);
-        // Signatures are deterministic: the same content gives the same record. `set_entry` has seen to the size.
+        // Signatures are deterministic: the same content gives the same record. `check_size` has ensured that it fits.
         let same = builder.sign(&self.key).ok()?;
         if same == self.record {
             return None;
@@ -363,8 +359,8 @@ impl LocalRecord {
         }
     }
 
-    /// The operator's word, then a gateway's, then the votes. A gateway whose own external address is private stands
-    /// behind another translator: the votes know better, if there are any.
+    /// The operator's address comes first, then the gateway's, then the votes. A gateway whose own external address is
+    /// not public is behind another address translation: then the votes are better, if there are any.
     fn endpoint4(&self) -> Option<(IpAddr, Ports)> {
         let vote = self.votes4.winner();
         let told = self.mapped.ip.map(IpAddr::V4);
@@ -390,7 +386,7 @@ impl LocalRecord {
         }
     }
 
-    /// `ports`, without those on which we do not listen.
+    /// `ports`, with 0 for those on which we do not listen.
     fn listening(&self, ports: Ports) -> Ports {
         Ports {
             tcp: if self.ports.tcp == 0 { 0 } else { ports.tcp },
@@ -399,14 +395,14 @@ impl LocalRecord {
     }
 }
 
-/// The address in the record while none is known.
+/// The address in the record while ours is not known.
 const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Some IPv6 address: all have the same length.
+/// An IPv6 address for the size check: all have the same length.
 const LONGEST: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// Writes the endpoint entries. `tcp6` and `udp6` are left out where they repeat `tcp` and `udp`, to which readers
-/// fall back (EIP-778); in a record without an IPv4 address they stand alone.
+/// Writes the endpoint entries. `tcp6` and `udp6` are left out if they are equal to `tcp` and `udp`, which readers then
+/// use (EIP-778). In a record without an IPv4 address they are always written.
 fn write_endpoints(builder: &mut RecordBuilder, four: Option<(IpAddr, Ports)>, six: Option<(IpAddr, Ports)>) {
     let mut ports4 = Ports { tcp: 0, udp: 0 };
     if let Some((ip, ports)) = four {

@@ -1,11 +1,11 @@
-//! Who a node is: its key, id, endpoint, URL and signed record.
+//! The identity of a node: its key, id, endpoint, URL and signed record.
 //!
-//! The lowest room of the house. Everything here is a value: made from bytes or text, checked once when it is made,
-//! and valid from then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`],
-//! [`fork_id`], [`network`], [`votes`], [`local`]; [`reach`] and [`ration`], which say where discovery may write and how
-//! much strangers may make it do.
+//! The lowest room. Everything here is a value: made from bytes or text, checked once when it is made, and valid from
+//! then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`], [`fork_id`],
+//! [`network`], [`votes`], [`local`]. Then [`reach`] (the addresses to which discovery may write) and [`ration`] (how
+//! much work strangers may cause).
 //!
-//! Left out: where keys and records are stored (`config`, `net`), and what is done with them.
+//! Left out: where keys and records are stored (`config`, `net`), and how other rooms use them.
 
 pub mod endpoint;
 pub mod enode;
@@ -22,10 +22,9 @@ pub mod votes;
 
 pub use endpoint::{AddressClass, Endpoint};
 pub use enode::{Enode, Host};
-pub use fork_id::{EPOCH_SECONDS, ForkId, ForkMismatch, ForkSchedule, Head};
+pub use fork_id::{ForkId, ForkSchedule, Head};
 pub use id::NodeId;
 pub use key::{NodeKey, PublicKey};
-pub use local::LocalRecord;
 pub use node_ref::NodeRef;
 pub use reach::Reach;
 pub use record::{Record, RecordBuilder};

@@ -1,7 +1,7 @@
-//! Networks as people write them: an address and the number of its leading bits, `192.0.2.0/24`.
+//! Networks in the form that people write: an address and the number of its leading bits, `192.0.2.0/24`.
 //!
-//! `ipnet` reads leading zeros as decimal, where other programs read them as octal, and its error does not say which
-//! half is wrong. This reader takes an address in its one plain form and says what to write instead.
+//! `ipnet` reads leading zeros as decimal, where other programs read them as octal, and its error does not name the
+//! part that is wrong. This reader accepts only the plain form of an address, and its errors say what to write instead.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::endpoint::canonical;
 
-/// Characters of a wrong text that an error repeats.
+/// How many characters of a wrong text an error repeats.
 const MAX_SHOWN: usize = 64;
 
 /// A text that is no network.
@@ -18,11 +18,11 @@ pub enum NetworkError {
     /// There is no `/`.
     #[error("{given:?} has no prefix length; write {hint}, or /{bits} for this address alone")]
     NoPrefix {
-        /// What was given.
+        /// The text as it was given.
         given: String,
-        /// A network that this may mean.
+        /// A network that the text may mean.
         hint: IpNet,
-        /// The bits of an address.
+        /// How many bits an address of its family has.
         bits: u8,
     },
     /// The part before `/` is no address.
@@ -34,16 +34,16 @@ pub enum NetworkError {
     /// The part after `/` is no prefix length.
     #[error("{given:?} is not a network: an {family} prefix length is a number from 0 to {bits}")]
     Prefix {
-        /// What was given.
+        /// The text as it was given.
         given: String,
         /// The family of its address.
         family: &'static str,
-        /// The largest length.
+        /// The largest prefix length.
         bits: u8,
     },
 }
 
-/// Reads a network. Host bits are cleared, and an IPv4-mapped IPv6 network is the IPv4 network that it means.
+/// Reads a network. Host bits are cleared, and an IPv4-mapped IPv6 network becomes the IPv4 network.
 pub fn parse(text: &str) -> Result<IpNet, NetworkError> {
     let given = || text.chars().take(MAX_SHOWN).collect::<String>();
     let (ip, prefix) = match text.split_once('/') {

@@ -1,5 +1,5 @@
-//! The four ways to name a node wherever a person or an application names one: node id (64 hex digits), public key
-//! (128 hex digits), `enode://` URL, `enr:` record. Hex with or without `0x`.
+//! The four ways in which a person or an application may name a node: node id (64 hex digits), public key (128 hex
+//! digits), `enode://` URL, `enr:` record. Hex is read with or without `0x`.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -8,7 +8,7 @@ use super::{
     record::RecordError,
 };
 
-/// A node as it was named.
+/// A node in the form in which it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeRef {
     /// By id: no key and no address is known.
@@ -21,16 +21,16 @@ pub enum NodeRef {
     Record(Record),
 }
 
-/// A text that names no node.
+/// The reason why a text names no node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeRefError {
     /// None of the four forms.
     #[error("{given} is none of: a node id (64 hex digits), a public key (128 hex digits), enode://…, enr:…")]
     Form {
-        /// What was given, cut to a length that fits a log line.
+        /// The text as it was given, cut to a length that fits a log line.
         given: String,
     },
-    /// 128 hex digits that are no key.
+    /// 128 hex digits that are not a key.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// A URL that does not parse.
@@ -41,7 +41,7 @@ pub enum NodeRefError {
     Record(#[from] RecordError),
 }
 
-/// Why a node cannot be dialed at the address that its reference names.
+/// The reason why a node cannot be dialed at the address in its reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotDialable {
     /// It has no TCP port.
@@ -50,7 +50,7 @@ pub enum NotDialable {
          give its TCP port"
     )]
     NoTcpPort,
-    /// Its address reaches no single node.
+    /// Its address is not that of a single node.
     #[error(
         "{0} is not the address of one node (unspecified, multicast or broadcast); give the address to dial"
     )]
@@ -96,8 +96,8 @@ impl NodeRef {
 }
 
 impl NodeRef {
-    /// An error if the reference names an address and no connection can be made to it. A reference without an address
-    /// is fine: discovery may find one.
+    /// Returns an error if the reference has an address to which no connection can be made. A reference without an
+    /// address is accepted: discovery may find one.
     pub fn check_dialable(&self) -> Result<(), NotDialable> {
         if matches!(self, Self::Enode(enode) if enode.tcp == 0) {
             return Err(NotDialable::NoTcpPort);
@@ -105,8 +105,8 @@ impl NodeRef {
         self.check_address()
     }
 
-    /// An error if the reference names an address that is not the address of one node. A TCP port is not needed: for
-    /// nodes that are let in and need not be dialed.
+    /// Returns an error if the reference has an address that is not the address of one node. A TCP port is not needed:
+    /// this is for nodes that are let in and need not be dialed.
     pub fn check_address(&self) -> Result<(), NotDialable> {
         match self.enode().map(|enode| enode.host) {
             Some(Host::Ip(ip)) if !is_unicast(ip) => Err(NotDialable::NotUnicast(ip)),
@@ -174,7 +174,7 @@ mod tests {
             assert_eq!(text.parse::<NodeRef>().unwrap().id(), key.id(), "{text}");
         }
         assert_eq!(NodeRef::Record(record).enode().unwrap().to_string(), url);
-        // A node without a TCP port cannot be dialed, however it is named.
+        // A node without a TCP port cannot be dialed, in whatever form it is named.
         let discovery_alone = format!("enode://{}@10.0.0.1:0?discport=30304", key.public());
         assert_eq!(discovery_alone.parse::<NodeRef>().unwrap().enode(), None);
     }

@@ -1,12 +1,13 @@
-//! How much a source of packets may make us do: a rate with bursts, for one source, or for each subnet and all together.
+//! The work that a source of packets may cause: a rate with bursts, for one source, or for each subnet and all
+//! together.
 //!
-//! Both discovery protocols pay for what strangers send: discv4 recovers a key from each packet, discv5 finishes a
-//! handshake for each challenge that it sends. A ration per subnet (IPv4 /24, IPv6 /64) keeps one network from using up
-//! the share of the others; a ration for all keeps many networks together from using up the processor. The rate is kept
-//! by GCRA (ITU-T I.371), the token bucket that needs one instant instead of a level and a time.
+//! Both discovery protocols do work for packets of strangers: discv4 recovers a key from each packet, discv5 finishes a
+//! handshake for each challenge that it sends. A ration per subnet (IPv4 /24, IPv6 /64) prevents one network from using
+//! up the share of the others. A ration for all subnets prevents many networks together from using up the processor.
+//! GCRA (ITU-T I.371) keeps the rate: it is the token bucket that stores one instant instead of a level and a time.
 //!
-//! Left out: byte rates, where one message may exceed what is there (`policy::token_bucket`); which packets cost
-//! something (the engines).
+//! Left out: byte rates, where one message may exceed the rest of the bucket (`policy::token_bucket`), and which
+//! packets take from a ration (the engines).
 
 use std::{
     net::IpAddr,
@@ -21,9 +22,9 @@ use super::endpoint::Subnet;
 /// A rate with bursts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many at once; zero allows nothing.
+    /// How many may be taken at once; zero allows nothing.
     pub burst: u32,
-    /// How many per second thereafter.
+    /// How many may be taken per second after that.
     pub per_second: u32,
 }
 
@@ -35,7 +36,8 @@ impl Rate {
     }
 }
 
-/// What one source has used of its rate: the time at which all that it took is paid back. The default is a full ration.
+/// The used part of one source's rate, as the time at which the full ration is available again. The default is a full
+/// ration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ration(Option<Instant>);
 
@@ -58,7 +60,8 @@ impl Ration {
 pub struct SubnetRations {
     per_subnet: Rate,
     in_all: Rate,
-    /// The least recently seen subnet is forgotten. It starts again with a full ration; the one for all still holds.
+    /// The least recently seen subnet is dropped when the map is full. It then starts with a full ration; the ration
+    /// for all still holds.
     subnets: LruCache<Subnet, Ration>,
     all: Ration,
 }
@@ -72,7 +75,7 @@ impl SubnetRations {
 
     /// Takes one for `ip`, if its subnet (unless `exempt`) and all together have some left.
     pub fn take(&mut self, now: Instant, ip: IpAddr, exempt: bool) -> bool {
-        // The subnet first: what it is refused must not be taken from the ration of all.
+        // The subnet is checked first: a packet that its ration refuses must not take from the ration for all.
         if !exempt {
             let ration = self.subnets.get_or_insert_mut(Subnet::narrow(ip), Ration::default);
             if !ration.take(self.per_subnet, now) {

@@ -1,10 +1,11 @@
-//! Which addresses discovery may write to, answer, and be told of: one rule for both protocols and their driver.
+//! The addresses to which discovery may write, and which it may learn from other nodes: one rule for both protocols and
+//! their driver.
 //!
-//! Three things decide. The operator may restrict us to some networks (`--netrestrict`). The address that we announce
-//! says what our route can carry: a host on the Internet does not send into private ranges, since its provider sees a
-//! scan in that. And the relay rule says which nodes another node may tell us of ([`may_relay`]).
+//! Three inputs decide. First, the operator may restrict us to some networks (`--netrestrict`). Second, the address
+//! that we announce: a host on the Internet does not send into private ranges, because its provider would take that for
+//! a scan. Third, the relay rule, which says which addresses we accept from another node ([`may_relay`]).
 //!
-//! Left out: what the dialer may connect to (`policy::rules`), which also has bans and lists.
+//! Left out: the addresses that the dialer may connect to (`policy::rules`), which also has bans and lists.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,21 +16,21 @@ use super::{
     endpoint::{AddressClass, canonical, may_relay},
 };
 
-/// The lowest UDP port of a node that others tell us of (geth: 1025). Lower ports belong to other services, at which
-/// discovery must not be aimed.
+/// The lowest UDP port that we accept in an address from another node (geth: 1025). Lower ports belong to other
+/// services, and discovery must not be aimed at them.
 const LOWEST_PORT: u16 = 1025;
 
-/// The rule, for the place where we are.
+/// The rule, for our own address and restrictions.
 #[derive(Clone, Debug)]
 pub struct Reach {
-    /// The only networks that we speak with; empty means all.
+    /// The only networks that we exchange packets with; empty means all.
     restrict: Vec<IpNet>,
     /// The address that our record announces.
     own: Option<IpAddr>,
 }
 
 impl Reach {
-    /// The rule of a node with this record, restricted to these networks; none means all.
+    /// The rule of a node with this record and these restrictions; an empty list means none.
     #[must_use]
     pub fn new(restrict: Vec<IpNet>, record: &Record) -> Self {
         let mut reach = Self { restrict, own: None };
@@ -37,42 +38,42 @@ impl Reach {
         reach
     }
 
-    /// Our record has changed.
+    /// Our record has changed: uses its address from now on.
     pub fn set_local_record(&mut self, record: &Record) {
         self.own = record.endpoint().map(|endpoint| endpoint.ip);
     }
 
-    /// Whether the operator lets us speak with `ip` at all.
+    /// Whether the operator allows packets to and from `ip` at all.
     #[must_use]
     pub fn allows(&self, ip: IpAddr) -> bool {
         let ip = canonical(ip);
         self.restrict.is_empty() || self.restrict.iter().any(|net| net.contains(&ip))
     }
 
-    /// Whether our announced address is private: other private addresses are our neighbours then. Loopback is what is
-    /// announced while no address is known; it says nothing about strangers.
+    /// Whether our announced address is private: then other private addresses may be our neighbours. Loopback is
+    /// announced while no address is known, so it counts as not private.
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.own.is_some_and(|ip| is_private(AddressClass::of(ip)))
     }
 
-    /// Whether a packet to `ip` can arrive: a public address has no route into private ranges. Loopback always has one,
-    /// and no stranger can name it.
+    /// Whether a packet to `ip` can arrive: a public address has no route into private ranges. Loopback always has a
+    /// route, and no stranger can send us a loopback address.
     #[must_use]
     pub fn carries(&self, ip: IpAddr) -> bool {
         !self.is_global() || !is_private(AddressClass::of(ip))
     }
 
-    /// Whether we may ask a node at `ip` something of our own accord.
+    /// Whether we may send a request to a node at `ip` on our own initiative.
     #[must_use]
     pub fn may_ask(&self, ip: IpAddr) -> bool {
         self.carries(ip) && AddressClass::of(ip) != AddressClass::Special && self.allows(ip)
     }
 
-    /// Whether we believe a node at `teller` that there is another one at `told`.
+    /// Whether we accept from a node at `teller` that there is a node at `told`.
     #[must_use]
     pub fn may_be_told(&self, teller: IpAddr, told: SocketAddr) -> bool {
-        // Behind an address translation strangers look like neighbours. They must not send us to private addresses
+        // Behind an address translation strangers seem to be neighbours. They must not send us to private addresses
         // while we are on the Internet ourselves.
         let carried = !self.is_global() || AddressClass::of(told.ip()) == AddressClass::Global;
         told.port() >= LOWEST_PORT && carried && may_relay(teller, told.ip()) && self.allows(told.ip())
@@ -106,7 +107,7 @@ mod tests {
     #[test]
     fn nothing_goes_to_private_ranges_from_a_public_address() {
         let (global, private, loopback, none) = ("9.9.9.9", "192.168.0.9", "127.0.0.1", "");
-        // Where we are, whom it concerns, whether a packet is carried, and whether we may ask.
+        // Our address, the other address, whether a packet can arrive, and whether we may ask.
         let table = [
             (global, "192.168.1.1", false, false),
             (global, "10.0.0.1", false, false),
@@ -115,7 +116,7 @@ mod tests {
             (global, "fe80::1", false, false),
             (global, "8.8.8.8", true, true),
             (global, "2a00::1", true, true),
-            // Bootnodes of a test network beside us.
+            // Bootnodes of a test network on the same machine.
             (global, "127.0.0.1", true, true),
             (global, "198.18.0.1", true, false),
             (private, "192.168.1.1", true, true),
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn tellers_send_us_where_they_may_and_no_further() {
         let (global, private) = ("9.9.9.9", "192.168.0.9");
-        // Where we are, who tells, of whom, and whether we believe it.
+        // Our address, the sender, the address it sends, and whether we accept it.
         let table = [
             (global, "8.8.8.8", "7.7.7.7:30303", true),
             (global, "8.8.8.8", "7.7.7.7:1024", false),

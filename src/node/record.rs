@@ -1,9 +1,10 @@
-//! Node records (ENR, EIP-778): signed key/value lists by which nodes tell each other who and where they are.
+//! Node records (ENR, EIP-778): signed key/value lists with which nodes publish their key and their addresses.
 //!
 //! A [`Record`] that exists is valid: canonical RLP, keys sorted and unique, at most 300 bytes, identity scheme "v4",
 //! signature checked. It is shared by reference count, because tables, answers and events all hold the same ones.
-//! Values are kept as the RLP they came as; [`Record::get`] gives any of them, typed getters give the ones we know.
-//! A known key with a malformed value counts as absent, as in geth: one bad entry must not hide a good node.
+//! Values are kept as the RLP in which they came; [`Record::get`] returns any of them, and typed getters return the
+//! ones we know. A known key with a malformed value counts as absent, as in geth: one bad entry must not hide a good
+//! node.
 
 use std::{
     fmt,
@@ -19,25 +20,25 @@ use super::{
 };
 use crate::rlp::{self, Reader};
 
-/// The most bytes an encoded record may have (EIP-778).
+/// The largest size of an encoded record, in bytes (EIP-778).
 pub const MAX_RECORD_BYTES: usize = 300;
 
-/// Why bytes or text are not a record, or entries cannot become one.
+/// The reason why bytes or text are not a record, or why entries cannot become one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Over 300 bytes.
     #[error("the node record has {0} bytes; EIP-778 allows {MAX_RECORD_BYTES}")]
     TooLarge(usize),
-    /// Not the RLP a record is.
+    /// The bytes are not the RLP of a record.
     #[error("the node record is malformed: {0}")]
     Rlp(#[from] rlp::Error),
-    /// Keys not sorted, or one twice.
+    /// The keys are not sorted, or one is there twice.
     #[error("the keys of the node record are not sorted and unique")]
     KeyOrder,
     /// `id` is missing or not "v4".
     #[error("the node record's identity scheme is not \"v4\"")]
     Scheme,
-    /// The `secp256k1` entry is missing or no point.
+    /// The `secp256k1` entry is missing or is not a point.
     #[error("the node record has no valid secp256k1 key")]
     PublicKey,
     /// The signature is not that of the record's key.
@@ -139,7 +140,7 @@ impl Record {
         Some(Ipv4Addr::from(bytes))
     }
 
-    /// The `ip6` entry. An IPv4-mapped address is returned as it is written.
+    /// The `ip6` entry. An IPv4-mapped address is returned unchanged.
     #[must_use]
     pub fn ip6(&self) -> Option<Ipv6Addr> {
         let bytes: [u8; 16] = self.string(b"ip6")?.try_into().ok()?;
@@ -153,7 +154,7 @@ impl Record {
         u16::try_from(value).ok()
     }
 
-    /// The IPv4 endpoint, with 0 for ports that are not there.
+    /// The IPv4 endpoint, with 0 for ports that are missing.
     #[must_use]
     pub fn endpoint4(&self) -> Option<Endpoint> {
         let ip = IpAddr::V4(self.ip4()?);
@@ -168,7 +169,8 @@ impl Record {
         usable(Endpoint { ip, udp: port("udp6", "udp"), tcp: port("tcp6", "tcp") })
     }
 
-    /// The endpoint to use when a record has both families: the one of wider reach, IPv4 when equal (geth's rule).
+    /// The endpoint to use when a record has both families: the one of wider reach, or IPv4 when they are equal (geth's
+    /// rule).
     #[must_use]
     pub fn endpoint(&self) -> Option<Endpoint> {
         match (self.endpoint4(), self.endpoint6()) {
@@ -178,19 +180,19 @@ impl Record {
         }
     }
 
-    /// Where discovery packets to this node go, if the record says so.
+    /// The address for discovery packets to this node, if the record has one.
     #[must_use]
     pub fn udp_addr(&self) -> Option<SocketAddr> {
         self.endpoint()?.udp_addr()
     }
 
-    /// Where RLPx connections to this node go, if the record says so.
+    /// The address for RLPx connections to this node, if the record has one.
     #[must_use]
     pub fn tcp_addr(&self) -> Option<SocketAddr> {
         self.endpoint()?.tcp_addr()
     }
 
-    /// A builder with this record's entries and sequence number, for a changed successor.
+    /// A builder with this record's entries and sequence number, to make a changed record.
     #[must_use]
     pub fn to_builder(&self) -> RecordBuilder {
         RecordBuilder { seq: self.0.seq, pairs: self.0.pairs.clone() }
@@ -201,7 +203,7 @@ impl Record {
     }
 }
 
-/// Multicast and IPv4-broadcast addresses are nobody's.
+/// A multicast or unspecified address is not the address of a node.
 fn usable(endpoint: Endpoint) -> Option<Endpoint> {
     (!endpoint.ip.is_multicast() && !endpoint.ip.is_unspecified()).then_some(endpoint)
 }
@@ -260,7 +262,7 @@ impl FromStr for Record {
 
     fn from_str(text: &str) -> Result<Self, RecordError> {
         let body = text.strip_prefix("enr:").ok_or(RecordError::Text)?;
-        // 300 bytes are 400 characters; more need not be decoded to be refused.
+        // 300 bytes are 400 characters; a longer text is refused without decoding.
         if body.len() > MAX_RECORD_BYTES.div_ceil(3) * 4 {
             return Err(RecordError::TooLarge(body.len() / 4 * 3));
         }
@@ -268,7 +270,7 @@ impl FromStr for Record {
     }
 }
 
-/// Entries on their way to becoming a signed record.
+/// The entries of a record that is not signed yet.
 #[derive(Clone, Debug, Default)]
 pub struct RecordBuilder {
     seq: u64,
@@ -319,7 +321,7 @@ impl RecordBuilder {
         self.set_raw(key.as_bytes(), &::rlp::encode(&port))
     }
 
-    /// Removes `key`, if it is there.
+    /// Removes `key`, if it exists.
     pub fn remove(&mut self, key: &[u8]) -> &mut Self {
         self.pairs.retain(|(have, _)| have != key);
         self
@@ -400,7 +402,7 @@ mod tests {
         assert_eq!("enode://".parse::<Record>(), Err(RecordError::Text));
     }
 
-    /// A record signed over entries that [`RecordBuilder`] would not produce.
+    /// A signed record with entries that [`RecordBuilder`] would not produce.
     fn odd(pairs: &[(&[u8], &[u8])], key: &NodeKey) -> Vec<u8> {
         let pairs: Vec<Pair> = pairs.iter().map(|(k, v)| (k.to_vec(), ::rlp::encode(v).to_vec())).collect();
         let signature = key.sign(&keccak256(&[&signed_content(1, &pairs)]));
@@ -473,7 +475,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// What we sign, the `enr` crate accepts and reads the same way; and the other way round.
+        /// The `enr` crate accepts the records that we sign, and reads the same values.
         #[test]
         fn agrees_with_the_enr_crate(seed: u64, seq: u64, ip: [u8; 4], port: u16, extra in proptest::collection::vec(proptest::num::u8::ANY, 0..100)) {
             let ours = key(seed);

@@ -1,11 +1,11 @@
-//! Endpoint votes: what others say our address is, and when to believe it.
+//! Endpoint votes: the address that other nodes see for us, and when we use it.
 //!
-//! Every PONG tells a node the address its PING came from. One teller may lie or sit on our side of the address
-//! translation, so an endpoint is believed when ten of them agreed within five minutes. Tellers in one network count
-//! once: an attacker with one /24 has one vote, whatever number of nodes runs there.
+//! Every PONG contains the address from which its PING came. One sender may lie, or may be on our side of the address
+//! translation, so an endpoint is used when ten agreed on it within five minutes. Senders in one network count once: an
+//! attacker with one /24 has one vote, however many nodes run there.
 //!
-//! Left out: whether a statement was asked for. The engines hand in only what nodes of their tables answered to our
-//! own packets; a packet nobody asked for is no vote.
+//! Left out: whether a statement answers us. The engines pass only statements of nodes in their tables that answer our
+//! own packets; an unrequested packet is no vote.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,21 +15,21 @@ use std::{
 
 use super::endpoint::{Subnet, canonical, may_relay};
 
-/// How many networks must agree (go-ethereum's number).
+/// How many networks must agree: 10, as in go-ethereum.
 const QUORUM: usize = 10;
 
-/// How long a statement counts (go-ethereum's number).
+/// How long a statement counts: 5 minutes, as in go-ethereum.
 const WINDOW: Duration = Duration::from_secs(5 * 60);
 
-/// Networks that are remembered. Two protocols that ping a node every two seconds each hear from 300 in a window;
-/// when it is full, the oldest statement goes.
+/// How many networks are remembered. Two protocols that each ping a node every two seconds get statements from 300 in a
+/// window. When the map is full, the oldest statement is dropped.
 const MAX_VOTES: usize = 512;
 
 /// The statements about our address in one address family.
 #[derive(Debug, Default)]
 pub struct EndpointVotes {
     votes: HashMap<Subnet, Vote>,
-    /// The order in which statements run out. An entry whose time is not the vote's was replaced by a newer one.
+    /// The order in which statements expire. An entry whose time differs from its vote's was replaced by a newer one.
     order: VecDeque<(Instant, Subnet)>,
     winner: Option<SocketAddr>,
 }
@@ -41,10 +41,10 @@ struct Vote {
 }
 
 impl EndpointVotes {
-    /// Notes that the node at `teller` sees us at `told`. Returns whether the winner is another one now.
+    /// Counts that the node at `teller` sees us at `told`. Returns whether the winner has changed.
     ///
-    /// What cannot be true is not counted: an address of the other family, one without a port, and one that the
-    /// teller could not have seen (a private address told from the Internet).
+    /// A statement that cannot be true is not counted: an address of the other family, one without a port, and one that
+    /// the sender cannot have seen (a private address, from a sender on the Internet).
     pub fn add(&mut self, now: Instant, teller: IpAddr, told: SocketAddr) -> bool {
         let told = SocketAddr::new(canonical(told.ip()), told.port());
         let same_family = canonical(teller).is_ipv4() == told.is_ipv4();
@@ -56,11 +56,12 @@ impl EndpointVotes {
         if !self.votes.contains_key(&network) && self.votes.len() >= MAX_VOTES {
             self.drop_oldest();
         }
-        // Within one instant a network has one turn in the queue.
+        // At one instant a network gets one entry in the queue.
         if self.votes.insert(network, Vote { told, at: now }).is_none_or(|before| before.at != now) {
             self.order.push_back((now, network));
         }
-        // A network that repeats itself leaves its earlier turns in the queue; they are dropped before they pile up.
+        // A network that repeats its statement leaves its earlier entries in the queue; they are removed before the
+        // queue grows large.
         if self.order.len() > 2 * MAX_VOTES {
             let votes = &self.votes;
             self.order.retain(|(at, network)| votes.get(network).is_some_and(|vote| vote.at == *at));
@@ -68,22 +69,11 @@ impl EndpointVotes {
         self.elect()
     }
 
-    /// The endpoint that is believed. It stays until another one wins, so that a quiet hour does not unlearn it.
+    /// The endpoint that is used. It stays until another one wins, so that an hour without statements does not remove
+    /// it.
     #[must_use]
     pub fn winner(&self) -> Option<SocketAddr> {
         self.winner
-    }
-
-    /// How many statements count at the moment.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.votes.len()
-    }
-
-    /// Whether there is no statement.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.votes.is_empty()
     }
 
     fn expire(&mut self, now: Instant) {
@@ -92,7 +82,7 @@ impl EndpointVotes {
         }
     }
 
-    /// Drops the front of the queue, and with it the statement, unless a newer one of its network stands.
+    /// Removes the oldest statement. Queue entries before it that were replaced by newer ones are removed with it.
     fn drop_oldest(&mut self) {
         while let Some((at, network)) = self.order.pop_front() {
             if self.votes.get(&network).is_some_and(|vote| vote.at == at) {
@@ -102,14 +92,16 @@ impl EndpointVotes {
         }
     }
 
-    /// At most [`MAX_VOTES`] statements are counted, a few microseconds, after an answer that cost us a packet.
+    /// Counts the votes and updates the winner. At most [`MAX_VOTES`] are counted, which takes a few microseconds, and
+    /// only after an answer to a packet of ours.
     fn elect(&mut self) -> bool {
         let mut counts: HashMap<SocketAddr, usize> = HashMap::new();
         for vote in self.votes.values() {
             *counts.entry(vote.told).or_default() += 1;
         }
         let holder = self.winner.and_then(|addr| counts.get(&addr).copied()).unwrap_or(0);
-        // On a tie the holder stays; among newcomers the address decides, so that no hash order does.
+        // On a tie the winner stays. Between new addresses the larger one wins, so that the order of the hash map has
+        // no influence.
         let best = counts.into_iter().max_by_key(|(addr, count)| (*count, *addr));
         match best {
             Some((addr, count)) if count >= QUORUM && count > holder => {
@@ -165,7 +157,7 @@ mod tests {
             let teller = std::net::Ipv6Addr::new(0x2a00, 1, 2, host, 0, 0, 0, 1);
             votes.add(now, teller.into(), addr("[2a00:9::1]:30303"));
         }
-        assert_eq!((votes.len(), votes.winner()), (2, None));
+        assert_eq!((votes.votes.len(), votes.winner()), (2, None));
     }
 
     #[test]
@@ -179,7 +171,7 @@ mod tests {
             assert!(!votes.add(later, teller(network), addr("1.2.3.5:30303")));
             assert_eq!(votes.winner(), Some(addr("1.2.3.4:30303")));
         }
-        assert_eq!(votes.len(), 9, "the first ten ran out");
+        assert_eq!(votes.votes.len(), 9, "the first ten ran out");
         assert!(votes.add(later, teller(9), addr("1.2.3.5:30303")));
         assert_eq!(votes.winner(), Some(addr("1.2.3.5:30303")));
     }
@@ -191,7 +183,7 @@ mod tests {
             votes.add(now, teller(network), addr("1.2.3.4:30303"));
         });
         assert!(!votes.add(now + WINDOW + SECOND, teller(9), addr("1.2.3.4:30303")));
-        assert_eq!(votes.len(), 1);
+        assert_eq!(votes.votes.len(), 1);
     }
 
     #[test]
@@ -211,7 +203,7 @@ mod tests {
         let table = [
             ("8.8.8.8", "10.0.0.1:30303"),  // a private address, seen from the Internet
             ("8.8.8.8", "127.0.0.1:30303"), // loopback, seen from the Internet
-            ("8.8.8.8", "0.0.0.0:30303"),   // nobody's
+            ("8.8.8.8", "0.0.0.0:30303"),   // unspecified
             ("8.8.8.8", "224.0.0.1:30303"), // multicast
             ("8.8.8.8", "1.2.3.4:0"),       // no port
             ("8.8.8.8", "[2a00::1]:30303"), // the other family
@@ -219,10 +211,10 @@ mod tests {
         ];
         for (teller, told) in table {
             assert!(!votes.add(now, teller.parse().unwrap(), addr(told)));
-            assert!(votes.is_empty(), "{teller} {told}");
+            assert!(votes.votes.is_empty(), "{teller} {told}");
         }
         votes.add(now, "::ffff:8.8.8.8".parse().unwrap(), addr("[::ffff:1.2.3.4]:30303"));
-        assert_eq!(votes.len(), 1, "mapped addresses are the IPv4 addresses they are");
+        assert_eq!(votes.votes.len(), 1, "mapped addresses are the IPv4 addresses they are");
     }
 
     #[test]
@@ -232,9 +224,9 @@ mod tests {
             now += Duration::from_millis(1);
             let teller = Ipv4Addr::from(0x0900_0001 + ((network % 3_000) << 8));
             votes.add(now, teller.into(), addr("1.2.3.4:1"));
-            assert!(votes.len() <= MAX_VOTES && votes.order.len() <= 2 * MAX_VOTES + 1);
+            assert!(votes.votes.len() <= MAX_VOTES && votes.order.len() <= 2 * MAX_VOTES + 1);
         }
-        // One network that repeats itself does not make the queue grow either.
+        // One network that repeats its statement does not make the queue grow either.
         for _ in 0..5_000 {
             now += Duration::from_millis(1);
             votes.add(now, teller(1), addr("1.2.3.4:1"));

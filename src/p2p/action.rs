@@ -1,4 +1,4 @@
-//! What one connection's engine tells its driver.
+//! The events that one connection's engine reports to its driver.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,41 +10,41 @@ use crate::node::PublicKey;
 pub enum Side {
     /// We did.
     Local,
-    /// The peer did, with a Disconnect or without a word.
+    /// The peer did, with a Disconnect or without one.
     Remote,
 }
 
-/// What happened on a connection, in the order it happened. Messages of the peer come through
+/// An event on a connection, in the order in which they happened. Messages of the peer do not come this way: see
 /// [`Connection::deliver`](super::Connection::deliver).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Keys exist: first checkpoint. Answer with `greet` or `disconnect`; nothing more is read before.
+    /// Keys exist: the first checkpoint. Answer with `greet` or `disconnect`; nothing more is read before that.
     ///
-    /// On an accepted connection this is who the other side claims to be, not yet who it is: a recorded auth can be
-    /// replayed by anybody. Only who can also read the ack gets to [`Action::Negotiated`].
+    /// On an accepted connection the key is claimed and not yet proven: a recorded auth can be replayed by anyone. Only
+    /// the holder of the key can read the ack, and so reach [`Action::Negotiated`].
     Authenticated {
         /// The node's key.
         remote: PublicKey,
     },
-    /// Both Hellos were exchanged and something is shared: second checkpoint. Answer with `open` or `disconnect`;
-    /// nothing more is read before.
+    /// Both Hellos were exchanged and at least one capability is shared: the second checkpoint. Answer with `open` or
+    /// `disconnect`; nothing more is read before that.
     Negotiated {
-        /// What the peer said of itself.
+        /// The peer's Hello.
         hello: Arc<RemoteHello>,
-        /// What is shared, by index.
+        /// The shared capabilities, by index.
         channels: Arc<[Channel]>,
     },
-    /// The peer answered a ping.
+    /// The peer answered a ping: the time from our Ping to its Pong.
     RoundTrip(Duration),
-    /// Something was read on a connection that was probed.
+    /// A frame was read on a connection that was probed.
     Heard,
-    /// The connection is over. The last action: flush what `poll_transmit` wrote, then close the socket.
+    /// The connection is over. This is the last action: flush what `poll_transmit` wrote, then close the socket.
     Closed {
-        /// Whose decision it was.
+        /// The side that ended it.
         by: Side,
-        /// The reason that was written to the peer (by us) or read from it; `None` if it was left without a word.
+        /// The reason that was written to the peer (by us) or read from it; `None` if there was no Disconnect.
         reason: Option<DisconnectReason>,
-        /// What the peer did wrong, if that is why.
+        /// The peer's fault, if a fault ended the connection.
         fault: Option<Fault>,
     },
 }

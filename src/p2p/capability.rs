@@ -1,14 +1,14 @@
-//! Capabilities, and how those that two nodes share are laid out in one space of message codes.
+//! Capabilities, and the layout of those that two nodes share in one space of message codes.
 //!
-//! For each name the highest version that both have is used. The names are sorted by their bytes and get consecutive
-//! ranges of codes from 0x10 on, each as long as *our* message count for that version says (rlpx.md, "Capability
-//! Messaging"). Both sides compute this for themselves, so a wrong count shifts everything behind it.
+//! For each name the highest version that both have is used. The names are sorted by their bytes. They get consecutive
+//! ranges of codes from 0x10 on, each as long as *our* message count for that version (rlpx.md, "Capability
+//! Messaging"). Both sides compute the layout for themselves, so a wrong count shifts every range behind it.
 
 use std::sync::Arc;
 
 use super::BASE_CODES;
 
-/// A protocol and version that a remote node said it has.
+/// A protocol and version that a remote node offered in its Hello.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Capability {
     /// The protocol's short name. From a stranger: escape it before showing it.
@@ -28,14 +28,14 @@ pub struct LocalCapability {
     pub message_count: u64,
 }
 
-/// Which of a connection's channels: their position in the order of names.
+/// A channel among those of a connection: its position in the order of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelIndex(pub u16);
 
 /// One shared capability of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Channel {
-    /// Its place among the connection's channels.
+    /// Its position among the connection's channels.
     pub index: ChannelIndex,
     /// The protocol's short name.
     pub name: Arc<str>,
@@ -119,7 +119,7 @@ mod tests {
             ),
             // Names are ordered by bytes: capitals first.
             (&[("a", 1, 5), ("Z", 1, 5)], &[("a", 1), ("Z", 1)], &[("Z", 1, 0x10), ("a", 1, 0x15)]),
-            // Said twice is said once.
+            // A capability that is named twice counts once.
             (&[("a", 1, 5), ("b", 1, 1)], &[("a", 1), ("a", 1), ("b", 1)], &[("a", 1, 0x10), ("b", 1, 0x15)]),
             (
                 &[("a", 1, 5), ("a", 1, 5), ("b", 1, 1)],

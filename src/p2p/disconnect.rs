@@ -1,7 +1,7 @@
 //! Disconnect: the reason a node gives when it leaves.
 //!
-//! Written as a list of one integer. Read as a list or as a bare integer, compressed or not: all four are on the
-//! network (geth wrote the bare form until 2024, and some stacks never compress it).
+//! It is written as a list of one integer. It is read as a list or as a bare integer, compressed or not: all four forms
+//! are on the network (geth wrote the bare form until 2024, and some stacks never compress it).
 
 use std::fmt;
 
@@ -11,31 +11,31 @@ use crate::rlp::{self, Reader};
 /// Why a node leaves (rlpx.md, "Disconnect (0x01)").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DisconnectReason {
-    /// 0x00: somebody asked for it.
+    /// 0x00: a disconnect was requested at the node.
     Requested,
-    /// 0x01: the TCP connection failed. Pointless on the wire, yet some send it.
+    /// 0x01: the TCP connection failed. It can hardly arrive, yet some nodes send it.
     NetworkError,
     /// 0x02: a malformed or unexpected message, a wrong tag, an impossible code.
     BreachOfProtocol,
-    /// 0x03: nothing shared, or no use for the peer. Healthy nodes say it when they rotate peers.
+    /// 0x03: no shared capability, or no use for the peer. Healthy nodes send it when they rotate peers.
     UselessPeer,
     /// 0x04: all places are taken.
     TooManyPeers,
     /// 0x05: there is a connection between these nodes already.
     AlreadyConnected,
-    /// 0x06: the version of the base protocol does not fit.
+    /// 0x06: the version of the base protocol is not supported.
     IncompatibleVersion,
     /// 0x07: a Hello without a usable node id.
     InvalidIdentity,
     /// 0x08: the node is shutting down.
     Quitting,
-    /// 0x09: Hello names another node than the one that shook hands.
+    /// 0x09: Hello has the key of another node than the one in the handshake.
     UnexpectedIdentity,
-    /// 0x0a: a node met itself.
+    /// 0x0a: a node connected to itself.
     ConnectedToSelf,
-    /// 0x0b: nothing was heard for too long.
+    /// 0x0b: nothing was read for too long.
     ReadTimeout,
-    /// 0x10: an application's reason.
+    /// 0x10: the reason of an application.
     SubprotocolError,
     /// A message from which no reason can be read. Never sent.
     Invalid,
@@ -96,7 +96,8 @@ impl DisconnectReason {
         stream.out().to_vec()
     }
 
-    /// Reads a payload in any of its forms. What cannot be read is [`Self::Invalid`]: the sender has left anyway.
+    /// Reads a payload in any of its forms. A payload that cannot be read is [`Self::Invalid`]: the sender has left in
+    /// any case.
     #[must_use]
     pub fn decode(payload: &[u8], snappy: bool) -> Self {
         // No uncompressed reason is valid snappy: its first byte would claim more data than follows.
@@ -106,7 +107,7 @@ impl DisconnectReason {
     }
 }
 
-/// The code in a list (whatever follows it is ignored) or alone.
+/// Reads the code, in a list (further elements are ignored) or alone.
 fn read(payload: &[u8]) -> Option<u8> {
     let code = match Reader::list_prefix(payload) {
         Ok((mut list, _)) => list.u64().ok()?,

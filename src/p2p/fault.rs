@@ -1,7 +1,7 @@
-//! What a peer can do wrong, and what it is told for it.
+//! The faults of a peer, and the Disconnect reason for each.
 //!
-//! One function turns a fault into a reason ([`Fault::reason`]). The reason is sent wherever there are keys to send it
-//! with; before that the connection closes in silence, so that a stranger without keys learns nothing.
+//! One function turns a fault into a reason ([`Fault::reason`]). The reason is sent if there are keys to encrypt it
+//! with. Before that the connection closes without a message, so that a stranger without keys learns nothing.
 
 use super::{
     DisconnectReason,
@@ -9,19 +9,19 @@ use super::{
 };
 use crate::rlp;
 
-/// Why we left a peer: it was its doing.
+/// A fault of the peer, for which we ended the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The RLPx handshake failed.
     #[error(transparent)]
     Handshake(#[from] Refused),
-    /// The handshake, Hello included, was not finished in time.
-    #[error("the handshake was not finished in time")]
+    /// The handshake, Hello included, was not finished within 5 seconds.
+    #[error("the handshake was not finished within 5 seconds")]
     HandshakeTimeout,
-    /// A frame broke the format.
+    /// A frame broke the format of RLPx.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// Another message where Hello is due.
+    /// Another message came where Hello is due.
     #[error("message {code:#04x} came before Hello")]
     HelloExpected {
         /// The code of that message.
@@ -30,10 +30,10 @@ pub enum Fault {
     /// A Hello that cannot be read.
     #[error("Hello cannot be read: {0}")]
     BadHello(rlp::Error),
-    /// A Hello without a usable node key.
+    /// A Hello whose node key is not 64 bytes, or is all zeros.
     #[error("Hello carries no node key")]
     InvalidIdentity,
-    /// A Hello with the key of another node than the one that shook hands.
+    /// A Hello with the key of another node than the one in the handshake.
     #[error("Hello names another node than the one that shook hands")]
     UnexpectedIdentity,
     /// No capability in common.
@@ -56,25 +56,25 @@ pub enum Fault {
     /// A payload that does not decompress to an acceptable message.
     #[error(transparent)]
     Snappy(#[from] SnappyError),
-    /// Nothing was heard for too long.
-    #[error("nothing was heard from the peer for too long")]
+    /// Nothing was read for 30 seconds ([`MAX_SILENCE`](super::keepalive::MAX_SILENCE)).
+    #[error("nothing was read from the peer for 30 seconds")]
     Silence,
-    /// A frame began and did not end in time.
-    #[error("a frame began and did not end in time")]
+    /// A frame began and did not end within 30 seconds.
+    #[error("a frame began and did not end within 30 seconds")]
     FrameTimeout,
-    /// Something waited to be written and the socket took none of it for too long.
-    #[error("the peer took no byte for 20 seconds while something waited to be written")]
+    /// Bytes waited to be written, and the socket took none of them for 20 seconds.
+    #[error("the peer took no byte for 20 seconds while bytes waited to be written")]
     WriteTimeout,
 }
 
 impl Fault {
-    /// Whether nothing came, or went, in time.
+    /// Whether the fault is that nothing came, or that nothing was taken, in time.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::HandshakeTimeout | Self::Silence | Self::FrameTimeout | Self::WriteTimeout)
     }
 
-    /// The reason to give for this fault.
+    /// The Disconnect reason for this fault.
     #[must_use]
     pub fn reason(&self) -> DisconnectReason {
         match self {

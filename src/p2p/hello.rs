@@ -1,33 +1,33 @@
-//! Hello: who a node is and what it speaks. The first message of each side, never compressed.
+//! Hello: a node's name, key and capabilities. It is the first message of each side, and is never compressed.
 //!
 //! `[version, client, [[name, version], …], listen port, node key, …]` (rlpx.md, "Hello (0x00)"). Any version is
 //! accepted and further elements are ignored (EIP-8).
 
 use std::sync::Arc;
 
-use super::{Capability, Fault, LocalCapability, MAX_BASE_MESSAGE, VERSION};
+use super::{Capability, Fault, LocalCapability, VERSION};
 use crate::{
     node::PublicKey,
     rlp::{self, Reader},
 };
 
-/// How much of a client's name is kept, ours included. The longest in the wild are about 100 bytes.
+/// How much of a client's name is kept, in bytes, ours included. The longest names on the network have about 100 bytes.
 pub const MAX_CLIENT: usize = 256;
 
-/// How many of a node's capabilities are kept beside those that we speak too. Nodes in the wild have fewer than ten; a
-/// Hello has room for 640, which would take 50 KiB of memory.
+/// How many of a node's capabilities are kept, beside those that we have too. Nodes on the network have fewer than ten;
+/// a Hello has room for 640, which would take 50 KiB of memory.
 pub const MAX_CAPABILITIES: usize = 32;
 
-/// What a remote node said of itself.
+/// The Hello of a remote node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteHello {
     /// The version of its base protocol. Below 5 there is no compression.
     pub version: u64,
     /// The name of its software, cut to [`MAX_CLIENT`] bytes. From a stranger: escape it before showing it.
     pub client: String,
-    /// What it speaks: as many as it said, until it is [trimmed](Self::trimmed).
+    /// The capabilities it offers: all of them, until it is [trimmed](Self::trimmed).
     pub capabilities: Vec<Capability>,
-    /// The port it listens on, 0 if it does not say (geth never does) or says nonsense.
+    /// The port it listens on; 0 if it names none (geth never does) or one above 65,535.
     pub listen_port: u16,
 }
 
@@ -41,8 +41,8 @@ impl RemoteHello {
         self.version >= SNAPPY_VERSION
     }
 
-    /// The Hello without the capabilities that nobody needs: the first [`MAX_CAPABILITIES`] stay, and those that are
-    /// `ours`.
+    /// The Hello without capabilities that are not needed: the first [`MAX_CAPABILITIES`] stay, and those for which
+    /// `ours` returns true.
     #[must_use]
     pub fn trimmed(self: Arc<Self>, ours: impl Fn(&Capability) -> bool) -> Arc<Self> {
         if self.capabilities.len() <= MAX_CAPABILITIES {
@@ -54,13 +54,13 @@ impl RemoteHello {
         Arc::new(Self { capabilities, client: self.client.clone(), ..*self })
     }
 
-    /// Reads a Hello, and the node key that stands in it as it stands there.
+    /// Reads a Hello. Returns it with the bytes of its node key, which are not checked.
     pub fn decode(payload: &[u8]) -> Result<(Self, &[u8]), Fault> {
         read(payload).map_err(Fault::BadHello)
     }
 }
 
-/// Demands that the key in a Hello is that of the node that shook hands.
+/// Checks that the key in a Hello is that of the node in the handshake.
 pub fn check_identity(key: &[u8], remote: &PublicKey) -> Result<(), Fault> {
     if key == remote.to_uncompressed() {
         Ok(())
@@ -80,7 +80,7 @@ fn read(payload: &[u8]) -> Result<(RemoteHello, &[u8]), rlp::Error> {
     while !entries.is_empty() {
         let mut entry = entries.nested()?;
         let (name, version) = (entry.bytes()?, entry.u64()?);
-        // A version beyond 32 bits is nobody's; it cannot be shared, so it is not kept.
+        // No protocol has a version above 32 bits: it cannot be shared, so it is not kept.
         if let Ok(version) = u32::try_from(version) {
             capabilities.push(Capability { name: String::from_utf8_lossy(name).into_owned(), version });
         }
@@ -90,7 +90,7 @@ fn read(payload: &[u8]) -> Result<(RemoteHello, &[u8]), rlp::Error> {
     Ok((RemoteHello { version, client, capabilities, listen_port }, key))
 }
 
-/// At most [`MAX_CLIENT`] bytes of `name`, cut between characters.
+/// Cuts `name` to at most [`MAX_CLIENT`] bytes, between characters.
 pub(super) fn cut(name: &str) -> &str {
     let end = (0..=MAX_CLIENT.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
     end.and_then(|end| name.get(..end)).unwrap_or_default()
@@ -109,19 +109,6 @@ pub fn encode(client: &str, capabilities: &[LocalCapability], key: &PublicKey) -
     }
     stream.append(&0_u16).append(&key.to_uncompressed().as_slice());
     stream.out().to_vec()
-}
-
-/// Whether a Hello with these capabilities is one that peers accept (2 KiB in all).
-#[must_use]
-pub fn fits(client: &str, capabilities: &[LocalCapability]) -> bool {
-    // The key's place takes the same room whichever key it is: 64 bytes and a header of 2.
-    let mut stream = ::rlp::RlpStream::new();
-    stream.begin_list(capabilities.len());
-    for capability in capabilities {
-        stream.begin_list(2).append(&&*capability.name).append(&capability.version);
-    }
-    // Header of the message 3, version 1, client with header at most 3 more, port 1, key 66.
-    stream.out().len() + cut(client).len() + 3 + 1 + 3 + 1 + 66 <= MAX_BASE_MESSAGE
 }
 
 #[cfg(test)]
@@ -228,16 +215,5 @@ mod tests {
         assert_eq!(cut("short"), "short");
         assert_eq!(cut(&"x".repeat(1000)).len(), MAX_CLIENT);
         assert_eq!(cut(&"€".repeat(100)).len(), 255);
-    }
-
-    #[test]
-    fn fits_agrees_with_the_encoding() {
-        for count in 150..250 {
-            let ours: Vec<_> = (0..count).map(|at| capability(&format!("cap{at:03}"), at)).collect();
-            let len = encode("devp2pd/v0.1.0", &ours, &key()).len();
-            let margin = 6; // header lengths are taken at their longest
-            assert!(!fits("devp2pd/v0.1.0", &ours) || len <= MAX_BASE_MESSAGE, "{count}");
-            assert!(fits("devp2pd/v0.1.0", &ours) || len + margin > MAX_BASE_MESSAGE, "{count}");
-        }
     }
 }

@@ -1,34 +1,35 @@
-//! Messages that were encrypted and that the socket has not taken: where each of them ends in the stream of bytes.
+//! Messages that were encrypted and that the socket has not taken: the position in the byte stream where each one ends.
 //!
-//! The send buffer holds bytes, but senders wait for messages. This says how many messages a write completed.
+//! The send buffer holds bytes, but senders wait for messages. [`InFlight`] counts the messages that a write completed.
 //!
-//! Left out: the bytes (the driver has them), and what each message was (the session's queue knows, in the same order).
+//! Left out: the bytes (the driver has them), and the messages themselves (the session's queue has them, in the same
+//! order).
 
 use std::collections::VecDeque;
 
 /// Positions in the stream of bytes that one connection writes.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    /// Bytes ever appended to the send buffer, and bytes that the socket ever took from it.
+    /// Bytes appended to the send buffer so far, and bytes that the socket took from it so far.
     appended: u64,
     taken: u64,
-    /// Where each message ends that the socket has not taken whole, in order. As many as fit into one send buffer.
+    /// Where each message ends that the socket has not taken whole, in order. Bounded by the size of the send buffer.
     ends: VecDeque<u64>,
 }
 
 impl InFlight {
-    /// So many bytes were appended to the send buffer.
+    /// Counts bytes that were appended to the send buffer.
     pub(super) fn append(&mut self, bytes: usize) {
         self.appended = self.appended.saturating_add(bytes as u64);
     }
 
-    /// A message was appended, as so many bytes.
+    /// Counts a message that was appended, of this many bytes.
     pub(super) fn append_message(&mut self, bytes: usize) {
         self.append(bytes);
         self.ends.push_back(self.appended);
     }
 
-    /// The socket took so many bytes. Returns how many messages that completed.
+    /// The socket took this many bytes. Returns how many messages are complete with them.
     pub(super) fn take(&mut self, bytes: usize) -> usize {
         self.taken = self.taken.saturating_add(bytes as u64).min(self.appended);
         let whole = self.ends.iter().take_while(|end| **end <= self.taken).count();
@@ -40,7 +41,7 @@ impl InFlight {
         whole
     }
 
-    /// The send buffer was dropped: the socket takes nothing any more.
+    /// The send buffer was dropped: the socket takes nothing more.
     pub(super) fn clear(&mut self) {
         self.taken = self.appended;
         self.ends = VecDeque::new();

@@ -12,13 +12,13 @@
 //!
 //! # The clock of holding
 //!
-//! Holding delays everything of a peer, so it is bounded *since the last proof that the peer's bytes come through*: 2 MiB
-//! were read, or a Pong came back for a Ping written since the last proof, or nothing was held for a second. The time is
-//! charged to the channel whose message waits, and not while a cap, the receive budget or parking would stop reading as
-//! well: what the network or our own output delays is not held against an application. What follows from the clock is
-//! decided where the queues are (`delivery::overflow`). `docs/decisions/0006-overflow.md` has the reasons.
+//! A hold delays everything of a peer, so the time of holding is bounded. A *proof of progress* resets the time: 2 MiB
+//! were read, or a Pong came back for a Ping written since the last proof, or nothing was held for a second. The time
+//! is charged to the channel whose message waits. It is not charged while a cap, the receive budget or parking would
+//! stop reading as well, because those delays are not the application's. `delivery::overflow` decides what follows when
+//! the time is over. `docs/decisions/0006-overflow.md` has the reasons.
 //!
-//! A Pong alone would be the wrong judge: it waits behind every answer that the peer still has to write.
+//! A Pong alone is not enough as a proof: it waits behind every answer that the peer still has to write.
 //!
 //! Left out: sockets, queues and policies. The intake knows neither applications nor their number.
 
@@ -33,22 +33,23 @@ use super::{ChannelIndex, DisconnectReason};
 
 /// Reading stops while this many bytes of payload wait to be delivered. One message may cross the bound.
 pub const MAX_BACKLOG: usize = 1 << 20;
-/// Reading stops while this many messages wait to be delivered: bounds what tiny ones cost.
+/// Reading stops while this many messages wait to be delivered: it bounds the memory that tiny messages take.
 pub const MAX_BACKLOG_MESSAGES: usize = 1024;
 
-/// Bytes on the wire that prove progress. A blocked writer goes on when a third of its send buffer is free, and Linux
-/// gives it 4 MiB at most: each proof lets it write.
+/// Bytes read on the wire that are a proof of progress. Linux wakes a blocked writer when a third of its send buffer is
+/// free, and the buffer has 4 MiB at most: each proof lets the peer write.
 pub const PROOF_BYTES: u64 = 2 << 20;
-/// A connection that was not held for so long starts anew: longer than any round trip.
+/// A connection that was not held for this long starts with a new clock: 1 s is longer than any round trip.
 pub const PROOF_FREE: Duration = Duration::from_secs(1);
-/// A held connection asks for a Pong after so much holding without another proof, and then once in this time. Earlier
-/// is worse: a Ping into a socket that the peer has closed is answered with a reset, which destroys what is unread.
+/// A connection asks for a Pong after this much holding without another proof, and at most once in this time. A Ping
+/// that is sent earlier does harm: if the peer has closed its socket, the answer is a reset, which destroys unread
+/// bytes.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// A message of a shared capability.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
-    /// Which of the connection's channels.
+    /// The channel, among those of the connection.
     pub channel: ChannelIndex,
     /// The protocol's own code, from 0.
     pub code: u64,
@@ -58,47 +59,48 @@ pub struct Inbound {
     pub wire_bytes: usize,
 }
 
-/// For how long a connection was held since the last proof of progress.
+/// How long a connection was held since the last proof of progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeldTime {
-    /// For the channel of the message.
+    /// Charged to the channel of the message.
     pub channel: Duration,
-    /// For all channels.
+    /// Charged to all channels together.
     pub total: Duration,
 }
 
-/// What became of an offered message.
+/// The queue's decision on an offered message.
 #[derive(Debug)]
 pub enum Offer {
     /// It is accounted for: queued, or reported as lost.
     Taken,
     /// It does not fit now. Hold the connection and offer it again when there is room, or at `until`.
     Hold {
-        /// The payload, handed back.
+        /// The payload, returned to the intake.
         payload: Bytes,
-        /// When to offer it again if no room has come.
+        /// When to offer it again if there has been no room before.
         until: Instant,
-        /// Whether the time is charged.
+        /// Whether the time of this hold is charged.
         charged: bool,
     },
-    /// It is accounted for, and the application wants to be rid of the peer.
+    /// It is accounted for, and the connection must end with this reason: the application's policy is to disconnect the
+    /// peer.
     Disconnect(DisconnectReason),
 }
 
-/// Where the messages of a connection go.
+/// The queues that take the messages of a connection.
 pub trait Delivery {
-    /// Takes a message, or says why not now.
+    /// Takes a message, or returns why it cannot be taken now.
     fn offer(&mut self, now: Instant, message: Inbound, held: HeldTime) -> Offer;
-    /// Takes a message that was read before the connection ended. Nothing can be held any more.
+    /// Takes a message that was read before the connection ended. A hold is no longer possible.
     fn offer_last(&mut self, now: Instant, message: Inbound);
 }
 
-/// A connection that is held, for people.
+/// The current hold of a connection, for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
     /// The channel whose message waits.
     pub channel: ChannelIndex,
-    /// Since when the connection has not been read.
+    /// When the hold began. The connection has not been read since.
     pub since: Instant,
     /// Messages that were read and wait.
     pub messages: usize,
@@ -106,34 +108,34 @@ pub struct Hold {
     pub bytes: usize,
 }
 
-/// A message waits for room in its queue.
+/// The current hold: a message waits for room in its queue.
 #[derive(Debug)]
-struct Holding {
+struct Held {
     channel: ChannelIndex,
     since: Instant,
     until: Instant,
     charged: bool,
-    /// Up to when the clock has been charged.
+    /// The time up to which the clock has been charged.
     counted: Instant,
 }
 
-/// See the module's documentation.
+/// The intake of one connection. The module's documentation says what stops reading.
 #[derive(Debug)]
 pub struct Intake {
     waiting: VecDeque<Inbound>,
     /// Bytes of payload in `waiting`.
     bytes: usize,
-    holding: Option<Holding>,
+    holding: Option<Held>,
     parked: bool,
     paused_until: Option<Instant>,
     starved: bool,
-    /// Since when reading has been stopped by anything but `starved`.
+    /// When reading stopped for a reason other than `starved`, while it is stopped.
     stopped: Option<Instant>,
     clock: Clock,
 }
 
 impl Intake {
-    /// The intake of a connection that opens `now`.
+    /// An intake for a connection that opens `now`.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
@@ -154,12 +156,12 @@ impl Intake {
         self.waiting.push_back(message);
     }
 
-    /// A frame of any kind was read: so many bytes of the peer came through.
+    /// Counts the bytes of a frame that was read, of any kind, as progress of the peer.
     pub fn frame_read(&mut self, wire_bytes: usize) {
         self.clock.read(wire_bytes);
     }
 
-    /// A Ping was written; with it, this many are unanswered.
+    /// A Ping was written; `unanswered` counts the Pings without a Pong, this one included.
     pub fn ping_written(&mut self, now: Instant, unanswered: u32) {
         self.clock.ping_written(now, unanswered);
     }
@@ -175,11 +177,11 @@ impl Intake {
         self.holding.is_some() && unanswered == 0 && self.clock.asks(now)
     }
 
-    /// Offers what waits, oldest first, until a message has to wait. Returns the reason if the application wants to be
-    /// rid of the peer.
+    /// Offers the waiting messages, oldest first, until one has to wait. Returns the reason if the application's policy
+    /// is to disconnect the peer.
     ///
-    /// All channels wait behind the first message that does not fit: the order of a channel must not change, and the
-    /// socket is held as a whole.
+    /// All channels wait behind the first message that does not fit: the order of a channel must not change, and only
+    /// the socket as a whole can be held.
     pub fn deliver(&mut self, now: Instant, delivery: &mut impl Delivery) -> Option<DisconnectReason> {
         if self.parked || self.waiting.is_empty() {
             return None;
@@ -197,7 +199,7 @@ impl Intake {
                 Offer::Disconnect(reason) => return Some(reason),
                 Offer::Hold { payload, until, charged } => {
                     let since = self.holding.as_ref().map_or(now, |holding| holding.since);
-                    self.holding = Some(Holding { channel, since, until, charged, counted: now });
+                    self.holding = Some(Held { channel, since, until, charged, counted: now });
                     self.bytes = self.bytes.saturating_add(payload.len());
                     self.waiting.push_front(Inbound { channel, code, payload, wire_bytes });
                     return None;
@@ -214,15 +216,15 @@ impl Intake {
         None
     }
 
-    /// The connection is over: what was read goes to its queues as far as they take it, and the rest is reported as
-    /// lost.
+    /// The connection is over: the messages that were read are offered to their queues for the last time. Each is
+    /// queued or reported as lost.
     pub fn deliver_last(&mut self, now: Instant, delivery: &mut impl Delivery) {
         self.holding = None;
         self.bytes = 0;
         self.waiting.drain(..).for_each(|message| delivery.offer_last(now, message));
     }
 
-    /// The node is a peer over another connection: from the first message on, reading stops.
+    /// The node is a peer over another connection: reading stops at the first message.
     pub fn park(&mut self) {
         self.parked = true;
     }
@@ -232,14 +234,14 @@ impl Intake {
         self.parked = false;
     }
 
-    /// Stops reading until then, because a cap is exceeded.
+    /// Stops reading until the time `until`, because a cap is exceeded.
     pub fn pause(&mut self, now: Instant, until: Instant) {
         self.charge(now);
         self.paused_until = Some(until);
     }
 
-    /// Whether the receive buffer needs more than the process has to give. Deadlines of the peer run on meanwhile:
-    /// otherwise connections that wait for each other's memory would wait for ever.
+    /// Sets whether the receive buffer needs memory that the process's budget does not have. The peer's deadlines go on
+    /// meanwhile: otherwise connections that wait for each other's memory would wait for ever.
     pub fn set_starved(&mut self, now: Instant, starved: bool) {
         self.charge(now);
         self.starved = starved;
@@ -258,8 +260,7 @@ impl Intake {
         [held, self.paused_until].into_iter().flatten().min()
     }
 
-    /// Whether the next frame may be read, as far as the peer's deadlines are concerned: everything but the receive
-    /// budget allows it.
+    /// Whether the next frame may be read, apart from the receive budget. The peer's deadlines run while this is true.
     #[must_use]
     pub fn is_reading(&self) -> bool {
         let full = self.bytes >= MAX_BACKLOG || self.waiting.len() >= MAX_BACKLOG_MESSAGES;
@@ -273,8 +274,8 @@ impl Intake {
         self.is_reading() && !self.starved
     }
 
-    /// Call after anything that may stop or start reading. Returns how long reading was stopped when it starts again:
-    /// deadlines of the peer move by that.
+    /// Call after anything that may stop or start reading. When reading starts again, returns how long it was stopped:
+    /// the peer's deadlines move by that time.
     pub fn settle(&mut self, now: Instant) -> Option<Duration> {
         if self.is_reading() {
             self.stopped.take().map(|since| now.saturating_duration_since(since))
@@ -286,6 +287,7 @@ impl Intake {
 
     /// Whether anything waits to be delivered.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -296,14 +298,15 @@ impl Intake {
         self.bytes
     }
 
-    /// What is held, if the connection is.
+    /// The current hold, if the connection is held.
     #[must_use]
     pub fn hold(&self) -> Option<Hold> {
-        let Holding { channel, since, .. } = *self.holding.as_ref()?;
+        let Held { channel, since, .. } = *self.holding.as_ref()?;
         Some(Hold { channel, since, messages: self.waiting.len(), bytes: self.bytes })
     }
 
-    /// Brings the clock up to `now`.
+    /// Brings the clock up to `now`: charges the time since the last call to the channel whose message waits. It
+    /// charges nothing if the hold is not charged, or if reading is stopped for another reason too.
     fn charge(&mut self, now: Instant) {
         let stopped_otherwise = self.parked || self.paused_until.is_some() || self.starved;
         let Some(holding) = &mut self.holding else { return };
@@ -315,20 +318,21 @@ impl Intake {
     }
 }
 
-/// For how long a connection was held, since the last proof that its peer's bytes come through.
+/// How long a connection was held since the last proof of progress.
 #[derive(Debug)]
 struct Clock {
     /// Wire bytes read, and how many there were at the last proof.
     read: u64,
     mark: u64,
-    /// Proofs so far: what a channel spent before the last one is forgotten.
+    /// Proofs so far. The time that a channel was charged before the last one no longer counts.
     proofs: u64,
     total: Duration,
     /// By channel: the time, and the number of proofs when it was counted.
     spent: Vec<(Duration, u64)>,
     /// When the last hold ended.
     ended: Instant,
-    /// A Ping was written since the last proof: so many Pongs are still to come, the last of which answers it.
+    /// A Ping was written since the last proof: the number of Pongs still to come, the last of which answers that Ping.
+    /// When the last Ping was written.
     asked: Option<u32>,
     asked_at: Option<Instant>,
 }
@@ -379,7 +383,7 @@ impl Clock {
         self.total >= ASK_AFTER && !lately
     }
 
-    /// Nothing is held at present.
+    /// Nothing is held now. After a second without a hold, that is a proof.
     fn rested(&mut self, now: Instant) {
         if !self.total.is_zero() && now.saturating_duration_since(self.ended) >= PROOF_FREE {
             self.proof();
@@ -397,7 +401,7 @@ impl Clock {
         self.total = self.total.saturating_add(time);
         let index = usize::from(channel.0);
         if self.spent.len() <= index {
-            // As many as the connection has channels: a Hello holds a few hundred at most.
+            // One entry for each channel of the connection. A Hello has room for a few hundred capabilities at most.
             self.spent.resize(index.saturating_add(1), (Duration::ZERO, self.proofs));
         }
         if let Some((spent, proofs)) = self.spent.get_mut(index) {

@@ -1,24 +1,24 @@
-//! Whether the other side lives: when to ping, and when to stop waiting.
+//! Whether the other side is alive: when to ping, and when to give up.
 //!
-//! A ping goes out every 15 s whatever else does. Any complete frame is a sign of life; without one for 30 s the peer
-//! is gone. A frame that has begun gets 30 s of its own, which trickling bytes do not extend.
+//! A ping goes out every 15 s, whatever else is written. Any complete frame proves that the peer is alive; without one
+//! for 30 s the connection ends. A frame that has begun gets 30 s of its own, which further bytes of it do not extend.
 //!
-//! While we do not read ourselves (back-pressure), silence proves nothing: only pings go on, and a little faster, because
-//! a peer that is held reads nothing else from us (Besu leaves after 15 s without a byte).
+//! While we do not read ourselves (back-pressure), silence proves nothing: only our pings go on. They go a little more
+//! often, because a held peer reads nothing else from us (Besu leaves after 15 s without a byte).
 //!
-//! The other direction has one deadline: a socket that takes no byte for 20 s while something waits belongs to a peer
-//! that does not read ([`WRITE_TIMEOUT`]).
+//! Writing has one deadline: if the socket takes no byte for 20 s while bytes wait, the peer does not read
+//! ([`WRITE_TIMEOUT`]).
 
 use std::time::{Duration, Instant};
 
 use super::Fault;
 
-/// How often we ping. Others expect a sign of life within 30 s at the latest; geth pings as often.
+/// How often we ping. Other stacks expect a frame within 30 s at the latest; go-ethereum pings as often.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// How often we ping a peer that is held: below the 15 s after which Besu finds us idle, and no more than five times in
-/// the minute for which reth may not read (its bucket holds five Pings, and it leaves at the sixth).
+/// How often we ping a peer that is held. Besu finds us idle after 15 s, so the interval is shorter. In the minute for
+/// which reth may not read, at most five pings may come: its bucket holds five, and it leaves at the sixth.
 pub const HELD_PING_INTERVAL: Duration = Duration::from_secs(13);
-/// How long the socket may take no byte while something waits, as in go-ethereum.
+/// How long the socket may take no byte while bytes wait, as in go-ethereum.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a peer may be silent, and how long one frame may take.
 pub const MAX_SILENCE: Duration = Duration::from_secs(30);
@@ -31,26 +31,27 @@ pub struct Keepalive {
     held: bool,
     /// Pings whose pongs have not come.
     unanswered: u32,
-    /// When the oldest of them was written, while that is known.
+    /// When the oldest of them was written, if that is known.
     pinged: Option<Instant>,
     /// Since when we wait for the next frame to begin or, if one has begun, to end.
     waiting_since: Instant,
     inside_frame: bool,
-    /// Since when the socket has taken nothing of what waits.
+    /// Since when the socket has taken none of the waiting bytes; `None` while nothing waits.
     writing_since: Option<Instant>,
 }
 
-/// What a pong was.
+/// How a pong matches our pings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pong {
     /// No ping was unanswered.
     Unasked,
-    /// The answer to a ping, and the time since then unless another ping was written before its pong came.
+    /// The answer to the oldest unanswered ping, with the time since then; `None` if an older ping was unanswered when
+    /// that one was written.
     Answer(Option<Duration>),
 }
 
 impl Keepalive {
-    /// Timers of a connection whose Hello came `now`.
+    /// Timers of a connection that opens `now`.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
@@ -70,7 +71,7 @@ impl Keepalive {
         self.inside_frame = false;
     }
 
-    /// All whole frames have been read; `inside_frame` says whether part of another is there.
+    /// All whole frames have been read; `inside_frame` says whether a part of another one is there.
     pub fn received(&mut self, now: Instant, inside_frame: bool) {
         if inside_frame && !self.inside_frame {
             self.waiting_since = now;
@@ -78,8 +79,8 @@ impl Keepalive {
         self.inside_frame = inside_frame;
     }
 
-    /// Reading goes on after a pause of this length: what was there of 30 s before it is there again, and no more, so
-    /// that pauses and holds in a row do not spare a peer that dribbles.
+    /// Reading goes on after a pause of this length. The peer has the rest of its 30 s that it had before the pause,
+    /// and no more: repeated pauses and holds must not help a peer that sends a few bytes at a time.
     pub fn waited(&mut self, now: Instant, pause: Duration) {
         self.waiting_since = (self.waiting_since + pause).min(now);
     }
@@ -103,17 +104,17 @@ impl Keepalive {
         Pong::Answer(self.pinged.take().map(|pinged| now.saturating_duration_since(pinged)))
     }
 
-    /// Whether the peer is held.
+    /// Sets whether the peer is held.
     pub fn set_held(&mut self, held: bool) {
         self.held = held;
     }
 
-    /// Something waits to be written.
+    /// Bytes wait to be written.
     pub fn writing(&mut self, now: Instant) {
         self.writing_since.get_or_insert(now);
     }
 
-    /// The socket took something; `left`: more of it waits.
+    /// The socket took some bytes; `left`: more bytes wait.
     pub fn written(&mut self, now: Instant, left: bool) {
         self.writing_since = left.then_some(now);
     }
@@ -130,12 +131,12 @@ impl Keepalive {
         [silence, writing].into_iter().flatten().fold(self.next_ping(), Instant::min)
     }
 
-    /// A ping goes out now for another reason: the next one is due an interval later.
+    /// A ping goes out now for another reason: the next one is due a whole interval later.
     pub fn ping_early(&mut self, now: Instant) {
         self.last_ping = now;
     }
 
-    /// Whether a ping is due; if so the next one is scheduled.
+    /// Whether a ping is due. If so, the next one is scheduled.
     pub fn ping_due(&mut self, now: Instant) -> bool {
         let due = now >= self.next_ping();
         if due {
@@ -144,7 +145,7 @@ impl Keepalive {
         due
     }
 
-    /// What the peer failed to do in time. `reading`: we would have heard it.
+    /// The peer's timeout, if one has passed. `reading`: we read, so silence is the peer's fault.
     #[must_use]
     pub fn fault(&self, now: Instant, reading: bool) -> Option<Fault> {
         if self.writing_since.is_some_and(|since| now >= since + WRITE_TIMEOUT) {
@@ -185,7 +186,7 @@ mod tests {
         assert_eq!(
             keepalive.pong_read(start + seconds(33)),
             Pong::Answer(None),
-            "nobody noted when it was written"
+            "an older ping was unanswered then"
         );
         assert_eq!(keepalive.pong_read(start + seconds(34)), Pong::Unasked);
     }
@@ -196,7 +197,7 @@ mod tests {
         let mut keepalive = Keepalive::new(start);
         assert_eq!(keepalive.fault(start + seconds(29), true), None);
         assert_eq!(keepalive.fault(start + seconds(30), true), Some(Fault::Silence));
-        // A frame begins after 29 s and trickles on: it must end 30 s after it began.
+        // A frame begins after 29 s and its bytes come slowly: it must end 30 s after it began.
         for at in 29..59 {
             keepalive.received(start + seconds(at), true);
             assert_eq!(keepalive.fault(start + seconds(at), true), None);
@@ -211,7 +212,7 @@ mod tests {
         let start = start();
         let mut keepalive = Keepalive::new(start);
         keepalive.received(start, true);
-        // Of each ten seconds we read one.
+        // We read for one second in ten.
         for round in 1..30 {
             let now = start + seconds(10 * round);
             keepalive.waited(now, seconds(9));
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(
             keepalive.fault(start + seconds(110), true),
             Some(Fault::Silence),
-            "20 of 30 s were before it"
+            "20 of the 30 s passed before the pause"
         );
     }
 

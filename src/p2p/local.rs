@@ -1,9 +1,9 @@
-//! Who we are to every peer.
+//! Our own key and name, which every connection shows to its peer.
 
 use super::hello;
 use crate::node::NodeKey;
 
-/// Who we are, the same for all connections.
+/// Our own key and name, the same for all connections.
 #[derive(Debug)]
 pub struct LocalNode {
     /// Our static key.
@@ -13,7 +13,7 @@ pub struct LocalNode {
 }
 
 impl LocalNode {
-    /// A node with this key and name; what is too long of the name is cut.
+    /// A node with this key and name. The name is cut to [`MAX_CLIENT`](super::hello::MAX_CLIENT) bytes.
     #[must_use]
     pub fn new(key: NodeKey, client: &str) -> Self {
         Self { key, client: hello::cut(client).to_owned() }

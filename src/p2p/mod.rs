@@ -1,27 +1,31 @@
-//! The devp2p base protocol, version 5: what two nodes say to each other before and beside their applications.
+//! The devp2p base protocol, version 5: the messages that two nodes exchange before and beside those of their
+//! applications.
 //!
-//! After the RLPx handshake each side says [`hello`] unprompted. What both have is laid out by [`capability`] into one
-//! space of message codes. From then on [`keepalive`] watches that the other side lives, and whoever leaves says why
-//! ([`disconnect`]). [`Connection`] is the engine that runs all of it for one connection.
+//! After the RLPx handshake each side sends [`hello`] unprompted. [`capability`] lays out the capabilities that both
+//! nodes have in one space of message codes. From then on [`keepalive`] checks that the other side is alive. A side
+//! that ends the connection sends its reason ([`disconnect`]). [`Connection`] is the engine that runs all of it for one
+//! connection.
 //!
 //! | file | what it is |
 //! | --- | --- |
-//! | [`intake`] | what was read and not delivered, and whether reading goes on |
-//! | [`outbound`] | the queue of messages to one peer, and what became of them |
-//! | [`outgoing`] | what the engine asks of that queue |
+//! | [`intake`] | the messages that were read and not delivered, and whether reading goes on |
+//! | [`outbound`] | the queue of messages to one peer, and the fate of each message |
+//! | [`outgoing`] | the trait by which the engine pulls from that queue |
 //! | `in_flight` | which messages the socket has taken whole |
 //! | [`pings`] | the Ping and the Pongs that are due |
-//! | `sinks` | from the intake to the queues of applications |
+//! | `sinks` | the way from the intake to the queues of applications |
 //! | [`wire`] | the transport below messages: RLPx |
-//! | [`session`] | the words between a connection and the owner of peers |
-//! | [`traffic`] | what went over a connection |
-//! | [`fault`] | what a peer can do wrong and what it is told for it |
+//! | [`session`] | the values that a connection and the owner of peers exchange |
+//! | [`traffic`] | the counters of a connection |
+//! | [`fault`] | the faults of a peer, and the Disconnect reason of each |
 //!
-//! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum differs, we read what it writes.
+//! The specification is ethereum/devp2p, rlpx.md, "p2p Capability". Where go-ethereum writes something else, we read
+//! that too.
 //!
-//! [`Connection`] stands in [`connection`], what it tells its driver in [`action`], and what it is told of us in `local`.
+//! [`Connection`] is in [`connection`], the events for its driver are in [`action`], and our own key and name in
+//! `local`.
 //!
-//! Left out: which connections are wanted (`policy`), sockets (`net`), and every message of an application.
+//! Left out: which connections are wanted (`policy`), sockets (`net`), and the contents of application messages.
 
 pub mod action;
 pub mod capability;
@@ -60,7 +64,8 @@ pub const VERSION: u8 = 5;
 /// Codes below this one belong to the base protocol.
 pub const BASE_CODES: u64 = 0x10;
 
-/// The most bytes a base message may have, as geth and others check it. Hello is by far the largest.
+/// The largest payload of a base message, in bytes; go-ethereum and others check the same bound. Hello is by far the
+/// largest.
 pub const MAX_BASE_MESSAGE: usize = 2048;
 
 /// Message codes of the base protocol.

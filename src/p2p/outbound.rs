@@ -1,20 +1,20 @@
 //! Messages on their way to one peer: a queue per session, bounded in bytes per channel and lane.
 //!
-//! Senders (gRPC streams and calls) put messages in and never wait: what does not fit is refused, to that peer and
-//! that channel alone, and the sender is told. This is the one place where a message is checked before it is written
-//! (code in range, size), and the one place where messages to a peer are counted: each that was accepted is written, or
-//! is among [`ChannelProgress::unwritten`] when its channel or session ends.
+//! Senders (gRPC streams and calls) put messages in and never wait. A message that does not fit is refused, for that
+//! peer and that channel alone, and the sender gets the refusal. Only this file checks a message before it is written
+//! (code in range, size), and only this file counts messages to a peer. Each accepted message is written, or is among
+//! [`ChannelProgress::unwritten`] when its channel or session ends.
 //!
-//! The connection's engine pulls messages out ([`Source`]) and its driver reports how many the socket took, which is what
-//! gives senders their room back. Nothing here allocates per message once the queue has its size.
+//! The connection's engine pulls messages out ([`Source`]). Its driver reports how many the socket took, which returns
+//! the room to senders. Nothing here allocates per message once the queue has its size.
 //!
-//! A lane is a budget of its own on the same channel: one for the stream of an application, one for calls from a
-//! shell, so that neither can use up the other's room. Order holds within a lane, and in fact over both.
+//! A lane has its own budget on a channel: one lane for the stream of an application, one for single calls. Neither can
+//! use up the other's room. Messages keep their order within a lane, and in fact over both lanes.
 //!
-//! One lock guards a session's queue. Its senders, its connection and the owner of peers take it, each for one short call
-//! that waits for nothing; wakers and hooks are called after it is released.
+//! One lock guards a session's queue. Senders, the connection and the owner of peers take it for one short call each,
+//! and wait for nothing while they hold it. Wakers and hooks are called after the lock is released.
 //!
-//! Left out: encryption and sockets, and what senders are told of their progress (`switch::attachment`).
+//! Left out: encryption and sockets, and the progress reports for senders (`switch::attachment`).
 
 use std::{
     collections::VecDeque,
@@ -31,20 +31,21 @@ use super::{
 };
 use crate::{Wake, WakeSlot};
 
-/// What one channel may have waiting in each lane: the window that applications see. A message that crosses it is
-/// still taken, so that one message of any size always fits.
+/// The cost that one channel may have waiting in each lane, in bytes: the window that applications see. A message that
+/// crosses it is still taken, so that one message of any size always fits.
 pub const SEND_WINDOW: u64 = 1024 * 1024;
 
-/// What a message costs beyond its bytes, here and in all credit windows (docs/grpc.md): queues of tiny messages are
-/// bounded too.
+/// The cost of a message beyond its bytes, here and in all credit windows (docs/grpc.md): it bounds queues of tiny
+/// messages too.
 pub const MESSAGE_COST: u64 = 64;
 
-/// What all sessions together may have waiting. A broadcast counts once for each peer it waits for, though its
-/// payload is shared. Beyond it everything is refused as if the channel's own window were used up. In the last quarter a
-/// session may hold its share of that quarter and no more: peers that do not read cannot take the room of all others.
+/// The cost that all sessions together may have waiting, in bytes. A broadcast counts once for each peer it waits for,
+/// though its payload is shared. Beyond this budget every message is refused as if the channel's own window were used
+/// up. In the last quarter a session is refused once it holds its equal share of that quarter: so peers that do not
+/// read cannot take the room of all others.
 pub const OUTBOUND_BUDGET: u64 = 256 * 1024 * 1024;
 
-/// What waits for all peers together, against [`OUTBOUND_BUDGET`].
+/// The cost of all waiting messages to all peers, against [`OUTBOUND_BUDGET`].
 #[derive(Debug, Default)]
 pub struct OutboundBudget {
     used: AtomicU64,
@@ -52,7 +53,7 @@ pub struct OutboundBudget {
 }
 
 impl OutboundBudget {
-    /// Takes `cost` for a session that holds `held` already.
+    /// Takes `cost` for a session that holds `held` already. Returns false if there is no room.
     fn take(&self, cost: u64, held: u64) -> bool {
         let last_quarter = OUTBOUND_BUDGET / 4;
         let share = last_quarter / self.sessions.load(Ordering::Acquire).max(1);
@@ -67,14 +68,14 @@ impl OutboundBudget {
         self.used.fetch_sub(cost, Ordering::AcqRel);
     }
 
-    /// What waits, in bytes and the cost of each message.
+    /// The cost of all waiting messages: their bytes plus [`MESSAGE_COST`] each.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Acquire)
     }
 }
 
-/// Who put a message in.
+/// The kind of sender that put a message in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// The Exchange stream of the channel's registration.
@@ -90,9 +91,9 @@ pub enum Refused {
     Full,
     /// The session or the channel has ended.
     Closed,
-    /// The channel's protocol has fewer codes.
+    /// The code is not below the protocol's message count.
     CodeOutOfRange {
-        /// How many it has.
+        /// How many codes the protocol has.
         message_count: u64,
     },
     /// It is larger than the protocol's owner allows, or than a frame carries.
@@ -104,19 +105,19 @@ pub enum Refused {
     },
 }
 
-/// Which messages one channel takes.
+/// The bounds on the messages of one channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelLimits {
-    /// The code on the wire of its message 0.
+    /// The code on the wire of the protocol's message 0.
     pub offset: u64,
-    /// How many message codes it has.
+    /// How many message codes the protocol has.
     pub message_count: u64,
     /// The largest payload that its owner allows, in bytes, uncompressed.
     pub max_message: usize,
 }
 
 impl ChannelLimits {
-    /// The code on the wire of a message that can be written, or why it cannot.
+    /// Returns the code on the wire of a message that can be written, or why it cannot be written.
     fn check(&self, code: u64, message: &Compressed, compressed: bool) -> Result<u64, Refused> {
         let Self { offset, message_count, max_message } = *self;
         if code >= message_count {
@@ -128,38 +129,38 @@ impl ChannelLimits {
             return Err(too_large);
         }
         let code = offset.saturating_add(code);
-        // A peer of an early base protocol gets messages as they are.
+        // A peer with a base protocol below version 5 gets payloads uncompressed, so their raw size must fit the frame.
         if wire::fits(code, message, compressed) { Ok(code) } else { Err(too_large) }
     }
 }
 
-/// One lane's counters since the session began. Costs are bytes plus [`MESSAGE_COST`] a message.
+/// One lane's counters since the session began. A message costs its bytes plus [`MESSAGE_COST`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneProgress {
     /// Messages taken.
     pub accepted: u64,
-    /// Messages the socket took.
+    /// Messages that the socket took.
     pub written: u64,
     /// Cost of the messages taken.
     pub accepted_cost: u64,
-    /// Cost of the messages the socket took.
+    /// Cost of the messages that the socket took.
     pub written_cost: u64,
 }
 
 impl LaneProgress {
-    /// Cost of what was accepted and not written yet.
+    /// Cost of the messages that were accepted and are not written yet.
     #[must_use]
     pub fn waiting_cost(&self) -> u64 {
         self.accepted_cost.saturating_sub(self.written_cost)
     }
 }
 
-/// Both lanes of one channel.
+/// The counters of both lanes of one channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChannelProgress {
-    /// What the stream sent.
+    /// Messages from the stream.
     pub stream: LaneProgress,
-    /// What calls sent.
+    /// Messages from calls.
     pub call: LaneProgress,
 }
 
@@ -193,7 +194,7 @@ struct Queued {
     receipt: Receipt,
 }
 
-/// What to count when the socket took the message.
+/// The values to count when the socket has taken the message.
 #[derive(Clone, Copy, Debug)]
 struct Receipt {
     channel: ChannelIndex,
@@ -201,7 +202,8 @@ struct Receipt {
     cost: u64,
 }
 
-/// Called when a channel's progress moved or the session ended, without any lock of this file held. Must be quick.
+/// Called when a channel's progress moved or the session ended, while no lock of this file is held. It must return
+/// quickly.
 pub type ProgressHook = Arc<dyn Fn() + Send + Sync>;
 
 struct Inner {
@@ -214,7 +216,7 @@ struct Inner {
     channels: Vec<ChannelProgress>,
     /// Channels that have ended while the session goes on.
     ended: Vec<bool>,
-    /// What this session has taken of the budget.
+    /// The part of the budget that this session holds.
     held: u64,
     hooks: Vec<Option<ProgressHook>>,
     watched: Vec<Watched>,
@@ -222,7 +224,8 @@ struct Inner {
     closed: bool,
 }
 
-/// A call that waits for one message. There is at most one for each message that is not written yet, which bounds them.
+/// A call that waits for one message. There is at most one for each message that is not written yet, which bounds the
+/// list.
 struct Watched {
     lane: Lane,
     channel: ChannelIndex,
@@ -231,23 +234,24 @@ struct Watched {
 }
 
 impl Inner {
-    /// Whether the message was written; `None` while that is open.
+    /// Whether the message was written; `None` while that is undecided.
     fn fate(&self, lane: Lane, channel: ChannelIndex, number: u64) -> Option<bool> {
         let index = usize::from(channel.0);
         if self.channels.get(index).is_some_and(|progress| number <= progress.of(lane).written) {
             return Some(true);
         }
+        // A channel that was never opened has no entry: its messages are not written either.
         (self.closed || self.ended.get(index) != Some(&false)).then_some(false)
     }
 
-    /// After a burst, an idle session holds no large queue.
+    /// Releases a large queue after a burst, so that an idle session holds none.
     fn shrink(&mut self) {
         if self.queue.is_empty() && self.flying.is_empty() && self.queue.capacity() > 1024 {
             (self.queue, self.flying) = (VecDeque::new(), VecDeque::new());
         }
     }
 
-    /// Removes the calls that need not wait any longer.
+    /// Removes and returns the calls whose message is decided.
     fn decided(&mut self) -> Vec<Watched> {
         if self.watched.is_empty() {
             return Vec::new();
@@ -265,7 +269,7 @@ impl Inner {
 pub struct Outbound {
     inner: Mutex<Inner>,
     budget: Arc<OutboundBudget>,
-    /// Wakes the connection's task: there is a message again, or a wish to disconnect.
+    /// Wakes the connection's task: the queue is no longer empty, or the session is to disconnect.
     wake: WakeSlot,
 }
 
@@ -277,7 +281,7 @@ impl std::fmt::Debug for Outbound {
 }
 
 impl Outbound {
-    /// An empty queue. Channels are given with [`Outbound::set_channels`] once they are negotiated.
+    /// An empty queue without channels. Negotiated channels are set with [`Outbound::set_channels`].
     #[must_use]
     pub fn new(budget: Arc<OutboundBudget>) -> Arc<Self> {
         budget.sessions.fetch_add(1, Ordering::AcqRel);
@@ -315,8 +319,8 @@ impl Outbound {
         inner.ended.resize(count, false);
     }
 
-    /// Queues a message with the protocol's own code, or refuses it; never waits. Returns the message's number on its lane,
-    /// from 1: it is written when [`LaneProgress::written`] has come that far.
+    /// Queues a message with the protocol's own code, or refuses it; never waits. Returns the message's number on its
+    /// lane, from 1. The message is written when [`LaneProgress::written`] has reached that number.
     pub fn send(
         &self,
         lane: Lane,
@@ -354,16 +358,17 @@ impl Outbound {
             });
             (number, was_empty)
         };
-        // The task that leaves a message in the queue comes back for it by itself: when the socket has taken what is ahead
-        // of it, when a cap allows more, or when the session opens.
+        // Only the first message of an empty queue wakes the task. If the task leaves messages in the queue, it needs
+        // no wake to come back: it returns when the socket has taken the bytes before them, when a cap allows more, or
+        // when the session opens.
         if was_empty {
             self.wake.wake();
         }
         Ok(number)
     }
 
-    /// Returns whether the socket took the message with this number; false when its session or channel ended first. While
-    /// neither has happened it returns `None`, and `wake` is called once when it has.
+    /// Returns whether the socket took the message with this number; false when its session or channel ended first.
+    /// While neither has happened, returns `None`, and `wake` is called once when one of them happens.
     pub fn watch_written(
         &self,
         lane: Lane,
@@ -379,21 +384,21 @@ impl Outbound {
         fate
     }
 
-    /// How far a channel has got.
+    /// The counters of a channel so far.
     #[must_use]
     pub fn progress(&self, channel: ChannelIndex) -> ChannelProgress {
         self.lock().channels.get(usize::from(channel.0)).copied().unwrap_or_default()
     }
 
-    /// Whether the session has ended; what was accepted and not written by then never will be.
+    /// Whether the session has ended. Messages that were accepted and not written by then are never written.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
-    /// Ends one channel while the session goes on: takes nothing more for it, drops what waits here, and counts nothing
-    /// of it as written any more. Returns how many accepted messages were not written by then; those whose frames were
-    /// being written may still arrive.
+    /// Ends one channel while the session goes on: takes nothing more for it, drops its messages that wait here, and
+    /// counts no more of them as written. Returns how many accepted messages were not written by then; those whose
+    /// frames were being written may still arrive.
     pub fn end_channel(&self, channel: ChannelIndex) -> u64 {
         let (hook, decided, unwritten) = {
             let mut inner = self.lock();
@@ -411,40 +416,41 @@ impl Outbound {
             let progress = inner.channels.get(index).copied().unwrap_or_default();
             (inner.hooks.get_mut(index).and_then(Option::take), inner.decided(), progress.unwritten())
         };
-        // Without the lock: a hook takes the lock of a stream, and streams take ours.
+        // The lock is released here: a hook takes the lock of a stream, and streams take this lock.
         hook.iter().for_each(|hook| hook());
         decided.iter().for_each(|watched| watched.wake.wake());
         unwritten
     }
 
-    /// Sets who is told when a channel's progress moves. One listener a channel: the stream that is attached.
+    /// Sets the hook for a channel's progress. A channel has one hook: that of the attached stream.
     pub fn on_progress(&self, channel: ChannelIndex, hook: Option<ProgressHook>) {
         if let Some(slot) = self.lock().hooks.get_mut(usize::from(channel.0)) {
             *slot = hook;
         }
     }
 
-    /// Asks the connection task to write what is queued, then Disconnect, then to close. The first reason stands.
+    /// Asks the connection's task to write the queued messages, then Disconnect, and then to close. Only the first
+    /// reason counts.
     pub fn disconnect(&self, reason: DisconnectReason) {
         self.lock().disconnect.get_or_insert(reason);
         self.wake.wake();
     }
 
-    /// Bytes and messages waiting, over all channels: (messages, cost).
+    /// The waiting messages over all channels: their number, and the cost that this session holds.
     #[must_use]
     pub fn waiting(&self) -> (usize, u64) {
         let inner = self.lock();
         (inner.queue.len(), inner.held)
     }
 
-    // The connection's side.
+    // Methods for the connection.
 
-    /// Sets what wakes the connection's task, once, when it starts.
+    /// Sets the waker of the connection's task, once, when the task starts.
     pub fn wake_by(&self, wake: Arc<dyn Wake>) {
         self.wake.fill(wake);
     }
 
-    /// The socket took so many of the messages that were pulled, oldest first.
+    /// The socket took this many of the messages that were pulled, oldest first.
     pub fn written(&self, messages: usize) {
         if messages == 0 {
             return;
@@ -476,7 +482,7 @@ impl Outbound {
             inner.shrink();
             inner.decided()
         };
-        // Without the lock: a hook takes the lock of a stream, and streams take ours.
+        // The lock is released here: a hook takes the lock of a stream, and streams take this lock.
         hooks.iter().for_each(|hook| hook());
         decided.iter().for_each(|watched| watched.wake.wake());
     }
@@ -515,7 +521,8 @@ impl Source for &Outbound {
 }
 
 impl Drop for Outbound {
-    /// A connection that is cut before it has keys ends without a word, and its share of the budget with it.
+    /// A connection that is cut before it has keys may drop its queue without [`Outbound::close`]: its share of the
+    /// budget is returned here.
     fn drop(&mut self) {
         self.close();
     }

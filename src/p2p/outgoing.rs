@@ -1,9 +1,9 @@
-//! What a connection's engine asks of the queue that it writes from.
+//! The trait by which a connection's engine pulls the messages that it writes.
 //!
-//! The engine holds no message: when there is room to write it pulls the next one. `outbound` is the queue of a session;
-//! a cap on bandwidth stands between it and the engine (`net::bandwidth`).
+//! The engine holds no message: it pulls the next one when there is room to write. `outbound` is the queue of a
+//! session; a cap on bandwidth is between that queue and the engine (`net::bandwidth`).
 //!
-//! Left out: where messages wait, how many, and what a sender is told.
+//! Left out: where messages wait, how many, and what a sender learns about them.
 
 use std::time::Instant;
 
@@ -18,25 +18,25 @@ pub struct Outgoing {
     pub message: Compressed,
 }
 
-/// What the engine of an open connection writes next.
+/// The next step of an engine whose connection is open.
 #[derive(Debug)]
 pub enum Next {
-    /// This message.
+    /// Write this message.
     Message(Outgoing),
-    /// Nothing at present. The driver is woken when that changes.
+    /// Write nothing now. The driver is woken when that changes.
     Nothing,
-    /// Nothing before that time, because a cap is exceeded.
+    /// Write nothing before that time, because a cap is exceeded.
     NotBefore(Instant),
-    /// All messages were written, and then the peer is to be left for this reason.
+    /// All messages were written: disconnect from the peer with this reason.
     Leave(DisconnectReason),
 }
 
 /// The messages to one peer, oldest first.
 pub trait Source {
-    /// What to write next. A message that is returned will be written, unless the socket ends.
+    /// Returns what to write next. A message that is returned will be written, unless the socket ends.
     fn next(&mut self, now: Instant) -> Next;
-    /// The message that was returned last was appended to the send buffer, as so many bytes.
+    /// The message that was returned last was appended to the send buffer, as this many bytes.
     fn appended(&mut self, now: Instant, bytes: usize);
-    /// The reason to leave the peer, if it is to be left; messages may still wait.
+    /// The reason to disconnect from the peer, if the session is to end; messages may still wait.
     fn leaving(&self) -> Option<DisconnectReason>;
 }

@@ -1,16 +1,16 @@
 //! The Ping and the Pongs that are due on one connection.
 //!
-//! They do not wait in a queue: one Ping can be due, and Pongs are a number with a bound, so that a flood of Pings is
-//! answered with as many Pongs as fit, not with memory.
+//! They do not wait in a queue: at most one Ping is due, and the due Pongs are a number with a bound. So a flood of
+//! Pings costs no memory, and is answered with that many Pongs.
 //!
 //! Left out: when a Ping is due (`keepalive`, `intake`), and messages, which wait in the session's queue (`outbound`).
 
 use std::mem;
 
-/// How many Pongs can be due at a time, as many as geth keeps. More Pings than that are counted, not answered.
+/// How many Pongs can be due at a time, as many as go-ethereum keeps. Pings beyond that are counted and not answered.
 pub const MAX_PONGS: u32 = 16;
 
-/// What is due.
+/// The Ping and the Pongs that are due.
 #[derive(Debug, Default)]
 pub struct Pings {
     ping: bool,
@@ -18,24 +18,24 @@ pub struct Pings {
 }
 
 impl Pings {
-    /// A Ping is due.
+    /// Makes a Ping due.
     pub fn owe_ping(&mut self) {
         self.ping = true;
     }
 
-    /// A Pong is due; `false` if too many are already.
+    /// Makes a Pong due; returns false if [`MAX_PONGS`] are due already.
     pub fn owe_pong(&mut self) -> bool {
         let room = self.pongs < MAX_PONGS;
         self.pongs += u32::from(room);
         room
     }
 
-    /// The Ping that is due.
+    /// Takes the Ping that is due; returns whether there was one.
     pub fn take_ping(&mut self) -> bool {
         mem::take(&mut self.ping)
     }
 
-    /// One of the Pongs that are due.
+    /// Takes one of the Pongs that are due; returns whether there was one.
     pub fn take_pong(&mut self) -> bool {
         let due = self.pongs > 0;
         self.pongs = self.pongs.saturating_sub(1);

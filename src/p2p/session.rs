@@ -1,7 +1,7 @@
-//! The words that a connection and the owner of peers exchange, as values: what is asked at the two checkpoints, what is
-//! told to a running connection, how it ended, and the door through which messages leave ([`MessageSink`]).
+//! The values that a connection and the owner of peers exchange: the answers to the two checkpoints, the orders to a
+//! running connection, and how it ended. [`MessageSink`] is the interface by which its messages leave.
 //!
-//! Left out: how a word gets there (`net::connection` has tasks and reply channels for that), and what is decided
+//! Left out: how a value gets there (`net::connection` has tasks and reply channels for that), and the decisions
 //! (`switch`, `policy`).
 
 use std::time::Instant;
@@ -9,49 +9,49 @@ use std::time::Instant;
 use super::{DisconnectReason, Fault, HeldTime, Inbound, LocalCapability, Offer, Side};
 use crate::node::PublicKey;
 
-/// Numbers the connections of this process; never reused.
+/// The number of a connection in this process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// What became of a message handed to an application's queue.
+/// The result of handing a message to an application's queue.
 #[derive(Debug)]
 pub enum Sunk {
-    /// What the connection has to do.
+    /// The connection has to act on this.
     Offer(Offer),
-    /// The message is accounted for, and its channel was closed: the application is late, and its policy is to let go of
-    /// the peer, which another application uses as well.
+    /// The message is accounted for, and its channel was closed: the application is late, and its policy is to
+    /// disconnect the peer. Only the channel ends, because another application uses the peer too.
     ChannelClosed,
 }
 
-/// Where the messages of one channel go.
+/// The queue that takes the messages of one channel.
 pub trait MessageSink: Send + Sync {
-    /// Takes a message of the channel, or says why not now. Codes are relative to the capability.
+    /// Takes a message of the channel, or returns why it cannot be taken now. Codes are relative to the capability.
     fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> Sunk;
     /// Takes a message that was read before the connection ended.
     fn offer_last(&self, now: Instant, message: Inbound);
 }
 
-/// The answer to the first checkpoint: the capabilities to offer in our Hello, or why not to.
+/// The answer to the first checkpoint: the capabilities to offer in our Hello, or the reason to refuse the connection.
 pub type Admission = Result<Vec<LocalCapability>, DisconnectReason>;
 
-/// Where the messages of each channel go, by index.
+/// The queues that take the messages of each channel, by index.
 pub type Sinks = Vec<Box<dyn MessageSink>>;
 
-/// The answer to the second checkpoint: what becomes of the connection, or why it goes.
+/// The answer to the second checkpoint: how the connection goes on, or the reason to refuse it.
 pub type Opening = Result<Open, DisconnectReason>;
 
-/// What becomes of a connection whose handshake is complete.
+/// How a connection goes on once its handshake is complete.
 pub enum Open {
     /// A session: messages flow.
     Session(Sinks),
-    /// The node is a peer over another connection. Stay, answer pings, hold the first message, until
-    /// [`Control::Promote`] or a Disconnect.
+    /// The node is a peer over another connection. The connection stays, answers pings and holds the first message,
+    /// until [`Control::Promote`] or a Disconnect.
     Parked,
 }
 
-/// What the owner of peers tells a running connection.
+/// An order from the owner of peers to a running connection.
 pub enum Control {
-    /// Send a Ping now, and report the next thing that is heard ([`Action::Heard`](super::Action::Heard)).
+    /// Send a Ping now, and report the next frame that is read ([`Action::Heard`](super::Action::Heard)).
     Probe,
     /// A parked connection becomes the session.
     Promote(Sinks),
@@ -69,20 +69,20 @@ pub enum Role {
 /// How a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
-    /// Who ended it.
+    /// The side that ended it.
     pub by: Side,
-    /// The reason given or received, where there was one.
+    /// The Disconnect reason that was written or read, if there was one.
     pub reason: Option<DisconnectReason>,
-    /// What exactly went wrong, in words; empty when nothing did.
+    /// A description of the fault or of the socket's error; empty if there was neither.
     pub detail: String,
-    /// Whether it ended because nothing came in time.
+    /// Whether it ended because of a timeout.
     pub timed_out: bool,
-    /// Whether the other side had proved its key: its Hello came in a frame that verified.
+    /// Whether the other side had proven its key: its Hello came in a frame that verified.
     pub proven: bool,
 }
 
 impl End {
-    /// How the engine says that it ended ([`Action::Closed`](super::Action::Closed)).
+    /// The end as the engine reports it ([`Action::Closed`](super::Action::Closed)).
     #[must_use]
     pub fn closed(by: Side, reason: Option<DisconnectReason>, fault: Option<Fault>) -> Self {
         let timed_out = fault.as_ref().is_some_and(Fault::is_timeout);
@@ -90,7 +90,7 @@ impl End {
         Self { by, reason, detail, timed_out, proven: false }
     }
 
-    /// The socket ended, as `detail` says.
+    /// The socket ended; `detail` says why.
     #[must_use]
     pub fn lost(detail: String) -> Self {
         Self { by: Side::Remote, reason: None, detail, timed_out: false, proven: false }

@@ -1,8 +1,9 @@
-//! The way of messages from a connection's intake to the queues of applications ([`MessageSink`](super::session::MessageSink)).
+//! Hands the messages of a connection's intake to the queues of applications
+//! ([`MessageSink`](super::session::MessageSink)).
 //!
 //! It counts each message once, when it is accounted for, and collects the channels that their queues closed.
 //!
-//! Left out: what a queue decides (`delivery`), and what waits when it decides to hold (`intake`).
+//! Left out: the decision of a queue (`delivery`), and the messages that wait while a connection is held (`intake`).
 
 use std::{mem, time::Instant};
 
@@ -25,7 +26,7 @@ impl<'a> ToSinks<'a> {
         Self { sinks, traffic, closed: Vec::new() }
     }
 
-    /// The channels that were closed because their applications are late, each once.
+    /// Takes the channels that were closed because their applications are late, each once.
     #[must_use]
     pub fn take_closed(&mut self) -> Vec<ChannelIndex> {
         mem::take(&mut self.closed)

@@ -1,4 +1,4 @@
-//! What went over one connection, counted without locks by its task and read by whoever asks.
+//! Counters of one connection. Its task counts without locks; any task may read.
 
 use std::{
     sync::{
@@ -19,14 +19,14 @@ pub struct BaseTotals {
 }
 
 impl BaseTotals {
-    /// A connection has ended.
+    /// Adds the counts of a connection that has ended.
     pub(crate) fn add(&self, counters: Counters) {
         let Counters { pings_unanswered, base_ignored } = counters;
         self.pings_unanswered.fetch_add(pings_unanswered, Ordering::Relaxed);
         self.ignored.fetch_add(base_ignored, Ordering::Relaxed);
     }
 
-    /// The sums so far.
+    /// The sums over all connections that have ended.
     #[must_use]
     pub fn sums(&self) -> Counters {
         Counters {
@@ -43,27 +43,28 @@ pub struct Traffic {
     bytes_out: AtomicU64,
     messages_in: AtomicU64,
     messages_out: AtomicU64,
-    /// Microseconds of the last Ping's round trip plus one; 0 means none yet.
+    /// Round trip of the last Ping in microseconds, plus one; 0 means none yet.
     round_trip: AtomicU64,
-    /// Microseconds for which a full application queue kept the socket unread.
+    /// Microseconds for which a full application queue kept the socket from being read, without the current hold.
     stalled: AtomicU64,
-    /// The hold on the connection now: since when in microseconds of wall time (0: it is not held), and what waits.
+    /// The current hold: when it began in microseconds of wall time (0: not held), its channel, and the messages that
+    /// wait.
     held_since: AtomicU64,
     held_channel: AtomicU64,
     held_messages: AtomicU64,
     held_bytes: AtomicU64,
-    /// What came on each channel; what goes is counted where it waits (`outbound`).
+    /// Counters of each channel's received messages. Sent messages are counted in the outbound queue (`outbound`).
     channels: OnceLock<Box<[Received]>>,
 }
 
-/// What came on one channel.
+/// Messages received on one channel, and the bytes of their payloads.
 #[derive(Debug, Default)]
 struct Received {
     messages: AtomicU64,
     bytes: AtomicU64,
 }
 
-/// What went over one channel: messages, and the bytes of their payloads, uncompressed.
+/// Messages of one channel, and the bytes of their payloads, uncompressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChannelTraffic {
     /// Messages received.
@@ -91,17 +92,17 @@ impl ChannelTraffic {
 pub struct TrafficSnapshot {
     /// Bytes read from the socket.
     pub bytes_in: u64,
-    /// Bytes the socket took.
+    /// Bytes that the socket took.
     pub bytes_out: u64,
     /// Sub-protocol messages received.
     pub messages_in: u64,
-    /// Sub-protocol messages the socket took.
+    /// Sub-protocol messages that the socket took.
     pub messages_out: u64,
-    /// The last Ping's round trip, once there was one.
+    /// The last Ping's round trip; `None` before the first.
     pub round_trip: Option<Duration>,
-    /// How long a full application queue has kept the socket unread, in all.
+    /// How long a full application queue has kept the socket from being read, in all holds that have ended.
     pub stalled: Duration,
-    /// The hold on the connection now.
+    /// The current hold, if there is one.
     pub hold: Option<HoldView>,
 }
 
@@ -139,7 +140,7 @@ impl Traffic {
         }
     }
 
-    /// Makes room for `count` channels. The first call counts.
+    /// Makes room for `count` channels. Only the first call has an effect.
     pub fn set_channels(&self, count: usize) {
         self.channels.get_or_init(|| (0..count).map(|_| Received::default()).collect());
     }
@@ -159,7 +160,7 @@ impl Traffic {
         self.round_trip.store(micros.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// The connection is held, or is not.
+    /// Shows the current hold, or that there is none. The end of a hold adds its length to `stalled`.
     pub(crate) fn show_hold(&self, now: Now, hold: Option<Hold>) {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let before = self.held_since.load(Ordering::Relaxed);

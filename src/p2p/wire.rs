@@ -1,12 +1,13 @@
 //! The message wire: all that the engine needs of a transport, which is RLPx.
 //!
-//! The engine reads a message, writes a message, and leaves with a reason; Hello, channels, intake, keepalive and queues
-//! see no more. How a message is framed, encrypted and compressed is known in this file alone (`tests/layering.rs` checks
-//! it), so that another transport is another body of [`Handshake`] and [`Wire`].
+//! The engine reads a message, writes a message, and ends the connection with a reason; Hello, channels, intake,
+//! keepalive and queues use nothing else of the transport. Only this file knows how a message is framed, encrypted and
+//! compressed (`tests/layering.rs` checks it). Another transport would be another implementation of [`Handshake`] and
+//! [`Wire`].
 //!
 //! Everything works on buffers that the caller owns, and nothing is allocated per message.
 //!
-//! Left out: cryptography and compression themselves (`rlpx`), sockets, and what messages mean.
+//! Left out: cryptography and compression themselves (`rlpx`), sockets, and the meaning of messages.
 
 use std::mem;
 
@@ -28,10 +29,10 @@ use crate::{
 /// The transport's name, as the API shows it.
 pub const TRANSPORT: &str = "rlpx";
 
-/// The largest message that is received at all, in bytes with its code.
+/// The largest message that is received at all, in bytes, its code included.
 pub(super) const MAX_MESSAGE: usize = MAX_FRAME;
 
-/// An empty list, and the same compressed.
+/// The RLP of an empty list, and the same compressed with snappy.
 const EMPTY: &[u8] = &[0xc0];
 const EMPTY_COMPRESSED: &[u8] = &[0x01, 0x00, 0xc0];
 
@@ -41,11 +42,11 @@ pub(super) fn fits(code: u64, message: &Compressed, compressed: bool) -> bool {
     check_len(code, bytes).is_ok()
 }
 
-/// What comes before messages: each side proves its key.
+/// The exchange before messages, in which each side proves its key.
 pub(super) enum Handshake {
-    /// We accepted; the first packet is awaited.
+    /// We accepted the connection and wait for the first packet.
     Accept,
-    /// We dialed and wrote the first packet; the second is awaited.
+    /// We dialed and wrote the first packet; we wait for the second.
     Dial(Box<Initiator>),
 }
 
@@ -55,8 +56,8 @@ impl Handshake {
         Self::Dial(Box::new(Initiator::start(key, remote, rng, out)))
     }
 
-    /// Reads the other side's packet from the front of `received` and appends ours to `out`, if one is due. `None` while
-    /// the packet is not all there.
+    /// Reads the other side's packet from the front of `received`, and appends ours to `out` if one is due. Returns
+    /// `None` until the whole packet is there.
     pub(super) fn read(
         &mut self,
         key: &NodeKey,
@@ -86,18 +87,18 @@ pub(super) struct Message {
 /// Messages in both directions, after the handshake.
 pub(super) struct Wire {
     session: Session,
-    /// Whether payloads are compressed: from the peer's Hello on, if its version has it.
+    /// Whether payloads are compressed: true after a Hello of the peer whose version has compression.
     compressed: bool,
     decompressor: Decompressor,
 }
 
 impl Wire {
-    /// The key that the other side proved to hold; proven to us with the first message that is read.
+    /// The other side's key. It is proven to us by the first message that can be read.
     pub(super) fn remote(&self) -> PublicKey {
         self.session.remote
     }
 
-    /// From here on both sides compress payloads.
+    /// Turns compression on for all later payloads, in both directions.
     pub(super) fn compress(&mut self) {
         self.compressed = true;
     }
@@ -118,7 +119,7 @@ impl Wire {
         self.session.reader.is_inside_frame()
     }
 
-    /// The payload as the peer's application gave it.
+    /// The payload as the peer's application gave it: decompressed if the connection is compressed.
     pub(super) fn payload(&mut self, message: &Message) -> Result<Bytes, Fault> {
         Ok(if self.compressed {
             self.decompressor.decompress(&message.payload, MAX_PAYLOAD)?
@@ -127,12 +128,12 @@ impl Wire {
         })
     }
 
-    /// Nothing more is read at present: lets go of memory that small payloads share.
+    /// Releases the memory that small payloads share, because nothing more is read now.
     pub(super) fn release(&mut self) {
         self.decompressor.release();
     }
 
-    /// Appends a message to `out`, whose size was checked ([`fits`]).
+    /// Appends a message to `out`. Its size must have been checked with [`fits`].
     pub(super) fn write(&mut self, code: u64, message: &Compressed, out: &mut BytesMut) {
         let writer = &mut self.session.writer;
         // Cannot fail: the size was checked.

@@ -4,7 +4,7 @@
 //! timeouts), and the same reason means different things from their side and from ours. A [`Cause`] is what the
 //! scheduler needs to know; the drivers translate socket errors and disconnect reasons into it, in one place each.
 //!
-//! Left out: how long to wait after which cause (`dial/backoff.rs`), and the text of the moment, which travels beside
+//! Left out: how long to wait after which cause (`dial/backoff.rs`), and the text about one failure, which travels beside
 //! the cause as `detail`.
 
 use std::fmt;

@@ -10,7 +10,7 @@
 //! accepted ────── conn_accepted(conn) ───┴ conn_identified ─ conn_ready ─ [conn_heard …] ─ conn_closed
 //! ```
 //!
-//! Whoever is told `Err(refusal)`, or gets [`Action::Close`], disconnects; `conn_closed` after that is welcome and
+//! A caller that gets `Err(refusal)` or [`Action::Close`] disconnects; `conn_closed` after that is welcome and
 //! does nothing.
 
 #[cfg(test)]
@@ -295,7 +295,7 @@ impl Policy {
         self.reached_from_outside
     }
 
-    /// The settings of the moment.
+    /// The current settings.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.rules.settings
@@ -476,6 +476,7 @@ impl Policy {
 
     /// The ban that a node or address is under, if any.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn ban_of(&self, now: Now, id: Option<&NodeId>, ip: Option<IpAddr>) -> Option<&Ban> {
         let bans = &self.rules.bans;
         id.and_then(|id| bans.of_node(now.unix, id)).or_else(|| bans.of_ip(now.unix, ip?))

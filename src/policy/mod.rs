@@ -1,7 +1,7 @@
 //! Who is dialed, who is let in, who stays, and why.
 //!
 //! Everything here decides and nothing acts. [`Policy`] is the door: the switch tells it what happened and does what
-//! it answers. Behind it stand two machines that share [`Rules`]: the dial scheduler ([`dial`]) and admission
+//! it answers. Behind it stand two machines that share [`Rules`](rules::Rules): the dial scheduler ([`dial`]) and admission
 //! ([`admission`]); beside them are values of one idea each.
 //!
 //! | file | what it answers |
@@ -46,15 +46,12 @@ pub mod token_bucket;
 pub mod warnings;
 
 pub use action::{Action, CloseReason};
-pub use admission::{ConnId, Verdict};
-pub use bans::{Ban, BanError, BanTarget, Bans};
-pub use cause::{Blame, Cause};
-pub use churn::{Churn, ChurnSettings};
+pub use bans::{Ban, BanError, BanTarget};
+pub use cause::Cause;
+pub use churn::ChurnSettings;
 pub use dial_filter::{DialFilter, RegistrationId};
 pub use engine::Policy;
-pub use lists::{Lists, ListsError};
 pub use refusal::Refusal;
-pub use rules::Rules;
 pub use settings::{Settings, Slots};
 pub use warnings::Warning;
 

@@ -8,7 +8,7 @@ use crate::{
     node::{AddressClass, NodeId, endpoint::canonical},
 };
 
-/// The rules of the moment.
+/// The current rules.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// Who we are.

@@ -36,17 +36,6 @@ impl TokenBucket {
         self.level = self.level.min(i128::from(self.burst) * NANO);
     }
 
-    /// Takes `bytes` if the bucket is out of debt; else says when it will be.
-    pub fn take(&mut self, now: Instant, bytes: u64) -> Result<(), Instant> {
-        match self.free_at(now) {
-            Some(free) => Err(free),
-            None => {
-                self.spend(now, bytes);
-                Ok(())
-            }
-        }
-    }
-
     /// When the bucket is out of debt, if it is in debt now.
     #[must_use]
     pub fn free_at(&mut self, now: Instant) -> Option<Instant> {
@@ -58,13 +47,6 @@ impl TokenBucket {
     pub fn spend(&mut self, now: Instant, bytes: u64) {
         self.fill(now);
         self.level = self.level.saturating_sub(i128::from(bytes) * NANO);
-    }
-
-    /// Bytes that may be taken now without debt.
-    #[must_use]
-    pub fn available(&mut self, now: Instant) -> u64 {
-        self.fill(now);
-        u64::try_from(self.level / NANO).unwrap_or(0)
     }
 
     fn fill(&mut self, now: Instant) {
@@ -88,21 +70,38 @@ mod tests {
 
     use super::{super::test_now, *};
 
+    /// Takes `bytes` as a sender does: unless the bucket is in debt, until when it then is.
+    fn take(bucket: &mut TokenBucket, now: Instant, bytes: u64) -> Result<(), Instant> {
+        match bucket.free_at(now) {
+            Some(free) => Err(free),
+            None => {
+                bucket.spend(now, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Bytes that may be taken now without debt.
+    fn available(bucket: &mut TokenBucket, now: Instant) -> i128 {
+        bucket.fill(now);
+        bucket.level / NANO
+    }
+
     #[test]
     fn bursts_pass_and_debts_are_paid() {
         let start = test_now().mono;
         let mut bucket = TokenBucket::new(start, 1000, 500);
-        assert_eq!(bucket.take(start, 400), Ok(()));
-        assert_eq!(bucket.available(start), 100);
+        assert_eq!(take(&mut bucket, start, 400), Ok(()));
+        assert_eq!(available(&mut bucket, start), 100);
         // A message larger than the burst passes, and two seconds and a bit are owed.
-        assert_eq!(bucket.take(start, 2100), Ok(()));
-        let free = bucket.take(start, 1).unwrap_err();
+        assert_eq!(take(&mut bucket, start, 2100), Ok(()));
+        let free = take(&mut bucket, start, 1).unwrap_err();
         assert!((1999..=2001).contains(&(free - start).as_millis()), "{:?}", free - start);
-        assert!(bucket.take(free - Duration::from_millis(1), 1).is_err());
-        assert_eq!(bucket.take(free, 1), Ok(()));
-        assert_eq!(bucket.available(start + Duration::from_secs(3600)), 500);
+        assert!(take(&mut bucket, free - Duration::from_millis(1), 1).is_err());
+        assert_eq!(take(&mut bucket, free, 1), Ok(()));
+        assert_eq!(available(&mut bucket, start + Duration::from_secs(3600)), 500);
         bucket.set(start + Duration::from_secs(3600), 10, 20);
-        assert_eq!(bucket.available(start + Duration::from_secs(9999)), 20);
+        assert_eq!(available(&mut bucket, start + Duration::from_secs(9999)), 20);
     }
 
     proptest! {
@@ -114,11 +113,11 @@ mod tests {
             let mut bucket = TokenBucket::new(start, rate, burst);
             for (nanos, bytes) in steps {
                 now += Duration::from_nanos(nanos);
-                match bucket.take(now, bytes) {
+                match take(&mut bucket, now, bytes) {
                     Ok(()) => passed += bytes,
                     Err(free) => {
                         prop_assert!(free > now);
-                        prop_assert!(bucket.clone().take(free, bytes).is_ok());
+                        prop_assert!(take(&mut bucket.clone(), free, bytes).is_ok());
                     }
                 }
                 largest = largest.max(bytes);

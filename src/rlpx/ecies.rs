@@ -1,12 +1,12 @@
 //! ECIES as RLPx uses it: one message to the holder of a secp256k1 key.
 //!
-//! Ciphertext: `04 ‖ R ‖ iv ‖ c ‖ tag`, with R the sender's throw-away public key, c the message under AES-128-CTR,
-//! and the tag an HMAC-SHA256 over `iv ‖ c ‖ auth-data` (rlpx.md, "ECIES Encryption"). The key derivation is NIST
-//! SP 800-56 concat-KDF with no shared info; 32 bytes are needed, so it is one SHA-256.
+//! Ciphertext: `04 ‖ R ‖ iv ‖ c ‖ tag`. R is the sender's ephemeral public key, c is the message under AES-128-CTR, and
+//! the tag is an HMAC-SHA256 over `iv ‖ c ‖ auth-data` (rlpx.md, "ECIES Encryption"). The key derivation is the NIST SP
+//! 800-56 concat-KDF without shared info; 32 bytes are needed, so it is one SHA-256.
 //!
-//! Decryption is what strangers can make us do, so its shape is fixed: parse the point (nothing is multiplied with a
-//! point that is not valid), one agreement, one HMAC, compare in constant time. A point that does not parse is
-//! replaced by a valid one and refused with the tag, so that it costs what a wrong tag costs.
+//! Strangers can make us decrypt, so the steps are fixed: parse the point (an invalid point is never multiplied), one
+//! agreement, one HMAC, compare in constant time. A point that does not parse is replaced by a valid one and refused
+//! with the tag, so that it takes the same time as a wrong tag.
 
 use aes::Aes128;
 use bytes::{BufMut, BytesMut};
@@ -21,15 +21,15 @@ use zeroize::Zeroizing;
 
 use crate::node::{NodeKey, PublicKey, key::SharedPoint};
 
-/// Prefix and point.
+/// Prefix and point, in bytes.
 const POINT: usize = 65;
 const IV: usize = 16;
 const TAG: usize = 32;
 
-/// What encryption adds to a message; no ciphertext is shorter.
+/// The bytes that encryption adds to a message; no ciphertext is shorter.
 pub const OVERHEAD: usize = POINT + IV + TAG;
 
-/// A handshake that did not succeed. It does not say why: a reason would help only those who probe the key.
+/// A handshake that did not succeed. It gives no reason: a reason would help only an attacker who probes the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the RLPx handshake packet is not valid for our key")]
 pub struct Refused;
@@ -37,7 +37,7 @@ pub struct Refused;
 /// The keys of one message.
 struct Keys {
     cipher: Zeroizing<[u8; 16]>,
-    /// An HMAC key is filled up with zeros to a block of the hash; the first 32 bytes are the key.
+    /// An HMAC key is padded with zeros to a block of the hash; the first 32 bytes are the key.
     tag: Zeroizing<[u8; 64]>,
 }
 
@@ -139,7 +139,7 @@ mod tests {
             changed[at] ^= 1;
             assert_eq!(decrypt(&key, &changed, b"data"), Err(Refused), "byte {at}");
         }
-        // Every blob that is too short, the lengths around each field's end among them (CVE-2026-22862).
+        // Every length that is too short, with the lengths around each field's end (CVE-2026-22862).
         for len in 0..message.len() {
             assert_eq!(decrypt(&key, &message[..len], b"data"), Err(Refused), "{len} bytes");
         }
@@ -156,8 +156,8 @@ mod tests {
         assert_eq!(decrypt(&key, &message[..OVERHEAD - 1], b""), Err(Refused));
     }
 
-    /// A sender that chooses a bad point knows the tag that the bad arithmetic would give; here the tag is even made
-    /// for the point that decryption puts in its place. Refused all the same (CVE-2026-26315, GHSA-2gjw-fg97-vg3r).
+    /// A sender that chooses a bad point knows the tag that the bad arithmetic would give. Here the tag even fits the
+    /// point that decryption puts in its place, and the message is still refused (CVE-2026-26315, GHSA-2gjw-fg97-vg3r).
     #[test]
     fn bad_points_are_refused_even_with_a_tag_that_fits() {
         let mut rng = StdRng::seed_from_u64(3);
@@ -165,7 +165,7 @@ mod tests {
         let zero = [0; 64];
         let mut off_curve = key.public().to_uncompressed();
         off_curve[63] ^= 1;
-        // Coordinates of 2^256 - 1 lie above the field prime.
+        // Coordinates of 2^256 - 1 are above the field prime.
         let not_canonical = [0xff; 64];
         for point in [zero, off_curve, not_canonical] {
             let keys = Keys::derive(&key.agree(&key.public()));

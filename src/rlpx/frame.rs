@@ -6,10 +6,11 @@
 //! body   = RLP(message code) ‖ payload
 //! ```
 //!
-//! Header-data is a leftover of chunked frames; everybody writes C2 80 80 and nobody reads it (rlpx.md, "Framing").
+//! Header-data is left over from chunked frames: every implementation writes C2 80 80 and none reads it (rlpx.md,
+//! "Framing").
 //!
-//! The reader never reserves memory: a frame that announces 16 MiB waits in the receive buffer, which grows with what
-//! was received and not with what was promised. [`FrameReader::missing`] tells a driver how much a frame still needs.
+//! The reader never reserves memory. A frame that announces 16 MiB waits in the receive buffer, which grows with the
+//! bytes that were received and not with the announced size.
 
 use std::fmt;
 
@@ -26,18 +27,18 @@ use super::{
 };
 use crate::rlp::{self, Reader};
 
-/// The largest size that a header can say.
+/// The largest size that a header can hold, in bytes.
 pub const MAX_FRAME: usize = (1 << 24) - 1;
-/// Header and its tag.
+/// The bytes of a header and its tag.
 const HEADER_LEN: usize = 16 + TAG_LEN;
 const HEADER_DATA: [u8; 3] = [0xc2, 0x80, 0x80];
 /// Bodies are padded to whole AES blocks.
 const BLOCK: usize = 16;
-/// How much is encrypted before it is absorbed by the MAC (and the other way round): both passes then find it in the
-/// first-level cache, which is 32 KiB or more.
+/// How many bytes are encrypted before the MAC absorbs them (and the other way round when reading): both passes then
+/// find them in the first-level cache, which has 32 KiB or more.
 const PIECE: usize = 4096;
 
-/// A frame that breaks the format. The connection is over: nothing behind it can be read.
+/// A frame that breaks the format. The connection is over: no byte after it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The header's tag is wrong.
@@ -49,12 +50,12 @@ pub enum FrameError {
     /// A frame without a body, which has no message code.
     #[error("an empty frame; a frame carries at least a message code")]
     Empty,
-    /// More than the connection accepts in its present state.
+    /// A frame larger than the connection accepts in its present state.
     #[error("a frame of {size} bytes, at most {limit} are accepted here")]
     TooLarge {
-        /// What the header says.
+        /// The size in the header, in bytes.
         size: usize,
-        /// What was allowed.
+        /// The largest size that was accepted, in bytes.
         limit: usize,
     },
     /// The body does not start with an unsigned integer.
@@ -111,19 +112,19 @@ impl FrameWriter {
     }
 }
 
-/// The size of a body, if a header can say it.
+/// The size of a body in bytes, or an error if a header cannot hold it.
 fn body_len(code: usize, payload: usize) -> Result<usize, MessageTooLarge> {
     let size = code.saturating_add(payload);
     if size > MAX_FRAME { Err(MessageTooLarge::compressed(payload)) } else { Ok(size) }
 }
 
-/// What a frame takes on the wire, given the bytes of its code and payload.
+/// How many bytes a frame takes on the wire, given the bytes of its code and payload together.
 #[must_use]
 pub fn wire_len(body: usize) -> usize {
     body.next_multiple_of(BLOCK).saturating_add(HEADER_LEN + TAG_LEN)
 }
 
-/// The code as a canonical RLP integer: it stands at the end of the array, from the returned index on.
+/// The code as a canonical RLP integer: the bytes of the array from the returned index to its end.
 fn encode_code(code: u64) -> ([u8; 9], usize) {
     let bytes = code.to_be_bytes();
     let zeros = code.leading_zeros() as usize / 8;
@@ -141,13 +142,13 @@ fn encode_code(code: u64) -> ([u8; 9], usize) {
     (out, start)
 }
 
-/// Whether a frame can carry a message with this code and so many bytes of payload.
+/// Checks whether a frame can carry a message with this code and this many bytes of payload.
 pub fn check_len(code: u64, payload: usize) -> Result<(), MessageTooLarge> {
     let (code, skip) = encode_code(code);
     body_len(code.len().saturating_sub(skip), payload).map(|_| ())
 }
 
-/// A message as it came in a frame.
+/// A message, as it was read from a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The message code on the wire.
@@ -176,7 +177,7 @@ impl FrameReader {
     /// Reads the next frame from the front of `received`; `None` until all of it is there. Bodies over `limit` bytes
     /// are refused when their header is read.
     ///
-    /// The message is decrypted where it stands and split off, so it shares memory with `received` until dropped.
+    /// The message is decrypted in place and split off, so it shares memory with `received` until it is dropped.
     pub fn read(&mut self, received: &mut BytesMut, limit: usize) -> Result<Option<Frame>, FrameError> {
         let size = match self.size {
             Some(size) => size,
@@ -227,15 +228,7 @@ impl FrameReader {
         Ok(Some(size))
     }
 
-    /// How many bytes must follow the `have` that were received before [`Self::read`] can go on. For a frame whose
-    /// header has been read this is the rest of that frame; otherwise the rest of a header.
-    #[must_use]
-    pub fn missing(&self, have: usize) -> usize {
-        let need = self.size.map_or(HEADER_LEN, |size| size.next_multiple_of(BLOCK) + TAG_LEN);
-        need.saturating_sub(have)
-    }
-
-    /// Whether a header has been read whose body has not.
+    /// Whether a header has been read and its body has not.
     #[must_use]
     pub fn is_inside_frame(&self) -> bool {
         self.size.is_some()

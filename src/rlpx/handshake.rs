@@ -8,13 +8,13 @@
 //!       Session                    Session
 //! ```
 //!
-//! A packet is a 16-bit size and an ECIES message of that size, whose authenticated data is the size. Inside is an
-//! RLP list and padding. Versions, further list elements and whatever follows the list are ignored (EIP-8). The format
-//! before EIP-8 is gone from the network and not read.
+//! A packet is a 16-bit size and an ECIES message of that size, whose authenticated data is the size. The message
+//! contains an RLP list and padding. Versions, further list elements and bytes after the list are ignored (EIP-8). The
+//! format before EIP-8 is not on the network any more, and is not read.
 //!
-//! Each side spends two key generations and four agreements, plus one signature (initiator) or one recovery
-//! (recipient): about 0.2 ms. [`Recipient::answer`] and [`Initiator::finish`] take and return owned values without
-//! touching a connection, so a driver may run them where such work is bounded.
+//! Each side computes two key generations and four agreements, and one signature (initiator) or one recovery
+//! (recipient): about 0.2 ms. [`Recipient::answer`] and [`Initiator::finish`] take and return owned values and use no
+//! connection, so a driver may run them where such work is bounded.
 
 use std::fmt;
 
@@ -33,15 +33,15 @@ use crate::{
     rlp::Reader,
 };
 
-/// The largest size a packet may announce. Real ones are 370 to 700 bytes; 64 KiB are possible in the format.
+/// The largest size that a packet may announce, in bytes. Real packets have 370 to 700; the format allows 64 KiB.
 const MAX_PACKET: usize = 2048;
-/// The version of the handshake that we speak; nobody reads it.
+/// The version of the handshake that we send; readers ignore it (EIP-8).
 const VERSION: u8 = 4;
 /// Padding is 100 to 300 zero bytes under the encryption, which makes sizes vary (EIP-8).
 const MIN_PADDING: u32 = 100;
 const PADDING_SPREAD: u32 = 201;
 
-/// Splits the first handshake packet off what was received; `None` while it is incomplete. An impossible size is
+/// Splits the first handshake packet off the received bytes; `None` while it is incomplete. A size out of range is
 /// refused as soon as it is read.
 pub fn take_packet(received: &mut BytesMut) -> Result<Option<Bytes>, Refused> {
     let Some(prefix) = received.first_chunk::<2>() else { return Ok(None) };
@@ -67,7 +67,8 @@ fn unseal(key: &NodeKey, packet: &[u8]) -> Result<Vec<u8>, Refused> {
     ecies::decrypt(key, message, size)
 }
 
-/// What auth says: who dials, and a signature by the ephemeral key over the static agreement xor the nonce.
+/// The contents of auth: the dialing node's key, and a signature by its ephemeral key over the static agreement xor the
+/// nonce.
 #[derive(Debug)]
 struct Auth {
     signature: [u8; 65],
@@ -93,7 +94,7 @@ impl Auth {
     }
 }
 
-/// What ack says: the recipient's ephemeral key and nonce.
+/// The contents of ack: the recipient's ephemeral key and nonce.
 #[derive(Debug)]
 struct Ack {
     ephemeral: PublicKey,
@@ -198,14 +199,14 @@ impl Recipient {
     }
 }
 
-/// A finished handshake: who the other side is, and the codec of each direction.
+/// A finished handshake: the other side's key, and the codec of each direction.
 #[derive(Debug)]
 pub struct Session {
-    /// The key that the other side proved to hold; proven to a recipient with the first frame that it reads.
+    /// The other side's key. It is proven by the first frame that `reader` accepts.
     pub remote: PublicKey,
-    /// What we send goes through here.
+    /// Encrypts everything that we send.
     pub writer: FrameWriter,
-    /// What we receive goes through here.
+    /// Decrypts everything that we receive.
     pub reader: FrameReader,
 }
 

@@ -1,4 +1,5 @@
-//! The frame MAC: a Keccak-256 state for each direction that never ends, stirred with AES at every tag.
+//! The frame MAC: one Keccak-256 state for each direction and the whole connection, into which every tag is mixed with
+//! AES.
 //!
 //! rlpx.md, "MAC": the state first absorbs `mac-secret ^ nonce` and the handshake packet, then for every frame
 //!
@@ -7,8 +8,9 @@
 //! body:   absorb body-ciphertext; s = digest; seed = AES(mac-secret, s) ^ s;  absorb seed;    tag = digest
 //! ```
 //!
-//! where every digest is cut to 16 bytes. A digest costs one Keccak permutation on a copy of the state. The first one
-//! of a header equals the tag of the frame before, so it is kept: three permutations a frame for tags instead of four.
+//! where every digest is cut to 16 bytes. A digest costs one Keccak permutation on a copy of the state. The first
+//! digest of a header equals the tag of the frame before, so it is kept: tags cost three permutations a frame instead
+//! of four.
 
 use std::fmt;
 
@@ -18,19 +20,19 @@ use aes::{
 };
 use sha3::{Digest, Keccak256};
 
-/// A tag on the wire.
+/// The bytes of a tag on the wire.
 pub const TAG_LEN: usize = 16;
 
 /// The MAC of one direction.
 pub struct Mac {
     cipher: Aes256,
     state: Keccak256,
-    /// What [`Self::state`] digests to now, cut to 16 bytes.
+    /// The digest of [`Self::state`] now, cut to 16 bytes.
     digest: [u8; TAG_LEN],
 }
 
 impl Mac {
-    /// A MAC with the key `secret`, whose state has absorbed what the handshake gives it.
+    /// A MAC with the key `secret`, whose state has absorbed the nonce and the packet of the handshake.
     #[must_use]
     pub fn new(secret: &[u8; 32], state: Keccak256) -> Self {
         let mut mac = Self { cipher: Aes256::new(secret.into()), state, digest: [0; TAG_LEN] };
@@ -43,7 +45,7 @@ impl Mac {
         self.stir(ciphertext)
     }
 
-    /// Takes in the next piece of a body's ciphertext.
+    /// Absorbs the next piece of a body's ciphertext.
     pub fn absorb(&mut self, ciphertext: &[u8]) {
         self.state.update(ciphertext);
     }
@@ -82,12 +84,12 @@ impl fmt::Debug for Mac {
     }
 }
 
-// The MAC against other implementations' bytes: the recorded session in the tests of `frame`.
+// The recorded session in the tests of `frame` compares the MAC with the bytes of other implementations.
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The kept digest is the one that would be computed anew.
+    /// The kept digest equals a newly computed one.
     #[test]
     fn the_kept_digest_is_the_digest() {
         let mut mac = Mac::new(&[1; 32], Keccak256::new().chain_update(b"state"));

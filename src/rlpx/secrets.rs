@@ -1,8 +1,8 @@
-//! From two nonces and one shared point to the keys of a connection.
+//! Derives the keys of a connection from two nonces and one shared point.
 //!
-//! rlpx.md, "Initial Handshake": every secret is a Keccak-256 of the ephemeral agreement and the secret before it.
-//! The MAC states absorb the handshake packets as they were on the wire, so both sides prove at their first frame
-//! that nobody changed a byte of them.
+//! rlpx.md, "Initial Handshake": every secret is a Keccak-256 of the ephemeral agreement and the secret before it. The
+//! MAC states absorb the handshake packets as they were on the wire. So the first frame of each side proves that no
+//! byte of them was changed.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub enum Role {
     Recipient,
 }
 
-/// What one side contributed, as it went over the wire.
+/// The contribution of one side, as it was on the wire.
 #[derive(Clone, Copy, Debug)]
 pub struct Contribution<'a> {
     /// The random nonce inside the packet.
@@ -35,15 +35,15 @@ pub struct Secrets {
     pub aes: Zeroizing<[u8; 32]>,
     /// AES-256 key of both MACs.
     pub mac: Zeroizing<[u8; 32]>,
-    /// MAC state of what we send.
+    /// MAC state of the frames that we send.
     pub egress: Keccak256,
-    /// MAC state of what we receive.
+    /// MAC state of the frames that we receive.
     pub ingress: Keccak256,
 }
 
 impl Secrets {
-    /// Derives the keys from the agreement of both ephemeral keys, what the initiator sent (auth) and what the
-    /// recipient sent (ack).
+    /// Derives the keys from the agreement of both ephemeral keys, and from what the initiator (auth) and the recipient
+    /// (ack) sent.
     #[must_use]
     pub fn derive(
         role: Role,
@@ -57,7 +57,7 @@ impl Secrets {
         let shared = keccak(&nonces);
         let aes = keccak(shared.as_ref());
         let mac = keccak(aes.as_ref());
-        // Each state starts with the nonce of the side that reads: the recipient's for what the initiator writes.
+        // Each state starts with the nonce of the side that reads: the recipient's for frames of the initiator.
         let from_initiator = state(&mac, ack.nonce, auth.packet);
         let from_recipient = state(&mac, auth.nonce, ack.packet);
         let (egress, ingress) = match role {

@@ -1,12 +1,13 @@
-//! Snappy for message payloads (raw format, EIP-706), with every length checked before memory is taken.
+//! Snappy for message payloads (raw format, EIP-706). Every length is checked before memory is allocated.
 //!
-//! A payload has at most 16 MiB - 1 bytes uncompressed. Compressed it must fit a frame together with its code, whose
-//! size field has 24 bits as well: data that does not compress grows by 3 bytes per 64 KiB and a 4-byte length, so
-//! that its limit is 16,776,442 bytes.
+//! A payload has at most 16 MiB - 1 bytes uncompressed. Compressed it must fit a frame together with its code, and the
+//! size field of a frame has 24 bits as well. Data that does not compress grows by 3 bytes per 64 KiB and a 4-byte
+//! length, so its limit is 16,776,442 bytes.
 //!
-//! What comes out of [`Decompressor`] is what applications queue, so it must not pin more memory than it appears to:
-//! only payloads of up to 256 bytes share an allocation, of 2 KiB, with their neighbours. That is where sharing pays
-//! (the allocator is a visible part of a 100-byte message) and it bounds what one queued message can hold on to.
+//! Applications queue the payloads that [`Decompressor`] returns, so a payload must not keep much more memory allocated
+//! than its size. Only payloads of up to 256 bytes share an allocation, of 2 KiB. Sharing saves time there (the
+//! allocator is a visible part of the cost of a 100-byte message), and 2 KiB bound the memory that one queued message
+//! keeps.
 
 use std::fmt;
 
@@ -17,19 +18,19 @@ use super::frame::MAX_FRAME;
 /// The most bytes a payload may have before compression and after decompression.
 pub const MAX_PAYLOAD: usize = (1 << 24) - 1;
 
-/// The largest compressed payload: a frame less the one byte of a message code below 0x80.
+/// The largest compressed payload: a frame without the one byte of a message code below 0x80.
 pub const MAX_COMPRESSED: usize = MAX_FRAME - 1;
 
-/// No snappy element writes more than 64 bytes for 3 (a copy with a 16-bit offset), so 22 is above every real ratio.
-/// A header that claims more is a bomb, whatever follows.
+/// No snappy element writes more than 64 bytes for 3 (a copy with a 16-bit offset), so 22 is above every real ratio. A
+/// header that claims more is a decompression bomb, whatever data follows.
 const MAX_RATIO: usize = 22;
 
 /// Payloads of at most this many bytes share allocations.
 const SMALL: usize = 256;
-/// The size of a shared allocation, and thus the most that a small payload can hold on to.
+/// The size of a shared allocation in bytes, and so the most memory that a small payload keeps.
 pub const SHARED_CHUNK: usize = 2048;
 
-/// Compression output is written here first; beyond this size the buffer is not kept.
+/// Compression writes to a buffer first, which is kept if it has at most this many bytes.
 const KEPT_SCRATCH: usize = 256 * 1024;
 
 /// A message that no frame can carry.
@@ -39,7 +40,7 @@ const KEPT_SCRATCH: usize = 256 * 1024;
      can be sent (16776442 for data that does not compress)"
 )]
 pub struct MessageTooLarge {
-    /// How large it is.
+    /// Its size in bytes.
     size: usize,
     form: &'static str,
 }
@@ -57,20 +58,20 @@ impl MessageTooLarge {
 /// Bytes that are not the snappy form of an acceptable payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnappyError {
-    /// The header says more than a message may have, or more than its data could hold.
+    /// The header claims more than a message may have, or more than its data could hold.
     #[error("a snappy header claims {claimed} bytes for {compressed} compressed ones")]
     TooLarge {
-        /// What the header says.
+        /// The size in the header, in bytes.
         claimed: usize,
-        /// How many bytes there are.
+        /// The size of the compressed data, in bytes.
         compressed: usize,
     },
-    /// Not snappy.
+    /// The data is not in the snappy format.
     #[error("the payload is not valid snappy")]
     Corrupt,
 }
 
-/// A compressed payload. Cheap to clone: compressed once, it goes to any number of peers.
+/// A compressed payload. A clone is cheap: a payload is compressed once and sent to any number of peers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Compressed {
     bytes: Bytes,
@@ -157,7 +158,7 @@ impl Decompressor {
         }
     }
 
-    /// A copy of a payload that is not compressed, in memory as [`Self::decompress`] hands it out.
+    /// Copies a payload that is not compressed, into memory as [`Self::decompress`] allocates it.
     pub fn copy(&mut self, payload: &[u8]) -> Bytes {
         if payload.len() > SMALL {
             return Bytes::copy_from_slice(payload);
@@ -175,7 +176,7 @@ impl Decompressor {
         self.chunk.split()
     }
 
-    /// Lets go of the shared allocation: an idle connection holds no buffer.
+    /// Releases the shared allocation: an idle connection holds no buffer.
     pub fn release(&mut self) {
         self.chunk = BytesMut::new();
     }
@@ -227,11 +228,11 @@ mod tests {
             let error = decompressor.decompress(bomb, MAX_PAYLOAD).unwrap_err();
             assert!(matches!(error, SnappyError::TooLarge { .. }), "{error}");
         }
-        // An honest payload over the caller's limit.
+        // A real payload over the caller's limit.
         let compressed = Compressor::default().compress(&[0; 3000]).unwrap();
         let error = decompressor.decompress(compressed.as_bytes(), 2048).unwrap_err();
         assert!(matches!(error, SnappyError::TooLarge { claimed: 3000, .. }), "{error}");
-        // The best ratio that real data can have stays below the refused one.
+        // The best ratio of real data stays below the ratio that is refused.
         let best = Compressor::default().compress(&vec![0; MAX_PAYLOAD]).unwrap();
         assert_eq!(decompressor.decompress(best.as_bytes(), MAX_PAYLOAD).unwrap().len(), MAX_PAYLOAD);
     }
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn what_is_not_snappy_is_corrupt() {
         let mut decompressor = Decompressor::default();
-        // Nothing; no length; a length without data; a copy from before the start; data beyond the length.
+        // Nothing; an incomplete length; a length without data; a copy from before the start; data beyond the length.
         for bytes in [&[][..], &[0x80], &[0x05], &[0x04, 0x01, 0x01], &[0x01, 0x04, 0x61, 0x62]] {
             assert_eq!(
                 decompressor.decompress(bytes, MAX_PAYLOAD),
@@ -249,7 +250,7 @@ mod tests {
         }
     }
 
-    /// The limits that the error names are the real ones.
+    /// The limits in the error text are the real ones.
     #[test]
     fn the_largest_messages() {
         let mut compressor = Compressor::default();

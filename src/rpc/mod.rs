@@ -1,17 +1,17 @@
-//! The gRPC services: translate, authorise, stream.
+//! The gRPC services: they authorise calls, translate requests and answers, and send streams.
 //!
-//! Nothing about peers is decided here, and no state lives here but open calls: requests become commands to the switch,
-//! and what it answers becomes messages of the contract in `proto/`. Who may ask for what is decided here, before every
-//! call: `server` admits connections, `access` admits calls.
+//! The services decide nothing about peers and keep no state except open calls. They turn requests into commands to the
+//! switch, and its replies into messages of the contract in `proto/`. Access is decided here, before every call:
+//! `server` admits connections, `access` admits calls.
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`server`] | the HTTP/2 server: listeners, TLS, and how much clients may hold |
-//! | [`access`] | who calls, and whether the role allows the call |
-//! | [`services`] | one file for each service of the contract, and what several of them share |
+//! | [`server`] | the HTTP/2 server: listeners, TLS, and limits for clients |
+//! | [`access`] | the identity of a caller, and whether its role allows the call |
+//! | [`services`] | one file for each service of the contract, and the parts that several services share |
 //! | [`translate`] | values of the other rooms as messages of the contract, and back; errors as a status |
 //!
-//! `translate` uses none of the other three.
+//! `translate` uses none of the other three modules.
 //!
 //! Left out: what a registration or a peer is (`switch`), and where the server listens (`app`).
 

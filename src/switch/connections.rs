@@ -149,7 +149,7 @@ pub(super) struct Ended {
     /// The address of an inbound connection whose remote proved its key.
     pub(super) reached_by: Option<SocketAddr>,
     /// Set for an inbound connection that never became a session.
-    pub(super) not_let_in: Option<NotLetIn>,
+    pub(super) not_admitted: Option<NotLetIn>,
 }
 
 /// An inbound connection that did not become a session.
@@ -440,7 +440,7 @@ impl Connections {
             Stage::Handshake | Stage::Open { .. } => None,
         };
         // Dials that failed are told by the policy, which knows of those too that never had a connection.
-        let not_let_in = (connection.inbound && !established).then(|| NotLetIn {
+        let not_admitted = (connection.inbound && !established).then(|| NotLetIn {
             remote: connection.remote,
             node: node.or(connection.refused.and_then(|(node, _)| node)),
             refusal: connection.refused.map(|(_, refusal)| refusal),
@@ -451,7 +451,7 @@ impl Connections {
             said: if detail.is_empty() { cause.to_string() } else { detail.to_string() },
             reason: end.reason.unwrap_or(DisconnectReason::NetworkError),
             reached_by: (end.proven && connection.inbound).then_some(connection.remote),
-            not_let_in,
+            not_admitted,
         })
     }
 

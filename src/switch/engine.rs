@@ -30,7 +30,7 @@ use super::{
     session::{Session, SessionChannel},
     sessions::Sessions,
     sink::{Mute, Sharers},
-    views::{PeerEnd, Views, What, WhyNot},
+    views::{Attempt, NotAdmitted, PeerEnd, Views},
 };
 use crate::{
     Now, Wake,
@@ -117,8 +117,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Sets what wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier although no method was
-    /// called: a connection has lost a message, and a line about it is due.
+    /// Sets what wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier between two calls.
     pub fn wake_by(&self, wake: Arc<dyn Wake>) {
         self.registrations.attention().fill(wake);
     }
@@ -134,7 +133,7 @@ impl Engine {
         let id = self.connections.next_id();
         if let Err(refusal) = self.policy.conn_accepted(now, id, remote.ip()) {
             self.effects.log(LogLine::Refused { remote, refusal });
-            self.views.not_let_in(now, remote, None, WhyNot::Refused(refusal), &refusal.to_string());
+            self.views.not_admitted(now, remote, None, NotAdmitted::Refused(refusal), &refusal.to_string());
             return None;
         }
         Some(self.connections.begin(id, remote, local, None))
@@ -168,7 +167,7 @@ impl Engine {
         self.policy.node_resolved(now, &id, found.filter(|enode| enode.tcp != 0));
     }
 
-    /// A source offers a node. A refusal is counted by the policy, and its source is told by the demand alone.
+    /// A source offers a node. The policy counts a refusal, which its source learns from the demand alone.
     pub fn candidate(&mut self, now: Now, candidate: Candidate) {
         if !self.draining {
             let _ = self.policy.candidate(now, candidate);
@@ -230,10 +229,10 @@ impl Engine {
         }
         self.end_session(now, id, &ended.by, ended.reason, &ended.said);
         self.connections.forget(id);
-        if let Some(attempt) = ended.not_let_in {
-            let why = attempt.refusal.map_or(WhyNot::Failed(ended.cause), WhyNot::Refused);
+        if let Some(attempt) = ended.not_admitted {
+            let why = attempt.refusal.map_or(NotAdmitted::Failed(ended.cause), NotAdmitted::Refused);
             let node = attempt.node.map(|key| key.id());
-            self.views.not_let_in(now, attempt.remote, node, why, &ended.said);
+            self.views.not_admitted(now, attempt.remote, node, why, &ended.said);
         }
         self.policy.conn_closed(now, id, ended.cause, &ended.said);
         if let Some(node) = self.rehello.returning(id) {
@@ -379,8 +378,7 @@ impl Engine {
         sending.channel(session).ok_or_else(unshared)
     }
 
-    /// The channels on which a call sends to all peers: of the caller's registration, for the protocol, in random order,
-    /// so that a part of them is a fair choice.
+    /// The channels on which a call sends to all peers that share the protocol. The order is random.
     pub fn senders(
         &mut self,
         now: Now,
@@ -434,7 +432,7 @@ impl Engine {
     /// No more dials, accepts and registrations.
     pub fn drain(&mut self) {
         self.draining = true;
-        // Discovery need not look for any node any more.
+        self.rehello.stop();
         self.effects.push(Effect::Demand(0));
         self.registrations.wake_streams();
     }
@@ -478,7 +476,7 @@ impl Engine {
             Action::ResolveNode { id, public_key } => self.effects.push(Effect::Resolve(id, public_key)),
             Action::EntryChanged(id) => self.entry_changed(now, id),
             Action::DialFailed { id, addr, kind, cause, detail } => {
-                self.views.attempt(now, What::Dial { id, addr, kind, cause }, &detail);
+                self.views.attempt(now, Attempt::Dial { id, addr, kind, cause }, &detail);
             }
             Action::ConnectDone { query, id, outcome } => {
                 let peer = self.sessions.get(&id).map(|session| self.view(session));
@@ -582,8 +580,12 @@ impl Engine {
         self.end_session(now, before, &by, reason, detail);
         self.connections.disconnect(before, reason, by, detail);
         if let Some(negotiated) = self.connections.unpark(id) {
+            let is_useless = self.registrations.owners(negotiated.channels()).is_empty();
             let sinks = self.open(now, id, negotiated);
             self.effects.push(Effect::Control(id, Control::Promote(sinks)));
+            // The registrations that its Hello named may have ended while it was parked.
+            let useless = is_useless.then_some(id).into_iter().collect();
+            self.release(now, Released { useless, ..Released::default() }, reason, detail);
         }
     }
 
@@ -592,7 +594,7 @@ impl Engine {
         if let CloseReason::Refused(refusal) = reason
             && let Some(remote) = self.connections.refuse_later(id, refusal)
         {
-            self.views.not_let_in(now, remote, None, WhyNot::Refused(refusal), &refusal.to_string());
+            self.views.not_admitted(now, remote, None, NotAdmitted::Refused(refusal), &refusal.to_string());
         }
         let (wire, by) = match reason {
             CloseReason::Refused(refusal) => (cause::of_refusal(refusal), ClosedBy::Sidecar),
@@ -651,7 +653,7 @@ impl Engine {
 
     /// Reconnects the next peer of a re-Hello pass, if its time has come.
     fn reconnect_one(&mut self, now: Now) {
-        if self.draining || !self.rehello.is_due(now.mono) {
+        if !self.rehello.is_due(now.mono) {
             return;
         }
         let lacking = self.sessions.iter().filter(|session| self.registrations.lacks_one(session));

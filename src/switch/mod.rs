@@ -56,4 +56,3 @@ pub use effect::{Effect, LogLine};
 pub use engine::Engine;
 pub use peers::PeerView;
 pub use registration::Principal;
-pub use registrations::Registrations;

@@ -11,7 +11,6 @@ use super::{error::SwitchError, session::Session, sessions::Sessions};
 use crate::{
     Now,
     node::{AddressClass, NodeId, NodeRef},
-    p2p::session::ConnectionId,
     policy::{
         Ban, BanError, BanTarget, Policy, Settings, Slots, Warning,
         dial::{AddError, ConnectOutcome, ListEntry, ListSource},
@@ -117,7 +116,8 @@ impl<'a> Peers<'a> {
 
     /// The peers by the policy's own count, and the connection of each: always those of [`all`](Self::all).
     #[must_use]
-    pub fn counted(&self) -> Vec<(NodeId, ConnectionId)> {
+    #[cfg(any(test, feature = "internals"))]
+    pub fn counted(&self) -> Vec<(NodeId, crate::p2p::session::ConnectionId)> {
         self.policy.peers().map(|peer| (peer.id, peer.conn)).collect()
     }
 

@@ -40,11 +40,10 @@ use crate::{
 };
 
 pub use super::registration::{
-    Acting, AttachRequest, Attached, Ended, Lookup, Principal, Registered, RegistrationView, SwitchError,
-    Target,
+    Acting, AttachRequest, Attached, Ended, Lookup, Principal, RegistrationView, SwitchError, Target,
 };
 use super::registration::{Application, Sending, claim, cut};
-pub use crate::lease::{Config as LeaseConfig, RegistrationId};
+pub use crate::lease::RegistrationId;
 
 /// What follows from a registration that began, changed or ended.
 #[derive(Debug)]

@@ -55,6 +55,11 @@ impl Rehello {
         }
     }
 
+    /// No more passes: the sidecar stops. A pass that is due is not due any more.
+    pub(super) fn stop(&mut self) {
+        (self.rolling, self.due) = (false, None);
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
@@ -159,6 +164,12 @@ mod tests {
         let mut off = Rehello::new(false);
         off.registered(at(0));
         assert_eq!(off.poll_timeout(), None);
+        rehello.registered(at(602));
+        rehello.stop();
+        assert_eq!(rehello.poll_timeout(), None, "a pass that never comes must not wake the driver");
+        assert!(!rehello.is_due(at(2_000)));
+        rehello.registered(at(2_000));
+        assert_eq!(rehello.poll_timeout(), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     Now, Wake,
     delivery::{Budget, Event},
-    lease::{Capability, DEFAULT_LINGER, ProtocolSpec, RegistrationSpec},
+    lease::{Capability, MAX_LINGER, ProtocolSpec, RegistrationSpec},
     node::{Enode, NodeId, NodeRef},
     p2p::{
         self, Channel, ChannelIndex, DisconnectReason, HeldTime, Inbound, RemoteHello, Side, Source as _,
@@ -363,7 +363,7 @@ fn a_lease_that_runs_out_ends_once() {
     let (mut world, _) = World::with_echo();
     let (connection, _) = world.peer(1, &["echo"]);
     world.effects.clear();
-    world.pass(DEFAULT_LINGER + Duration::from_secs(3_600));
+    world.pass(MAX_LINGER + Duration::from_secs(3_600));
     let ended = world.take(|effect| match effect {
         Effect::Log(LogLine::RegistrationEnded { expired, .. }) => Some(*expired),
         _ => None,

@@ -108,7 +108,7 @@ pub struct PeerEnd {
 
 /// Why an accepted connection did not become a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhyNot {
+pub enum NotAdmitted {
     /// We decided so.
     Refused(Refusal),
     /// It failed.
@@ -117,18 +117,18 @@ pub enum WhyNot {
 
 /// An attempt at a connection that came to nothing.
 #[derive(Clone, Debug)]
-pub struct Attempt {
+pub struct FailedAttempt {
     /// Wall time.
     pub time: Duration,
     /// Which.
-    pub what: What,
+    pub attempt: Attempt,
     /// In more words; strangers may have written some of them.
     pub detail: String,
 }
 
 /// Which attempt it was.
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum Attempt {
     /// A dial of ours.
     Dial {
         /// Whom we dialed.
@@ -147,20 +147,23 @@ pub enum What {
         /// Who it was, if it got that far.
         id: Option<NodeId>,
         /// Why it did not stay.
-        why: WhyNot,
+        why: NotAdmitted,
     },
 }
 
-/// Reasons in the ring: causes of failed dials, causes of failed inbound connections, our refusals of those.
+/// How many causes there are.
 const CAUSES: usize = Cause::ALL.len();
 
-impl What {
+/// Reasons in the ring: causes of failed dials, causes of failed inbound connections, our refusals of those.
+const REASONS: usize = 2 * CAUSES + Refusal::ALL.len();
+
+impl Attempt {
     fn reason(&self) -> usize {
         let cause = |cause: &Cause| Cause::ALL.iter().position(|known| known == cause).unwrap_or(CAUSES);
         match self {
             Self::Dial { cause: why, .. } => cause(why),
-            Self::Inbound { why: WhyNot::Failed(why), .. } => CAUSES + cause(why),
-            Self::Inbound { why: WhyNot::Refused(why), .. } => {
+            Self::Inbound { why: NotAdmitted::Failed(why), .. } => CAUSES + cause(why),
+            Self::Inbound { why: NotAdmitted::Refused(why), .. } => {
                 2 * CAUSES + Refusal::ALL.iter().position(|known| known == why).unwrap_or_default()
             }
         }
@@ -184,7 +187,7 @@ pub struct PeerViews {
     /// Connected peers.
     pub peers: Watch<NodeId, PeerState>,
     /// Attempts that came to nothing.
-    pub attempts: Happenings<Attempt>,
+    pub attempts: Happenings<FailedAttempt>,
 }
 
 /// All that can be watched of a switch. Clones name the same views.
@@ -198,7 +201,7 @@ impl Views {
     /// Empty views. `instance` tells this run of the sidecar from others, so it must be random.
     #[must_use]
     pub fn new(instance: u64) -> Self {
-        let attempts = Happenings::new(2 * CAUSES + Refusal::ALL.len(), MAX_HAPPENINGS);
+        let attempts = Happenings::new(REASONS, MAX_HAPPENINGS);
         Self {
             peers: Shared::new(PeerViews { peers: Watch::new(instance, MAX_CHANGES), attempts }),
             registrations: Shared::new(Watch::new(instance, MAX_CHANGES)),
@@ -245,22 +248,23 @@ impl Views {
     }
 
     /// An attempt at a connection came to nothing.
-    pub(super) fn attempt(&self, now: Now, what: What, detail: &str) {
-        let reason = what.reason();
+    pub(super) fn attempt(&self, now: Now, attempt: Attempt, detail: &str) {
+        let reason = attempt.reason();
         let detail = detail.chars().take(MAX_DETAIL).collect();
-        self.peers.update(|views| views.attempts.record(reason, Attempt { time: now.unix, what, detail }));
+        self.peers
+            .update(|views| views.attempts.record(reason, FailedAttempt { time: now.unix, attempt, detail }));
     }
 
     /// An accepted connection came to nothing.
-    pub(super) fn not_let_in(
+    pub(super) fn not_admitted(
         &self,
         now: Now,
         remote: SocketAddr,
         id: Option<NodeId>,
-        why: WhyNot,
+        why: NotAdmitted,
         detail: &str,
     ) {
-        self.attempt(now, What::Inbound { remote, id, why }, detail);
+        self.attempt(now, Attempt::Inbound { remote, id, why }, detail);
     }
 
     /// A registration as it is now, or `None` once it has ended.
@@ -292,22 +296,21 @@ mod tests {
     fn every_reason_has_its_number_and_its_name() {
         let remote = "192.0.2.1:30303".parse().unwrap();
         let (id, kind) = (NodeId([1; 32]), Kind::Static);
-        let dial = |cause| What::Dial { id, addr: None, kind, cause };
-        let inbound = |why| What::Inbound { remote, id: None, why };
+        let dial = |cause| Attempt::Dial { id, addr: None, kind, cause };
+        let inbound = |why| Attempt::Inbound { remote, id: None, why };
         let mut numbers = HashSet::new();
         for cause in Cause::ALL {
-            for (what, of) in [(dial(cause), false), (inbound(WhyNot::Failed(cause)), true)] {
-                assert_eq!(reason_name(what.reason()), (of, cause.name()));
-                assert!(numbers.insert(what.reason()));
+            for (attempt, of) in [(dial(cause), false), (inbound(NotAdmitted::Failed(cause)), true)] {
+                assert_eq!(reason_name(attempt.reason()), (of, cause.name()));
+                assert!(numbers.insert(attempt.reason()));
             }
         }
         for refusal in Refusal::ALL {
-            let what = inbound(WhyNot::Refused(refusal));
-            assert_eq!(reason_name(what.reason()), (true, refusal.name()));
-            assert!(numbers.insert(what.reason()));
+            let attempt = inbound(NotAdmitted::Refused(refusal));
+            assert_eq!(reason_name(attempt.reason()), (true, refusal.name()));
+            assert!(numbers.insert(attempt.reason()));
         }
-        let views = Views::new(1);
-        assert_eq!(views.peers.read(|views| views.attempts.totals().len()), numbers.len());
+        assert_eq!(numbers.len(), REASONS);
     }
 
     /// A peer with a Hello of 2 KiB that says as much as it can.

@@ -1,14 +1,14 @@
 //! A writer of lines that never waits for its reader.
 //!
 //! Standard error and standard output are pipes in most deployments. A pipe that is not read is full after 64 KiB, and
-//! the next write blocks for as long as the reader likes. On a thread of the runtime that stops everything: probes,
-//! calls, signals. So lines go into a bounded buffer, and one thread, which does nothing else, writes them out. When the
-//! buffer is full, the new line is dropped and counted, and the owner is told the count as soon as lines are read again.
+//! the next write blocks until the reader reads. On a thread of the runtime that would stop probes, calls and signals.
+//! So lines go into a bounded buffer, and one thread, which does nothing else, writes them out. When the buffer is
+//! full, the new line is dropped and counted. The owner gets the count as soon as lines are read again.
 //!
-//! The thread writes to its own descriptor and takes no lock of `std::io`: code that prints through `std` is not held up
-//! by a blocked write here.
+//! The thread writes to its own descriptor and takes no lock of `std::io`, so that code that prints through `std` does
+//! not wait for a blocked write here.
 //!
-//! Left out: what a line looks like (`telemetry`).
+//! Left out: the format of a line (`telemetry`).
 
 use std::{
     fs::File,
@@ -22,17 +22,19 @@ use std::{
     time::Duration,
 };
 
-/// Bytes of lines that wait for the reader: about 4,000 lines of the log, which a burst at `debug` writes in a second.
+/// The most bytes of lines that wait for the reader: about 4,000 lines of the log, which a burst at `debug` writes in a
+/// second.
 const MAX_WAITING: usize = 1 << 20;
 
-/// Bytes of one write. The system writes up to 4,096 bytes to a pipe in one piece (PIPE_BUF), so lines of two processes
-/// that share a pipe do not mix.
+/// The most bytes of one write. The system writes up to 4,096 bytes to a pipe in one piece (PIPE_BUF), so lines of two
+/// processes that share a pipe do not mix.
 const WRITE: usize = 4_096;
 
-/// Capacity that an empty buffer keeps after a burst, bytes.
+/// The capacity that an empty buffer keeps after a burst, in bytes.
 const KEPT: usize = 64 << 10;
 
-/// How long to wait when the descriptor is in non-blocking mode (a parent process may set it) and full.
+/// The pause before a write is tried again, if the descriptor is in non-blocking mode (a parent process may set it) and
+/// full.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// A bounded queue of lines in front of a file descriptor. Clones share the queue.
@@ -46,7 +48,7 @@ struct Sender(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// Signalled when lines come and when all are written.
+    /// Signalled when lines are queued, when a batch is written, and when the queue is closed.
     changed: Condvar,
     dropped: Arc<AtomicU64>,
 }
@@ -54,14 +56,15 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<u8>,
-    /// Whether the thread is writing what it took out of `waiting`.
+    /// Whether the thread is writing lines that it took out of `waiting`.
     writing: bool,
     closed: bool,
 }
 
 impl Lines {
-    /// A queue in front of a duplicate of `target`, written by a new thread called `name`. After lines were dropped and
-    /// others could be written again, the thread calls `on_dropped` with the number dropped so far.
+    /// Returns a queue for lines. A new thread called `name` writes them to a duplicate of `target`. After lines were
+    /// dropped and others could be written again, the thread calls `on_dropped` with the number of lines dropped so
+    /// far.
     pub fn to(target: impl AsFd, name: &str, on_dropped: impl Fn(u64) + Send + 'static) -> io::Result<Self> {
         let file = File::from(target.as_fd().try_clone_to_owned()?);
         let shared =
@@ -73,7 +76,7 @@ impl Lines {
         Ok(Self(Arc::new(Sender(shared))))
     }
 
-    /// Queues `text`, which ends with a newline, or drops and counts it when the queue is full.
+    /// Queues `text`, which ends with a newline. If the queue is full, drops and counts it.
     pub fn push(&self, text: &[u8]) {
         let shared = &self.0.0;
         let mut queue = shared.lock();
@@ -86,7 +89,7 @@ impl Lines {
         shared.changed.notify_all();
     }
 
-    /// Waits until all queued lines are written, at most for `limit`. Returns whether they are.
+    /// Waits until all queued lines are written, for at most `limit`. Returns whether they are written.
     pub fn flush(&self, limit: Duration) -> bool {
         let shared = &self.0.0;
         let busy = |queue: &mut Queue| queue.writing || !queue.waiting.is_empty();
@@ -95,7 +98,7 @@ impl Lines {
         !busy(&mut queue)
     }
 
-    /// The number of lines that were dropped since the start; it goes on counting.
+    /// Returns the counter of lines that were dropped since the start. It goes on counting.
     #[must_use]
     pub fn dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.0.0.dropped)
@@ -121,13 +124,13 @@ impl Drop for Sender {
 }
 
 impl Shared {
-    /// The lock is held for copies in memory only, never during a write.
+    /// Locks the queue. The lock is held for copies in memory only, never during a write.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The thread: writes what waits until the queue is closed and empty.
+/// The function of the thread: writes queued lines until the queue is closed and empty.
 fn write_lines(shared: &Shared, mut file: File, on_dropped: &dyn Fn(u64)) {
     let mut batch = Vec::new();
     let mut reported = 0;
@@ -147,7 +150,7 @@ fn write_lines(shared: &Shared, mut file: File, on_dropped: &dyn Fn(u64)) {
         batch.clear();
         batch.shrink_to(KEPT);
         let dropped = shared.dropped.load(Ordering::Relaxed);
-        // A reader that has gone is not told of what it missed: telling it would be the next line that is lost.
+        // If the write failed, `on_dropped` is not called, because a line that it logs would be lost as well.
         if lost == 0 && dropped > reported {
             reported = dropped;
             on_dropped(dropped);
@@ -157,7 +160,7 @@ fn write_lines(shared: &Shared, mut file: File, on_dropped: &dyn Fn(u64)) {
     }
 }
 
-/// Writes `batch` in pieces of whole lines. Returns how many lines could not be written.
+/// Writes `batch` in pieces of whole lines. Returns the number of lines that could not be written.
 fn write_batch(file: &mut File, batch: &[u8]) -> u64 {
     let mut rest = batch;
     while !rest.is_empty() {
@@ -170,7 +173,7 @@ fn write_batch(file: &mut File, batch: &[u8]) -> u64 {
     0
 }
 
-/// The length of the next piece: as many whole lines as one write takes, at least one line.
+/// Returns the length of the next piece in bytes: as many whole lines as fit one write, and at least one line.
 fn piece_len(rest: &[u8]) -> usize {
     let newline = |byte: &u8| *byte == b'\n';
     let fits = rest.get(..WRITE).unwrap_or(rest);
@@ -202,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    /// Long enough for a busy machine; a test waits for it only when it fails.
+    /// A time limit for a busy machine. A test reaches it only if it fails.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
@@ -213,7 +216,7 @@ mod tests {
         let mut expected = Vec::new();
         for number in 0..1_000 {
             let line = format!("{number} {}\n", "x".repeat(number));
-            // The limit holds for what waits: this test writes half of it before the reader begins.
+            // This test writes half of `MAX_WAITING` before the reader begins, so no line is dropped.
             lines.push(line.as_bytes());
             expected.extend_from_slice(line.as_bytes());
         }
@@ -231,7 +234,8 @@ mod tests {
         let (told, tells) = mpsc::sync_channel(100);
         let lines = Lines::to(&writer, "test", move |count| told.try_send(count).unwrap()).unwrap();
         drop(writer);
-        // Far more than pipe and queue hold. A push that waited would wait for ever: the reader is this thread.
+        // Far more lines than pipe and queue hold. A push that waits would wait for ever, because this thread is the
+        // reader.
         let line = [b'x'; 1_023].iter().copied().chain([b'\n']).collect::<Vec<u8>>();
         let pushed = 10_000;
         for _ in 0..pushed {
@@ -240,7 +244,7 @@ mod tests {
         assert!(!lines.flush(Duration::ZERO), "the reader has not read");
         let dropped = lines.dropped().load(Ordering::Relaxed);
         assert!(dropped >= pushed - 2 * (MAX_WAITING as u64 >> 10) - 64, "{dropped} of {pushed}");
-        // The reader comes back: what waited is whole, and the owner hears of the rest.
+        // The reader reads again: the lines that waited are complete, and the owner gets the number of the others.
         let mut read = Vec::new();
         let kept = (pushed - dropped) * line.len() as u64;
         reader.by_ref().take(kept).read_to_end(&mut read).unwrap();
@@ -269,7 +273,7 @@ mod tests {
         let lines = Lines::to(&writer, "test", |_| panic!("nothing is dropped")).unwrap();
         drop(writer);
         let line = [b'x'; 999].iter().copied().chain([b'\n']).collect::<Vec<u8>>();
-        // Twice what a pipe holds.
+        // Twice as many bytes as a pipe holds.
         for _ in 0..130 {
             lines.push(&line);
         }

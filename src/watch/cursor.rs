@@ -1,4 +1,4 @@
-//! A watcher's place, and what it is told next.
+//! The position of a watcher, and the changes that it gets next.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,10 +7,11 @@ use std::str::FromStr;
 
 use super::{Change, Kind, Watch};
 
-/// How many changes one pull looks at, told or passed over: a bound on how long the owner's lock is held.
+/// How many changes one pull handles, reported or passed over: a bound on the time for which the owner's lock is held.
 const MAX_STEPS: usize = 4_096;
 
-/// Where a watcher can go on after its connection broke: a run of the sidecar and a position in its changes.
+/// The point at which a watcher can resume after its connection broke: a run of the sidecar and a position in its
+/// changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchToken {
     instance: u64,
@@ -23,9 +24,9 @@ impl fmt::Display for WatchToken {
     }
 }
 
-/// The text is no token of ours. Watchers that bring one begin anew.
+/// The text is not a token that a sidecar wrote. A watcher with such a token starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a watch token: 32 lowercase hex digits from an earlier mark are")]
+#[error("not a resume token of a watch: expected the 32 lowercase hex digits of an earlier mark")]
 pub struct NotAToken;
 
 impl FromStr for WatchToken {
@@ -41,16 +42,17 @@ impl FromStr for WatchToken {
     }
 }
 
-/// What stands after the changes of one pull.
+/// The mark after the changes of one pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Where to resume. `None` within a snapshot, which has to begin anew.
+    /// The point at which to resume. `None` within a snapshot, which cannot be resumed.
     pub token: Option<WatchToken>,
-    /// The history was gone: what the watcher knew is void, and a snapshot follows. No changes stand before it.
+    /// The changes since the watcher's position are not kept any more: the watcher must discard its copy, and a
+    /// snapshot follows. No changes come before this mark.
     pub reset: bool,
-    /// The snapshot is complete with the changes before this mark.
+    /// The changes before this mark complete the snapshot.
     pub synced: bool,
-    /// How many changes were folded into others since the last mark.
+    /// How many changes were passed over since the last mark.
     pub coalesced: u64,
     /// Whether there is more to pull now.
     pub more: bool,
@@ -58,146 +60,152 @@ pub struct Mark {
 
 #[derive(Debug)]
 enum Phase<K> {
-    /// The watcher has to be told that a snapshot follows.
+    /// The watcher must get a reset, and then a snapshot.
     Reset,
-    /// Keys up to this one were told.
+    /// The watcher got all keys up to this one.
     Snapshot(Option<K>),
-    /// Changes are told as they come.
+    /// The watcher gets changes as they come.
     Live,
 }
 
-/// A watcher's place in a [`Watch`].
+/// The position of a watcher in a [`Watch`].
 #[derive(Debug)]
 pub struct Cursor<K> {
     phase: Phase<K>,
-    /// Changes up to here were told or passed over.
-    pub(super) position: u64,
-    /// Keys whose state was told as of a later position than the watcher's.
-    pub(super) ahead: BTreeMap<K, u64>,
-    /// A watcher that resumed was perhaps told the state of a later time than its token's, but not later than this:
-    /// keys added before it may be known to the watcher.
+    /// All changes up to here were reported or passed over.
+    position: u64,
+    /// Keys whose reported state is later than the watcher's position, with the position of that state.
+    ahead: BTreeMap<K, u64>,
+    /// For a watcher that resumed: the last position when it did. Its client may have got changes up to here, later
+    /// than its token. So it may know keys that were added before.
     maybe_known: u64,
     coalesced: u64,
 }
 
-impl<K> Cursor<K> {
-    pub(super) fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Live)
-    }
-}
-
-impl<K: Ord + Clone, V> Watch<K, V> {
-    /// A watcher that begins with a snapshot, or goes on after `token` if the ring still has what came then.
-    #[must_use]
-    pub fn watch(&self, token: Option<WatchToken>) -> Cursor<K> {
-        let mut cursor = Cursor {
-            phase: Phase::Snapshot(None),
-            position: self.head,
+impl<K: Ord + Clone> Cursor<K> {
+    /// A watcher that begins with a snapshot, or after `token` if the ring still has the changes since then.
+    pub(super) fn new<V>(watch: &Watch<K, V>, token: Option<WatchToken>) -> Self {
+        let begin = |phase, position, maybe_known| Self {
+            phase,
+            position,
             ahead: BTreeMap::new(),
-            maybe_known: 0,
+            maybe_known,
             coalesced: 0,
         };
-        if let Some(token) = token {
-            if token.instance == self.instance && token.position <= self.head {
-                cursor.phase = Phase::Live; // the pull finds out whether the ring reaches back so far
-                cursor.position = token.position;
-                cursor.maybe_known = self.head;
-            } else {
-                cursor.phase = Phase::Reset;
+        match token {
+            None => begin(Phase::Snapshot(None), watch.head, 0),
+            // The pull finds out whether the ring reaches back so far.
+            Some(token) if token.instance == watch.instance && token.position <= watch.head => {
+                begin(Phase::Live, token.position, watch.head)
             }
+            Some(_) => Self::anew(watch),
         }
-        cursor
     }
 
-    /// A watcher that brings a token which nobody can have given it: told to begin anew, then the snapshot.
-    #[must_use]
-    pub fn watch_anew(&self) -> Cursor<K> {
-        Cursor { phase: Phase::Reset, ..self.watch(None) }
+    /// A watcher that gets a reset, then the snapshot.
+    pub(super) fn anew<V>(watch: &Watch<K, V>) -> Self {
+        Self { phase: Phase::Reset, ..Self::new(watch, None) }
     }
 
-    /// Appends to `out` what the watcher is told next, about `max` changes, and returns the mark that follows them.
-    pub fn pull(&self, cursor: &mut Cursor<K>, max: usize, out: &mut Vec<Change<K, V>>) -> Mark {
-        if cursor.position.saturating_add(1) < self.oldest() {
-            cursor.phase = Phase::Reset;
+    /// How many keys the watcher is ahead of: what it costs in memory.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.ahead.len()
+    }
+
+    /// Whether there is nothing to pull.
+    #[cfg(any(test, feature = "internals"))]
+    pub(super) fn is_current<V>(&self, watch: &Watch<K, V>) -> bool {
+        matches!(self.phase, Phase::Live) && self.position == watch.head
+    }
+
+    /// Appends the next changes for the watcher to `out`, about `max`, and returns the mark that follows them.
+    pub(super) fn pull<V>(&mut self, watch: &Watch<K, V>, max: usize, out: &mut Vec<Change<K, V>>) -> Mark {
+        if self.position.saturating_add(1) < watch.oldest() {
+            self.phase = Phase::Reset;
         }
         let mut mark = Mark { token: None, reset: false, synced: false, coalesced: 0, more: true };
-        match &cursor.phase {
+        match &self.phase {
             Phase::Reset => {
-                cursor.phase = Phase::Snapshot(None);
-                cursor.position = self.head;
-                cursor.ahead.clear();
-                cursor.maybe_known = 0;
+                self.phase = Phase::Snapshot(None);
+                self.position = watch.head;
+                self.ahead.clear();
+                self.maybe_known = 0;
                 mark.reset = true;
             }
             Phase::Snapshot(after) => {
                 let after = after.clone();
-                mark.synced = self.snapshot(cursor, after, max, out);
+                mark.synced = self.snapshot(watch, after, max, out);
             }
-            Phase::Live => self.changes(cursor, max, out),
+            Phase::Live => self.changes(watch, max, out),
         }
-        if cursor.is_live() {
-            mark.token = Some(WatchToken { instance: self.instance, position: cursor.position });
-            mark.more = cursor.position < self.head;
+        if matches!(self.phase, Phase::Live) {
+            mark.token = Some(WatchToken { instance: watch.instance, position: self.position });
+            mark.more = self.position < watch.head;
         }
-        mark.coalesced = std::mem::take(&mut cursor.coalesced);
+        mark.coalesced = std::mem::take(&mut self.coalesced);
         mark
     }
 
-    /// Tells the next keys of the snapshot; `true` when they were the last.
-    fn snapshot(
-        &self,
-        cursor: &mut Cursor<K>,
+    /// Appends the next keys of the snapshot; returns true if they were the last.
+    fn snapshot<V>(
+        &mut self,
+        watch: &Watch<K, V>,
         after: Option<K>,
         max: usize,
         out: &mut Vec<Change<K, V>>,
     ) -> bool {
         let mut left = max.max(1);
         let begin = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        for (key, entry) in self.entries.range((begin, Bound::Unbounded)) {
+        for (key, entry) in watch.entries.range((begin, Bound::Unbounded)) {
             if left == 0 {
                 return false;
             }
-            // Of what changed since the snapshot began, the watcher is told the state of now and not what led to it.
-            if entry.latest > cursor.position {
-                cursor.ahead.insert(key.clone(), entry.latest);
+            // For a key that changed since the snapshot began, the watcher gets the current state now, and will pass
+            // over the changes that led to it.
+            if entry.latest > self.position {
+                self.ahead.insert(key.clone(), entry.latest);
             }
             if entry.present {
                 left -= 1;
                 out.push(Change { kind: Kind::Snapshot, key: key.clone(), value: entry.value.clone() });
-                cursor.phase = Phase::Snapshot(Some(key.clone()));
+                self.phase = Phase::Snapshot(Some(key.clone()));
             }
         }
-        cursor.phase = Phase::Live;
+        self.phase = Phase::Live;
         true
     }
 
-    /// Tells the next changes.
-    fn changes(&self, cursor: &mut Cursor<K>, max: usize, out: &mut Vec<Change<K, V>>) {
+    /// Appends the next changes.
+    fn changes<V>(&mut self, watch: &Watch<K, V>, max: usize, out: &mut Vec<Change<K, V>>) {
         let full = out.len().saturating_add(max.max(1));
-        let skip = cursor.position.saturating_add(1).saturating_sub(self.oldest());
+        let skip = self.position.saturating_add(1).saturating_sub(watch.oldest());
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-        for past in self.ring.iter().skip(skip).take(MAX_STEPS) {
+        for past in watch.ring.iter().skip(skip).take(MAX_STEPS) {
             if out.len() >= full {
                 return;
             }
-            cursor.position = cursor.position.saturating_add(1);
-            let position = cursor.position;
-            if let Some(&ahead) = cursor.ahead.get(&past.key) {
+            self.position = self.position.saturating_add(1);
+            let position = self.position;
+            if let Some(&ahead) = self.ahead.get(&past.key) {
                 if ahead <= position {
-                    cursor.ahead.remove(&past.key);
+                    self.ahead.remove(&past.key);
                 }
                 if position <= ahead {
-                    cursor.coalesced = cursor.coalesced.saturating_add(1);
+                    self.coalesced = self.coalesced.saturating_add(1);
                     continue;
                 }
             }
-            let Some(entry) = self.entries.get(&past.key) else { continue };
+            let Some(entry) = watch.entries.get(&past.key) else { continue };
             if entry.latest > position {
-                cursor.ahead.insert(past.key.clone(), entry.latest);
+                self.ahead.insert(past.key.clone(), entry.latest);
             }
             let mut tell =
                 |kind| out.push(Change { kind, key: past.key.clone(), value: entry.value.clone() });
-            let is_new = past.kind == Kind::Added && position > cursor.maybe_known;
+            let is_new = past.kind == Kind::Added && position > self.maybe_known;
+            // Three facts decide what the watcher gets. Is the key present now? Was it removed and added again since
+            // this change (then it has another life)? Is it certain that the watcher does not know the key yet
+            // (`is_new`)?
             match (entry.present, past.life == entry.life) {
                 (true, true) => tell(past.kind),
                 (true, false) if is_new => tell(Kind::Added),
@@ -205,8 +213,8 @@ impl<K: Ord + Clone, V> Watch<K, V> {
                     tell(Kind::Removed);
                     tell(Kind::Added);
                 }
-                // Came and went before the watcher was told.
-                (false, _) if is_new => cursor.coalesced = cursor.coalesced.saturating_add(1),
+                // Added and removed before the watcher got either.
+                (false, _) if is_new => self.coalesced = self.coalesced.saturating_add(1),
                 (false, _) => tell(Kind::Removed),
             }
         }

@@ -1,14 +1,14 @@
-//! What happened, where strangers choose to whom: failed dials, refused connections.
+//! Events whose subjects strangers choose: failed dials, refused connections.
 //!
-//! There is no state to replicate, and a key costs a stranger nothing to invent. So this is a plain ring: a watcher
-//! that keeps up is told everything, and one that does not is told how many of each reason it missed.
+//! There is no state to replicate, and a stranger can invent keys at no cost. So this is a plain ring: a watcher that
+//! keeps up gets every event, and one that does not gets the number that it missed, by reason.
 
 use std::collections::VecDeque;
 
-/// How many happenings are kept.
+/// How many events are kept.
 pub const MAX_HAPPENINGS: usize = 4_096;
 
-/// How many happenings of one reason a watcher missed.
+/// How many events of one reason a watcher missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Missed {
     /// The reason, as it was recorded.
@@ -17,40 +17,34 @@ pub struct Missed {
     pub count: u64,
 }
 
-/// The last happenings, and how many of each reason there ever were.
+/// The last events, and the number of all events by reason.
 #[derive(Debug)]
 pub struct Happenings<E> {
     ring: VecDeque<(usize, E)>,
     capacity: usize,
     head: u64,
     totals: Vec<u64>,
-    /// How many of each reason left the ring.
+    /// How many events of each reason have left the ring.
     left: Vec<u64>,
 }
 
-/// A watcher's place in [`Happenings`].
+/// The position of a watcher in [`Happenings`].
 #[derive(Debug)]
 pub struct HappeningCursor {
     position: u64,
-    /// How many of each reason it was told, as happenings or as missed, or were before its time.
+    /// How many events of each reason it got, was told that it missed, or did not need because they came before it.
     told: Vec<u64>,
 }
 
 impl<E> Happenings<E> {
-    /// No happenings yet. Reasons are numbered below `reasons`; `capacity` is usually [`MAX_HAPPENINGS`].
+    /// No events yet. Reasons are numbered below `reasons`; `capacity` is usually [`MAX_HAPPENINGS`].
     #[must_use]
     pub fn new(reasons: usize, capacity: usize) -> Self {
         let none = vec![0; reasons];
         Self { ring: VecDeque::new(), capacity: capacity.max(1), head: 0, totals: none.clone(), left: none }
     }
 
-    /// How many of each reason there ever were.
-    #[must_use]
-    pub fn totals(&self) -> &[u64] {
-        &self.totals
-    }
-
-    /// Something happened. A reason that was not announced is counted as the last.
+    /// Records an event. A reason that is out of range counts as the last one.
     pub fn record(&mut self, reason: usize, happening: E) {
         let reason = reason.min(self.totals.len().saturating_sub(1));
         count(&mut self.totals, reason);
@@ -63,14 +57,14 @@ impl<E> Happenings<E> {
         }
     }
 
-    /// A watcher of what happens from now on.
+    /// A watcher of the events from now on.
     #[must_use]
     pub fn watch(&self) -> HappeningCursor {
         HappeningCursor { position: self.head, told: self.totals.clone() }
     }
 
-    /// Calls `tell` for up to `max` happenings that the watcher has not been told, oldest first; returns what it
-    /// missed before them. There is more if `max` were told.
+    /// Calls `tell` for up to `max` events that the watcher has not got yet, oldest first. Returns the events that it
+    /// missed before them. There may be more if `tell` was called `max` times.
     pub fn pull<'a>(
         &'a self,
         cursor: &mut HappeningCursor,
@@ -137,7 +131,7 @@ mod tests {
         }
         for reason in 0..3 {
             let before = u64::from(reason == 0);
-            assert_eq!(told[reason] + missed[reason] + before, happenings.totals()[reason]);
+            assert_eq!(told[reason] + missed[reason] + before, happenings.totals[reason]);
         }
         assert!(missed.iter().all(|count| *count > 0), "{missed:?}");
     }

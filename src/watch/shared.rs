@@ -1,8 +1,8 @@
 //! Watched state that one owner changes and any number of watchers read: a short lock, and a wake-up for each change.
 //!
-//! The owner changes the state under the lock; a watcher pulls under the same lock as much as its client takes. The lock
-//! is never held across a wait, and a pull looks at a bounded number of changes, so the owner is held up for
-//! microseconds however many watchers there are and however slow they are.
+//! The owner changes the state under the lock. A watcher pulls under the same lock as much as its client takes. The
+//! lock is never held across a wait, and a pull handles a bounded number of changes. So the owner waits for
+//! microseconds, however many watchers there are and however slow they are.
 //!
 //! Left out: how a watcher waits for the wake-up (`net::switch`), and what the state is.
 
@@ -33,7 +33,7 @@ impl<S> Shared<S> {
         Self(Arc::new(Inner { state: Mutex::new(state), wake: WakeSlot::default() }))
     }
 
-    /// Sets what is woken after each change. The first one stays.
+    /// Sets the waker that is called after each change. If one is set already, it stays.
     pub fn wake_by(&self, wake: Arc<dyn Wake>) {
         self.0.wake.fill(wake);
     }

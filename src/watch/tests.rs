@@ -53,16 +53,16 @@ fn what_changed_often_is_told_once() {
     for value in 1..=1000 {
         watch.set(1, value);
     }
-    watch.remove(&2, 7, 0); // went and came back: not an update
+    watch.remove(&2, 7, 0); // removed and added again: not an update
     watch.set(2, 8);
-    watch.set(3, 1); // came and went unseen
+    watch.set(3, 1); // added and removed between two pulls
     watch.remove(&3, 2, 0);
     watch.set(4, 1);
     watch.set(4, 2);
     let (seen, mark) = pulled(&watch, &mut cursor, 500);
     assert_eq!(seen, ["Updated 1 1000", "Removed 2 8", "Added 2 8", "Added 4 2"]);
     assert_eq!((mark.coalesced, mark.more), (999 + 1 + 2 + 1, false));
-    assert!(cursor.is_live() && watch.is_current(&cursor));
+    assert!(watch.is_current(&cursor));
     watch.set(1, 5);
     assert_eq!(pulled(&watch, &mut cursor, 9).0, ["Updated 1 5"]);
 }
@@ -83,7 +83,8 @@ fn resuming() {
     for value in 0..5 {
         watch.set(3, value);
     }
-    // The ring has moved on; so has the run; and a position that has not come yet is of no run of ours.
+    // The ring has dropped the changes after the first token. The second has a position that this run has not reached.
+    // The third is of another run.
     let strange: WatchToken = "0000000000000001ffffffffffffffff".parse().unwrap();
     let other: WatchToken = "00000000000000020000000000000001".parse().unwrap();
     for token in [token, strange, other] {
@@ -93,7 +94,7 @@ fn resuming() {
         let (seen, mark) = pulled(&watch, &mut cursor, 9);
         assert_eq!((seen, mark.synced), (vec!["Snapshot 2 2".into(), "Snapshot 3 4".into()], true));
     }
-    // A watcher that slept through more than the ring holds is reset, too.
+    // A watcher that has missed more changes than the ring holds is reset, too.
     let (seen, mark) = pulled(&watch, &mut resumed, 9);
     assert!(seen.is_empty() && mark.reset);
     for text in ["", "xyz", "00", "000000000000000100000000000000010", "0000000000000001FFFFFFFFFFFFFFFF"] {
@@ -120,7 +121,7 @@ enum Operation {
     Set(u8, u32),
     Remove(u8),
     Pull(usize),
-    /// The connection breaks; the watcher comes back with its last mark, or with nothing.
+    /// The connection breaks; the watcher resumes with its last mark, or without one.
     Resume(bool),
 }
 
@@ -133,12 +134,12 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What a watcher makes of what it is told.
+/// A client's copy of the state, made from the changes that it got.
 #[derive(Default)]
 struct Copy {
     state: BTreeMap<u8, u32>,
     token: Option<WatchToken>,
-    /// Whether what it knows may be ahead of its token: then a change may be told again.
+    /// Whether its state may be later than its token: then it may get a change twice.
     resumed: bool,
 }
 
@@ -167,8 +168,8 @@ impl Copy {
 }
 
 proptest! {
-    /// However slowly a watcher pulls and however often it breaks, it ends with the state; without a break, every
-    /// change fits what it knew; and no more than a ring of changes is ever held for it.
+    /// However slowly a watcher pulls and however often its connection breaks, it ends with the right state. Without a
+    /// break, every change fits the state before. No more than a ring of changes is ever held for it.
     #[test]
     fn state_is_never_lost(
         operations in proptest::collection::vec(operation(), 1..150),
@@ -197,7 +198,7 @@ proptest! {
                     copy.token = token;
                 }
             }
-            prop_assert!(cursor.ahead.len() <= 6);
+            prop_assert!(cursor.remembered() <= 6);
             prop_assert!(watch.entries.len() <= 6 && watch.ring.len() <= capacity);
         }
         while pull(&watch, &mut cursor, &mut copy, 3)? {}
@@ -221,13 +222,13 @@ fn what_went_is_bounded_in_bytes() {
         assert!(watch.gone_bytes <= MAX_GONE_BYTES && watch.entries.len() <= 102);
     }
     assert_eq!(watch.gone_bytes, 100 * bytes);
-    // Who had not come so far begins anew and has the state; what is there is not concerned.
+    // A watcher that has not come so far starts again and gets the state; the key that is present is not affected.
     out.clear();
     let mark = watch.pull(&mut early, 10, &mut out);
     assert!(mark.reset && out.is_empty());
     while watch.pull(&mut early, 10, &mut out).more {}
     assert_eq!(out.iter().map(|change| change.key).collect::<Vec<_>>(), [0]);
-    // A key that comes back takes its last value with it; one that never was adds nothing.
+    // A key that is added again no longer counts its last value; the removal of an unknown key adds nothing.
     watch.set(9_999, 1);
     assert_eq!(watch.gone_bytes, 99 * bytes);
     watch.remove(&77_777, 1, bytes);

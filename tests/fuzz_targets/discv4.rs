@@ -11,7 +11,7 @@ use devp2pd::discv4::packet::{
     EnrRequest, EnrResponse, Expiration, FindNode, Header, Neighbors, Packet, Ping, Pong, Type, WireEndpoint,
     seal,
 };
-use devp2pd::discv4::{Config, Crypto, Engine};
+use devp2pd::discv4::{Config, Engine, crypto::Crypto};
 use devp2pd::kademlia::{Contact, QueryId};
 use devp2pd::node::{NodeKey, PublicKey, Record, RecordBuilder};
 use rand::SeedableRng;
@@ -26,10 +26,6 @@ const TYPES: [Type; 6] =
 struct Fake(PublicKey);
 
 impl Crypto for Fake {
-    fn public_key(&self) -> PublicKey {
-        self.0
-    }
-
     fn sign(&self, _: &[u8; 32]) -> [u8; 65] {
         let mut signature = [0; 65];
         signature[..64].copy_from_slice(&self.0.to_uncompressed());
@@ -197,7 +193,6 @@ impl Scene {
             12 => drop(self.engine.resolve(now, query, contact.public_key, Some(contact))),
             13 => self.engine.add_bootnode(now, contact),
             14 => self.engine.add_seed(now, contact),
-            15 => self.engine.remove(now, &contact.id),
             16 => self.engine.set_demand(now, number.into()),
             _ => self.engine.set_local_record(record(&key(1), "9.8.7.6:30303", number.into())),
         }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use devp2pd::Now;
-use devp2pd::kademlia::bucket::{BUCKET_SIZE, MAX_REPLACEMENTS};
+use devp2pd::kademlia::bucket::{BUCKET_SIZE, MAX_REPLACEMENTS, index_of};
 use devp2pd::kademlia::distance::{closer, log_distance};
 use devp2pd::kademlia::subnets::{MAX_PER_BUCKET, MAX_PER_TABLE};
 use devp2pd::kademlia::{Contact, Event, Source, Table};
@@ -55,7 +55,6 @@ impl Scene {
             2 => self.insert(who, number, Source::Bootnode),
             3 => may_leave = self.pass(number),
             4 => self.table.request_ended(now, &id, number.is_multiple_of(2)),
-            5 => self.table.remove(now, &id),
             6 => self.table.set_private(number.is_multiple_of(2)),
             _ => self.table.take_inbound(),
         }
@@ -102,13 +101,13 @@ impl Scene {
     fn check(&self, target: &NodeId) {
         let mut seen = HashSet::new();
         let mut in_table: HashMap<IpAddr, usize> = HashMap::new();
-        for bucket in self.table.buckets() {
+        for (index, bucket) in self.table.buckets().iter().enumerate() {
             assert!(bucket.entries().len() <= BUCKET_SIZE && bucket.replacements().len() <= MAX_REPLACEMENTS);
             let mut in_bucket: HashMap<IpAddr, usize> = HashMap::new();
             for entry in bucket.entries().iter().chain(bucket.replacements()) {
                 let id = &entry.contact.id;
                 assert!(seen.insert(*id) && *id != US, "a node twice, or ourselves");
-                assert!(bucket.distances().contains(&log_distance(&US, id)), "in the wrong bucket");
+                assert_eq!(index_of(log_distance(&US, id)), index, "in the wrong bucket");
                 let IpAddr::V4(ip) = entry.contact.endpoint.ip else { continue };
                 let [a, b, c, _] = ip.octets();
                 let subnet = IpAddr::from([a, b, c, 0]);

@@ -42,7 +42,6 @@ pub fn hello(data: &[u8]) {
     hello::check_identity(id, &key(1).public()).expect("our own key");
     assert_eq!(read.capabilities.len(), capabilities.len());
     assert!(client.starts_with(&read.client));
-    assert!(!hello::fits(&client, &capabilities) || encoded.len() <= 2048);
 }
 
 /// Any payload is some reason, compressed or not, and every reason is read back.
@@ -388,7 +387,6 @@ pub fn p2p_connection(data: &[u8]) {
                 }
             }
             _ => match script.byte() % 8 {
-                0 => world.engine.handle_eof(),
                 reason @ 1..=3 => world.engine.disconnect(world.now, DisconnectReason::from_code(reason)),
                 4 => world.queue.disconnect(DisconnectReason::Requested),
                 5 => world.capped = world.now.mono + Duration::from_millis(700),

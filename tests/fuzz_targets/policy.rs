@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use devp2pd::Now;
 use devp2pd::node::{AddressClass, Enode, Host, NodeId, NodeKey, NodeRef, PublicKey};
+use devp2pd::policy::admission::{ConnId, Verdict};
 use devp2pd::policy::dial::{
     Candidate, Dial, EntryState, Kind, List, ListSource, QueryId, Scheduler, Source, TaskId,
 };
 use devp2pd::policy::{
-    Action, BanTarget, Cause, ChurnSettings, ConnId, DialFilter, Policy, RegistrationId, Rules, Settings,
-    Verdict,
+    Action, BanTarget, Cause, ChurnSettings, DialFilter, Policy, RegistrationId, Settings, rules::Rules,
 };
 use rand::{SeedableRng, rngs::StdRng};
 

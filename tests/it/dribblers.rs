@@ -13,11 +13,11 @@ use devp2pd::{
     net::{
         bandwidth::Bandwidth,
         buffers::{BufferPool, CHUNK, ReceiveBudget},
-        connection::{Connection, ConnectionId, Event, MessageSink, Open, Role, Shared, Sunk},
+        connection::{Connection, ConnectionId, Event, MessageSink, Open, Role, Shared},
         turns::Turns,
     },
     node::{NodeKey, PublicKey},
-    p2p::{BaseTotals, HeldTime, Inbound, LocalCapability, LocalNode, Offer, Outbound},
+    p2p::{BaseTotals, HeldTime, Inbound, LocalCapability, LocalNode, Offer, Outbound, session::Sunk},
 };
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{

@@ -10,7 +10,7 @@ use devp2pd::rpc::proto::{
 };
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
-use crate::harness::{Application, Event, FIRST, Liar, Sidecar, Wish, attach, eventually, spec};
+use crate::harness::{Application, ClientEventKind, Event, FIRST, Liar, Sidecar, attach, eventually, spec};
 
 const MESSAGES: u32 = 250;
 /// 1 MB in all: more than queue and window, less than the buffers of two kernels.
@@ -70,7 +70,7 @@ async fn read(app: &mut Application) -> (Vec<u32>, u64) {
                 numbers.push(u32::from_be_bytes(message.payload[..4].try_into().unwrap()));
                 let update =
                     WindowUpdate { channel_id: message.channel_id, bytes: message.payload.len() as u64 + 64 };
-                app.tell(Wish::WindowUpdate(update)).await;
+                app.tell(ClientEventKind::WindowUpdate(update)).await;
             }
             Event::Gap(gap) => lost += gap.messages,
             Event::ChannelClosed(_) => return (numbers, lost),

@@ -11,8 +11,8 @@ use prost_types::Duration;
 use tonic::{Code, Status};
 
 use crate::harness::{
-    Application, Event, FIRST, Liar, MAX_RESPONSE, Sidecar, Wish, attach, connect, eventually, greeting,
-    linked, message, protocol, refused, soon, spec,
+    Application, ClientEventKind, Event, FIRST, Liar, MAX_RESPONSE, Sidecar, attach, connect, eventually,
+    greeting, linked, message, protocol, refused, soon, spec,
 };
 
 async fn registration(sidecar: &Sidecar, by: By) -> Result<Registration, Status> {
@@ -105,7 +105,7 @@ async fn what_was_not_credited_is_counted_at_the_resume() {
         a_app.message().await;
     }
     // Credit for the first: its bytes and 64, for the channel and for the stream.
-    let credit = |channel_id| Wish::WindowUpdate(WindowUpdate { channel_id, bytes: 164 });
+    let credit = |channel_id| ClientEventKind::WindowUpdate(WindowUpdate { channel_id, bytes: 164 });
     a_app.tell_all(vec![credit(channel), credit(0)]).await;
     a_app.barrier(1).await;
     let token = a_app.token();
@@ -304,7 +304,9 @@ async fn the_greeting_is_the_first_that_a_peer_hears() {
         assert_eq!(peer.receive().await, Some((expected.0, expected.1.to_vec())));
     }
     // Replaced, it is what the next peer hears; none is none.
-    let set = |messages| Wish::SetGreeting(SetGreeting { name: "echo".to_owned(), version: 1, messages });
+    let set = |messages| {
+        ClientEventKind::SetGreeting(SetGreeting { name: "echo".to_owned(), version: 1, messages })
+    };
     app.tell(set(vec![greeting(7, b"new")])).await;
     app.barrier(1).await;
     let mut peer = Liar::established(&sidecar, 101).await;
@@ -398,7 +400,7 @@ async fn a_takeover_in_the_middle_of_sending_loses_and_repeats_nothing() {
             sends += 1;
             let mut sent = message(channel, 0, [&number.to_be_bytes()[..], &[7; 996]].concat());
             sent.send_id = sends;
-            app.tell(Wish::Message(sent)).await;
+            app.tell(ClientEventKind::Message(sent)).await;
             window -= 1_064;
             unsure.push((sends, number));
         }
@@ -423,7 +425,7 @@ async fn a_takeover_in_the_middle_of_sending_loses_and_repeats_nothing() {
 async fn the_last_send_id_is_of_the_process_that_asks() {
     let mut pair = linked().await;
     let send = async |app: &mut Application, channel, send_id| {
-        app.tell(Wish::Message(OutboundMessage { send_id, ..message(channel, 0, *b"x") })).await;
+        app.tell(ClientEventKind::Message(OutboundMessage { send_id, ..message(channel, 0, *b"x") })).await;
         app.barrier(send_id).await;
     };
     send(&mut pair.a_app, pair.a_channel, 90).await;
@@ -450,7 +452,9 @@ async fn the_last_send_id_is_of_the_process_that_asks() {
 async fn a_send_that_no_peer_could_get_counts_as_refused() {
     let mut pair = linked().await;
     let large = vec![0; 16 << 20];
-    pair.a_app.tell(Wish::Message(OutboundMessage { send_id: 7, ..message(pair.a_channel, 0, large) })).await;
+    pair.a_app
+        .tell(ClientEventKind::Message(OutboundMessage { send_id: 7, ..message(pair.a_channel, 0, large) }))
+        .await;
     let Event::SendFailure(failure) = pair.a_app.event().await else { panic!("16 MiB were not refused") };
     assert_eq!((failure.send_id, failure.reason()), (7, ErrorReason::MessageTooLarge));
     let resumed = Application::attach(pair.a.messages(), resume(pair.a_app.token())).await.unwrap();

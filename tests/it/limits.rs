@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use devp2pd::rpc::{
     proto::{GetNodeInfoRequest, SendMessageRequest, node_service_client::NodeServiceClient},
-    server::seats::MAX_LOOPBACK,
+    server::connection_slots::MAX_LOOPBACK,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -15,7 +15,7 @@ use devp2pd::{
 use prost_types::Duration;
 use tonic::{Code, Status};
 
-use crate::harness::{FIRST, Liar, Sidecar, Trap, Wish, eventually, message, refused, soon};
+use crate::harness::{ClientEventKind, FIRST, Liar, Sidecar, Trap, eventually, message, refused, soon};
 
 /// An address of this machine where nobody listens.
 async fn nowhere() -> SocketAddr {
@@ -332,7 +332,7 @@ async fn a_disconnect_flushes_messages_and_the_reason() {
     let mut peer = greet(&trap, &sidecar).await;
     let channel = app.opened().await.channel_id;
     for number in 0..100 {
-        app.tell(Wish::Message(message(channel, 0, vec![number; 1000]))).await;
+        app.tell(ClientEventKind::Message(message(channel, 0, vec![number; 1000]))).await;
     }
     app.barrier(1).await;
     let reason = DisconnectReason::TooManyPeers.into();

@@ -15,8 +15,8 @@ use devp2pd::{
 use tonic::{Code, transport::Endpoint};
 
 use crate::harness::{
-    Application, Event, Liar, Sidecar, Wish, attach, eventually, linked, message, protocol, refused, soon,
-    spec,
+    Application, ClientEventKind, Event, Liar, Sidecar, attach, eventually, linked, message, protocol,
+    refused, soon, spec,
 };
 
 const MIB: usize = 1 << 20;
@@ -162,9 +162,13 @@ async fn refusals_results_and_barriers_come_in_order() {
     let mut pair = linked().await;
     let channel = pair.a_channel;
     let send = |send_id, code, want_result| {
-        Wish::Message(OutboundMessage { send_id, want_result, ..message(channel, code, [send_id as u8]) })
+        ClientEventKind::Message(OutboundMessage {
+            send_id,
+            want_result,
+            ..message(channel, code, [send_id as u8])
+        })
     };
-    let elsewhere = Wish::Message(OutboundMessage { send_id: 5, ..message(99, 0, []) });
+    let elsewhere = ClientEventKind::Message(OutboundMessage { send_id: 5, ..message(99, 0, []) });
     pair.a_app
         .tell_all(vec![
             send(1, 0, true),
@@ -172,7 +176,7 @@ async fn refusals_results_and_barriers_come_in_order() {
             send(3, 7, true),
             send(4, u32::MAX, false),
             elsewhere,
-            Wish::Barrier(Barrier { nonce: 77 }),
+            ClientEventKind::Barrier(Barrier { nonce: 77 }),
             send(6, 1, true),
         ])
         .await;
@@ -203,14 +207,14 @@ async fn refusals_results_and_barriers_come_in_order() {
 async fn a_closed_channel_takes_nothing_and_says_who_closed_it() {
     let mut pair = linked().await;
     let wish = DisconnectChannel { channel_id: pair.a_channel, ..Default::default() };
-    pair.a_app.tell(Wish::DisconnectChannel(wish)).await;
+    pair.a_app.tell(ClientEventKind::DisconnectChannel(wish)).await;
     let closed = pair.a_app.closed().await;
     assert_eq!((closed.reason(), &*closed.by), (DisconnectReason::Requested, "echo-app"));
     let closed = pair.b_app.closed().await;
     assert_eq!((closed.reason(), &*closed.by), (DisconnectReason::Requested, "remote"));
 
     let late = OutboundMessage { send_id: 9, want_result: true, ..message(pair.a_channel, 0, [1]) };
-    pair.a_app.tell(Wish::Message(late)).await;
+    pair.a_app.tell(ClientEventKind::Message(late)).await;
     let Event::SendFailure(failure) = pair.a_app.event().await else {
         panic!("a closed channel took a message")
     };
@@ -340,7 +344,7 @@ async fn two_applications_share_a_session_and_each_gets_its_own() {
 
     // One application leaves: the session stays for the other.
     let wish = DisconnectChannel { channel_id: beta.channel_id, ..Default::default() };
-    second.tell(Wish::DisconnectChannel(wish)).await;
+    second.tell(ClientEventKind::DisconnectChannel(wish)).await;
     assert_eq!(&*second.closed().await.by, "sidecar");
     fourth.send(fourth_channel, 1, *b"still there").await;
     assert_eq!(first.message().await, (1, b"still there".to_vec()));
@@ -362,7 +366,7 @@ async fn one_message_for_several_peers() {
     }
     let payload = noise(100_000);
     let broadcast = OutboundMessage { channel_ids: channels, ..message(0, 6, payload.clone()) };
-    hub_app.tell(Wish::Message(broadcast)).await;
+    hub_app.tell(ClientEventKind::Message(broadcast)).await;
     for (_, app) in &mut others {
         app.opened().await;
         let (code, bytes) = app.message().await;
@@ -410,7 +414,7 @@ async fn an_application_that_stops_reading_loses_alone() {
                 let mut batch = Vec::new();
                 for (channel, window, sent) in &mut windows {
                     while *window > 0 && *sent < count && batch.len() < 512 {
-                        batch.push(Wish::Message(message(*channel, 0, vec![7; size])));
+                        batch.push(ClientEventKind::Message(message(*channel, 0, vec![7; size])));
                         *window -= i64::try_from(size).unwrap() + 64;
                         *sent += 1;
                     }
@@ -475,10 +479,10 @@ async fn each_message_is_written_refused_or_unsent() {
             sent += 1;
             let wanted =
                 OutboundMessage { send_id: sent, want_result: true, ..message(channel, 0, payload.clone()) };
-            app.tell(Wish::Message(wanted)).await;
+            app.tell(ClientEventKind::Message(wanted)).await;
         }
         barrier += 1;
-        app.tell(Wish::Barrier(Barrier { nonce: barrier })).await;
+        app.tell(ClientEventKind::Barrier(Barrier { nonce: barrier })).await;
         let mut full = false;
         loop {
             match app.event().await {
@@ -503,8 +507,8 @@ async fn each_message_is_written_refused_or_unsent() {
     // What was sent before the application knew of the end is refused after it, and nothing else comes.
     sent += 1;
     let late = OutboundMessage { send_id: sent, want_result: true, ..message(channel, 0, payload) };
-    app.tell(Wish::Message(late)).await;
-    app.tell(Wish::Barrier(Barrier { nonce: 0 })).await;
+    app.tell(ClientEventKind::Message(late)).await;
+    app.tell(ClientEventKind::Barrier(Barrier { nonce: 0 })).await;
     loop {
         match app.event().await {
             Event::BarrierReply(_) => break,

@@ -13,7 +13,8 @@ use prost_types::Duration;
 use tonic::{Code, Response, Status};
 
 use crate::harness::{
-    Application, Refused, Sidecar, Wish, attach, greeting, linked, message, protocol, refused, spec,
+    Application, ClientEventKind, Refused, Sidecar, attach, greeting, linked, message, protocol, refused,
+    spec,
 };
 
 /// One row: a call's outcome against what it must be.
@@ -312,17 +313,17 @@ async fn streams_that_do_not_begin_or_go_on_as_they_must() {
     assert_eq!(refused(&status).fields, ["request_id"]);
 
     let violation = (Code::InvalidArgument, "STREAM_PROTOCOL_VIOLATION");
-    for frames in [vec![], vec![Wish::Message(message(1, 0, []))]] {
+    for frames in [vec![], vec![ClientEventKind::Message(message(1, 0, []))]] {
         let events = |wish| proto::ExchangeRequest { events: vec![proto::ClientEvent { event: Some(wish) }] };
         let requests: Vec<_> = frames.into_iter().map(events).collect();
         let mut answers =
             sidecar.messages().exchange(tokio_stream::iter(requests)).await.unwrap().into_inner();
         assert_eq!(refused(&answers.message().await.unwrap_err()).kind(), violation);
     }
-    let again = Wish::Attach(attach(spec("app", &[("echo", 1, 8)])));
-    let unnumbered = Wish::Message(OutboundMessage { want_result: true, ..message(1, 0, []) });
-    let nowhere = Wish::Message(OutboundMessage { channel_ids: vec![], ..message(1, 0, []) });
-    let credit = |channel_id, bytes| Wish::WindowUpdate(proto::WindowUpdate { channel_id, bytes });
+    let again = ClientEventKind::Attach(attach(spec("app", &[("echo", 1, 8)])));
+    let unnumbered = ClientEventKind::Message(OutboundMessage { want_result: true, ..message(1, 0, []) });
+    let nowhere = ClientEventKind::Message(OutboundMessage { channel_ids: vec![], ..message(1, 0, []) });
+    let credit = |channel_id, bytes| ClientEventKind::WindowUpdate(proto::WindowUpdate { channel_id, bytes });
     for (wish, field) in [
         (again, None),
         (unnumbered, Some("message.send_id")),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use devp2pd::{
-    net::switch::boards::MAX_WATCHERS_OF_ONE,
+    net::switch::watches::MAX_WATCHERS_OF_ONE,
     p2p::DisconnectReason as Reason,
     rpc::proto::{
         AddBootnodeRequest, AddStaticPeerRequest, AddTrustedPeerRequest, BanPeerRequest, ChangeType,

@@ -2,7 +2,7 @@
 
 use super::{
     File, MAX_CIRCLE, MAX_FUNCTION, excused, impure_crates, judge, judge_circles, long_functions, maps,
-    module_of, source, test_files,
+    module_of, second_files, source, test_files,
 };
 
 const MANIFEST: &str = "[package]\nname = \"x\"\n\n[dependencies]\nbytes = \"1\"\ntokio-util = { version = \"0.7\" } # why\n\
@@ -41,6 +41,7 @@ fn complaints_are_made() {
         ("src/switch/mod.rs", "use crate::net::connection::Event;", "upward arrow"),
         ("src/switch/engine.rs", "fn f() { tokio::spawn(g()); }", "from tokio"),
         ("src/http/mod.rs", "use crate::rpc::Open;", "upward arrow"),
+        ("src/main.rs", "use devp2pd::app::App;", "upward arrow"),
         ("src/rpc/mod.rs", "use crate::app::App;", "upward arrow"),
         ("src/rlp.rs", "use crate::node::NodeId;", "below all rooms"),
         ("src/node/id.rs", "#[cfg(test)]\nmod tests { use crate::p2p::Hello; }", "upward arrow"),
@@ -51,7 +52,7 @@ fn complaints_are_made() {
         ("src/node/id.rs", "use crate::*;", "crate root"),
         ("src/node/mod.rs", "use super::*;", "crate root"),
         ("src/node/id.rs", "use crate::Frame;", "upward arrow"),
-        ("src/lib.rs", "pub use net::Listener;", "at the root"),
+        ("src/lib.rs", "pub use rpc::Listener;", "at the root"),
         ("src/lib.rs", "use app::App;", "at the root"),
         ("src/net/udp.rs", "use crate::App;", "upward arrow"),
         ("src/lib.rs", "pub use crate::net::Listener;", "at the root"),
@@ -108,7 +109,8 @@ fn no_complaint_without_a_reason() {
         ),
         ("src/net/clock.rs", "fn f() { std::time::Instant::now(); std::fs::read(\"\"); async {}; }"),
         ("src/app.rs", "use crate::{config, http, net, rpc, switch};"),
-        ("src/main.rs", "use devp2pd::{app::App, config};"),
+        ("src/program.rs", "use crate::{app::App, config};"),
+        ("src/main.rs", "fn main() { devp2pd::run_program() }"),
         (
             "src/lib.rs",
             "pub mod net; pub mod node; mod now; pub mod rlp; pub use now::Now; pub use app::App;",
@@ -193,10 +195,23 @@ fn a_long_function_is_found_wherever_it_stands() {
     assert_eq!(long.len(), 1, "{long:?}");
     assert!(long[0].2.starts_with("src/node/id.rs:4: fn long has 81 lines"), "{long:?}");
 
-    assert_eq!(excused(long.clone(), &[]).len(), 1);
-    assert!(excused(long.clone(), &[("src/node/id.rs", "long")]).is_empty());
-    let stale = excused(long, &[("src/node/id.rs", "long"), ("src/node/id.rs", "short")]);
+    assert_eq!(excused(long.clone(), &[], "L").len(), 1);
+    assert!(excused(long.clone(), &[("src/node/id.rs", "long")], "L").is_empty());
+    let stale = excused(long, &[("src/node/id.rs", "long"), ("src/node/id.rs", "short")], "L");
     assert!(stale.len() == 1 && stale[0].contains("short needs no exception"), "{stale:?}");
+}
+
+#[test]
+fn methods_in_a_second_file_are_found() {
+    let code = "struct Here<T>(T);\nimpl<T: Fn() -> u8> Here<T> { fn f() -> impl Sized {} }\n\
+                impl super::far::Engine<u8>\nwhere u8: for<'a> Trait<'a> {}\nimpl<C> Engine<C> {}\n\
+                impl From<Engine> for Here<u8> {}\nimpl<T> for_each::Other {}\n\
+                #[cfg(test)]\nmod tests { impl Elsewhere { fn rig() {} } }\n";
+    let read = source::read(code, &["node".into(), "id".into()], false);
+    let found = second_files("src/node/id.rs", &read);
+    let types: Vec<&str> = found.iter().map(|(_, of, _)| of.as_str()).collect();
+    assert_eq!(types, ["Engine", "Other"]);
+    assert!(found[0].2.starts_with("src/node/id.rs:3: methods of Engine"), "{found:?}");
 }
 
 #[test]

@@ -33,6 +33,17 @@ pub(crate) struct Function {
     pub(crate) in_test: bool,
 }
 
+/// An inherent `impl` block: one that is of no trait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Impl {
+    /// The type that it adds methods to.
+    pub(crate) of: String,
+    /// Line of `impl`, from 1.
+    pub(crate) line: usize,
+    /// Whether it is test code.
+    pub(crate) in_test: bool,
+}
+
 /// A source file, read.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
@@ -42,6 +53,10 @@ pub(crate) struct Source {
     pub(crate) methods: Vec<(String, usize, bool)>,
     /// Functions, those inside of others too.
     pub(crate) functions: Vec<Function>,
+    /// The names of types that are declared here.
+    pub(crate) types: Vec<String>,
+    /// Inherent `impl` blocks.
+    pub(crate) impls: Vec<Impl>,
     /// Modules declared as `#[cfg(test)] mod name;`, whose files are test code.
     pub(crate) test_modules: Vec<String>,
 }
@@ -70,6 +85,12 @@ pub(crate) fn read(text: &str, module: &[String], all_test: bool) -> Source {
             let passed_on = in_use && is_public(&tokens, at);
             source.paths.push(Path { segments, line: *line, in_test: in_test[at], in_use, passed_on });
         };
+        if let Some(name) = declared_type(&tokens, at) {
+            source.types.push(name);
+        }
+        if let Some(of) = inherent_impl(&tokens, at) {
+            source.impls.push(Impl { of, line: *line, in_test: in_test[at] });
+        }
         match token {
             Token::Punct('{') => depth += 1,
             Token::Punct('}') => {
@@ -126,6 +147,41 @@ pub(crate) fn read(text: &str, module: &[String], all_test: bool) -> Source {
 
 fn is(tokens: &[(Token, usize)], at: usize, punct: char) -> bool {
     tokens.get(at).is_some_and(|(token, _)| *token == Token::Punct(punct))
+}
+
+/// The name of the type that is declared at `at`, if one is.
+fn declared_type(tokens: &[(Token, usize)], at: usize) -> Option<String> {
+    match (&tokens.get(at)?.0, &tokens.get(at + 1)?.0) {
+        (Token::Name(word), Token::Name(name)) if matches!(word.as_str(), "struct" | "enum" | "union") => {
+            Some(name.clone())
+        }
+        _ => None,
+    }
+}
+
+/// The type whose inherent `impl` block begins at `at`, if one does.
+fn inherent_impl(tokens: &[(Token, usize)], at: usize) -> Option<String> {
+    let is_item = at == 0 || ['}', ';', '{', ']'].iter().any(|punct| is(tokens, at - 1, *punct));
+    if !is_item || tokens.get(at)?.0 != Token::Name("impl".to_string()) {
+        return None;
+    }
+    let (mut angles, mut of) = (0, None);
+    for at in at + 1..tokens.len() {
+        match &tokens[at].0 {
+            Token::Punct('<') => angles += 1,
+            // An arrow in the bounds of a generic is no bracket.
+            Token::Punct('>') if !is(tokens, at - 1, '-') => angles -= 1,
+            Token::Punct('{') => return of,
+            Token::Name(word) if angles == 0 => match word.as_str() {
+                // A trait's block, but for the `for<'a>` of a bound.
+                "for" if !is(tokens, at + 1, '<') => return None,
+                "where" => return of,
+                name => of = Some(name.to_string()),
+            },
+            _ => {}
+        }
+    }
+    of
 }
 
 /// Whether `pub` or `pub(…)` stands before the item at `at`.

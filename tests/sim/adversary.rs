@@ -20,7 +20,8 @@ use bytes::BytesMut;
 use devp2pd::{
     Now,
     discv4::{
-        Action, Config, Engine,
+        Config, Engine,
+        action::Action,
         packet::{
             Expiration, Header, Neighbors, Packet, Ping, Pong, Type, WireEndpoint, neighbors::Neighbor, seal,
         },
@@ -28,7 +29,8 @@ use devp2pd::{
     kademlia::Contact,
     node::{AddressClass, Endpoint, NodeId, NodeKey, PublicKey, Record, RecordBuilder},
     policy::{
-        self, Cause, ConnId, DialFilter, Policy, RegistrationId, Settings,
+        self, Cause, DialFilter, Policy, RegistrationId, Settings,
+        admission::ConnId,
         dial::{Candidate, Source},
     },
 };

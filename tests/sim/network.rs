@@ -10,9 +10,9 @@ use std::{
 use bytes::BytesMut;
 use devp2pd::{
     Now,
-    discv4::{Action, Config, Engine},
+    discv4::{Config, Engine, action::Action},
     kademlia::{Contact, QueryId},
-    node::{Endpoint, NodeKey, RecordBuilder},
+    node::{Endpoint, NodeKey, PublicKey, RecordBuilder},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -24,6 +24,7 @@ use crate::{
 /// One node.
 pub(crate) struct Node {
     pub(crate) engine: Engine<Notary>,
+    key: PublicKey,
     addr: SocketAddr,
     pub(crate) behind_router: bool,
     timer: Option<Instant>,
@@ -74,6 +75,7 @@ impl Network {
             wire.schedule(start.mono, n, Event::Timer);
             nodes.push(Node {
                 engine: Engine::new(start, config, crypto, record, StdRng::from_rng(&mut rng)),
+                key: key.public(),
                 addr: addr(n),
                 behind_router,
                 timer: Some(start.mono),
@@ -141,7 +143,7 @@ impl Network {
         for (number, target) in (0..).zip(wanted) {
             let others = [rng.random_range(0..self.nodes.len()), (*target + 1) % self.nodes.len()];
             let asker = others.into_iter().find(|asker| asker != target).unwrap_or(0);
-            let key = self.nodes[*target].engine.public_key();
+            let key = self.nodes[*target].key;
             begun.push((key.id(), self.now.mono));
             let outcome = self.nodes[asker].engine.lookup(self.now, QueryId(number), key.to_uncompressed());
             assert_eq!(outcome, Ok(()), "node {asker} is too busy");

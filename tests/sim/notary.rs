@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use devp2pd::{discv4::Crypto, node::PublicKey};
+use devp2pd::{discv4::crypto::Crypto, node::PublicKey};
 
 /// Signs with the number of the key, for everybody to look up: arithmetic is not what is tested.
 #[derive(Clone, Debug)]
@@ -12,10 +12,6 @@ pub(crate) struct Notary {
 }
 
 impl Crypto for Notary {
-    fn public_key(&self) -> PublicKey {
-        self.keys[usize::try_from(self.number).unwrap()]
-    }
-
     fn sign(&self, digest: &[u8; 32]) -> [u8; 65] {
         let mut signature = [0; 65];
         signature[..32].copy_from_slice(digest);

@@ -13,7 +13,7 @@ mod talk;
 
 use bytes::{BufMut, BytesMut};
 
-pub use nodes::{FindNode, MAX_NODES_BYTES, Nodes, RecordsIter, encode_findnode, encode_nodes};
+pub use nodes::{FindNode, MAX_NODES_BYTES, Nodes, encode_findnode, encode_nodes};
 pub use ping::{Ping, Pong};
 pub use talk::{TalkRequest, TalkResponse};
 

@@ -45,7 +45,6 @@ fn strangers_push_out_strangers_only() {
         sessions.insert(peer, session(Role::Recipient), Role::Recipient, false);
     }
     assert_eq!(sessions.len(), (2, 64));
-    assert_eq!(sessions.evicted(), 10_000 - 64);
     assert!(sessions.get(&asked, now).is_some() && sessions.get(&answering, now).is_some());
     // A new handshake of a peer that we work with stays where it was.
     sessions.insert(asked, session(Role::Recipient), Role::Recipient, false);
@@ -89,7 +88,7 @@ fn nonces_are_unique_and_end() {
     let mut sessions = Sessions::new(4);
     let peer = peer(1, [1, 2, 3, 4]);
     sessions.insert(peer, session, Role::Initiator, false);
-    assert!(sessions.get(&peer, now).is_none() && sessions.is_empty());
+    assert!(sessions.get(&peer, now).is_none() && sessions.len() == (0, 0));
     sessions.insert(peer, Session::new(keys(1), Role::Initiator, record(), now), Role::Initiator, false);
     assert!(sessions.get(&peer, now + MAX_AGE).is_some());
     assert!(sessions.get(&peer, now + MAX_AGE * 2).is_none(), "too old");

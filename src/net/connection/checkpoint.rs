@@ -1,6 +1,7 @@
-//! What a connection tells the owner of peers, and the reply that it awaits at each of the two checkpoints.
+//! The events of a connection for the owner of peers, and the reply that the connection awaits at each of the two
+//! checkpoints.
 //!
-//! Left out: the words of the replies, which are values (`p2p::session`).
+//! Left out: the content of the replies (`p2p::session`).
 
 use std::{future::pending, sync::Arc};
 
@@ -14,56 +15,56 @@ use crate::{
     },
 };
 
-/// What a connection tells the owner of peers.
+/// An event of a connection for the owner of peers.
 pub enum Event {
-    /// The remote proved its identity. First checkpoint.
+    /// The remote node has proven its identity. This is the first checkpoint.
     Authenticated {
-        /// Which connection.
+        /// The connection.
         connection: ConnectionId,
-        /// Who it is.
+        /// The remote node's key.
         remote: PublicKey,
-        /// Where the decision is awaited.
+        /// Takes the decision, which the connection awaits.
         reply: oneshot::Sender<Admission>,
     },
-    /// Hellos are exchanged. Second checkpoint.
+    /// Hellos are exchanged. This is the second checkpoint.
     Negotiated {
-        /// Which connection.
+        /// The connection.
         connection: ConnectionId,
-        /// What the remote said of itself.
+        /// The Hello of the remote node.
         hello: Arc<RemoteHello>,
-        /// The capabilities shared with it; never empty.
+        /// The shared capabilities; never empty.
         channels: Arc<[Channel]>,
-        /// Where the decision is awaited.
+        /// Takes the decision, which the connection awaits.
         reply: oneshot::Sender<Opening>,
     },
-    /// Something was heard on a connection that was probed.
+    /// The remote node has sent bytes on a connection that was probed.
     Heard {
-        /// Which connection.
+        /// The connection.
         connection: ConnectionId,
     },
-    /// A channel was closed because its application is late (`Sunk::ChannelClosed`).
+    /// A channel was closed because its application reads too slowly (`Sunk::ChannelClosed`).
     ChannelClosed {
-        /// Which connection.
+        /// The connection.
         connection: ConnectionId,
-        /// Which of its channels.
+        /// The channel.
         channel: ChannelIndex,
     },
-    /// The connection is over. Always the last event, and always sent.
+    /// The connection has ended. This event is always sent, and it is always the last one.
     Closed {
-        /// Which connection.
+        /// The connection.
         connection: ConnectionId,
         /// How it ended.
         end: End,
     },
 }
 
-/// A reply.
+/// A reply of the owner of peers.
 pub(super) enum Verdict {
     Admission(Admission),
     Opening(Opening),
 }
 
-/// The reply that is awaited.
+/// The reply that the connection awaits.
 #[derive(Default)]
 pub(super) enum Awaiting {
     #[default]
@@ -73,9 +74,9 @@ pub(super) enum Awaiting {
 }
 
 impl Awaiting {
-    /// Waits for the reply; without one to come it waits for ever. Cancel-safe.
+    /// Waits for the reply. If no reply is awaited, waits for ever. Cancel-safe.
     pub(super) async fn reply(&mut self) -> Verdict {
-        // A dropped sender means that the owner of peers is gone: the process is quitting.
+        // The owner of peers drops the sender without a reply only if the process is stopping.
         let verdict = match self {
             Self::Nothing => pending().await,
             Self::Admission(reply) => {

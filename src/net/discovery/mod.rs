@@ -100,7 +100,7 @@ pub struct TableNode {
     pub entry: Entry,
 }
 
-/// Whoever is told what happens to the nodes in use. Called by discovery's task: must not wait.
+/// Receives the changes of the nodes in use. Called by discovery's task: must not wait.
 pub trait TableObserver: Send {
     /// A node came into use, or what is known of it changed.
     fn there(&self, node: TableNode);

@@ -1,19 +1,19 @@
-//! What goes wrong with gateways, for the log.
+//! Errors of gateways and STUN servers, for the log.
 
 use std::net::SocketAddr;
 
 use crate::net::resolver::ResolveError;
 
-/// What goes wrong with gateways.
+/// An error of a gateway or a STUN server.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("no {0} gateway answered")]
     NotFound(&'static str),
-    #[error("cannot search: {0}")]
+    #[error("cannot search for a gateway: {0}")]
     Search(String),
     #[error("no answer from {0} in time")]
     Timeout(SocketAddr),
-    #[error("talking to {to}: {error}")]
+    #[error("the request to {to} failed: {error}")]
     Http { to: SocketAddr, error: String },
     #[error("the gateway {to} refused with code {code}")]
     Refused { to: SocketAddr, code: u16 },

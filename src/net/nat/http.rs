@@ -1,4 +1,4 @@
-//! One HTTP request to a gateway: no redirects, no proxies, 64 KiB, three seconds.
+//! One HTTP request to a gateway: without redirects and proxies, at most 64 KiB and three seconds.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,19 +10,19 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::error::Error;
 
-/// The largest answer that is read, bytes: descriptions of gateways have a few thousand.
+/// The largest answer that is read, in bytes. The description of a gateway has a few thousand.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// How long a request may take in all (go-ethereum's number).
+/// The longest time for a request (go-ethereum's number).
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the gateway answered.
+/// The answer of the gateway.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: String,
 }
 
-/// Sends a GET, or with `soap` (action and body) a POST.
+/// Sends a GET, or, with `soap` (action and body), a POST. Returns the answer.
 pub(super) async fn request(
     to: SocketAddr,
     path: &str,
@@ -54,7 +54,7 @@ async fn exchange(to: SocketAddr, path: &str, soap: Option<(&str, String)>) -> R
         let body = body.map_err(|error| failed(&error))?.to_bytes();
         Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
     };
-    // The connection does its work while the answer is waited for; it is dropped with it.
+    // The connection must be polled while the answer is awaited. Both are dropped together.
     tokio::pin!(answer);
     tokio::select! {
         answer = &mut answer => answer,

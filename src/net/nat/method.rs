@@ -1,4 +1,4 @@
-//! The ways to get past address translation, as the operator writes them.
+//! The methods to find our outside address and to open our ports, as the operator writes them.
 
 use std::{
     fmt,
@@ -11,35 +11,36 @@ use crate::node::endpoint::{canonical, is_unicast};
 /// The port of STUN servers (RFC 8489).
 const STUN_PORT: u16 = 3478;
 
-/// How our outside address is found out, and who opens our ports.
+/// The method to find our outside address and to open our ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NatMethod {
-    /// Nobody; the votes of other nodes tell the address.
+    /// No gateway is asked. The votes of other nodes give the address.
     None,
-    /// UPnP or NAT-PMP, whichever gateway answers.
+    /// UPnP or NAT-PMP: the first gateway that answers.
     Any,
     /// A UPnP gateway.
     Upnp,
-    /// A NAT-PMP gateway; the default route's unless its address is given.
+    /// A NAT-PMP gateway at this address. `None`: the gateway of the default route.
     Pmp(Option<Ipv4Addr>),
-    /// The operator says the addresses, one or one of each family; ports are opened by hand.
+    /// The operator gives the addresses, one or one of each family. The operator opens the ports.
     ExtIp(Vec<IpAddr>),
-    /// A STUN server tells the address; ports are opened by hand. Host and port, or a known server.
+    /// A STUN server, by host and port, tells the address. `None`: one of the known servers. The operator opens the
+    /// ports.
     Stun(Option<(String, u16)>),
 }
 
 /// A text that names no method.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NatMethodError {
-    /// None of the methods.
+    /// The text is none of the methods.
     #[error(
         "{0:?} is none of: any, none, upnp, pmp, pmp:IPv4, extip:IP, extip:IPv4,IPv6, stun, stun:HOST, stun:HOST:PORT"
     )]
     Form(String),
-    /// The addresses after `extip:` are none.
+    /// The text after `extip:` is not a list of addresses.
     #[error(
-        "{0:?}: after extip: stands an IP address that others can reach, or one of each family, as \
-         extip:203.0.113.7,2001:db8::7 (extip:IP or extip:IPv4,IPv6)"
+        "{0:?} has no valid address after extip: (extip:IP or extip:IPv4,IPv6); write an IP address that others can \
+         reach, or one of each family, for example extip:203.0.113.7,2001:db8::7"
     )]
     Addresses(String),
 }
@@ -74,7 +75,7 @@ impl FromStr for NatMethod {
     }
 }
 
-/// One address, or one of each family, separated by a comma; IPv6 with or without brackets.
+/// Reads one address, or one of each family with a comma between them. IPv6 may have brackets.
 fn addresses(list: &str) -> Option<Vec<IpAddr>> {
     let address = |text: &str| {
         let text = text.trim();
@@ -93,8 +94,8 @@ fn addresses(list: &str) -> Option<Vec<IpAddr>> {
     }
 }
 
-/// `host`, `host:port`, `[IPv6]` or `[IPv6]:port`. Digits that resolvers read as an octal or shortened IPv4 address
-/// are no host.
+/// Reads `host`, `host:port`, `[IPv6]` or `[IPv6]:port`. Digits that resolvers read as an octal or shortened IPv4
+/// address are not a host.
 fn server_name(text: &str) -> Option<(String, u16)> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn methods_as_they_are_written() {
-        // What is written, and how it is printed.
+        // The text that the operator writes, and the text that is printed.
         let table = [
             ("none", "none"),
             ("any", "any"),

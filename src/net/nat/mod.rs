@@ -1,10 +1,11 @@
-//! Address translation: which address the world sees us at, and whether our ports are open there.
+//! Address translation: our outside address, and whether our ports are open there.
 //!
-//! [`run`] keeps the answer in a watch ([`Mapped`]), from which it goes into our record. Mappings live ten minutes and
-//! are renewed after eight, so that a process that dies leaves nothing open for long; the outside address is asked for
-//! every two minutes. What the gateway changes, address or port, is followed. At the end the mappings are deleted.
+//! [`run`] keeps the result in a watch ([`Mapped`]), from which it goes into our record. Mappings live ten minutes and
+//! are renewed after eight, so that a process that dies leaves no port open for long. The gateway is asked for the
+//! outside address every two minutes. If the gateway changes the address or a port, the watch changes, too. At the end
+//! the mappings are deleted.
 //!
-//! Without a gateway there is one line in the log, and the votes of other nodes tell the address.
+//! Without a gateway there is one line in the log, and the votes of other nodes give the address.
 
 mod error;
 mod http;
@@ -37,30 +38,30 @@ use crate::{
     node::local::{Mapped, Ports},
 };
 
-/// "The entry conflicts with another" (IGD 1): somebody else has the outside port.
+/// "The entry conflicts with another" (IGD 1): the outside port belongs to another machine.
 const CONFLICT: u16 = 718;
 
-/// Other outside ports that are tried when ours is taken.
+/// The number of other outside ports that are tried when ours is taken.
 const OTHER_PORTS: usize = 3;
 
-/// How long deleting the mappings may take at the end.
+/// The longest time for deleting the mappings at the end.
 const CLOSING_TIME: Duration = Duration::from_secs(3);
 
-/// Renewals that may fail in a row before the gateway is searched for anew.
+/// The most renewals that may fail in a row. After one more, the gateway is searched for again.
 const MAX_FAILURES: u32 = 5;
 
-/// How often what is done.
+/// The times between the steps of [`run`].
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// How long a mapping lives unless it is renewed.
+    /// The lifetime of a mapping that is not renewed.
     pub lifetime: Duration,
-    /// When it is renewed.
+    /// The time after which a mapping is renewed.
     pub renew: Duration,
-    /// When a renewal that failed is tried again.
+    /// The time after which a failed renewal is tried again.
     pub retry: Duration,
-    /// How often the outside address is asked for.
+    /// The time between two questions for the outside address.
     pub poll: Duration,
-    /// How long after a search without result the next one is made.
+    /// The time from a search without a result to the next one.
     pub search: Duration,
 }
 
@@ -77,23 +78,23 @@ impl Default for Timing {
     }
 }
 
-/// What [`run`] needs to know.
+/// The configuration of [`run`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who is asked.
+    /// The method, which says which gateway or server is asked.
     pub method: NatMethod,
-    /// The ports that are to be reached from outside.
+    /// The ports that other nodes must reach from outside.
     pub ports: Ports,
-    /// How often.
+    /// The times between the steps.
     pub timing: Timing,
-    /// Where UPnP gateways are searched for.
+    /// The address to which searches for UPnP gateways are sent.
     pub search_addr: SocketAddr,
-    /// Where NAT-PMP gateways are looked for; unset: where the routes say, at every search.
+    /// The addresses that are asked for NAT-PMP. `None`: each search reads them from the routes of this machine.
     pub gateways: Option<Vec<Ipv4Addr>>,
 }
 
 impl Config {
-    /// The usual times and places.
+    /// Returns a configuration with the default times and addresses.
     #[must_use]
     pub fn new(method: NatMethod, ports: Ports) -> Self {
         Self { method, ports, timing: Timing::default(), search_addr: upnp::MULTICAST, gateways: None }
@@ -115,16 +116,16 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Whoever answers for our outside address.
+/// The gateway or server that tells our outside address.
 #[derive(Debug)]
 enum Gateway {
     Upnp(upnp::Gateway),
     Pmp(natpmp::Gateway),
-    /// Tells the address and opens nothing.
+    /// A STUN server: it tells the address and opens no ports. Host and port.
     Stun(String, u16),
 }
 
-/// Starts to follow the outside address and to keep the ports open. A stop closes the ports that are open.
+/// Starts to follow the outside address and to keep the ports open. The order to stop closes the open ports.
 pub fn start(config: Config, resolver: Resolver, rng: StdRng, mapped: watch::Sender<Mapped>) -> Running {
     Running::start("the gateway", async move |ordered| {
         let (stop, stopped) = watch::channel(false);
@@ -132,7 +133,7 @@ pub fn start(config: Config, resolver: Resolver, rng: StdRng, mapped: watch::Sen
         tokio::select! {
             () = &mut following => {}
             _ = ordered => {
-                // The receiver is gone only when following has ended.
+                // Sending fails only if `run` has ended.
                 let _ = stop.send(true);
                 following.await;
             }
@@ -140,8 +141,8 @@ pub fn start(config: Config, resolver: Resolver, rng: StdRng, mapped: watch::Sen
     })
 }
 
-/// Follows the outside address and keeps the ports open until `stop` changes or its sender is gone. Returns at once
-/// where there is nothing to do: method `none`, and `extip`, whose address is in the configuration.
+/// Follows the outside address and keeps the ports open until `stop` is true or its sender is dropped. Returns at once
+/// if there is nothing to do: with the method `none`, and with `extip`, whose address is in the configuration.
 async fn run(
     config: Config,
     resolver: Resolver,
@@ -161,7 +162,7 @@ async fn run(
         let mut pause = config.timing.search;
         match searched {
             Ok(gateway) => {
-                tracing::info!(%gateway, "address translation");
+                tracing::info!(%gateway, "found a gateway for address translation");
                 let mut session =
                     Session { config: &config, resolver: &resolver, gateway, tcp: None, udp: None, ip: None };
                 let stopped = session.keep(&mut rng, &mapped, &mut stop).await;
@@ -173,9 +174,9 @@ async fn run(
             }
             Err(error) if !told => {
                 told = true;
-                tracing::info!(method = %config.method, %error, "no gateway; others will tell us our address");
+                tracing::info!(method = %config.method, %error, "found no gateway; other nodes will tell our address");
             }
-            Err(error) => tracing::debug!(%error, "no gateway yet"),
+            Err(error) => tracing::debug!(%error, "found no gateway yet"),
         }
         tokio::select! {
             () = sleep(pause) => {}
@@ -200,7 +201,7 @@ async fn find(config: &Config, rng: &mut StdRng) -> Result<Gateway, Error> {
             let (host, port) = servers.first().ok_or(Error::NotFound("STUN"))?;
             Ok(Gateway::Stun((*host).to_owned(), *port))
         }
-        // The first that answers; the error of the slower one when neither does.
+        // The first gateway that answers; an error if neither protocol finds one.
         NatMethod::Any | NatMethod::None | NatMethod::ExtIp(_) => {
             tokio::pin!(upnp);
             let pmp = pmp(None);
@@ -214,19 +215,19 @@ async fn find(config: &Config, rng: &mut StdRng) -> Result<Gateway, Error> {
     }
 }
 
-/// The time with one gateway.
+/// The work with one gateway, until it is lost or the process stops.
 struct Session<'a> {
     config: &'a Config,
     resolver: &'a Resolver,
     gateway: Gateway,
-    /// Outside ports that are open.
+    /// The outside ports that are open.
     tcp: Option<u16>,
     udp: Option<u16>,
     ip: Option<Ipv4Addr>,
 }
 
 impl Session<'_> {
-    /// Returns true when the process stops, false when the gateway is lost.
+    /// Works with the gateway. Returns true when the process stops, and false when the gateway is lost.
     async fn keep(
         &mut self,
         rng: &mut StdRng,
@@ -238,12 +239,13 @@ impl Session<'_> {
         let (mut poll_at, mut renew_at) = (clock::now().mono, clock::now().mono);
         let stopped = loop {
             let now = clock::now().mono;
-            // A gateway that hangs does not hold up the end.
+            // The wait for the gateway also ends with the order to stop, so that a gateway that hangs does not delay
+            // the end.
             let work = async {
                 if poll_at <= now {
                     poll_at = now + timing.poll;
                     if self.poll(rng).await {
-                        renew_at = now; // another address: the gateway may have forgotten the ports
+                        renew_at = now; // With a new address the gateway may have lost the mappings.
                     }
                 }
                 if renew_at <= now {
@@ -259,7 +261,11 @@ impl Session<'_> {
             let state = Mapped { ip: self.ip, tcp: self.tcp, udp: self.udp };
             mapped.send_if_modified(|told| std::mem::replace(told, state) != state);
             if failures > MAX_FAILURES {
-                tracing::warn!(gateway = %self.gateway, "the gateway no longer answers");
+                tracing::warn!(
+                    gateway = %self.gateway,
+                    "the gateway does not renew the mappings any more; the sidecar searches again. Without a gateway, \
+                     open the ports by hand"
+                );
                 break false;
             }
             tokio::select! {
@@ -272,16 +278,16 @@ impl Session<'_> {
         stopped
     }
 
-    /// Asks for the outside address; returns whether it is another one. One failure does not unlearn it.
+    /// Asks for the outside address. Returns whether it has changed. After a failure the known address stays.
     async fn poll(&mut self, rng: &mut StdRng) -> bool {
         match self.external_ip(rng).await {
             Ok(ip) if self.ip != Some(ip) => {
-                tracing::info!(%ip, gateway = %self.gateway, "our outside address");
+                tracing::info!(%ip, gateway = %self.gateway, "the gateway told our outside address");
                 self.ip.replace(ip).is_some()
             }
             Ok(_) => false,
             Err(error) => {
-                tracing::debug!(%error, gateway = %self.gateway, "asking for our outside address");
+                tracing::debug!(%error, gateway = %self.gateway, "the gateway did not tell our outside address");
                 false
             }
         }
@@ -302,7 +308,7 @@ impl Session<'_> {
         }
     }
 
-    /// Opens or renews both ports; returns whether all went well.
+    /// Opens or renews both ports. Returns whether both are open.
     async fn renew(&mut self, rng: &mut StdRng) -> bool {
         let Ports { tcp, udp } = self.config.ports;
         let mut well = true;
@@ -312,7 +318,7 @@ impl Session<'_> {
                 Ok(outside) => *self.outside(protocol) = outside,
                 Err(error) => {
                     well = false;
-                    tracing::debug!(%error, %protocol, port, gateway = %self.gateway, "opening a port");
+                    tracing::debug!(%error, %protocol, port, gateway = %self.gateway, "cannot open a port");
                 }
             }
         }
@@ -326,7 +332,8 @@ impl Session<'_> {
         }
     }
 
-    /// Opens `port` outside: the number we have there already, else the same, else what the gateway gives.
+    /// Opens `port` outside. The outside number is the one that we have already, or else the same number, or else one
+    /// that the gateway accepts. Returns that number; `None` for a STUN server, which opens no ports.
     async fn open(
         &mut self,
         protocol: Protocol,
@@ -352,7 +359,7 @@ impl Session<'_> {
             }
         };
         if before != Some(outside) {
-            tracing::info!(%protocol, port, outside, gateway = %self.gateway, "port open");
+            tracing::info!(%protocol, port, outside, gateway = %self.gateway, "the gateway opened a port");
         }
         Ok(Some(outside))
     }
@@ -368,7 +375,7 @@ impl Session<'_> {
                 Gateway::Stun(..) => Ok(()),
             };
             if let Err(error) = closed {
-                tracing::debug!(%error, %protocol, outside, "closing a port");
+                tracing::debug!(%error, %protocol, outside, "cannot close a port");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! NAT-PMP (RFC 6886): asking the router of our network, by small UDP packets, for its address and for open ports.
+//! NAT-PMP (RFC 6886): asks the router of our network, by small UDP packets, for its address and for open ports.
 
 use std::{
     io,
@@ -12,7 +12,8 @@ use crab_nat::{InternetProtocol, PortMappingOptions, TimeoutConfig, natpmp};
 use super::{Protocol, error::Error};
 use crate::node::AddressClass;
 
-/// A router answers in milliseconds; a second in all finds out that there is none (go-ethereum's number).
+/// The time for one request. A router answers within milliseconds; after a second in all there is none (go-ethereum's
+/// number).
 const TIMEOUT: TimeoutConfig = TimeoutConfig {
     initial_timeout: Duration::from_millis(150),
     max_retries: 2,
@@ -26,7 +27,7 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// The first of `candidates` that answers.
+    /// Returns the first of `candidates` that answers.
     pub(super) async fn find(candidates: Vec<Ipv4Addr>) -> Result<Self, Error> {
         let mut last = Error::NotFound("NAT-PMP");
         for ip in candidates {
@@ -47,7 +48,7 @@ impl Gateway {
         natpmp::external_address(self.ip.into(), Some(TIMEOUT)).await.map_err(Error::pmp)
     }
 
-    /// Opens a port; returns the outside port, which the router may choose.
+    /// Opens a port. Returns the outside port, which may differ from `wanted`, as the router may choose it.
     pub(super) async fn map(
         &self,
         protocol: Protocol,
@@ -78,8 +79,8 @@ fn internet(protocol: Protocol) -> InternetProtocol {
     }
 }
 
-/// Where the router probably is: the default route's gateway where the system tells it, else the first address of
-/// our network. Never an address on the Internet.
+/// Returns the addresses at which the router probably is: the gateways of the default routes if the system lists them,
+/// or else the first address of our network. Never returns an address on the Internet.
 pub(super) fn likely() -> Vec<Ipv4Addr> {
     let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
     let mut candidates = default_gateways(&routes);
@@ -93,7 +94,8 @@ pub(super) fn likely() -> Vec<Ipv4Addr> {
     candidates
 }
 
-/// The gateways of default routes in Linux's `/proc/net/route`: addresses in hex, the bytes in memory order.
+/// Returns the gateways of default routes in Linux's `/proc/net/route`, at most 4. The file has addresses in hex, with
+/// the bytes in memory order.
 fn default_gateways(routes: &str) -> Vec<Ipv4Addr> {
     let gateway = |line: &str| {
         let mut fields = line.split_whitespace().skip(1);
@@ -104,7 +106,7 @@ fn default_gateways(routes: &str) -> Vec<Ipv4Addr> {
     routes.lines().filter_map(gateway).take(4).collect()
 }
 
-/// The address of ours that the default route would use. Connecting a UDP socket sends nothing.
+/// Returns our address on the default route. Connecting a UDP socket sends nothing.
 fn own_address() -> io::Result<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;

@@ -1,7 +1,7 @@
-//! STUN (RFC 8489): one Binding request, one answer that says which address our packet came from.
+//! STUN (RFC 8489): one Binding request, and one answer with the address from which our packet came.
 //!
-//! A request without attributes is twenty bytes. The answer is believed if it carries our transaction id, which the
-//! server alone has seen. Only the address is used: the port belongs to the socket of the question.
+//! A request without attributes has twenty bytes. The answer is used if it has our transaction id, which only the
+//! server has seen. Only the address is used, because the port is the one of the socket that sent the request.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use tokio::{net::UdpSocket, time::timeout};
 
 use crate::node::endpoint::canonical;
 
-/// The number that tells STUN from other packets.
+/// The magic cookie, by which a STUN packet is recognized (RFC 8489).
 const MAGIC: [u8; 4] = 0x2112_a442_u32.to_be_bytes();
 
 const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
@@ -22,23 +22,24 @@ const BINDING_SUCCESS: [u8; 2] = [0x01, 0x01];
 const MAPPED_ADDRESS: u16 = 0x0001;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 
-/// The largest answer that is read, bytes: what an IPv6 path carries unfragmented.
+/// The largest answer that is read, in bytes: every IPv6 path carries so many without fragments.
 const MAX_ANSWER: usize = 1280;
 
-/// Tries, and how long each waits.
+/// The number of tries, and the time that each waits.
 const TRIES: usize = 3;
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Servers to ask when the operator names none; large operators, so that asking tells them little they do not know.
+/// The servers to ask when the operator names none. They belong to large operators, which learn little from our
+/// request.
 pub(super) const SERVERS: &[(&str, u16)] =
     &[("stun.cloudflare.com", 3478), ("stun.l.google.com", 19302), ("stun.nextcloud.com", 3478)];
 
-/// Asks `server` which address we come from.
+/// Asks `server` for our outside address.
 pub(super) async fn external_ip(server: SocketAddr, rng: &mut StdRng) -> io::Result<IpAddr> {
     let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
-    // Connected: packets from elsewhere do not reach us.
+    // The socket is connected, so packets from other addresses do not reach it.
     socket.connect(server).await?;
     let mut transaction = [0; 12];
     rng.fill_bytes(&mut transaction);
@@ -61,7 +62,7 @@ pub(super) async fn external_ip(server: SocketAddr, rng: &mut StdRng) -> io::Res
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// The address in a Binding success to `transaction`.
+/// Returns the address in a Binding success response to `transaction`; `None` for any other packet.
 fn parse(answer: &[u8], transaction: &[u8; 12]) -> Option<SocketAddr> {
     let (kind, rest) = answer.split_first_chunk::<2>()?;
     let (len, rest) = rest.split_first_chunk::<2>()?;
@@ -77,7 +78,8 @@ fn parse(answer: &[u8], transaction: &[u8; 12]) -> Option<SocketAddr> {
         let len = usize::from(u16::from_be_bytes(*len));
         let value = rest.get(..len)?;
         match u16::from_be_bytes(*kind) {
-            // Exclusive or with magic and transaction: gateways that rewrite addresses in payloads do not find it.
+            // This address is XORed with the magic cookie and the transaction id, so that a gateway that rewrites
+            // addresses in payloads does not find it.
             XOR_MAPPED_ADDRESS => return address(value, &[&MAGIC[..], transaction].concat()),
             MAPPED_ADDRESS => plain = address(value, &[0; 16]),
             _ => {}
@@ -88,7 +90,7 @@ fn parse(answer: &[u8], transaction: &[u8; 12]) -> Option<SocketAddr> {
     plain
 }
 
-/// `[0, family, port, address]`, each byte of port and address changed by the mask.
+/// Reads `[0, family, port, address]`. Each byte of port and address is XORed with the mask.
 fn address(value: &[u8], mask: &[u8]) -> Option<SocketAddr> {
     let ([_, family, port @ ..], ip) = value.split_first_chunk::<4>()?;
     let unmask =
@@ -125,7 +127,7 @@ mod tests {
             let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap();
             assert_eq!(parse(&bytes, &transaction()), Some(addr.parse().unwrap()));
             assert_eq!(parse(&bytes, &[0; 12]), None, "another's transaction");
-            // Cut anywhere, it is no answer or the same one, never a panic.
+            // A response that is cut at any place is not a response, and does not cause a panic.
             for len in 0..bytes.len() {
                 assert_eq!(parse(&bytes[..len], &transaction()), None, "{len}");
             }
@@ -136,7 +138,7 @@ mod tests {
     fn old_servers_say_it_plainly() {
         let plain = [&[1, 1, 0, 12][..], &MAGIC, &transaction(), &[0, 1, 0, 8, 0, 1, 0x12, 0x34, 9, 8, 7, 6]];
         assert_eq!(parse(&plain.concat(), &transaction()), Some("9.8.7.6:4660".parse().unwrap()));
-        // A family that is none; an address cut short.
+        // An unknown family; an address that is too short.
         for value in [[0, 3, 0, 0, 1, 2, 3, 4], [0, 2, 0, 0, 1, 2, 3, 4]] {
             let bad = [&[1, 1, 0, 12][..], &MAGIC, &transaction(), &[0, 1, 0, 8], &value];
             assert_eq!(parse(&bad.concat(), &transaction()), None);

@@ -1,4 +1,4 @@
-//! The driver against small gateways of our own on loopback. Nothing here leaves the machine.
+//! The driver with small gateways of the tests on loopback. No packet leaves the machine.
 
 use std::{
     collections::BTreeMap,
@@ -24,13 +24,13 @@ use super::*;
 const PORTS: Ports = Ports { tcp: 30303, udp: 30304 };
 const SOON: Duration = Duration::from_secs(10);
 
-/// What a gateway has open, as (protocol, outside port) → inside port, and how it behaves.
+/// The open ports of a gateway, as (protocol, outside port) → inside port, and its behaviour.
 #[derive(Debug, Default)]
 struct Router {
     ip: Option<Ipv4Addr>,
     open: BTreeMap<(&'static str, u16), u16>,
     requests: usize,
-    /// Outside ports that somebody else has.
+    /// Outside ports that belong to another machine.
     taken: Vec<u16>,
     only_permanent: bool,
     leases: Vec<u32>,
@@ -90,7 +90,7 @@ fn nowhere() -> SocketAddr {
     "127.0.0.1:9".parse().unwrap()
 }
 
-/// A NAT-PMP router on an address of 127/8 that belongs to this process and test alone: the port is fixed (5351).
+/// A NAT-PMP router on an address of 127/8 that only this process and test use, because the port is fixed (5351).
 async fn pmp_router(router: Shared) -> (Ipv4Addr, JoinSet<()>) {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -146,14 +146,14 @@ async fn nat_pmp_from_beginning_to_end() {
     driver.until(mapped([5, 6, 7, 8], 30303, 30304)).await;
     assert_eq!(lock(&router).open, BTreeMap::from([(("TCP", 30303), 30303), (("UDP", 30304), 30304)]));
     assert!(lock(&router).leases.iter().all(|lease| *lease == 600));
-    // Another address, and another port at the next renewal: both are followed.
+    // The address changes, and the port changes at the next renewal. The driver follows both.
     lock(&router).ip = Some(Ipv4Addr::new(5, 6, 7, 9));
     lock(&router).taken = vec![30303];
     driver.until(mapped([5, 6, 7, 9], 31303, 30304)).await;
     let before = lock(&router).requests;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(lock(&router).requests > before, "renewed and polled");
-    lock(&router).open.remove(&("TCP", 30303)); // the mapping of before has run out
+    lock(&router).open.remove(&("TCP", 30303)); // The earlier mapping has expired.
     driver.stop().await;
     assert_eq!(lock(&router).open, BTreeMap::new());
 }
@@ -171,7 +171,7 @@ async fn a_gateway_that_fails_is_given_up_and_found_again() {
     driver.stop().await;
 }
 
-/// A UPnP gateway: answers searches on one UDP port, serves its description and SOAP on a TCP port.
+/// A UPnP gateway. It answers searches on a UDP port, and serves its description and SOAP on a TCP port.
 async fn upnp_gateway(router: Shared) -> (SocketAddr, JoinSet<()>) {
     let search = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -185,7 +185,7 @@ async fn upnp_gateway(router: Shared) -> (SocketAddr, JoinSet<()>) {
         while let Ok((len, from)) = search.recv_from(&mut packet).await {
             let asked = String::from_utf8_lossy(&packet[..len]).into_owned();
             assert!(asked.starts_with("M-SEARCH * HTTP/1.1\r\n"), "{asked}");
-            // First the lies, which must not be followed: another's address, and no answer at all.
+            // The first two URLs are not at the gateway's own address, so they must not be followed.
             for url in
                 ["http://127.0.0.2:1/x", "http://example.org/x", &format!("http://{location}/desc.xml")]
             {
@@ -303,14 +303,14 @@ async fn upnp_with_a_taken_port_and_permanent_leases() {
 async fn descriptions_that_are_no_good_are_not_used() {
     let elsewhere = DESCRIPTION.replace("/ctl", "http://127.0.0.2:80/ctl");
     let huge = format!("{}{DESCRIPTION}", " ".repeat(64 * 1024));
-    // Each search waits its three seconds; together they wait once.
+    // Each search waits three seconds. They run together, so that the test waits once.
     let searches = [elsewhere, huge, "<root/>".to_owned(), "\u{0}".to_owned()].map(|description| async {
         let router = router();
         lock(&router).description = description;
         let (search, _tasks) = upnp_gateway(router.clone()).await;
         let error = upnp::Gateway::find(search).await.unwrap_err();
         assert!(matches!(error, Error::NotFound(_)), "{error}");
-        assert!(lock(&router).requests >= 1, "it was looked at");
+        assert!(lock(&router).requests >= 1, "its description was read");
     });
     searches.into_iter().collect::<JoinSet<()>>().join_all().await;
 }
@@ -320,7 +320,7 @@ async fn without_a_gateway_nothing_happens_and_stopping_is_quick() {
     for method in [NatMethod::None, NatMethod::ExtIp(vec![Ipv4Addr::LOCALHOST.into()])] {
         timeout(SOON, Driver::start(method, nowhere(), fast()).task).await.unwrap().unwrap();
     }
-    // Nobody listens there; searching goes on until it is told to stop.
+    // No gateway answers at this address. The search goes on until it is told to stop.
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let driver = Driver::start(NatMethod::Upnp, silent.local_addr().unwrap(), Timing::default());
     tokio::time::sleep(Duration::from_millis(100)).await;

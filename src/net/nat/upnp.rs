@@ -1,11 +1,12 @@
-//! UPnP gateways (IGD 1 and 2): found by multicast, described in XML, asked by SOAP for their address and for ports.
+//! UPnP gateways (IGD 1 and 2). They are found by multicast, describe themselves in XML, and are asked by SOAP for
+//! their address and for ports.
 //!
-//! Whoever is on the network can answer the search, so an answer is believed about the responder alone: everything it
-//! names must be at its own address, and that address on a local network. What libraries offer here reads a mebibyte
-//! from any address that answers; the few requests that are needed are made with an HTTP client instead.
+//! Every machine on the network can answer the search. So an answer may only name URLs at the responder's own address,
+//! and that address must be on a local network. Libraries for UPnP read a mebibyte from any address that answers, so
+//! the few requests are made with an HTTP client instead.
 //!
-//! The XML is not parsed but searched for elements by name, within the 64 KiB that are read. That is enough for
-//! documents in which nothing repeats that matters, and cannot be made to nest or expand.
+//! The XML is not parsed. It is searched for elements by name, within the 64 KiB that are read. That is enough, because
+//! the elements that matter do not repeat. A search, unlike a parser, has no nesting and no entities to expand.
 
 use std::{
     collections::HashSet,
@@ -19,11 +20,11 @@ use url::Url;
 use super::{Protocol, error::Error, http};
 use crate::node::AddressClass;
 
-/// Where gateways listen for searches.
+/// The multicast address on which gateways listen for searches.
 pub(super) const MULTICAST: SocketAddr =
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(239, 255, 255, 250), 1900));
 
-/// What is searched for: both versions of the gateway device.
+/// The device types to search for: both versions of the gateway device.
 const DEVICES: [&str; 2] = [
     "urn:schemas-upnp-org:device:InternetGatewayDevice:1",
     "urn:schemas-upnp-org:device:InternetGatewayDevice:2",
@@ -36,10 +37,10 @@ const SERVICES: [&str; 3] = [
     "urn:schemas-upnp-org:service:WANPPPConnection:1",
 ];
 
-/// How long answers are waited for.
+/// The time in which answers to a search are taken.
 const SEARCH_TIME: Duration = Duration::from_secs(3);
 
-/// Answers that are looked into: a network has one or two gateways.
+/// The most answers that are followed: a network has one or two gateways.
 const MAX_ANSWERS: usize = 8;
 
 /// "Only permanent leases supported" (IGD 1).
@@ -54,7 +55,7 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// Searches by sending to `to`, which is [`MULTICAST`] outside tests.
+    /// Searches for a gateway by sending to `to`, which is [`MULTICAST`] except in tests.
     pub(super) async fn find(to: SocketAddr) -> Result<Self, Error> {
         let failed = |error: std::io::Error| Error::Search(error.to_string());
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.map_err(failed)?;
@@ -77,7 +78,9 @@ impl Gateway {
                 }
                 match Self::described(addr, &path).await {
                     Ok(gateway) => return Some(gateway),
-                    Err(error) => tracing::debug!(%addr, %error, "an answer to the gateway search"),
+                    Err(error) => {
+                        tracing::debug!(%addr, %error, "an answer to the gateway search is not usable")
+                    }
                 }
             }
             None
@@ -85,7 +88,7 @@ impl Gateway {
         timeout(SEARCH_TIME, search).await.ok().flatten().ok_or(Error::NotFound("UPnP"))
     }
 
-    /// Reads the description at `addr` and picks the service.
+    /// Reads the description at `addr`, and chooses the best service that maps ports.
     async fn described(addr: SocketAddr, path: &str) -> Result<Self, Error> {
         let answer = http::request(addr, path, None).await?;
         let bad = || Error::Answer { to: addr, what: "its description names no service that maps ports" };
@@ -113,10 +116,10 @@ impl Gateway {
     pub(super) async fn external_ip(&self) -> Result<Ipv4Addr, Error> {
         let answer = self.call("GetExternalIPAddress", "").await?;
         let ip = element(&answer, "NewExternalIPAddress").and_then(|ip| ip.parse().ok());
-        ip.ok_or(Error::Answer { to: self.control, what: "it told no external address" })
+        ip.ok_or(Error::Answer { to: self.control, what: "its answer has no external address" })
     }
 
-    /// Opens `external`; returns it.
+    /// Opens the outside port `external`, and returns it.
     pub(super) async fn map(
         &self,
         protocol: Protocol,
@@ -125,7 +128,8 @@ impl Gateway {
         lifetime: Duration,
     ) -> Result<u16, Error> {
         match self.add(protocol, port, external, lifetime.as_secs()).await {
-            // Removed at shutdown like all others; after a crash it stays until the gateway restarts.
+            // A permanent mapping is deleted at the end like all others. After a crash it stays until the gateway
+            // restarts.
             Err(Error::Refused { code: ONLY_PERMANENT, .. }) => self.add(protocol, port, external, 0).await?,
             added => added?,
         }
@@ -154,7 +158,7 @@ impl Gateway {
 }
 
 impl Gateway {
-    /// The address of ours that the gateway sees: on a machine with several networks only that one is right.
+    /// Returns our address on the network of the gateway: on a machine with several networks only that one is right.
     /// Connecting a UDP socket sends nothing.
     fn own_ip(&self) -> Result<IpAddr, Error> {
         let own = || {
@@ -165,7 +169,7 @@ impl Gateway {
         own().map(|addr| addr.ip()).map_err(|error| Error::Search(error.to_string()))
     }
 
-    /// Calls an action of the service; returns the body of the answer.
+    /// Calls an action of the service. Returns the body of the answer.
     async fn call(&self, action: &str, arguments: &str) -> Result<String, Error> {
         let service = self.service;
         let envelope = format!(
@@ -185,7 +189,8 @@ impl Gateway {
     }
 }
 
-/// Where an answer to the search says the description is, if that is at the responder's own private address.
+/// Returns the address and path of the description that an answer names; `None` if it is not at the responder's own
+/// address, or that address is not private.
 fn location(answer: &str, from: IpAddr) -> Option<(SocketAddr, String)> {
     if !AddressClass::of(from).is_lan() || !answer.starts_with("HTTP/1.1 200") {
         return None;
@@ -195,7 +200,7 @@ fn location(answer: &str, from: IpAddr) -> Option<(SocketAddr, String)> {
     at_address(&Url::parse(url.trim()).ok()?, from)
 }
 
-/// The socket address and path of an HTTP URL, if its host is `ip`, written as an address.
+/// Returns the socket address and path of an HTTP URL, if its host is the address `ip` and not a name.
 fn at_address(url: &Url, ip: IpAddr) -> Option<(SocketAddr, String)> {
     let host: IpAddr = url.host_str()?.trim_matches(['[', ']']).parse().ok()?;
     let plain = url.scheme() == "http" && url.username().is_empty() && url.password().is_none();
@@ -206,12 +211,13 @@ fn at_address(url: &Url, ip: IpAddr) -> Option<(SocketAddr, String)> {
     Some((SocketAddr::new(host, url.port_or_known_default()?), path))
 }
 
-/// The trimmed content of the first element of this name.
+/// Returns the trimmed content of the first element of this name.
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     elements(xml, name).next()
 }
 
-/// The trimmed contents of all elements of this name, front to back; an element within one of the same name ends it.
+/// Returns the trimmed contents of all elements of this name, in order. An element with another of the same name inside
+/// ends at the first closing tag.
 fn elements<'a>(xml: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     let (open, close) = (format!("<{name}"), format!("</{name}>"));
     let mut rest = xml;
@@ -241,10 +247,10 @@ mod tests {
         let good = Some(("192.168.1.1:5000".parse().unwrap(), "/a.xml?b".to_owned()));
         assert_eq!(at("http://192.168.1.1:5000/a.xml?b", "192.168.1.1"), good);
         for (url, from) in [
-            ("http://192.168.1.2:5000/a.xml", "192.168.1.1"), // a neighbour
+            ("http://192.168.1.2:5000/a.xml", "192.168.1.1"), // another machine
             ("http://127.0.0.1:8545/", "192.168.1.1"),        // ourselves
             ("http://8.8.8.8/a.xml", "8.8.8.8"),              // the Internet
-            ("http://gateway.lan/a.xml", "192.168.1.1"),      // a name, which may become anything
+            ("http://gateway.lan/a.xml", "192.168.1.1"),      // a name, which may resolve to any address
             ("https://192.168.1.1/a.xml", "192.168.1.1"),
             ("http://u:p@192.168.1.1/a.xml", "192.168.1.1"),
             ("ftp://192.168.1.1/", "192.168.1.1"),

@@ -1,17 +1,17 @@
-//! The node database: nodes that were alive, so that a restart does not begin with nothing but bootnodes, and peers that
-//! we dialed, so that it begins with those that served us longest.
+//! The node database: nodes that were alive, so that a restart has more than bootnodes, and peers that we dialed, so
+//! that a restart begins with those that served us longest.
 //!
-//! Deleting it loses nothing but time, and everything here follows from that. Updates are queued and written in one
-//! durable transaction every few seconds by a thread of its own; when the queue is full they are dropped and counted.
-//! A file that cannot be read is moved aside with a line in the log, and a new one begun. A disk that is full or
-//! fails means running on without persistence, said once; an hour later it is tried again.
+//! If the database is deleted, only time is lost. So updates are queued, and a thread writes them in one durable
+//! transaction every few seconds. When the queue is full, updates are dropped and counted. A file that cannot be read
+//! is moved aside with a line in the log, and a new one is made. If the disk is full or fails, the sidecar runs on
+//! without the database, and the log says so once. An hour later it is tried again.
 //!
-//! Bounds: 50,000 nodes and 64 MiB. When one is reached, nodes that are not in yet are refused (as in the table, a
-//! live node is not displaced) until the hourly sweep has removed those that did not answer for a day. The sweep
-//! begins only after some node has answered in this run: a machine that was off for three days keeps its seeds. Of peers
-//! the last [`MAX_PEERS`] are kept; the one that has been gone for the longest time makes room.
+//! Limits: 50,000 nodes and 64 MiB. When one is reached, new nodes are refused, because a live node is not displaced,
+//! as in the table. That ends when the hourly sweep has removed the nodes that have not answered for a day. The sweep
+//! begins only after a node has answered in this run, so that a machine that was off for three days keeps its seeds.
+//! The last [`MAX_PEERS`] peers are kept. The one that disconnected the longest time ago makes room.
 //!
-//! Left out: our own record's sequence and the lists of peers, which must not be lost ([`super::state_file`]).
+//! Left out: our own record's sequence number and the lists of peers, which must not be lost ([`super::state_file`]).
 
 mod offer;
 mod peer;
@@ -36,32 +36,30 @@ use tokio::sync::oneshot;
 
 pub use offer::offer;
 pub use peer::StoredPeer;
-pub use row::{Liveness, MAX_ADDRESSES, StoredNode};
+pub use row::StoredNode;
 
 use crate::node::{NodeId, Record};
 
-/// Updates that wait for the writer. A busy table makes a few each second; a write takes milliseconds.
+/// The most updates that wait for the writer. A busy table makes a few each second; a write takes milliseconds.
 const QUEUE: usize = 4096;
 
-/// How old a seed may be (go-ethereum's number).
+/// The most time since a seed last answered: five days (go-ethereum's number).
 pub const SEED_AGE: Duration = Duration::from_secs(5 * 24 * 3600);
 
-/// Peers that are kept: several times what a node has at a time, so that those of a bad hour do not push out the rest.
+/// The most peers that are kept: several times the peers of a node, so that the short-lived peers of a bad hour do not
+/// displace the rest.
 pub const MAX_PEERS: u64 = 256;
 
-/// How old a peer may be to be dialed first. Longer than [`SEED_AGE`]: a node that served us for hours is worth a dial
-/// after a month of absence, and there are few.
+/// The most time since a stored peer was connected: 30 days. Longer than [`SEED_AGE`], because a node that served us
+/// for hours is worth a dial after a month, and there are few such nodes.
 pub const PEER_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How many seeds a start asks for (go-ethereum's number).
-pub const SEED_COUNT: usize = 30;
-
-/// What the database may grow to.
+/// The limits of the database.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Nodes.
+    /// The most nodes.
     pub nodes: u64,
-    /// Bytes of the file.
+    /// The most bytes of the file.
     pub bytes: u64,
 }
 
@@ -71,43 +69,24 @@ impl Default for Limits {
     }
 }
 
-/// Something to remember about a node. Only nodes that passed several liveness checks are worth it.
+/// An update about one node. Only a node that passed several liveness checks should be stored.
 #[derive(Clone, Debug)]
 pub enum Update {
-    /// Its record; kept if there is none or an older one.
+    /// The node's record. It is stored if there is none or an older one.
     Record(Record),
-    /// It sent us a PING.
-    Ping {
-        /// The node.
-        id: NodeId,
-        /// From where.
-        ip: IpAddr,
-        /// Unix seconds.
-        at: u64,
-    },
-    /// It answered our PING.
+    /// The node answered our PING.
     Pong {
         /// The node.
         id: NodeId,
-        /// From where.
+        /// The address from which the packet came.
         ip: IpAddr,
-        /// Unix seconds.
+        /// The time, in Unix seconds.
         at: u64,
     },
-    /// So many of our requests in a row had no answer.
-    Failures {
-        /// The node.
-        id: NodeId,
-        /// Where they went.
-        ip: IpAddr,
-        /// How many.
-        count: u32,
-    },
-    /// It is not to be remembered any longer.
-    Forget(NodeId),
-    /// We dialed it and it is or was our peer; `served` is the time that is to be added.
+    /// We dialed the node, and it is or was our peer. `served` is the time to be added.
     Peer(Box<StoredPeer>),
-    /// It was our peer for a moment only: if it never was for longer, it is not to be dialed first.
+    /// The node was our peer for a moment only. If it never was for longer, it is removed, so that it is not dialed
+    /// first.
     PeerLeft(NodeId),
 }
 
@@ -116,31 +95,28 @@ impl Update {
         match self {
             Self::Record(record) => record.id(),
             Self::Peer(peer) => peer.id(),
-            Self::PeerLeft(id) => *id,
-            Self::Ping { id, .. } | Self::Pong { id, .. } | Self::Failures { id, .. } | Self::Forget(id) => {
-                *id
-            }
+            Self::PeerLeft(id) | Self::Pong { id, .. } => *id,
         }
     }
 }
 
-/// What has happened since the start.
+/// The counters of the database since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Updates dropped because the queue was full.
+    /// Updates that were dropped because the queue was full.
     pub dropped: u64,
-    /// Updates lost because the disk failed.
+    /// Updates that were lost because the disk failed.
     pub lost: u64,
-    /// New nodes refused at a limit.
+    /// New nodes that were refused at a limit.
     pub refused: u64,
-    /// Updates about nodes of which no record is known.
+    /// Updates about nodes without a stored record.
     pub without_record: u64,
-    /// Nodes removed by the sweep.
+    /// Nodes that the sweep removed.
     pub expired: u64,
 }
 
 impl Counters {
-    /// All counters with their names in metrics. A new one cannot be left out: this does not compile without it.
+    /// Returns all counters with their names in metrics. If a new counter is left out, this does not compile.
     #[must_use]
     pub fn named(&self) -> [(&'static str, u64); 5] {
         let Self { dropped, lost, refused, without_record, expired } = *self;
@@ -157,14 +133,29 @@ impl Counters {
 #[derive(Debug)]
 enum Command {
     Update(Update),
-    Get { id: NodeId, reply: oneshot::Sender<Option<StoredNode>> },
-    Seeds { count: usize, reply: oneshot::Sender<Vec<StoredNode>> },
-    Peers { count: usize, reply: oneshot::Sender<Vec<StoredPeer>> },
-    Count { reply: oneshot::Sender<u64> },
-    Close { reply: oneshot::Sender<()> },
+    #[cfg(test)]
+    Get {
+        id: NodeId,
+        reply: oneshot::Sender<Option<StoredNode>>,
+    },
+    Seeds {
+        count: usize,
+        reply: oneshot::Sender<Vec<StoredNode>>,
+    },
+    Peers {
+        count: usize,
+        reply: oneshot::Sender<Vec<StoredPeer>>,
+    },
+    #[cfg(test)]
+    Count {
+        reply: oneshot::Sender<u64>,
+    },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
-/// A handle on the database; clones share it. When the last one is dropped, what is queued is written.
+/// A handle to the database; clones share it. When the last one is dropped, the queued updates are written.
 #[derive(Clone, Debug)]
 pub struct NodeDb {
     commands: SyncSender<Command>,
@@ -174,8 +165,8 @@ pub struct NodeDb {
 }
 
 impl NodeDb {
-    /// Starts the thread that owns the database at `path`. Never fails for what the file is like; the error is the
-    /// system's, when it has no thread to give.
+    /// Starts the thread that owns the database at `path`. Fails only if the system cannot start a thread; a file that
+    /// cannot be used is no error.
     pub fn start(path: impl Into<PathBuf>, limits: Limits, rng: StdRng) -> std::io::Result<Self> {
         let (commands, queue) = std::sync::mpsc::sync_channel(QUEUE);
         let counters = Arc::new(Mutex::new(Counters::default()));
@@ -184,34 +175,36 @@ impl NodeDb {
         Ok(Self { commands, dropped: Arc::default(), counters, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
-    /// Queues an update. Never waits: when the queue is full, it is dropped and counted.
+    /// Queues an update. Never waits: when the queue is full, the update is dropped and counted.
     pub fn update(&self, update: Update) {
         if self.commands.try_send(Command::Update(update)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// What is stored of a node, everything queued before included.
+    /// Returns the stored node, after all updates that were queued before.
+    #[cfg(test)]
     pub async fn get(&self, id: NodeId) -> Option<StoredNode> {
         self.ask(|reply| Command::Get { id, reply }).await.flatten()
     }
 
-    /// Up to `count` random nodes that answered within [`SEED_AGE`].
+    /// Returns up to `count` random nodes that answered within [`SEED_AGE`].
     pub async fn seeds(&self, count: usize) -> Vec<StoredNode> {
         self.ask(|reply| Command::Seeds { count, reply }).await.unwrap_or_default()
     }
 
-    /// Up to `count` peers of the last [`PEER_AGE`], those that served longest first.
+    /// Returns up to `count` peers of the last [`PEER_AGE`], those that served longest first.
     pub async fn peers(&self, count: usize) -> Vec<StoredPeer> {
         self.ask(|reply| Command::Peers { count, reply }).await.unwrap_or_default()
     }
 
-    /// How many nodes are stored.
+    /// Returns the number of stored nodes.
+    #[cfg(test)]
     pub async fn count(&self) -> u64 {
         self.ask(|reply| Command::Count { reply }).await.unwrap_or(0)
     }
 
-    /// Writes what is queued and closes the file; later calls do nothing.
+    /// Writes the queued updates and closes the file. Later calls do nothing.
     pub async fn close(&self) {
         while !self
             .thread
@@ -222,7 +215,8 @@ impl NodeDb {
         {
             let (reply, closed) = oneshot::channel();
             match self.commands.try_send(Command::Close { reply }) {
-                // The thread drains the queue in milliseconds; closing must not be dropped like an update.
+                // The order to close must not be dropped like an update. The thread empties the queue within
+                // milliseconds.
                 Err(TrySendError::Full(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
                 Err(TrySendError::Disconnected(_)) => return,
                 Ok(()) => {
@@ -233,7 +227,7 @@ impl NodeDb {
         }
     }
 
-    /// What has happened since the start.
+    /// Returns the counters since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let counters = *self.counters.lock().unwrap_or_else(PoisonError::into_inner);

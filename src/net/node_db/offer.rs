@@ -1,7 +1,7 @@
 //! Peers of earlier runs as candidates for the dialer.
 //!
-//! They are offered once, as the dialer has room for them, and before anything is searched for, because a search takes
-//! seconds. The dialer still leaves half of the slots to other sources.
+//! Each is offered once, when the dialer has room for it. They come before other nodes are searched for, because a
+//! search takes seconds. The dialer still leaves half of the slots to other sources.
 
 use tokio::sync::{mpsc, watch};
 
@@ -11,10 +11,10 @@ use crate::{
     policy::dial::{Candidate, Source},
 };
 
-/// Peers that are offered. More than a full house has dialed slots, because some have gone.
+/// The most peers that are offered: more than there are dialed slots, because some peers do not exist any more.
 const PEERS: usize = 64;
 
-/// Starts to offer the peers of `database`. `demand` is how many candidates the dialer has room for.
+/// Starts to offer the peers of `database`. `demand` is the number of candidates that the dialer has room for.
 pub fn offer(
     database: NodeDb,
     mut demand: watch::Receiver<usize>,

@@ -1,7 +1,7 @@
-//! One peer of ours as it is stored, so that the next run dials it first.
+//! One peer as it is stored, so that the next run dials it first.
 //!
-//! As RLP: `[key, ip, port, served, last, record]`, the record empty if none is known. Only peers that we dialed stand
-//! here: where one that dialed us listens is not known.
+//! As RLP: `[key, ip, port, served, last, record]`, with an empty record if none is known. Only peers that we dialed
+//! are stored: the address on which an inbound peer listens is not known.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,26 +17,26 @@ use crate::{
 /// A peer of this run or an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredPeer {
-    /// Who it is.
+    /// The public key of the peer.
     pub public_key: PublicKey,
-    /// Where it was dialed.
+    /// The address at which we dialed it.
     pub addr: SocketAddr,
     /// Its record, if one was known.
     pub record: Option<Record>,
-    /// How long it has been our peer in all, to the second.
+    /// The time for which it has been our peer in all. Stored in whole seconds.
     pub served: Duration,
-    /// When it last was, Unix seconds.
+    /// The last time at which it was our peer, in Unix seconds.
     pub last: u64,
 }
 
 impl StoredPeer {
-    /// Who it is.
+    /// Returns the node id of the peer.
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.public_key.id()
     }
 
-    /// Adds what is known of a session: its time is added, what is newer replaces what is older.
+    /// Adds a session of the same peer. Its time is added, and a newer address or record replaces the older one.
     pub(super) fn add(&mut self, session: Self) {
         self.served = self.served.saturating_add(session.served);
         if session.last >= self.last {

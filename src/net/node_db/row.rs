@@ -1,7 +1,9 @@
-//! One node as it is stored: its record, and per address when it was last alive.
+//! One node as it is stored: its record, and for each address when the node was last alive.
 //!
-//! As RLP: `[record, [ip, last-ping, last-pong, failures], …]`. Times are Unix seconds. Liveness is kept per address,
-//! because an endpoint proof is: a node that answered at one address has proven nothing about another.
+//! As RLP: `[record, [ip, 0, last-pong, 0], …]`. Times are Unix seconds. Liveness is stored per address, because an
+//! endpoint proof is for one address: a node that answered at one has proven nothing about another. Earlier versions
+//! wrote the last PING and the failed requests in place of the zeros. Nothing used them; their places stay, so that each
+//! version reads the rows of the other.
 
 use std::net::IpAddr;
 
@@ -10,38 +12,24 @@ use crate::{
     rlp::{self, Reader},
 };
 
-/// Addresses kept per node; the one that was alive the longest time ago makes room.
-pub const MAX_ADDRESSES: usize = 4;
+/// The most addresses of a node that are stored. The address that was alive the longest time ago makes room.
+const MAX_ADDRESSES: usize = 4;
 
-/// What is known of a node at one of its addresses.
+/// The liveness of a node at one of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Liveness {
-    /// Where.
+    /// The address.
     pub ip: IpAddr,
-    /// When it last sent us a PING, Unix seconds; 0 for never.
-    pub last_ping: u64,
-    /// When it last answered us, Unix seconds; 0 for never.
+    /// When the node last answered us, in Unix seconds; 0 for never.
     pub last_pong: u64,
-    /// Requests in a row without an answer.
-    pub failures: u32,
-}
-
-impl Liveness {
-    fn at(ip: IpAddr) -> Self {
-        Self { ip, last_ping: 0, last_pong: 0, failures: 0 }
-    }
-
-    fn last_seen(&self) -> u64 {
-        self.last_ping.max(self.last_pong)
-    }
 }
 
 /// A node from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredNode {
-    /// Its record, signature checked when it was read.
+    /// Its record. The signature was checked when the row was read.
     pub record: Record,
-    /// What is known per address.
+    /// Its liveness by address.
     pub seen: Vec<Liveness>,
 }
 
@@ -59,37 +47,27 @@ pub(super) enum RowError {
 }
 
 impl StoredNode {
-    /// A node of which only the record is known.
+    /// Returns a node with its record and without liveness.
     #[must_use]
     pub fn new(record: Record) -> Self {
         Self { record, seen: Vec::new() }
     }
 
-    /// When it last answered at any address, Unix seconds; 0 for never.
-    #[must_use]
-    pub fn last_pong(&self) -> u64 {
-        self.seen.iter().map(|seen| seen.last_pong).max().unwrap_or(0)
-    }
-
-    /// What is known about it at `ip`, if anything.
-    #[must_use]
-    pub fn at(&self, ip: IpAddr) -> Option<&Liveness> {
-        self.seen.iter().find(|seen| seen.ip == canonical(ip))
-    }
-
-    /// Changes what is known about it at `ip`.
-    pub(super) fn update(&mut self, ip: IpAddr, change: impl FnOnce(&mut Liveness)) {
+    /// The node answered from `ip` at `at`, in Unix seconds. Answers may be noted out of order: the latest counts. A new
+    /// address may displace another one ([`MAX_ADDRESSES`]).
+    pub(super) fn answered(&mut self, ip: IpAddr, at: u64) {
         let ip = canonical(ip);
-        let known = self.seen.iter().position(|seen| seen.ip == ip);
-        let mut seen = known.map_or(Liveness::at(ip), |index| self.seen.swap_remove(index));
-        change(&mut seen);
+        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.ip == ip) {
+            seen.last_pong = seen.last_pong.max(at);
+            return;
+        }
         if self.seen.len() >= MAX_ADDRESSES {
-            let oldest = self.seen.iter().enumerate().min_by_key(|(_, seen)| seen.last_seen());
+            let oldest = self.seen.iter().enumerate().min_by_key(|(_, seen)| seen.last_pong);
             if let Some((index, _)) = oldest {
                 self.seen.swap_remove(index);
             }
         }
-        self.seen.push(seen);
+        self.seen.push(Liveness { ip, last_pong: at });
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -101,7 +79,7 @@ impl StoredNode {
                 IpAddr::V4(ip) => row.append(&ip.octets().as_slice()),
                 IpAddr::V6(ip) => row.append(&ip.octets().as_slice()),
             };
-            row.append(&seen.last_ping).append(&seen.last_pong).append(&seen.failures);
+            row.append(&0_u64).append(&seen.last_pong).append(&0_u32);
         }
         row.out().to_vec()
     }
@@ -116,7 +94,7 @@ impl StoredNode {
     }
 }
 
-/// An address of 4 or 16 bytes.
+/// Reads an address of 4 or 16 bytes.
 pub(super) fn ip(bytes: &[u8]) -> Result<IpAddr, RowError> {
     <[u8; 4]>::try_from(bytes)
         .map(IpAddr::from)
@@ -127,12 +105,13 @@ pub(super) fn ip(bytes: &[u8]) -> Result<IpAddr, RowError> {
 fn liveness(row: &mut Reader<'_>) -> Result<Liveness, RowError> {
     let mut fields = row.nested()?;
     let ip = ip(fields.bytes()?)?;
-    let seen = Liveness { ip, last_ping: fields.u64()?, last_pong: fields.u64()?, failures: fields.u32()? };
+    let (_last_ping, last_pong, _failures) = (fields.u64()?, fields.u64()?, fields.u32()?);
     fields.finish()?;
-    Ok(seen)
+    Ok(Liveness { ip, last_pong })
 }
 
-/// When a node with this row last answered, without reading the rest: what the sweep asks of every row.
+/// Returns when the node of a row last answered, in Unix seconds, without reading its record. The sweep calls this for
+/// every row.
 pub(super) fn last_pong(bytes: &[u8]) -> Result<u64, RowError> {
     let mut row = Reader::list(bytes)?;
     row.raw()?;
@@ -152,11 +131,11 @@ mod tests {
     fn rows_round_trip() {
         let mut node = StoredNode::new(records(0..1).remove(0));
         assert_eq!(StoredNode::decode(&node.encode()).unwrap(), node);
-        node.update("1.2.3.4".parse().unwrap(), |seen| (seen.last_ping, seen.last_pong) = (5, u64::MAX));
-        node.update("2a00::1".parse().unwrap(), |seen| seen.failures = 7);
+        node.answered("1.2.3.4".parse().unwrap(), u64::MAX);
+        node.answered("2a00::1".parse().unwrap(), 7);
         let bytes = node.encode();
         assert_eq!(StoredNode::decode(&bytes).unwrap(), node);
-        assert_eq!((last_pong(&bytes).unwrap(), node.last_pong()), (u64::MAX, u64::MAX));
+        assert_eq!(last_pong(&bytes).unwrap(), u64::MAX);
         for len in 0..bytes.len() {
             assert!(StoredNode::decode(&bytes[..len]).is_err());
         }
@@ -166,13 +145,15 @@ mod tests {
     fn a_node_that_moves_keeps_its_latest_addresses() {
         let mut node = StoredNode::new(records(0..1).remove(0));
         for host in 1..=6_u64 {
-            let ip: IpAddr = format!("1.2.3.{host}").parse().unwrap();
-            node.update(ip, |seen| seen.last_pong = 10 - host);
+            node.answered(format!("1.2.3.{host}").parse().unwrap(), 10 - host);
         }
+        let at = |ip: &str| node.seen.iter().find(|seen| seen.ip == ip.parse::<IpAddr>().unwrap());
         assert_eq!(node.seen.len(), MAX_ADDRESSES);
-        assert!(node.at("1.2.3.1".parse().unwrap()).is_some(), "the freshest stays");
-        assert!(node.at("1.2.3.6".parse().unwrap()).is_some(), "the newest came in");
-        assert!(node.at("1.2.3.5".parse().unwrap()).is_none(), "the stalest went");
-        assert!(node.at("::ffff:1.2.3.1".parse().unwrap()).is_some());
+        assert!(at("1.2.3.1").is_some(), "the most recently alive one stays");
+        assert!(at("1.2.3.6").is_some(), "the new one is stored");
+        assert!(at("1.2.3.5").is_none(), "the least recently alive one is removed");
+        node.answered("::ffff:1.2.3.1".parse().unwrap(), 20);
+        assert_eq!(node.seen.len(), MAX_ADDRESSES, "it is the same address");
+        assert!(node.seen.contains(&Liveness { ip: "1.2.3.1".parse().unwrap(), last_pong: 20 }));
     }
 }

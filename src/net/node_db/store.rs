@@ -1,7 +1,7 @@
-//! The database file: what is written, read and swept in it. Everything here blocks.
+//! The database file: writes, reads and sweeps. All functions here block.
 //!
-//! One table holds the nodes by id, one the peers, one the schema version. A schema we do not know counts as damage: the file is
-//! moved aside like any other that cannot be read, since all it holds can be found again.
+//! One table holds the nodes by id, one the peers, and one the schema version. An unknown schema counts as damage: the
+//! file is moved aside like any other that cannot be read, because all nodes in it can be found again.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -23,18 +23,18 @@ const NODES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("nodes
 const PEERS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("peers");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
-/// Raised when the rows change their form.
+/// The version of the schema. It must be raised when the format of rows changes.
 const SCHEMA: u64 = 1;
 
-/// Pages kept in memory. The database is read at start and at a few look-ups a minute.
+/// The bytes of pages that are kept in memory. The database is read at the start and for a few lookups a minute.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Nodes that have not answered for this long go (go-ethereum's number).
+/// The sweep removes nodes that have not answered for this time: one day (go-ethereum's number).
 pub(super) const EXPIRY: Duration = Duration::from_secs(24 * 3600);
 
 type Result<T> = std::result::Result<T, redb::Error>;
 
-/// Whether an error says that the file's content is bad, rather than that the disk did not do what it should.
+/// Whether an error means that the content of the file is damaged, and not that the disk failed.
 pub(super) fn is_damage(error: &redb::Error) -> bool {
     use std::io::ErrorKind::{InvalidData, UnexpectedEof};
     match error {
@@ -57,12 +57,12 @@ impl Store {
         Self::prepare(Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
     }
 
-    /// Makes sure that the tables are there and of our schema.
+    /// Makes the tables if they do not exist, and checks that the schema is ours.
     pub(super) fn prepare(database: Database) -> Result<Self> {
         let transaction = database.begin_write()?;
         {
             transaction.open_table(NODES)?;
-            // Files of earlier versions lack it; their nodes are as good as ever.
+            // A file of an earlier version does not have this table. Its nodes are still valid.
             transaction.open_table(PEERS)?;
             let mut meta = transaction.open_table(META)?;
             let schema = meta.get("schema")?.map(|row| row.value());
@@ -80,7 +80,8 @@ impl Store {
         Ok(Self { database })
     }
 
-    /// Applies `updates` in order, in one durable transaction. `full` refuses nodes that are not there yet.
+    /// Applies `updates` in order, in one durable transaction. If `full` is set, nodes that are not stored yet are
+    /// refused.
     pub(super) fn write(
         &self,
         updates: Vec<Update>,
@@ -102,7 +103,7 @@ impl Store {
                 let id = update.id();
                 let row = match rows.entry(id) {
                     Entry::Occupied(row) => row.into_mut(),
-                    // A row that cannot be read is as good as none.
+                    // A row that cannot be read counts as no row.
                     Entry::Vacant(place) => {
                         place.insert(table.get(&id.0)?.and_then(|row| StoredNode::decode(row.value()).ok()))
                     }
@@ -126,15 +127,16 @@ impl Store {
         Ok(())
     }
 
+    #[cfg(test)]
     pub(super) fn get(&self, id: NodeId) -> Result<Option<StoredNode>> {
         let table = self.database.begin_read()?.open_table(NODES)?;
         Ok(table.get(&id.0)?.and_then(|row| StoredNode::decode(row.value()).ok()))
     }
 
-    /// Up to `count` nodes that answered at `since` (Unix seconds) or later, each as likely as any other.
+    /// Returns up to `count` random nodes that answered at `since` (Unix seconds) or later. Each is equally likely.
     ///
-    /// Every row is looked at, signatures only of those chosen: tens of milliseconds when the database is full, on
-    /// a thread of its own, a few times an hour.
+    /// Every row is read, but only the signatures of the chosen rows are checked. That takes tens of milliseconds when
+    /// the database is full, on the thread of the database, a few times an hour.
     pub(super) fn seeds(&self, count: usize, since: u64, rng: &mut StdRng) -> Result<Vec<StoredNode>> {
         let table = self.database.begin_read()?.open_table(NODES)?;
         let (mut chosen, mut fresh): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
@@ -154,7 +156,8 @@ impl Store {
         Ok(chosen.iter().filter_map(|row| StoredNode::decode(row).ok()).collect())
     }
 
-    /// Up to `count` peers that were there at `since` (Unix seconds) or later, those that served longest first.
+    /// Returns up to `count` peers that were connected at `since` (Unix seconds) or later, those that served longest
+    /// first.
     pub(super) fn peers(&self, count: usize, since: u64) -> Result<Vec<StoredPeer>> {
         let table = self.database.begin_read()?.open_table(PEERS)?;
         let mut peers = Vec::new();
@@ -167,7 +170,8 @@ impl Store {
         Ok(peers)
     }
 
-    /// Removes the nodes that have not answered for [`EXPIRY`]; returns how many.
+    /// Removes the nodes that have not answered for [`EXPIRY`]. Returns their number. `unix` is the current time in
+    /// Unix seconds.
     pub(super) fn sweep(&self, unix: u64) -> Result<u64> {
         let transaction = self.database.begin_write()?;
         let removed = {
@@ -181,6 +185,7 @@ impl Store {
         Ok(removed)
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> Result<u64> {
         Ok(self.database.begin_read()?.open_table(NODES)?.len()?)
     }
@@ -192,11 +197,12 @@ impl Store {
     }
 }
 
-/// Applies `updates` of peers in order, and removes those that have been gone for the longest time if there are too many.
+/// Applies `updates` of peers in order. If there are then too many peers, removes those that disconnected the longest
+/// time ago.
 fn write_peers(table: &mut redb::Table<'_, &[u8; 32], &[u8]>, updates: Vec<Update>) -> Result<()> {
     for update in updates {
         let id = update.id();
-        // A row that cannot be read is as good as none.
+        // A row that cannot be read counts as no row.
         let stored = table.get(&id.0)?.and_then(|row| StoredPeer::decode(row.value()).ok());
         let kept = match (stored, update) {
             (Some(mut peer), Update::Peer(session)) => {
@@ -226,12 +232,11 @@ fn write_peers(table: &mut redb::Table<'_, &[u8; 32], &[u8]>, updates: Vec<Updat
     Ok(())
 }
 
-/// What `update` makes of a row. Liveness of a node whose record is not known is of no use to anybody.
+/// Applies `update` to a row. The liveness of a node without a record is not stored, as such a node cannot be used.
 fn apply(row: &mut Option<StoredNode>, update: Update, counters: &mut Counters) {
     match (row.as_mut(), update) {
-        // Of peers, which have a table of their own.
+        // Updates of peers do not come here: `write_peers` applies them to a table of their own.
         (_, Update::Peer(_) | Update::PeerLeft(_)) => {}
-        (_, Update::Forget(_)) => *row = None,
         (None, Update::Record(record)) => *row = Some(StoredNode::new(record)),
         (None, _) => counters.without_record += 1,
         (Some(node), Update::Record(record)) => {
@@ -239,13 +244,6 @@ fn apply(row: &mut Option<StoredNode>, update: Update, counters: &mut Counters) 
                 node.record = record;
             }
         }
-        (Some(node), Update::Ping { ip, at, .. }) => {
-            node.update(ip, |seen| seen.last_ping = seen.last_ping.max(at));
-        }
-        (Some(node), Update::Pong { ip, at, .. }) => node.update(ip, |seen| {
-            seen.last_pong = seen.last_pong.max(at);
-            seen.failures = 0;
-        }),
-        (Some(node), Update::Failures { ip, count, .. }) => node.update(ip, |seen| seen.failures = count),
+        (Some(node), Update::Pong { ip, at, .. }) => node.answered(ip, at),
     }
 }

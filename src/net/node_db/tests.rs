@@ -1,4 +1,4 @@
-//! The database through restarts, at its limits, on damaged files and on a disk that fills up.
+//! The database across restarts, at its limits, with damaged files, and on a disk that becomes full.
 
 use std::{
     io,
@@ -14,7 +14,8 @@ use rand::{SeedableRng, rngs::StdRng};
 use redb::{Database, StorageBackend, backends::InMemoryBackend};
 
 use super::{
-    Counters, Limits, MAX_PEERS, NodeDb, StoredNode, StoredPeer, Update, store::Store, worker::Worker,
+    Counters, Limits, MAX_PEERS, NodeDb, StoredNode, StoredPeer, Update, row::Liveness, store::Store,
+    worker::Worker,
 };
 use crate::{
     dnsdisc::zone::records,
@@ -26,7 +27,7 @@ fn open(path: &Path, limits: Limits) -> NodeDb {
     NodeDb::start(path, limits, StdRng::seed_from_u64(1)).unwrap()
 }
 
-/// Stores nodes that answered `age` seconds ago.
+/// Stores nodes that last answered `age` seconds ago.
 fn store(db: &NodeDb, records: &[Record], age: u64) {
     for record in records {
         db.update(Update::Record(record.clone()));
@@ -63,8 +64,8 @@ async fn nodes_outlive_a_restart_and_the_fresh_ones_are_seeds() {
     store(&db, &records[10..20], 6 * 24 * HOUR);
     records[20..].iter().for_each(|record| db.update(Update::Record(record.clone())));
     db.close().await;
-    db.update(Update::Forget(records[0].id()));
-    assert_eq!(db.counters().dropped, 1, "after closing nothing is taken");
+    db.update(Update::PeerLeft(records[0].id()));
+    assert_eq!(db.counters().dropped, 1, "an update after the close is dropped");
     let db = open(&path, Limits::default());
     assert_eq!(ids(&db.seeds(30).await), sorted(&records[..10]));
     assert_eq!(db.seeds(3).await.len(), 3);
@@ -79,20 +80,13 @@ async fn updates_apply_in_order() {
     let db = open(&dir.path().join("nodes.redb"), Limits::default());
     let record = records(0..1).remove(0);
     let (id, ip) = (record.id(), "9.9.9.9".parse().unwrap());
-    db.update(Update::Ping { id, ip, at: 5 });
+    db.update(Update::Pong { id, ip, at: 5 });
     assert_eq!((db.get(id).await, db.counters().without_record), (None, 1));
     db.update(Update::Record(record.clone()));
-    db.update(Update::Ping { id, ip, at: 7 });
     db.update(Update::Pong { id, ip, at: 9 });
     db.update(Update::Pong { id, ip, at: 8 });
-    db.update(Update::Failures { id, ip, count: 3 });
-    let seen = *db.get(id).await.unwrap().at(ip).unwrap();
-    assert_eq!((seen.last_ping, seen.last_pong, seen.failures), (7, 9, 3));
-    db.update(Update::Pong { id, ip, at: 10 });
-    assert_eq!(db.get(id).await.unwrap().at(ip).unwrap().failures, 0);
-    db.update(Update::Forget(id));
-    db.update(Update::Forget(id));
-    assert_eq!((db.get(id).await, db.count().await), (None, 0));
+    assert_eq!(db.get(id).await.unwrap().seen, [Liveness { ip, last_pong: 9 }]);
+    assert_eq!(db.count().await, 1);
 }
 
 #[tokio::test]
@@ -105,9 +99,9 @@ async fn at_the_limit_new_nodes_are_refused_and_old_ones_kept_up() {
     store(&db, &records[10..], 0);
     db.update(pong(&records[0], 0));
     assert_eq!((db.count().await, db.counters().refused), (10, 10));
-    assert!(db.get(records[0].id()).await.unwrap().last_pong() + 60 > clock::now().unix.as_secs());
+    assert!(db.get(records[0].id()).await.unwrap().seen[0].last_pong + 60 > clock::now().unix.as_secs());
     db.close().await;
-    // The same by size: a file that is too large takes no more nodes.
+    // The limit in bytes: a file that is too large takes no more nodes.
     let db = open(&dir.path().join("nodes.redb"), Limits { nodes: 100, bytes: 1 });
     store(&db, &records[10..], 0);
     assert_eq!((db.count().await, db.counters().refused), (10, 10));
@@ -122,7 +116,7 @@ fn the_sweep_removes_what_has_not_answered_for_a_day() {
     records.iter().for_each(|record| worker.take_now(Update::Record(record.clone())));
     worker.flush();
     worker.sweep(unix);
-    assert_eq!(counters.lock().unwrap().expired, 0, "nothing goes before a node has answered in this run");
+    assert_eq!(counters.lock().unwrap().expired, 0, "no node is removed before one has answered in this run");
     worker.take_now(pong(&records[0], 23 * HOUR));
     worker.take_now(pong(&records[1], 25 * HOUR));
     worker.sweep(unix);
@@ -159,7 +153,7 @@ async fn a_damaged_file_is_moved_aside_and_a_new_one_begun() {
         db.close().await;
         std::fs::remove_file(dir.path().join("nodes.redb.damaged")).unwrap();
     }
-    // Damage further inside is noticed when it is read, or hides a node; it never ends the process.
+    // Damage inside the file is noticed when that part is read, or it hides a node. It never ends the process.
     std::fs::write(&path, &flipped).unwrap();
     let db = open(&path, Limits::default());
     for record in &records {
@@ -192,7 +186,7 @@ async fn a_directory_that_is_not_there_means_no_database_but_no_failure() {
     db.close().await;
 }
 
-/// A disk that takes no more once `full` is set.
+/// A disk that takes no more bytes once `full` is set.
 #[derive(Debug)]
 struct Disk {
     memory: InMemoryBackend,
@@ -242,7 +236,7 @@ fn a_full_disk_means_running_on_without_persistence() {
         worker.take_now(Update::Record(record.clone()));
         worker.flush();
     }
-    assert!(!worker.is_open(), "given up, not tried at every batch");
+    assert!(!worker.is_open(), "the file is closed, and is not tried again at every batch");
     assert_eq!(counters.lock().unwrap().lost, 20);
 }
 
@@ -264,11 +258,12 @@ async fn peers_outlive_a_restart_and_those_that_served_longest_come_first() {
     db.update(peer(&records[0], 100, 0));
     db.update(peer(&records[1], 500, HOUR));
     db.update(peer(&records[2], 300, 0));
-    // Two sessions add up.
+    // The times of two sessions are added.
     db.update(peer(&records[0], 900, 0));
-    // A month ago.
+    // This peer was connected more than a month ago.
     db.update(peer(&records[3], 5_000, 31 * 24 * HOUR));
-    // A peer for a moment; one that served before, and left at once this time, stays.
+    // A node that was a peer for a moment only is removed. One that served before, and disconnected at once this time,
+    // stays.
     db.update(peer(&records[4], 0, 0));
     db.update(Update::PeerLeft(records[4].id()));
     db.update(Update::PeerLeft(records[2].id()));
@@ -279,7 +274,7 @@ async fn peers_outlive_a_restart_and_those_that_served_longest_come_first() {
     assert_eq!(ids(db.peers(10).await), expected);
     assert_eq!(ids(db.peers(2).await), expected[..2]);
     assert_eq!(db.peers(1).await[0].served, Duration::from_secs(1_000));
-    // They are no nodes that a table is to begin with.
+    // Peers do not count as nodes of the database.
     assert_eq!((db.count().await, db.counters()), (0, Counters::default()));
 }
 

@@ -1,4 +1,5 @@
-//! The thread that owns the database file: batches, the hourly sweep, and what happens when the file or disk is bad.
+//! The thread that owns the database file: batches, the hourly sweep, and the handling of damaged files and failed
+//! disks.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,15 +17,15 @@ use super::{
     Command, Counters, Limits, PEER_AGE, SEED_AGE, StoredNode, StoredPeer, Update,
     store::{Store, is_damage},
 };
-use crate::{net::clock, node::NodeId};
+use crate::net::clock;
 
-/// How long an update waits for others before the batch is written: what a crash can lose.
+/// The time that an update waits for others before the batch is written. A crash can lose the updates of this time.
 const BATCH_TIME: Duration = Duration::from_secs(3);
 
-/// Updates in one transaction.
+/// The most updates in one transaction.
 const BATCH: usize = 4096;
 
-/// How often old nodes are looked for, and how soon a failed disk is tried again.
+/// The time between two sweeps of old nodes, and the time after which a failed disk is tried again.
 const SWEEP: Duration = Duration::from_secs(3600);
 
 pub(super) struct Worker {
@@ -32,12 +33,12 @@ pub(super) struct Worker {
     limits: Limits,
     rng: StdRng,
     counters: Arc<Mutex<Counters>>,
-    /// Open, unless the disk has failed.
+    /// The open file. `None`: the disk has failed.
     store: Option<Store>,
     batch: Vec<Update>,
     flush_at: Option<Instant>,
     sweep_at: Instant,
-    /// Some node has answered in this run.
+    /// Whether a node has answered in this run.
     alive: bool,
 }
 
@@ -64,15 +65,18 @@ impl Worker {
             let due = self.flush_at.map_or(self.sweep_at, |at| at.min(self.sweep_at));
             match queue.recv_timeout(due.saturating_duration_since(now)) {
                 Ok(Command::Update(update)) => self.take(now, update),
-                // A receiver that has gone away wants no answer.
+                // Sending fails if the caller has given up, which is no error.
+                #[cfg(test)]
                 Ok(Command::Get { id, reply }) => _ = reply.send(self.get(id)),
                 Ok(Command::Seeds { count, reply }) => _ = reply.send(self.seeds(count)),
                 Ok(Command::Peers { count, reply }) => _ = reply.send(self.peers(count)),
+                #[cfg(test)]
                 Ok(Command::Count { reply }) => _ = reply.send(self.count()),
                 Ok(Command::Close { reply }) => {
                     self.flush();
                     self.store = None;
-                    // Before the answer: what comes after it must find nobody, and be counted as dropped.
+                    // The queue is dropped before the reply, so that later updates fail to be sent and count as
+                    // dropped.
                     drop(queue);
                     _ = reply.send(());
                     return;
@@ -115,7 +119,8 @@ impl Worker {
         *self.lock() = counters;
     }
 
-    fn get(&mut self, id: NodeId) -> Option<StoredNode> {
+    #[cfg(test)]
+    fn get(&mut self, id: crate::node::NodeId) -> Option<StoredNode> {
         self.flush();
         self.with_store(|store| store.get(id)).flatten()
     }
@@ -135,6 +140,7 @@ impl Worker {
         self.with_store(|store| store.peers(count, since)).unwrap_or_default()
     }
 
+    #[cfg(test)]
     fn count(&mut self) -> u64 {
         self.flush();
         self.with_store(|store| store.len()).unwrap_or(0)
@@ -157,12 +163,12 @@ impl Worker {
         }
     }
 
-    /// Whether the file is at its limit. It does not shrink by itself when rows go.
+    /// Whether the file is above its limit. Removing rows alone does not make the file smaller.
     fn is_full(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|file| file.len() > self.limits.bytes)
     }
 
-    /// Opens the file; moves it aside and begins a new one if it is damaged.
+    /// Opens the file. If it is damaged, moves it aside and makes a new one.
     fn open(&mut self) {
         match guarded(|| Store::open(&self.path)) {
             Ok(store) => self.store = Some(store),
@@ -176,7 +182,7 @@ impl Worker {
         match move_aside(&self.path) {
             Ok(aside) => tracing::warn!(
                 file = %self.path.display(), aside = %aside.display(), %error,
-                "the node database is damaged; it was moved aside and a new one begun"
+                "the node database is damaged; it was moved aside, and the sidecar begins with a new one"
             ),
             Err(error) => return self.give_up(&error.into()),
         }
@@ -186,16 +192,17 @@ impl Worker {
         }
     }
 
-    /// Runs on without a file. Said once each time the file is lost, and not for each batch.
+    /// Runs on without a file. The log says so once each time the file is lost, and not for each batch.
     fn give_up(&mut self, error: &redb::Error) {
         self.store = None;
         tracing::warn!(
             file = %self.path.display(), %error,
-            "the node database cannot be used; running on without it, the next try is in an hour"
+            "the node database cannot be used; the sidecar runs without it and tries again in an hour. Check the disk \
+             and the owner of the file"
         );
     }
 
-    /// Does something with the file, if there is one, and sees to what goes wrong.
+    /// Runs `act` on the file, and handles its error. Returns `None` if there is no file or `act` failed.
     fn with_store<T>(&mut self, act: impl FnOnce(&mut Store) -> Result<T, redb::Error>) -> Option<T> {
         let store = self.store.as_mut()?;
         match guarded(|| act(store)) {
@@ -234,13 +241,13 @@ impl Worker {
     }
 }
 
-/// Some kinds of damage make the database library panic instead of returning an error. Here they are errors.
+/// Runs `act`, and turns a panic into an error: some kinds of damage make the database library panic.
 fn guarded<T>(act: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
     catch_unwind(AssertUnwindSafe(act))
         .unwrap_or_else(|_| Err(redb::Error::Corrupted("reading it made the database library panic".into())))
 }
 
-/// Renames the file, so that somebody can look at it. One older damaged file is kept at most.
+/// Renames the file, so that the operator can examine it. An older damaged file is replaced, so at most one is kept.
 fn move_aside(path: &Path) -> std::io::Result<PathBuf> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".damaged");

@@ -1,7 +1,7 @@
-//! One attached stream as its tasks see it: the pure half, the waker of the task that reads it, and the way back to the
-//! switch when it ends.
+//! One attached stream, for its tasks: the pure half, the waker of the task that reads it, and the report to the switch
+//! when it ends.
 //!
-//! Left out: what is read and sent (`switch::attachment`).
+//! Left out: reading and sending (`switch::attachment`).
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The answer to a stream.
+/// The answer to a stream that has attached.
 pub type Attached = registration::Attached<Arc<Attachment>>;
 
 /// Wakes the task that reads a stream.
@@ -45,7 +45,7 @@ impl Wake for StreamWaker {
     }
 }
 
-/// A stream's hold on its registration. The registration lingers once it is dropped.
+/// The attachment of a stream to its registration. Dropping it begins the registration's linger.
 pub struct Attachment {
     stream: switch::attachment::Attachment,
     waker: Arc<StreamWaker>,
@@ -61,7 +61,8 @@ impl Attachment {
         Arc::new(Self { stream, waker, handle })
     }
 
-    /// Fills `batch` with what is ready, and has the task woken when there is more. `Pending` instead of [`Read::Nothing`].
+    /// Fills `batch` with the events and replies that are ready. If there are none, returns `Pending` in place of
+    /// [`Read::Nothing`], and wakes the task when there are some.
     pub fn poll_read(
         &self,
         cx: &mut Context<'_>,
@@ -69,7 +70,7 @@ impl Attachment {
         max_events: usize,
         batch: &mut Batch,
     ) -> Poll<Read> {
-        // Registered before looking, so that what comes in between wakes.
+        // The waker is registered before the read, so that an event between the two wakes the task.
         self.waker.register(cx.waker());
         match self.stream.read(max_bytes, max_events, batch) {
             Read::Nothing => Poll::Pending,
@@ -77,7 +78,7 @@ impl Attachment {
         }
     }
 
-    /// The switch, for what the stream asks beyond messages.
+    /// Returns the handle to the switch, for requests of the stream other than messages.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle

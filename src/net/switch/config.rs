@@ -1,11 +1,11 @@
-//! What the switch and its driver are made with, and the sources of nodes around them.
+//! The configuration of the switch and its driver, and the sources of nodes that they use.
 
 use std::{sync::Arc, time::Duration};
 
 use rand::rngs::StdRng;
 use tokio::sync::{mpsc, watch};
 
-use super::boards::Boards;
+use super::watches::Watches;
 use crate::{
     delivery::Budget,
     lease,
@@ -16,44 +16,45 @@ use crate::{
     switch,
 };
 
-/// What the switch is made with.
+/// The configuration of the switch.
 #[derive(Debug)]
 pub struct Config {
-    /// Who we are on RLPx connections.
+    /// Our key, and our name in Hello.
     pub local: LocalNode,
-    /// This run of the sidecar: random, told to applications so that they notice a restart.
+    /// A random name of this run of the sidecar. Applications get it, so that they notice a restart.
     pub instance_id: Arc<str>,
-    /// Limits of leases.
+    /// The limits of leases.
     pub leases: lease::Config,
-    /// Limits of peers.
+    /// The rules and limits for peers.
     pub settings: Settings,
-    /// What watchers are told of.
-    pub boards: Boards,
-    /// What all inboxes together may hold, in bytes.
+    /// The state that tasks can watch.
+    pub watches: Watches,
+    /// The most bytes that all inboxes together hold.
     pub inbox_budget: u64,
-    /// For how long a channel may hold the socket of a session that another application shares (0: never).
+    /// The longest time for which a channel may hold the socket of a session that another application shares (0:
+    /// never).
     pub max_shared_stall: Duration,
     /// Whether an application may end a session that another one shares.
     pub end_shared_sessions: bool,
     /// The forks of the network that we were started for, if it is a public one.
     pub network: Option<Arc<ForkSchedule>>,
-    /// Whether connected peers learn of a protocol that is registered late, by being reconnected.
+    /// Whether connected peers are reconnected, so that they learn of a protocol that is registered later.
     pub rehello: bool,
-    /// Caps on what goes over connections.
+    /// The caps on the bytes per second of connections.
     pub bandwidth: Rates,
-    /// Where the randomness of everything comes from.
+    /// The source of all randomness.
     pub rng: StdRng,
 }
 
 impl Config {
-    /// Who we are, and the part that the engine is made with.
+    /// Splits the configuration into our identity and the configuration of the engine.
     pub(super) fn split(self, inbound: Arc<Budget>, base: Arc<BaseTotals>) -> (LocalNode, switch::Config) {
         let engine = switch::Config {
             local_id: self.local.key.id(),
             instance_id: self.instance_id,
             leases: self.leases,
             settings: self.settings,
-            views: self.boards.views(),
+            views: self.watches.views(),
             inbound,
             base,
             max_shared_stall: self.max_shared_stall,
@@ -66,18 +67,18 @@ impl Config {
     }
 }
 
-/// How the switch hears of nodes, and asks for them.
+/// The sources of nodes, and the demand for them.
 #[derive(Debug)]
 pub struct Sources {
-    /// Asked where a node is; `None` when discovery is off.
+    /// Finds the address of a node. `None`: discovery is off.
     pub discovery: Option<Discovery>,
-    /// The keeper of our record, whether nodes are looked for or not.
+    /// Keeps our record, also if discovery is off.
     pub record: Discovery,
-    /// How many candidates the dialer has room for: what throttles discovery.
+    /// Takes the number of candidates that the dialer has room for. Discovery searches no more nodes than that.
     pub demand: watch::Sender<usize>,
-    /// Where candidates come from.
+    /// Brings candidates.
     pub candidates: mpsc::Receiver<Candidate>,
-    /// Where peers are remembered for the next run, if they are.
+    /// Stores peers for the next run. `None`: there is no node database.
     pub database: Option<NodeDb>,
     /// The receive buffer of a connection that we dial, in bytes.
     pub receive_buffer: usize,

@@ -1,10 +1,11 @@
-//! Why a dial came to no connection, in the words of the dial policy: the one place where errors of sockets are judged.
+//! Why a dial led to no connection, as a [`Cause`] of the dial policy. Only this file maps errors of sockets to causes.
 
 use std::io;
 
 use crate::{net::dialer::ConnectError, policy::Cause};
 
-/// Why a dial came to nothing before there was a connection. It is our fault only if no address could be tried.
+/// Returns why a dial failed before there was a connection. The cause is local only if all attempts failed for a local
+/// reason.
 pub(super) fn of_connect(error: &ConnectError) -> Cause {
     let ours = error.tried.iter().all(|(_, error)| of_attempt(error) == Cause::LocalFault);
     if ours { Cause::LocalFault } else { Cause::Unreachable }
@@ -12,7 +13,7 @@ pub(super) fn of_connect(error: &ConnectError) -> Cause {
 
 fn of_attempt(error: &io::Error) -> Cause {
     match error.kind() {
-        // Out of file descriptors or buffers, or no permission: nobody else's fault.
+        // No file descriptor, buffer or local address is free, or the process has no permission: a local cause.
         io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory | io::ErrorKind::AddrNotAvailable => {
             Cause::LocalFault
         }

@@ -1,11 +1,11 @@
-//! Writes the lines that the switch has for the log.
+//! Writes the log lines of the switch.
 
 use data_encoding::HEXLOWER;
 
 use crate::{policy::fork_following::News, switch::LogLine};
 
-/// The target of these lines, by which a filter names them. It is part of what operators type, so it does not move with
-/// this file.
+/// The target of these lines, by which a log filter names them. Operators write it in filters, so it stays the same if
+/// this file moves.
 const TARGET: &str = "devp2pd::switch";
 
 /// Writes one line.
@@ -44,7 +44,7 @@ pub(super) fn write(line: LogLine) {
                 "it takes messages more slowly than they come: return credit sooner, or choose another overflow \
                  policy (docs/grpc.md, \"Overflow\")"
             } else {
-                "it is not attached, and what waits for it is bounded: attach again sooner"
+                "it is not attached, and its inbox is limited: attach again sooner"
             };
             tracing::warn!(
                 target: TARGET,
@@ -53,16 +53,21 @@ pub(super) fn write(line: LogLine) {
             );
         }
         LogLine::Rehello(node) => {
-            tracing::info!(target: TARGET, %node, "reconnecting a peer, so that it learns of a protocol");
+            tracing::info!(target: TARGET, %node, "the sidecar reconnects a peer, so that it learns of a new protocol");
         }
         LogLine::Fork(news) => write_fork(news),
         LogLine::Warn(warning) => tracing::warn!(target: TARGET, name = warning.name(), "{warning}"),
         LogLine::WarningOver(name) => {
-            tracing::info!(target: TARGET, name, "this warning does not hold any more")
+            tracing::info!(target: TARGET, name, "the reason of this warning has ended")
         }
         LogLine::OneSource(source) => tracing::warn!(target: TARGET, "{source}"),
         LogLine::LeftOut { node, error } => {
-            tracing::warn!(target: TARGET, node, %error, "a static or trusted peer of an earlier run is left out");
+            tracing::warn!(
+                target: TARGET,
+                node,
+                %error,
+                "a static or trusted peer of an earlier run is left out; add it again if it is still wanted"
+            );
         }
     }
 }
@@ -82,7 +87,8 @@ fn write_fork(news: News) {
             target: TARGET,
             hash = hex(fork.hash),
             time = fork.time,
-            "a fork that was followed is not our chain's: applications rejected its peers; it is dropped"
+            "a fork that was followed is not our chain's, because applications rejected its peers; the sidecar does \
+             not follow it any more"
         ),
     }
 }

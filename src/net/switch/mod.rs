@@ -1,22 +1,21 @@
-//! The driver of the switch: one loop that owns the [`Engine`], takes what happens to it, and does what it wants.
+//! The driver of the switch: one loop that owns the [`Engine`], passes events to it, and carries out its effects.
 //!
-//! Everything that happens comes in through one of the bounded queues below and is dealt with one at a time, in
-//! microseconds. Work that takes longer (connections, dials, lookups) is a task of its own that reports back, and the
-//! lists are kept by the task that watches them: nothing here waits for a disk.
+//! Every event comes through one of the bounded queues below. The loop handles one at a time, within microseconds. Work
+//! that takes longer (connections, dials, lookups) is a task of its own that reports back. The task that watches the
+//! lists stores them, so nothing here waits for a disk.
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`handle`] | the way in: every call that others may make |
-//! | [`attachment`] | where a stream of an application waits for what it can read |
-//! | [`boards`], [`watched`] | what tasks can watch, and how they are woken |
-//! | `config` | what all of it is made with |
-//! | `tasks`, `work` | the tasks that the switch starts, and what each owes |
+//! | [`handle`] | the way in: carries the calls of other rooms to the engine |
+//! | [`attachment`] | the wait of an application's stream for events and replies |
+//! | [`watches`], [`watched`] | the state that tasks can watch, and how they are woken |
+//! | `config` | the configuration of the switch and its driver |
+//! | `tasks`, `work` | the tasks that the switch starts, and the report that each must make |
 //! | `log`, `failure` | lines for the log, and why dials fail |
 //!
 //! Left out: every decision (`switch`).
 
 pub mod attachment;
-pub mod boards;
 mod config;
 mod failure;
 pub mod handle;
@@ -25,6 +24,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 pub mod watched;
+pub mod watches;
 mod work;
 
 use std::sync::Arc;
@@ -35,9 +35,9 @@ use tokio::{
 };
 
 pub use attachment::{Attached, Attachment};
-pub use boards::Boards;
 pub use config::{Config, Sources};
 pub use handle::{Draining, Handle, PeerSettings};
+pub use watches::Watches;
 
 use crate::{
     delivery::Budget,
@@ -65,16 +65,16 @@ use handle::{Command, Desk};
 use tasks::{Outcome, RecordChange, Tasks};
 use work::{Faulted, Job};
 
-/// Calls that may wait for the switch; callers beyond wait themselves.
+/// The most calls that wait for the switch. With more, the callers wait until the queue has room.
 const COMMANDS: usize = 1024;
 
-/// Events of connections that may wait; connections beyond wait, and with them their sockets.
+/// The most events of connections that wait for the switch. With more, connections wait, and do not read their sockets.
 const EVENTS: usize = 1024;
 
-/// Why a job failed whose task panicked.
+/// The error of a job whose task panicked.
 const FAULT: &str = "a fault of this sidecar, see its log";
 
-/// The switch, about to run.
+/// The switch before it runs.
 pub struct Switch {
     desk: Desk,
     tasks: Tasks,
@@ -87,14 +87,14 @@ pub struct Switch {
     demand: watch::Sender<usize>,
     database: Option<NodeDb>,
     lists: watch::Sender<Option<Lists>>,
-    /// Woken when the engine's timeout has become earlier by itself.
+    /// Woken when the engine's timeout has become earlier without an event from the loop.
     attention: Arc<Notify>,
 }
 
 impl Switch {
-    /// A switch and the way into it. `accepted` brings inbound connections; `lists` takes the static, trusted and ban
-    /// lists whenever they changed, so that they can be kept. Only the newest counts, so the switch never waits for a
-    /// disk.
+    /// Returns a switch and the way into it. `accepted` brings inbound connections. `lists` takes the static, trusted
+    /// and ban lists whenever they change, so that they can be stored. Only the newest lists count, so the switch never
+    /// waits for a disk.
     #[must_use]
     pub fn new(
         config: Config,
@@ -114,7 +114,7 @@ impl Switch {
             inbound: Budget::new(config.inbox_budget),
             base: Arc::<BaseTotals>::default(),
         });
-        let handle = Handle::new(commands, config.boards.clone(), Arc::clone(&shared));
+        let handle = Handle::new(commands, config.watches.clone(), Arc::clone(&shared));
         let Sources { discovery, record, demand, candidates, database, receive_buffer } = sources;
         let (local, config) = config.split(Arc::clone(&shared.inbound), Arc::clone(&shared.base));
         let tasks = Tasks::new(local, shared, events, report, discovery, receive_buffer);
@@ -138,8 +138,8 @@ impl Switch {
         (switch, handle)
     }
 
-    /// Takes in the lists of the configuration and of earlier runs, before anything runs. Fails for an entry of the
-    /// configuration only.
+    /// Restores the lists of the configuration and of earlier runs. Call it before [`Self::run`]. Fails only for an
+    /// entry of the configuration.
     pub fn restore(
         &mut self,
         statics: &[NodeRef],
@@ -149,7 +149,7 @@ impl Switch {
         self.desk.engine.restore(clock::now(), statics, trusted, lists)
     }
 
-    /// Runs until `stop` fires. All connections end with it.
+    /// Runs until `stop` fires. All connections end with the switch.
     pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
         let mut accepting = true;
@@ -164,6 +164,9 @@ impl Switch {
             if let Some(deadline) = deadline {
                 timer.as_mut().reset(deadline.into());
             }
+            // Wait for the first of these: the order to stop; a call; an event of a connection; the report of a dial or
+            // a lookup; a candidate; an accepted connection, until the listener ends; a new record of ours; a task that
+            // panicked; a timeout that became earlier; the engine's deadline. The loop then asks for effects again.
             tokio::select! {
                 _ = &mut stop => break,
                 Some(command) = self.commands.recv() => command(&mut self.desk, clock::now()),
@@ -196,12 +199,12 @@ impl Switch {
         }
     }
 
-    /// A connection reports.
+    /// Handles an event of a connection.
     fn happened(&mut self, event: Event) {
         let (now, engine) = (clock::now(), &mut self.desk.engine);
         match event {
             Event::Authenticated { connection, remote, reply } => {
-                // A dropped reply means that the connection has ended meanwhile; its last event follows.
+                // Sending fails if the connection has ended meanwhile. Its last event then follows.
                 let _ = reply.send(engine.authenticated(now, connection, remote));
             }
             Event::Negotiated { connection, hello, channels, reply } => {
@@ -216,7 +219,7 @@ impl Switch {
         }
     }
 
-    /// A dial or lookup reports.
+    /// Handles the report of a dial or a lookup.
     fn came(&mut self, outcome: Outcome) {
         let (now, engine) = (clock::now(), &mut self.desk.engine);
         match outcome {
@@ -229,7 +232,7 @@ impl Switch {
             }
             Outcome::Dialed(dial, Err(error)) => {
                 self.tasks.dial_over(dial.task);
-                tracing::debug!(node = %dial.id, addr = %dial.addr, %error, "dial failed");
+                tracing::debug!(node = %dial.id, addr = %dial.addr, %error, "a dial failed");
                 engine.dial_failed(now, dial.task, failure::of_connect(&error), &error.to_string());
             }
             Outcome::Resolved(task, addrs) => {
@@ -247,7 +250,7 @@ impl Switch {
         }
     }
 
-    /// A task panicked: what it owes is reported in its place.
+    /// Handles a task that panicked: makes the report that the task would have made.
     fn faulted(&mut self, Faulted { job, said }: Faulted) {
         tracing::error!(?job, said, "a task of the switch panicked: a fault of devp2pd, please report it");
         let (now, engine) = (clock::now(), &mut self.desk.engine);
@@ -273,7 +276,7 @@ impl Switch {
             Effect::LookupHost(task, name) => self.tasks.lookup(task, name),
             Effect::AbortDial(task) => self.tasks.abort_dial(task),
             Effect::Resolve(id, key) => self.tasks.resolve(id, key),
-            // They fail only when the process is ending, and the record with it.
+            // These fail only if the process is ending. Then the record is not needed any more.
             Effect::Announce(owner, chain) => drop(record.send(RecordChange::Announce(owner, chain)).await),
             Effect::ReleaseEntries(owner) => drop(record.send(RecordChange::Release(owner)).await),
             Effect::Demand(count) => drop(self.demand.send_replace(count)),

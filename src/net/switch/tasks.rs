@@ -1,6 +1,6 @@
-//! Starts the tasks of the switch, and speaks to those of connections.
+//! Starts the tasks of the switch, and sends orders to the tasks of connections.
 //!
-//! Left out: what a task owes ([`work`](super::work)), and when one is started (the engine says).
+//! Left out: the report of a task ([`work`](super::work)), and when a task is started (the engine decides).
 
 use std::{collections::HashMap, io, net::IpAddr, sync::Arc};
 
@@ -26,10 +26,11 @@ use crate::{
     switch::Run,
 };
 
-/// Changes of our record that may wait for discovery, which never waits for the switch; then the switch waits.
+/// The most changes of our record that wait for discovery. With more, the switch waits; discovery never waits for the
+/// switch.
 const RECORD_CHANGES: usize = 64;
 
-/// Controls that may wait for a connection: it takes them at once, and there are never more than two.
+/// The most controls that wait for a connection: it takes them at once, and there are never more than two.
 const CONTROLS: usize = 4;
 
 /// How a dial or lookup ended.
@@ -39,7 +40,8 @@ pub(super) enum Outcome {
     Located(NodeId, Option<Contact>),
 }
 
-/// What registrations make of our record. One task carries it out in order, so that an end comes after its beginning.
+/// A change of our record by a registration. One task makes all changes in order, so that an entry is released after it
+/// was set.
 pub(super) enum RecordChange {
     Announce(EntryOwner, Option<(Arc<ForkSchedule>, Head)>),
     Release(EntryOwner),
@@ -50,7 +52,11 @@ async fn change_record(record: Discovery, mut changes: mpsc::Receiver<RecordChan
         match change {
             RecordChange::Announce(owner, chain) => {
                 if let Err(error) = record.announce(owner, chain).await {
-                    tracing::warn!(%error, "our record does not announce the chain of a registration");
+                    tracing::warn!(
+                        %error,
+                        "our record does not announce the chain of a registration, so fewer nodes of that chain will \
+                         dial us"
+                    );
                 }
             }
             RecordChange::Release(owner) => drop(record.release_entries(owner).await),
@@ -67,12 +73,12 @@ pub(super) struct Tasks {
     events: mpsc::Sender<Event>,
     report: mpsc::Sender<Outcome>,
     discovery: Option<Discovery>,
-    /// Of a connection that we dial, in bytes.
+    /// The receive buffer of a connection that we dial, in bytes.
     receive_buffer: usize,
 }
 
 impl Tasks {
-    /// No tasks. Connections report to `events`, dials and lookups to `report`.
+    /// Returns a set without tasks. Connections report to `events`, dials and lookups to `report`.
     pub(super) fn new(
         local: LocalNode,
         shared: Arc<Shared>,
@@ -115,13 +121,13 @@ impl Tasks {
         self.work.spawn(Job::Connection(id), connection.run());
     }
 
-    /// Tells a connection.
+    /// Sends an order to a connection.
     pub(super) fn control(&self, id: ConnectionId, control: Control) {
-        // A connection that takes none has ended; its last event is on the way.
+        // Sending fails only if the connection has ended. Its last event then waits in the queue.
         let _ = self.controls.get(&id).map(|controls| controls.try_send(control));
     }
 
-    /// A connection has reported its end.
+    /// Notes that a connection has reported its end.
     pub(super) fn connection_over(&mut self, id: ConnectionId) {
         self.work.connection_over(id);
         self.controls.remove(&id);
@@ -149,7 +155,7 @@ impl Tasks {
         });
     }
 
-    /// Starts to ask discovery where a node is.
+    /// Starts to ask discovery for the address of a node.
     pub(super) fn resolve(&mut self, id: NodeId, key: Option<PublicKey>) {
         let (report, discovery) = (self.report.clone(), self.discovery.clone());
         self.work.spawn(Job::Resolve(id), async move {
@@ -161,18 +167,18 @@ impl Tasks {
         });
     }
 
-    /// Cuts a connection without a word. It reports no end.
+    /// Aborts a connection without a Disconnect. It does not report its end.
     pub(super) fn abort_connection(&mut self, id: ConnectionId) {
         self.work.abort_connection(id);
         self.controls.remove(&id);
     }
 
-    /// Ends a dial, or the lookup before it. It reports nothing.
+    /// Aborts a dial, or the lookup before it, without a report.
     pub(super) fn abort_dial(&mut self, task: TaskId) {
         self.work.abort_dial(task);
     }
 
-    /// A dial or a lookup has reported.
+    /// Notes that a dial or a lookup has reported.
     pub(super) fn dial_over(&mut self, task: TaskId) {
         self.work.dial_over(task);
     }

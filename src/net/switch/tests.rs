@@ -1,4 +1,4 @@
-//! The driver without a process around it: what it does when a disk is slow or a task of its own fails.
+//! The driver of the switch alone: its behaviour when a disk is slow, or when one of its tasks panics.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,7 +12,10 @@ use crate::{
         bandwidth::Rates,
         discovery::{self, Setup},
     },
-    node::{LocalRecord, NodeKey, local::Ports},
+    node::{
+        NodeKey,
+        local::{LocalRecord, Ports},
+    },
     p2p::{Channel, ChannelIndex, Lane, LocalNode, Refused, RemoteHello, session::Open},
     policy::{
         BanTarget, Settings,
@@ -31,7 +34,7 @@ fn node(n: u8) -> NodeRef {
     NodeRef::Enode(Enode::at(key(n).public(), SocketAddr::from(([8, 8, n, 1], 30303))))
 }
 
-/// A switch that is not running yet, with what it must not lose.
+/// A switch that is not running yet, and the other ends of its queues, which must stay open.
 struct Bench {
     switch: Switch,
     handle: Handle,
@@ -43,7 +46,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let (now, rng) = (clock::now(), StdRng::seed_from_u64(7));
-    let boards = Boards::new(1);
+    let watches = Watches::new(1);
     let (demand, wanted) = watch::channel(0);
     let (candidates_sender, candidates) = mpsc::channel(8);
     let setup = Setup {
@@ -59,7 +62,7 @@ fn bench() -> Bench {
         db: None,
         demand: wanted,
         candidates: candidates_sender.clone(),
-        observer: Box::new(boards.tables()),
+        observer: Box::new(watches.tables()),
         mapped: watch::channel(Default::default()).1,
         rng: rng.clone(),
     };
@@ -69,7 +72,7 @@ fn bench() -> Bench {
         instance_id: "run".into(),
         leases: lease::Config::default(),
         settings: Settings::default(),
-        boards,
+        watches,
         inbox_budget: 1 << 20,
         max_shared_stall: Duration::ZERO,
         end_shared_sessions: false,
@@ -89,7 +92,7 @@ fn bench() -> Bench {
 }
 
 impl Bench {
-    /// An application registers.
+    /// Registers an application.
     fn register(&mut self, now: Now) {
         let protocol = ProtocolSpec {
             capability: Capability::new("echo", 1, 2),
@@ -110,7 +113,7 @@ impl Bench {
         self.switch.desk.engine.register(now, &caller, &Target::Spec(spec), "", false).unwrap();
     }
 
-    /// The dials that are wanted.
+    /// Returns the dials that the engine wants.
     fn dials(&mut self, now: Now) -> Vec<Dial> {
         let dials =
             std::iter::from_fn(|| self.switch.desk.engine.poll_effect(now)).filter_map(
@@ -132,11 +135,11 @@ async fn lists_that_nobody_takes_hold_nothing_up() {
         let target = BanTarget::ip([192, 0, 2, n].into());
         let duration = Duration::from_secs(600);
         let ban = BanRequest { target, duration, reason: String::new(), force: false };
-        handle.ban(ban).await.unwrap().unwrap();
+        handle.run(|switch, now| switch.peers().ban(now, ban)).await.unwrap().unwrap();
     }
-    assert_eq!(handle.peers().await.unwrap().len(), 0);
+    assert_eq!(handle.run(|switch, _| switch.peers().all()).await.unwrap().len(), 0);
     let newest = lists.borrow().clone().unwrap();
-    assert_eq!(newest.bans.len(), 50, "the newest state is there to be written");
+    assert_eq!(newest.bans.len(), 50, "the newest state can be written");
     drop(stop);
     running.await.unwrap();
 }
@@ -149,7 +152,7 @@ async fn a_connection_whose_task_panics_leaves_no_peer_behind() {
     let remote: SocketAddr = ([192, 0, 2, 1], 30303).into();
     let engine = &mut bench.switch.desk.engine;
     let id = engine.accepted(now, remote, remote).unwrap().id;
-    // What the task would have reported on its way to a session.
+    // The reports that the task would have made until the session opened.
     assert_eq!(engine.authenticated(now, id, key(1).public()).unwrap().len(), 1);
     let hello = RemoteHello { version: 5, client: "far".into(), capabilities: Vec::new(), listen_port: 0 };
     let channel =
@@ -163,8 +166,8 @@ async fn a_connection_whose_task_panics_leaves_no_peer_behind() {
     while engine.poll_effect(now).is_some() {}
     assert_eq!((engine.connections(), engine.peers().all().len()), (0, 0));
     assert_eq!(engine.peers().summary(now).inbound, 0, "its slot is free");
-    assert!(bench.handle.boards().peers.read(|views| views.peers.is_empty()), "watchers are told");
-    // And no message for it is queued any more.
+    assert!(bench.handle.watches().peers.read(|views| views.peers.is_empty()), "the watched views change");
+    // No message can be queued for the session any more.
     let message = crate::rlpx::Compressor::default().compress(b"lost").unwrap();
     let sent = session.outbound.send(Lane::Call, session.channels[0].index, 0, message);
     assert!(matches!(sent, Err(Refused::Closed)));
@@ -191,7 +194,7 @@ async fn lists_that_were_just_read_are_not_written() {
     bench.switch.restore(&[], &[], &lists.parse().unwrap()).unwrap();
     let (stop, stopped) = oneshot::channel();
     let running = tokio::spawn(bench.switch.run(stopped));
-    assert_eq!(bench.handle.static_peers().await.unwrap().len(), 1);
+    assert_eq!(bench.handle.run(|switch, now| switch.peers().static_peers(now)).await.unwrap().len(), 1);
     assert!(bench.lists.borrow().is_none());
     drop(stop);
     running.await.unwrap();

@@ -1,9 +1,9 @@
-//! Watched state as tasks see it: the pure half with its lock, and a signal that tasks can wait for.
+//! Watched state: the pure half with its lock, and a signal that tasks can wait for.
 //!
-//! The signal is a number that moves: there is no queue between the owner and its watchers, so there is nothing that
-//! could fill.
+//! The signal is a counter that each change raises. There is no queue between the owner and its watchers, so no queue
+//! can become full.
 //!
-//! Left out: what the state is (`switch::views`), and how a watcher's place is kept (`watch`).
+//! Left out: the content of the state (`switch::views`), and the position of a watch (`watch`).
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl Wake for Signal {
     }
 }
 
-/// A handle to watched state; clones name the same one.
+/// A handle to watched state. Clones share the state.
 #[derive(Debug)]
 pub struct Watched<S> {
     shared: Shared<S>,
@@ -40,7 +40,7 @@ impl<S> Clone for Watched<S> {
 }
 
 impl<S> Watched<S> {
-    /// Makes the changes of `shared` known to tasks. Only the first call for a state has an effect.
+    /// Returns a handle whose signal follows the changes of `shared`. Only the first call for a state has an effect.
     #[must_use]
     pub fn new(shared: Shared<S>) -> Self {
         let signal = Arc::<Signal>::default();
@@ -48,7 +48,7 @@ impl<S> Watched<S> {
         Self { shared, signal }
     }
 
-    /// Changes the state and tells those who watch.
+    /// Changes the state, and wakes its watchers.
     pub fn update<R>(&self, change: impl FnOnce(&mut S) -> R) -> R {
         self.shared.update(change)
     }
@@ -58,24 +58,24 @@ impl<S> Watched<S> {
         self.shared.read(look)
     }
 
-    /// Tells those who watch that nothing more comes.
+    /// Closes the state: watchers get no more changes.
     pub fn close(&self) {
         self.signal.0.send_modify(|state| state.closed = true);
     }
 
-    /// What tells of changes that come from now on.
+    /// Returns the signal for changes from now on.
     #[must_use]
     pub fn changes(&self) -> Changes {
         Changes(self.signal.0.subscribe())
     }
 }
 
-/// Tells one watcher of changes.
+/// The signal for changes, for one watcher.
 #[derive(Debug)]
 pub struct Changes(watch::Receiver<State>);
 
 impl Changes {
-    /// Waits for a change since the last call. `false`: nothing more comes.
+    /// Waits for a change since the last call. Returns `false` if the state is closed.
     pub async fn changed(&mut self) -> bool {
         if self.0.borrow().closed {
             return false;
@@ -98,6 +98,6 @@ mod tests {
         assert_eq!(watched.read(|state| *state), 2);
         watched.close();
         assert!(!changes.changed().await);
-        assert!(!watched.changes().changed().await, "a watcher that comes later hears of the end too");
+        assert!(!watched.changes().changed().await, "a watcher that comes later sees the end, too");
     }
 }

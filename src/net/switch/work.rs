@@ -1,10 +1,10 @@
-//! The tasks that the switch starts: connections, dials, lookups. Each is known by what it owes the switch, so that one
-//! that ends by a fault of ours still gets its answer.
+//! The tasks that the switch starts: connections, dials, lookups. Each has a [`Job`], which says what it must report to
+//! the switch. So the report can be made even if the task panics.
 //!
-//! A task reports for itself when it ends. One that panics cannot: without this, its connection would stay a peer, or its
-//! dial a dial, until the process ends.
+//! A task reports when it ends, but a task that panics cannot. Without this module, its connection would stay a peer,
+//! or its dial would stay in progress, until the process ends.
 //!
-//! Left out: what is done about the fault.
+//! Left out: the report in place of a task that panicked (the switch).
 
 use std::{collections::HashMap, future::Future};
 
@@ -16,18 +16,18 @@ use crate::{
     policy::dial::{Dial, TaskId},
 };
 
-/// What a task is for.
+/// The job of a task, and its report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Job {
-    /// It runs a connection, and owes its last event.
+    /// Runs a connection, and reports its last event.
     Connection(ConnectionId),
-    /// It opens a TCP connection, and owes what came of it.
+    /// Opens a TCP connection, and reports the outcome.
     Dial(Dial),
-    /// It looks a host name up, and owes the addresses.
+    /// Looks up a host name, and reports the addresses.
     LookupHost(TaskId),
-    /// It asks discovery for a node, and owes the answer.
+    /// Asks discovery for a node, and reports the answer.
     Resolve(NodeId),
-    /// It owes nothing.
+    /// Reports nothing.
     Nothing,
 }
 
@@ -35,7 +35,7 @@ pub(super) enum Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Faulted {
     pub(super) job: Job,
-    /// What the panic said.
+    /// The text of the panic.
     pub(super) said: String,
 }
 
@@ -60,32 +60,32 @@ impl Work {
         }
     }
 
-    /// Ends a connection's task without a word.
+    /// Ends the task of a connection without a report.
     pub(super) fn abort_connection(&mut self, id: ConnectionId) {
         if let Some(task) = self.connections.remove(&id) {
             task.abort();
         }
     }
 
-    /// Ends a dial's task, or that of its lookup, without a word.
+    /// Ends the task of a dial, or of the lookup before it, without a report.
     pub(super) fn abort_dial(&mut self, id: TaskId) {
         if let Some(task) = self.dials.remove(&id) {
             task.abort();
         }
     }
 
-    /// A connection has reported its end.
+    /// Notes that a connection has reported its end.
     pub(super) fn connection_over(&mut self, id: ConnectionId) {
         self.connections.remove(&id);
     }
 
-    /// A dial or a lookup has reported.
+    /// Notes that a dial or a lookup has reported.
     pub(super) fn dial_over(&mut self, id: TaskId) {
         self.dials.remove(&id);
     }
 
-    /// Waits for a task to end. Returns its job if it panicked; `None` for one that has reported or was aborted. Pending
-    /// while there is no task.
+    /// Waits for a task to end. Returns its job if it panicked, and `None` if it has reported or was aborted. Waits for
+    /// ever while there is no task.
     pub(super) async fn ended(&mut self) -> Option<Faulted> {
         let ended = match self.tasks.join_next_with_id().await {
             Some(ended) => ended,

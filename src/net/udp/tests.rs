@@ -1,4 +1,4 @@
-//! Packets through real sockets on loopback: batches, sizes, and what the kernel does to them on the way.
+//! Packets through real sockets on loopback: batches, sizes, joining and fragments.
 
 use super::*;
 
@@ -34,7 +34,7 @@ async fn a_batch_leaves_in_order_and_what_cannot_be_sent_holds_up_nobody() {
     let mut port = UdpPort::bind(&["127.0.0.1".parse().unwrap()], 0).unwrap();
     let reader = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = reader.local_addr().unwrap();
-    // No packet can go to port 0, and more than one batch goes out.
+    // A packet to port 0 cannot be sent. The others fill more than one batch.
     for number in 0..100_u8 {
         if number % 10 == 3 {
             port.send("127.0.0.1:0".parse().unwrap(), b"to nobody");
@@ -50,8 +50,8 @@ async fn a_batch_leaves_in_order_and_what_cannot_be_sent_holds_up_nobody() {
     assert_eq!((port.counters().sent, port.counters().unsent), (100, 10));
 }
 
-/// A packet of the kernel's segmentation offload leaves as one and arrives as one where the receiver allows joining:
-/// on loopback this is what a card does that joins packets.
+/// With the kernel's segmentation offload, several packets are sent as one, and arrive as one if the receiver allows
+/// joining. On loopback this has the same effect as a network card that joins packets.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn packets_that_travel_joined_arrive_one_by_one() {
@@ -81,7 +81,7 @@ async fn packets_that_travel_joined_arrive_one_by_one() {
                 port.receive(|_, packet| came.push(packet.to_vec()));
             }
         };
-        // Packets that are lost never come; a minute tells them from slow ones.
+        // A lost packet never arrives. After a minute a missing packet is not just slow.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(60), receiving).await;
         assert_eq!(came.len(), 5, "{ip}: of five packets");
         assert_eq!(came, (0..5_u8).map(|number| vec![number; 1280]).collect::<Vec<_>>(), "{ip}");
@@ -89,8 +89,8 @@ async fn packets_that_travel_joined_arrive_one_by_one() {
     }
 }
 
-/// What the kernel does with packets above the MTU of a link. That they arrive is shown by the case `small_mtu` of
-/// `tests/interop`, which has such a link.
+/// Checks the options for packets above the MTU of a link. The case `small_mtu` of `tests/interop` has such a link, and
+/// shows that they arrive.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn packets_may_leave_in_fragments() {
@@ -108,8 +108,8 @@ async fn packets_may_leave_in_fragments() {
     }
 }
 
-/// What `client` hears back when it writes to `to`, an address of a port that is bound to all addresses, and which
-/// address it hears it from.
+/// Sends a packet from `client` to `to`, an address of a port that is bound to all addresses. Returns the address from
+/// which the answer comes.
 #[cfg(target_os = "linux")]
 async fn answered_from(port: &mut UdpPort, client: &UdpSocket, to: SocketAddr) -> SocketAddr {
     client.send_to(b"question", to).await.unwrap();
@@ -129,12 +129,12 @@ async fn an_answer_leaves_from_the_address_that_was_asked() {
     let mut port = UdpPort::bind(&["0.0.0.0".parse().unwrap()], 0).unwrap();
     let (client, other) =
         (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
-    // All of 127.0.0.0/8 is this machine; left to itself, the kernel writes to 127.0.0.1 from there.
+    // All of 127.0.0.0/8 is this machine. Without a choice of ours, the kernel writes to 127.0.0.1 from that address.
     for ip in ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.1"] {
         let to = SocketAddr::new(ip.parse().unwrap(), port.port());
         assert_eq!(answered_from(&mut port, &client, to).await, to);
     }
-    // A question to an address that never wrote to us.
+    // A packet to an address that never wrote to us.
     port.send(other.local_addr().unwrap(), b"question");
     port.flush();
     let from = other.recv_from(&mut [0; 16]).await.unwrap().1;
@@ -148,7 +148,7 @@ async fn an_address_that_the_machine_lost_does_not_silence_us() {
     let mut port = UdpPort::bind(&["0.0.0.0".parse().unwrap()], 0).unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let to = client.local_addr().unwrap();
-    // An address of documentation (RFC 5737), which no machine has.
+    // An address for documentation (RFC 5737), which no machine has.
     let reached_at = port.four.as_mut().unwrap().reached_at.as_mut().unwrap();
     reached_at.put(to, "192.0.2.1".parse().unwrap());
     port.send(to, b"answer");

@@ -1,4 +1,4 @@
-//! What the record says after each thing we learn, and when its sequence number moves.
+//! The record after each new fact, and the changes of its sequence number.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ fn shown(record: &Record) -> String {
     words.join(" ")
 }
 
-/// Ten networks of `family` say that we are at `told`; the record after the tenth.
+/// Ten networks of the address's family report that we are at `told`. Returns the record after the tenth.
 fn vote(local: &mut LocalRecord, told: &str) -> Option<Record> {
     let told: SocketAddr = told.parse().unwrap();
     let mut last = None;
@@ -77,7 +77,7 @@ fn votes_move_the_record_once() {
 fn the_more_trusted_source_wins() {
     let mut local = local(PORTS);
     assert!(vote(&mut local, "1.2.3.4:40000").is_some());
-    // A gateway that stands behind another one knows less than the votes, but its ports count.
+    // A gateway behind another one is worth less than the votes, but its ports count.
     let private = Mapped { ip: Some(Ipv4Addr::new(100, 64, 0, 7)), tcp: Some(50303), udp: Some(50304) };
     assert_eq!(shown(&local.set_mapped(private).unwrap()), "1.2.3.4 tcp=50303 udp=50304");
     let global = Mapped { ip: Some(Ipv4Addr::new(5, 6, 7, 8)), tcp: Some(50303), udp: None };
@@ -99,14 +99,14 @@ fn a_private_gateway_is_better_than_nothing() {
 #[test]
 fn two_families() {
     let mut local = local(PORTS);
-    // IPv6 alone: its ports stand alone, and loopback is not mixed in.
+    // IPv6 alone: its ports are written, and loopback is not.
     let record = local.set_static_ip(ip("2a00::1")).unwrap();
     assert_eq!(shown(&record), "2a00::1 tcp6=30303 udp6=30304");
-    // Both, with the same ports: said once. The typed getters fall back as EIP-778 says.
+    // Both families with the same ports: the ports are written once. The typed getters fall back as EIP-778 says.
     let record = local.set_static_ip(ip("1.2.3.4")).unwrap();
     assert_eq!(shown(&record), "1.2.3.4 2a00::1 tcp=30303 udp=30304");
     assert_eq!(record.endpoint6().unwrap().udp, 30304);
-    // The gateway moves the IPv4 ports only.
+    // The gateway changes the IPv4 ports only.
     let record = local.set_mapped(Mapped { tcp: Some(1), udp: Some(2), ip: None }).unwrap();
     assert_eq!(shown(&record), "1.2.3.4 2a00::1 tcp=1 udp=2 tcp6=30303 udp6=30304");
 }
@@ -136,7 +136,7 @@ fn entries_have_owners() {
     assert_eq!(local.delete_entry(two, "eth"), Ok(None), "deleting what is not there");
     assert!(local.set_entry(two, "snap", &[0xc0]).unwrap().is_some());
     assert_eq!(local.release(two).unwrap().get(b"snap"), None);
-    assert_eq!(local.entries().count(), 0);
+    assert!(local.entries.is_empty());
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn bad_entries_are_refused() {
     assert_eq!(local.record(), &before);
 }
 
-/// However large the entries are, learning an address of either family still gives a record.
+/// However large the entries are, a new address of either family still gives a record.
 #[test]
 fn entries_leave_room_for_the_endpoint() {
     let mut local = local(PORTS);
@@ -193,7 +193,7 @@ fn an_announced_chain_stands_in_the_record_and_moves_at_its_fork() {
     let (one, two) = (EntryOwner::Registration(1), EntryOwner::Registration(2));
     assert_eq!(local.poll_timeout(now), None);
     let record = local.announce(now, one, Arc::clone(&schedule), Head::default()).unwrap().unwrap();
-    // Behind both heights and the first time, waiting for the second.
+    // At the present time both heights and the first time have passed, and the second time is awaited.
     assert_eq!(id(&record), Some(schedule.id(Head { height: 20, time: fork - 1 })));
     assert_eq!(id(&record).unwrap().next, fork);
     assert_eq!(
@@ -205,7 +205,7 @@ fn an_announced_chain_stands_in_the_record_and_moves_at_its_fork() {
     let moved = local.handle_timeout(later).unwrap();
     assert_eq!(id(&moved), Some(ForkId { hash: schedule.end().0, next: 0 }));
     assert_eq!((moved.seq(), local.poll_timeout(later)), (record.seq() + 1, None));
-    // A second chain waits for the first; what the operator sets goes before both.
+    // A second chain waits for the first; an entry that the operator sets takes precedence over both.
     let other = Arc::new(ForkSchedule::new([2; 32], 0, &[], &[]));
     assert_eq!(local.announce(later, two, Arc::clone(&other), Head::default()), Ok(None));
     assert!(
@@ -213,13 +213,13 @@ fn an_announced_chain_stands_in_the_record_and_moves_at_its_fork() {
     );
     assert_eq!(id(&local.set_entry(EntryOwner::Operator, "eth", &[0x80]).unwrap().unwrap()), None);
     assert!(id(&local.delete_entry(EntryOwner::Operator, "eth").unwrap().unwrap()).is_some());
-    // With the first registration its chain goes.
+    // When the first registration is released, its chain is withdrawn.
     assert_eq!(id(&local.release(one).unwrap()), Some(other.id(Head::default())));
     assert_eq!(id(&local.withdraw(two).unwrap()), None);
     assert_eq!(local.withdraw(two), None);
 }
 
-/// An application that is behind in height says so; without a fork by time nothing says that heights have passed.
+/// An application that is behind in height says so. Without a fork by time, heights do not count as passed.
 #[test]
 fn an_announced_chain_is_as_high_as_its_owner_says() {
     let schedule = Arc::new(ForkSchedule::new([1; 32], 0, &[10, 20], &[1_600_000_000]));
@@ -255,6 +255,6 @@ fn an_announced_chain_must_leave_room_and_keeps_its_own() {
     assert_eq!(ForkId::of_record(local.record()), None);
     fill(&mut local, most - 20).unwrap();
     assert!(local.announce(start(), one, schedule, Head::default()).unwrap().is_some());
-    // The longest id counts, not the one that stands there: passing a fork never fails.
+    // The longest fork id counts, not the current one: a passed fork never makes the record too large.
     assert!(matches!(fill(&mut local, most - 15), Err(EntryError::TooLarge(_))));
 }

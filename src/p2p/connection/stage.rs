@@ -1,5 +1,5 @@
-//! Where a connection stands. Each state holds what exists in it and nothing else: before there are keys there is
-//! nothing to encrypt with, and only an open connection has channels to send on.
+//! The states of a connection. Each state holds the data that exists in it and nothing else: before there are keys,
+//! nothing can be encrypted, and only an open connection has channels.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,15 +13,15 @@ use crate::p2p::{
 pub(super) enum Stage {
     /// Each side is proving its key.
     Handshake(Handshake),
-    /// Keys exist; the driver is to greet.
+    /// Keys exist; the driver is to call `greet`.
     Authenticated(Box<Wire>),
-    /// We said Hello; the peer's is awaited.
+    /// Our Hello is written; the peer's is awaited.
     AwaitHello(Box<Greeted>),
-    /// Both said Hello; the driver is to open.
+    /// Both Hellos were exchanged; the driver is to call `open`.
     Negotiated(Box<Shared>),
     /// Messages flow.
     Open(Box<Open>),
-    /// We leave; what was accepted and our reason are to be written.
+    /// We end the connection; our reason is to be written.
     Closing(Box<Closing>),
     /// It is over.
     Closed,
@@ -29,7 +29,7 @@ pub(super) enum Stage {
 
 pub(super) struct Greeted {
     pub(super) wire: Wire,
-    /// What we said in our Hello.
+    /// The capabilities in our Hello.
     pub(super) capabilities: Vec<LocalCapability>,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Closing {
 }
 
 impl Stage {
-    /// The state's name, for people.
+    /// The state's name, for display.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Handshake(Handshake::Accept) => "awaits auth",

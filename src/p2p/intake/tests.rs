@@ -13,7 +13,7 @@ fn message(channel: u16, len: usize) -> Inbound {
     Inbound { channel: ChannelIndex(channel), code: 0, payload: Bytes::from(vec![0; len]), wire_bytes: len }
 }
 
-/// Queues with room for so many messages each, that hold a connection for a second at a time.
+/// Queues with room for so many messages each. A queue without room holds the connection for a second at a time.
 #[derive(Default)]
 struct Queues {
     room: [usize; 2],
@@ -101,7 +101,8 @@ fn time_is_charged_to_the_channel_that_blocks_and_in_sum() {
     assert_eq!(queues.seen, HeldTime { channel: 2 * SECOND, total: 6 * SECOND });
 }
 
-/// One hold of three seconds, then whatever the case does, then another message that waits: what is the clock then?
+/// One hold of three seconds, then the action of the case, then another message that waits: the table has the clock's
+/// value after that.
 #[test]
 fn each_proof_sets_the_clock_back_and_nothing_else_does() {
     let held = HeldTime { channel: 3 * SECOND, total: 3 * SECOND };

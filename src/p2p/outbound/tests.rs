@@ -1,4 +1,4 @@
-//! The queue of a session: windows, the budget of all, ends, and what can be written at all.
+//! The queue of a session: windows, the budget over all sessions, ends, and messages that cannot be written.
 
 use super::*;
 use crate::rlpx::{Compressor, snappy::MAX_PAYLOAD};
@@ -7,7 +7,7 @@ fn message(len: usize) -> Compressed {
     Compressor::default().compress(&vec![0; len]).unwrap()
 }
 
-/// So many channels of 16 codes each, one after the other.
+/// This many channels of 16 codes each, one after the other.
 fn channels(count: u64) -> impl Iterator<Item = ChannelLimits> {
     (0..count).map(|at| ChannelLimits { offset: 0x10 + at * 16, message_count: 16, max_message: MAX_PAYLOAD })
 }
@@ -36,7 +36,7 @@ fn a_lane_takes_what_crosses_its_window_and_refuses_what_comes_after() {
     outbound.set_channels(channels(2), true);
     outbound.send(Lane::Stream, ChannelIndex(0), 0, message(4 * 1024 * 1024)).unwrap();
     assert_eq!(outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)), Err(Refused::Full));
-    // The other lane and the other channel have room of their own.
+    // The other lane and the other channel have their own room.
     outbound.send(Lane::Call, ChannelIndex(0), 0, message(1)).unwrap();
     outbound.send(Lane::Stream, ChannelIndex(1), 0, message(1)).unwrap();
     assert_eq!(pull_code(&outbound), Some(0x10));
@@ -60,8 +60,9 @@ fn all_sessions_share_one_budget_and_give_it_back() {
         session.set_channels(channels(1), true);
         session.send(Lane::Stream, ChannelIndex(0), 0, large.clone()).is_ok()
     });
-    assert_eq!(taken.count(), 15, "sixteen would be above 256 MiB with what each costs beside its bytes");
-    // Less than a quarter is left: a session that holds more than its share of that gets nothing, the others do.
+    assert_eq!(taken.count(), 15, "sixteen would be above 256 MiB with the cost of each message");
+    // Less than a quarter is left: a session that holds more than its share of that quarter is refused, the others are
+    // not.
     assert_eq!(sessions[0].send(Lane::Call, ChannelIndex(0), 0, message(1)), Err(Refused::Full));
     sessions[39].send(Lane::Call, ChannelIndex(0), 0, message(1)).unwrap();
     pull_code(&sessions[0]).unwrap();
@@ -100,7 +101,7 @@ fn a_channel_that_ends_alone_gives_its_room_back_and_moves_no_more() {
     assert_eq!(send(0), Err(Refused::Closed));
     assert_eq!(pull_code(&outbound), Some(0x20), "what waited for the other channel stays");
     outbound.written(1);
-    assert_eq!(outbound.progress(ChannelIndex(0)).unwritten(), 2, "what was said stands");
+    assert_eq!(outbound.progress(ChannelIndex(0)).unwritten(), 2, "the count that was returned stays");
     outbound.close();
     assert_eq!(budget.used(), 0);
 }
@@ -134,7 +135,7 @@ fn what_cannot_be_written_is_refused_with_its_reason_and_counts_for_nothing() {
     assert_eq!(budget.used(), 0);
     assert_eq!(send(0, 17, 1000), Ok(()));
     assert_eq!(pull_code(&outbound), Some(0x10 + 17));
-    // Zeros compress well; a peer that takes no compressed payload gets a frame as large as they are.
+    // Zeros compress well; a peer without compression gets a frame as large as the payload.
     assert_eq!(send(1, 0, MAX_PAYLOAD), Ok(()));
     let old = Outbound::new(budget);
     old.set_channels([limits(MAX_PAYLOAD)], false);

@@ -364,6 +364,7 @@ impl Admission {
 
     /// Inbound connections in handshake.
     #[must_use]
+    #[cfg(test)]
     pub fn pending(&self) -> usize {
         self.pending.len()
     }

@@ -148,6 +148,7 @@ impl Pending {
         });
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }

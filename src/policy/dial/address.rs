@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Now, node::AddressClass};
 
-/// Whether an address may be dialed, whoever named it. `widest` is the reach that earlier addresses of the node had:
+/// Whether an address may be dialed, whatever its source. `widest` is the reach that earlier addresses of the node had:
 /// a name or record that was global and turns private would make us knock at doors on our own network.
 pub(super) fn check_addr(
     now: Now,

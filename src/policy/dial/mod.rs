@@ -41,7 +41,7 @@ pub mod task;
 mod tests;
 
 pub use candidates::{Candidate, Source};
-pub use entry::{AddError, EntryState, LastError, ListEntry, ListSource, RemoveError, Removed};
+pub use entry::{AddError, EntryState, LastError, ListEntry, ListSource, RemoveError};
 pub use listed::{List, Listed, MAX_LISTED};
 pub use one_off::{ConnectOutcome, QueryId};
 pub use scheduler::Scheduler;

@@ -301,14 +301,14 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Answers all requests for a node.
+    /// Ends all requests for a node with this outcome.
     fn finish_one_offs(&mut self, id: &NodeId, outcome: &ConnectOutcome) {
         for query in self.one_offs.take(id) {
             self.actions.push_back(Action::ConnectDone { query, id: *id, outcome: outcome.clone() });
         }
     }
 
-    /// Answers the requests whose time ran out, and gives up dials that nothing else wants.
+    /// Ends the requests whose time ran out, and aborts the dials that nothing else needs.
     fn expire_one_offs(&mut self, now: Now) {
         while let Some((query, id)) = self.one_offs.take_late(now) {
             self.actions.push_back(Action::ConnectDone { query, id, outcome: ConnectOutcome::TimedOut });

@@ -1,4 +1,4 @@
-//! The handshake against the EIP-8 vectors and against packets that lie.
+//! The handshake against the EIP-8 vectors and against malformed packets.
 
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -25,7 +25,7 @@ fn reads_the_auth_vectors() {
         let digest = challenge(&b, &auth.initiator, &auth.nonce);
         let ephemeral = PublicKey::recover(&digest, &auth.signature).unwrap();
         assert_eq!(ephemeral, vectors.key("ephemeral_key_a").public(), "{name}");
-        // And the whole path answers it.
+        // The recipient answers it as well.
         let mut out = BytesMut::new();
         let session = Recipient.answer(&b, &packet, &mut rng(1), &mut out).unwrap();
         assert_eq!(session.remote, a.public());
@@ -63,7 +63,7 @@ fn both_sides_get_the_same_session() {
     assert_eq!((frame.code, &frame.payload[..]), (1, &b"to the initiator"[..]));
 }
 
-/// Packets of one side vary in size, within what everybody accepts and what EIP-8 asks for.
+/// Packets of one side vary in size, within the bounds of EIP-8 and of what all implementations accept.
 #[test]
 fn sizes_vary() {
     let (a, b) = (NodeKey::random(&mut rng(1)), NodeKey::random(&mut rng(2)));
@@ -91,7 +91,7 @@ fn packets_are_taken_as_they_arrive() {
     assert_eq!(&received[..], b"the next frame");
 }
 
-/// Sizes are refused with the second byte: a 64 KiB auth never gets to fill a buffer.
+/// A size is refused at its second byte: an auth of 64 KiB never fills a buffer.
 #[test]
 fn impossible_sizes_are_refused_at_once() {
     for (size, fits) in [(0, false), (112, false), (113, true), (2048, true), (2049, false), (0xffff, false)]
@@ -107,7 +107,7 @@ fn impossible_sizes_are_refused_at_once() {
     }
 }
 
-/// Everything that can be wrong inside a packet that decrypts.
+/// Every way in which the contents of a packet that decrypts can be wrong.
 #[test]
 fn refuses_bad_contents() {
     let (a, b) = (NodeKey::random(&mut rng(1)), NodeKey::random(&mut rng(2)));
@@ -122,7 +122,7 @@ fn refuses_bad_contents() {
     let good = Auth { signature, initiator: a.public(), nonce };
     assert_eq!(answer(good.encode()), Ok(a.public()));
 
-    // A recovery id above 3, a zero signature, a signature over something else has another key: not detectable.
+    // A recovery id above 3; a zero signature. A signature over other data gives another key: that cannot be detected.
     let mut bad = signature;
     bad[64] = 4;
     assert_eq!(answer(Auth { signature: bad, ..good }.encode()), Err(Refused));
@@ -141,7 +141,7 @@ fn refuses_bad_contents() {
     assert_eq!(answer(stream.out().to_vec()), Err(Refused));
 }
 
-/// An ack for another attempt, or changed on the way, gives no session or one whose first frame does not verify.
+/// An ack for another attempt gives a session whose first frame does not verify; a changed ack gives no session.
 #[test]
 fn an_ack_belongs_to_its_auth() {
     let (a, b) = (NodeKey::random(&mut rng(1)), NodeKey::random(&mut rng(2)));

@@ -1,11 +1,10 @@
-//! The files that decide who is let in, read again when they change.
+//! The access file and the TLS files, which are read again when they change.
 //!
-//! Tokens are replaced and certificates expire while the sidecar runs. Each second the files are looked at; what
-//! changed is read, and if it is right, it holds from the next call (access) or connection (TLS) on. If it is wrong,
-//! what held before goes on, and the log says so: an editor's mistake must not lock everybody out.
+//! Tokens are replaced and certificates expire while the sidecar runs. Each second the files are checked, and a changed
+//! file is read. If it is right, it applies from the next call (access) or connection (TLS) on. If it is wrong, the
+//! version before it stays in use, and the log says so: a typing error must not lock out all callers.
 //!
-//! Looking, instead of being told: inotify does not see through the links and mounts by which orchestrators hand files
-//! over.
+//! The files are polled, because inotify does not follow the links and mounts by which orchestrators replace files.
 
 use std::{
     fs,
@@ -24,16 +23,16 @@ use super::{
 };
 use crate::net::secret_file::{self, Maker, SecretFileProblem};
 
-/// How often the files are looked at.
+/// The pause between two checks of the files.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes of an access file: its credentials at their longest, with comments.
+/// The most bytes of an access file: enough for the most credentials at their longest, with comments.
 const MAX_ACCESS_BYTES: u64 = 256 * 1024;
 
 /// Why credentials cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
-    /// The access file is not there, or not private.
+    /// The access file cannot be read, or others can read it.
     #[error("the access file {}: {problem}", path.display())]
     Access {
         /// The file.
@@ -41,7 +40,7 @@ pub enum CredentialError {
         /// What is wrong.
         problem: SecretFileProblem,
     },
-    /// It is no access file.
+    /// The content of the access file is wrong.
     #[error("the access file {}: {error}", path.display())]
     Content {
         /// The file.
@@ -54,16 +53,17 @@ pub enum CredentialError {
     Tls(#[from] TlsError),
 }
 
-/// What holds now.
+/// The credentials in use: receivers that always hold the newest valid version.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The access file. `None`: there is none.
+    /// The access file. `None`: there is no access file.
     pub access: watch::Receiver<Option<Arc<Access>>>,
-    /// TLS of the TCP port. `None`: there is none.
+    /// TLS of the TCP port. `None`: the port has no TLS.
     pub tls: Option<watch::Receiver<Arc<ServerConfig>>>,
 }
 
-/// What tells files from those that were read: device, inode, size, and when they changed.
+/// What shows that files have changed since they were read: device, inode, size, and time of the last change in seconds
+/// and nanoseconds. `None` for a file that cannot be read.
 type Seal = Vec<Option<(u64, u64, u64, i64, i64)>>;
 
 fn seal<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Seal {
@@ -74,7 +74,7 @@ fn seal<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Seal {
     paths.into_iter().map(one).collect()
 }
 
-/// Files, what they looked like when they were read, and who uses what they say.
+/// Files, their state when they were read, and the channel to the users of their content.
 #[derive(Debug)]
 struct Watched<F, T> {
     files: F,
@@ -82,7 +82,7 @@ struct Watched<F, T> {
     now: watch::Sender<T>,
 }
 
-/// Looks at the files of credentials, and reads those that changed.
+/// Checks the files of credentials, and reads those that changed.
 #[derive(Debug)]
 pub struct Keeper {
     access: Option<Watched<PathBuf, Option<Arc<Access>>>>,
@@ -101,12 +101,12 @@ fn read_access(path: &Path) -> Result<Arc<Access>, CredentialError> {
     Ok(Arc::new(access))
 }
 
-/// Reads the files that are named.
+/// Reads the given files. Returns the credentials, and the keeper that must run to notice changes.
 pub fn load(
     access: Option<PathBuf>,
     tls: Option<TlsFiles>,
 ) -> Result<(Credentials, Keeper), CredentialError> {
-    // Sealed before they are read: what changes meanwhile is read again.
+    // The seals are taken before the files are read, so that a file that changes in between is read again.
     let access_seal = seal(access.as_deref());
     let first = access.as_deref().map(read_access).transpose()?;
     let (now, access_held) = watch::channel(first);
@@ -121,11 +121,11 @@ pub fn load(
 }
 
 impl Keeper {
-    /// Looks at the files for as long as somebody asks for what they say.
+    /// Checks the files each second. Returns only if there are no files, or if a check panics.
     pub async fn run(mut self) {
         while self.access.is_some() || self.tls.is_some() {
             tokio::time::sleep(EVERY).await;
-            // Away from the tasks that move messages: the files may be on a network.
+            // On a thread for blocking work: the files may be on a network, and messages must not wait for them.
             match tokio::task::spawn_blocking(move || {
                 self.look();
                 self
@@ -145,10 +145,12 @@ impl Keeper {
                 *have = found;
                 match read_access(path) {
                     Ok(access) => {
-                        tracing::info!(credentials = ?access, "the access file has changed, and holds from now on");
+                        tracing::info!(credentials = ?access, "the access file has changed and applies from now on");
                         now.send_replace(Some(access));
                     }
-                    Err(error) => tracing::error!(%error, "the credentials before this change go on"),
+                    Err(error) => {
+                        tracing::error!(%error, "the changed access file is wrong; the version before it stays in use");
+                    }
                 }
             }
         }
@@ -158,10 +160,12 @@ impl Keeper {
                 *have = found;
                 match tls::load(files) {
                     Ok(config) => {
-                        tracing::info!("certificates have changed, and hold from now on");
+                        tracing::info!("the certificates have changed; they apply to new connections");
                         now.send_replace(config);
                     }
-                    Err(error) => tracing::error!(%error, "the certificates before this change go on"),
+                    Err(error) => {
+                        tracing::error!(%error, "the changed certificates are wrong; those before them stay in use");
+                    }
                 }
             }
         }
@@ -175,7 +179,7 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, text: &str) {
-        // As orchestrators do it: a new file in the place of the old one.
+        // Orchestrators replace a file in this way: a new file is renamed to the place of the old one.
         let new = path.with_extension("new");
         fs::write(&new, text).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
@@ -204,7 +208,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         keeper.look();
         assert_eq!(told(&credentials), "Access(2 credentials)");
-        // Nobody is let in by an empty one, and that may be meant.
+        // An empty access file lets no caller in. It is valid, as the operator may want that.
         write(&path, "");
         keeper.look();
         assert_eq!(told(&credentials), "Access(0 credentials)");

@@ -1,13 +1,14 @@
-//! What stands before every call: who is it, may it, and how much.
+//! The check of every call: the identity of the caller, its role, and the number of its open calls.
 //!
-//! The gate looks at path and headers, before a byte of the request is read: it judges the caller (`judge`), compares
-//! its role with what the call needs (`methods`), counts it among the caller's open calls, and lets the request through
-//! with the caller attached and its body under the budget (`server::decoding`). A refusal costs no decoding.
+//! The gate reads the path and the headers of a request, and no byte of its body, so a refusal costs no decoding. It
+//! authenticates the caller (`authentication`), compares its role with the one that the call needs (`methods`), and
+//! counts the call among the caller's open calls. Then it passes the request on, with the caller attached and its body
+//! under the budget (`server::decoding`).
 //!
-//! On the way out it gives errors of the gRPC library, which have a code and a text alone, the reason that every error
-//! of this contract has.
+//! Errors of the gRPC library have only a code and a text. The gate adds the reason that every error of this contract
+//! has.
 //!
-//! Left out: deadlines that clients set, which the library watches outside the gate.
+//! Left out: deadlines that clients set. The library enforces them outside the gate.
 
 use std::{
     collections::HashMap,
@@ -29,19 +30,20 @@ use tower_layer::Layer;
 use super::{
     super::{
         proto::ErrorReason,
-        server::{decoding::Budgeted, incoming::Connection, seats::OpenCall},
+        server::{connection_slots::OpenCall, decoding::Budgeted, incoming::Connection},
         translate::status::{self, Refusal},
     },
-    Access, Caller, Role, judge, methods,
+    Access, Caller, Role, authenticate, methods,
 };
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 
-/// Open calls of one caller, streams among them: two connections full. One that has more has lost count.
+/// The most open calls of one caller, streams included: as many as two full connections (1,024 streams each). A caller
+/// with more of them has probably forgotten to end some.
 pub const MAX_CALLS: usize = 2_048;
 
-/// The gate, to be put around the services.
+/// The gate: a layer around the services.
 #[derive(Clone)]
 pub struct Gate {
     access: watch::Receiver<Option<Arc<Access>>>,
@@ -49,21 +51,21 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate that judges by the current access file.
+    /// Returns a gate that authenticates callers by the current access file.
     #[must_use]
     pub fn new(access: watch::Receiver<Option<Arc<Access>>>) -> Self {
         Self { access, calls: Arc::default() }
     }
 
-    /// Lets the request in, or says why not.
+    /// Admits the request, or returns its refusal. The call counts as open until the returned values are dropped.
     fn admit(&self, request: Request) -> Result<(Request, (Call, OpenCall)), Refusal> {
-        // Without connect info the request did not come over our listeners: a fault of ours.
+        // Each request over our listeners has connect info, so a request without it is an error of the sidecar.
         let connection = request.extensions().get::<Connection>();
         let connection = connection.ok_or_else(|| Refusal::internal("a call without a connection"))?.clone();
         let needs = methods::needs(request.uri().path());
         let caller = match needs.role {
             Some(role) => {
-                let caller = self.judge(&connection, request.headers())?;
+                let caller = self.authenticate(&connection, request.headers())?;
                 if caller.role < role {
                     let message = format!(
                         "this call needs the role {role}, and {} has the role {}",
@@ -83,16 +85,19 @@ impl Gate {
         Ok((http::Request::from_parts(parts, Body::new(body)), (call, open)))
     }
 
-    fn judge(&self, connection: &Connection, headers: &http::HeaderMap) -> Result<Caller, Refusal> {
+    fn authenticate(&self, connection: &Connection, headers: &http::HeaderMap) -> Result<Caller, Refusal> {
         let mut given = headers.get_all(http::header::AUTHORIZATION).iter();
         let first = given.next();
         if given.next().is_some() {
-            // Which of them was meant?
-            return Err(Refusal::new(ErrorReason::NotAuthorized, "more than one authorization was sent"));
+            // It is not clear which of them the caller means.
+            return Err(Refusal::new(
+                ErrorReason::NotAuthorized,
+                "more than one authorization header; send one",
+            ));
         }
         let names = connection.certificate.as_deref().unwrap_or_default();
         let access = self.access.borrow().clone();
-        judge(access.as_deref(), &connection.origin, names, first.map(http::HeaderValue::as_bytes))
+        authenticate(access.as_deref(), &connection.origin, names, first.map(http::HeaderValue::as_bytes))
     }
 }
 
@@ -130,7 +135,7 @@ where
             return Box::pin(std::future::ready(Ok(response)));
         }
         let path = request.uri().path();
-        // Of what is not ours, health and reflection have conventions of their own; the rest does not exist.
+        // Health and reflection are outside this contract and have their own conventions for errors.
         let ours = !path.starts_with("/grpc.");
         let (request, call) = match self.gate.admit(request) {
             Ok(admitted) => admitted,
@@ -144,7 +149,7 @@ where
         Box::pin(async move {
             let response = answer.await?;
             let response = if ours { with_reason(response) } else { response };
-            // The call is open for as long as its answer is.
+            // The call counts as open until its response body is dropped.
             Ok(response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
                     let _open = &call;
@@ -155,15 +160,15 @@ where
     }
 }
 
-/// Whether the request says that it is gRPC, as every client does. Pages in browsers cannot: what they send without
-/// asking first has another type (`text/plain`), and gRPC-Web has one of its own.
+/// Whether the content type says gRPC, as it does for every gRPC client. A page in a browser cannot send this type: its
+/// requests without a CORS preflight have other types (`text/plain`), and gRPC-Web has its own type.
 fn is_grpc(headers: &http::HeaderMap) -> bool {
     let kind = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
     let rest = kind.strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-/// The response, with a reason if it is an error that has none.
+/// Returns the response, with a reason added if it is an error without one.
 fn with_reason(response: Response) -> Response {
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != tonic::Code::Ok && status.details().is_empty() => {
@@ -173,11 +178,11 @@ fn with_reason(response: Response) -> Response {
     }
 }
 
-/// How many calls each caller has open.
+/// The number of open calls by caller.
 #[derive(Default)]
 struct Calls(Mutex<HashMap<Arc<str>, usize>>);
 
-/// One open call. Counted until it is dropped.
+/// One open call. It is counted until this is dropped.
 struct Call {
     calls: Arc<Calls>,
     caller: Arc<str>,
@@ -188,7 +193,8 @@ impl Calls {
         let mut counts = calls.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = counts.entry(Arc::clone(caller)).or_default();
         if *open >= MAX_CALLS {
-            let message = format!("{caller} has {MAX_CALLS} calls open, which is the limit; end some");
+            let message =
+                format!("{caller} has {MAX_CALLS} open calls, which is the limit; end some of them");
             return Err(Refusal::new(ErrorReason::LimitReached, message)
                 .with("limit", MAX_CALLS)
                 .with("what", "open calls"));

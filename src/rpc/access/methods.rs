@@ -1,38 +1,39 @@
-//! What each call needs: the role of who makes it, and the bytes that its request may have.
+//! What each call needs: the role of its caller, and the largest request.
 //!
-//! One table for all, so that it can be read in one look and compared with the contract: a test walks the descriptors,
-//! and a call that is declared and not listed fails it. At run time such a call needs the highest role.
+//! All calls are in one table, so that a reader sees them together. A test compares the table with the descriptors of
+//! the contract, and fails for a declared call that is not in the table. At run time such a call needs the highest
+//! role.
 
 use super::Role;
 use crate::rpc::services::descriptors;
 
-/// The largest request in MessageService: one message of the largest size, and what frames it.
+/// The largest request in MessageService, in bytes: one message of the largest size, and 64 KiB for the other fields.
 pub const MAX_MESSAGE_REQUEST: usize = 17 * 1024 * 1024 + 64 * 1024;
 
-/// The largest request elsewhere.
+/// The largest request in the other services, in bytes.
 pub const MAX_REQUEST: usize = 64 * 1024;
 
-/// The largest request in ProtocolService: a registration carries a greeting of up to 64 KiB for each protocol.
+/// The largest request in ProtocolService, in bytes: a registration has a greeting of up to 64 KiB for each protocol.
 pub const MAX_REGISTRATION: usize = 16 * MAX_REQUEST;
 
 /// What a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// The least role that may make it. `None`: whoever reaches us may.
+    /// The lowest role that may make the call. `None`: every client may make it, without a credential.
     pub role: Option<Role>,
-    /// The largest request, in bytes of one message.
+    /// The largest message of the request, in bytes.
     pub max_request: usize,
 }
 
-/// Methods by service. What is bound to a registration (its messages, its record entries) needs the role of
-/// applications here, and that registration in the service.
+/// Methods by service. A call for a registration (its messages, its record entries) needs the role of applications
+/// here; the service checks that the caller owns the registration.
 const METHODS: [(&str, &[(&str, Role)]); 5] = [
     (
         "DiscoveryService",
         &[
             ("ListNodes", Role::Read),
             ("WatchNodes", Role::Read),
-            // These send packets to others.
+            // These send packets to other nodes.
             ("LookupNodes", Role::Protocol),
             ("ResolveNode", Role::Protocol),
             ("PingNode", Role::Protocol),
@@ -53,7 +54,7 @@ const METHODS: [(&str, &[(&str, Role)]); 5] = [
         "NodeService",
         &[
             ("GetNodeInfo", Role::Read),
-            // The operator's own entries need admin: `node` looks at that.
+            // Entries of the operator need the role admin; the service checks that (`services::node`).
             ("SetRecordEntry", Role::Protocol),
             ("DeleteRecordEntry", Role::Protocol),
             ("AddBootnode", Role::Admin),
@@ -97,10 +98,10 @@ const METHODS: [(&str, &[(&str, Role)]); 5] = [
     ),
 ];
 
-/// What the call with this path (`/package.Service/Method`) needs.
+/// Returns what the call with this path (`/package.Service/Method`) needs.
 ///
-/// Health and reflection are for everybody: probes and tools have no credentials, and neither says anything about
-/// peers. So is what does not exist.
+/// Health and reflection need no role: probes and tools have no credentials, and neither service says anything about
+/// peers. A path outside our package needs no role either, as no call exists there.
 #[must_use]
 pub fn needs(path: &str) -> Needs {
     let Some((service, method)) =

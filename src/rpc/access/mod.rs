@@ -1,11 +1,12 @@
-//! Who may call what, decided before every call.
+//! Access: which caller may make which call. It is decided before every call.
 //!
-//! Reading order: `judge` (the access file, and who a caller is by it), `methods` (what each call needs), `gate` (what
-//! stands before the services and asks both), `credentials` (the files, read again when they change).
+//! Reading order: `authentication` (the access file, and the identity of a caller), `methods` (the role and the size
+//! that each call needs), `gate` (the check before the services, which uses both), `credentials` (the files, which are
+//! read again when they change).
 
+mod authentication;
 pub mod credentials;
 pub mod gate;
-mod judge;
 pub mod methods;
 
-pub use judge::{Access, AccessError, Caller, MAX_CREDENTIALS, Role, judge};
+pub use authentication::{Access, AccessError, Caller, Role, authenticate};

@@ -1,20 +1,20 @@
 //! One budget over all requests that are being decoded.
 //!
-//! The gRPC library reserves what the five bytes before a message announce, and keeps what has come until the message
-//! is whole. Each message has its limit, but a thousand calls that each send half of one would hold a thousand halves.
-//! So a message that is not whole when its first bytes are here claims its size before the library sees them: from what
-//! its connection may hold, then from what all may hold. What finds no room waits, unread, and HTTP/2's windows hold
-//! its sender.
+//! The gRPC library reserves the size that the five bytes before a message announce, and keeps received bytes until the
+//! message is whole. Each message has its limit, but a thousand calls that each send half a message would hold a
+//! thousand halves. So a message that is not whole when its first bytes arrive claims its size before the library sees
+//! them: first from the share of its connection, then from the total of all connections. A message that finds no room
+//! waits unread, and the windows of HTTP/2 stop its sender.
 //!
-//! Whoever holds room and does not finish gives way: while somebody waits, the oldest message that has had
-//! [`PATIENCE`] is cut off. Time counts from when a message has all its room. Waiting is in line within a connection, and
-//! only what fits the share of a connection stands in the line of all: a thousand halves on one connection cost another
-//! caller a few turns at most.
+//! A message that holds room and is not finished makes room for others: while a message waits, the oldest one that has
+//! had [`PATIENCE`] is cut off. Its time counts from the moment at which it has all its room. Messages wait in order
+//! within their connection, and only a message that fits the share of its connection waits for the total. So a thousand
+//! halves on one connection cost another caller a few turns at most.
 //!
-//! A message that arrives whole in a frame of HTTP/2 claims nothing: its bytes are here already, within the windows. So
-//! small messages take no lock, and a large one a few.
+//! A message that arrives whole in one frame of HTTP/2 claims nothing: its bytes are already here, within the windows.
+//! So a small message takes no lock, and a large one takes a few.
 //!
-//! Left out: what becomes of messages after they are decoded; each service bounds that.
+//! Left out: limits for messages after they are decoded; each service has its own.
 
 use std::{
     collections::BTreeMap,
@@ -37,46 +37,48 @@ use tonic::Status;
 
 use crate::rpc::{proto::ErrorReason, translate::status::Refusal};
 
-/// What all connections may hold, in bytes: fifteen of the largest messages.
+/// The most bytes that all connections may hold: fifteen of the largest messages.
 pub const TOTAL: usize = 256 * 1024 * 1024;
 
-/// What one connection may hold, in bytes: half, so that one cannot hold up all. What waits unread holds HTTP/2's window
-/// of the connection; with less, a client that sends some hundred large messages at once would stop itself.
+/// The most bytes that one connection may hold: half of the total, so that one connection cannot stop all others. Bytes
+/// that wait unread use the HTTP/2 window of the connection. With a smaller share, a client that sends some hundred
+/// large messages at once would stop itself.
 pub const PER_CONNECTION: usize = 128 * 1024 * 1024;
 
-/// How long a message may take while others wait for its room: 17 MiB in that time are 3.4 MiB a second.
+/// The time that a message may take while others wait for its room: the largest, of 17 MiB, then needs 3.4 MiB a
+/// second.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes of one permit: a semaphore counts in 32 bits, and nobody needs more exactness.
+/// Bytes of one permit. The semaphore counts in 32 bits, so it counts KiB; no more precision is needed.
 const UNIT: usize = 1024;
 
-/// A compressed flag and four bytes of length stand before each message.
+/// Bytes before each message: a flag for compression and four bytes of length.
 const PREFIX: usize = 5;
 
-/// Room that is claimed, and who holds it.
+/// A budget in bytes, and the messages that hold room of it.
 #[derive(Debug)]
 struct Pool {
     room: Arc<Semaphore>,
     capacity: usize,
     patience: Duration,
-    /// Whoever waits for room; the rest wait for this.
+    /// Held by the one message that waits for room. The other waiting messages wait for this lock, in order.
     turn: tokio::sync::Mutex<()>,
-    /// By age.
+    /// In the order in which they got their room.
     holders: Mutex<BTreeMap<u64, Holder>>,
     next: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Holder {
-    /// Since when it may send. `None`: it has this room and waits for more.
+    /// The time from which its sender may send. `None`: it has room in this pool, and waits for room in the other one.
     since: Option<Instant>,
-    /// Freed when the holder goes, also against its will.
+    /// Freed when this holder is removed: its message is whole, dropped, or cut off.
     _room: OwnedSemaphorePermit,
-    /// Its end tells the message that it was cut off.
+    /// Dropped with this holder; that tells the message that it was cut off.
     _tie: oneshot::Sender<()>,
 }
 
-/// A place in a pool.
+/// The room of one message in one pool. Dropping it frees the room.
 #[derive(Debug)]
 struct Place {
     pool: Arc<Pool>,
@@ -118,7 +120,7 @@ impl Pool {
         u32::try_from(bytes.div_ceil(UNIT).min(self.capacity)).unwrap_or(u32::MAX)
     }
 
-    fn seat(self: &Arc<Self>, room: OwnedSemaphorePermit) -> Place {
+    fn place(self: &Arc<Self>, room: OwnedSemaphorePermit) -> Place {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (tie, cut) = oneshot::channel();
         self.holders().insert(id, Holder { since: None, _room: room, _tie: tie });
@@ -127,25 +129,29 @@ impl Pool {
 
     fn try_claim(self: &Arc<Self>, bytes: usize) -> Option<Place> {
         let room = Arc::clone(&self.room).try_acquire_many_owned(self.units(bytes)).ok()?;
-        Some(self.seat(room))
+        Some(self.place(room))
     }
 
-    /// Waits for room, and cuts off who has had its time. `None` never comes: the semaphore is not closed.
+    /// Waits for room, and cuts off messages that have had their time. Never returns `None`, as the semaphore is not
+    /// closed.
     async fn claim(self: &Arc<Self>, bytes: usize) -> Option<Place> {
         let _turn = self.turn.lock().await;
         let room = Arc::clone(&self.room).acquire_many_owned(self.units(bytes));
         tokio::pin!(room);
+        // Wait for two things: for room, and for the time at which the oldest message may be cut off. Each message that
+        // is cut off frees room, and the next oldest has its own time. Without such a message the time is checked again
+        // after `patience`, as another message may have got its room in the meantime.
         loop {
             let oldest = self.oldest().map(|(_, since)| since);
             let due = oldest.unwrap_or_else(Instant::now) + self.patience;
             tokio::select! {
-                room = &mut room => return Some(self.seat(room.ok()?)),
+                room = &mut room => return Some(self.place(room.ok()?)),
                 () = sleep_until(due) => self.cut_off_oldest(),
             }
         }
     }
 
-    /// Of those that may send, the first that got its room here.
+    /// Returns the message that got its room here first, of those that may send.
     fn oldest(&self) -> Option<(u64, Instant)> {
         self.holders().iter().find_map(|(id, holder)| Some((*id, holder.since?)))
     }
@@ -177,21 +183,21 @@ impl Budget {
         Self { all: Pool::new(total, patience), per_connection }
     }
 
-    /// The share of a new connection.
+    /// Returns the share of a new connection.
     #[must_use]
     pub fn share(&self) -> Share {
         Share { own: Pool::new(self.per_connection, self.all.patience), all: Arc::clone(&self.all) }
     }
 }
 
-/// What one connection may hold of the budget.
+/// The part of the budget that one connection may hold.
 #[derive(Clone, Debug)]
 pub struct Share {
     own: Arc<Pool>,
     all: Arc<Pool>,
 }
 
-/// The room of one message.
+/// The room of one message, in the share of its connection and in the total.
 struct Claim {
     own: Place,
     all: Place,
@@ -220,44 +226,44 @@ impl Share {
     }
 }
 
-/// Where in the stream of messages the reader stands.
+/// The position of the reader in the stream of messages.
 #[derive(Clone, Copy, Debug)]
 enum At {
-    /// Within a prefix: its bytes so far.
+    /// Within a prefix: its bytes, and how many of them have been read.
     Prefix([u8; PREFIX], usize),
-    /// Within a message: bytes to come.
+    /// Within a message: the number of bytes that are still to come.
     Message(usize),
 }
 
-/// The body of a request, whose messages claim their room.
+/// The body of a request. Its messages claim their room before they are read.
 pub struct Budgeted<B> {
     inner: B,
     limit: usize,
     share: Share,
     at: At,
-    /// Of the message that is not whole yet.
+    /// The room of the message that is not whole yet.
     claim: Option<Claim>,
     waiting: Option<Pin<Box<dyn Future<Output = Option<Claim>> + Send>>>,
-    /// Data that waits for room. Its first byte is the last of a prefix, which was looked at.
+    /// Data that waits for room. Its first byte is the last byte of a prefix, which has already been read.
     held: Option<Bytes>,
     refused: bool,
 }
 
 impl<B> Budgeted<B> {
-    /// `inner` with messages of at most `limit` bytes.
+    /// Returns `inner` under the budget, with messages of at most `limit` bytes.
     pub fn new(inner: B, limit: usize, share: Share) -> Self {
         let at = At::Prefix([0; PREFIX], 0);
         Self { inner, limit, share, at, claim: None, waiting: None, held: None, refused: false }
     }
 
-    /// Ends the body: nothing more is read, and what was claimed is free.
+    /// Ends the body with an error: nothing more is read, and its room is freed.
     fn refuse(&mut self, refusal: Refusal) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         (self.refused, self.claim, self.held) = (true, None, None);
         Poll::Ready(Some(Err(refusal.into())))
     }
 
-    /// Follows `data` from `from` on. Answers how much of it may go on, and the size of a message that must wait for
-    /// room first.
+    /// Follows `data` from the byte `from` on. Returns how many bytes of `data` may be passed on, and the size of a
+    /// message that must wait for room before the rest is passed on.
     fn follow(&mut self, data: &[u8], mut from: usize) -> Result<(usize, Option<usize>), Refusal> {
         while let Some(rest) = data.get(from..).filter(|rest| !rest.is_empty()) {
             match &mut self.at {
@@ -300,13 +306,13 @@ impl<B> Budgeted<B> {
 }
 
 fn too_large(bytes: usize, limit: usize) -> Refusal {
-    let message = format!("the request has {bytes} bytes, and this call takes {limit} at most");
+    let message = format!("the request has {bytes} bytes, and this call takes at most {limit}");
     Refusal::new(ErrorReason::RequestTooLarge, message).with("bytes", bytes).with("limit", limit)
 }
 
 fn cut_off() -> Refusal {
     let message = format!(
-        "the message was not whole after {} s, and others waited for its room; send it faster, or later",
+        "the message was not whole after {} s, and other requests waited for its memory; send it faster, or later",
         PATIENCE.as_secs()
     );
     Refusal::new(ErrorReason::LimitReached, message).with("what", "bytes of requests that are not whole")

@@ -1,14 +1,13 @@
-//! Connections to the gRPC port: counted by where they come from (`seats`), and held to a deadline until they ask for
-//! something.
+//! Connections to the gRPC port: each one needs a slot (`connection_slots`), and must make its first request in time.
 //!
-//! The gRPC library gives every accepted socket a task and memory, whoever sent it. So a connection is admitted here
-//! first: it gets a seat, for which an idle one may have to go, and one that has not sent its HTTP/2 preface and the
-//! headers of a first request within [`FIRST_REQUEST`], a TLS handshake included, is cut. After that the server's own
-//! HTTP/2 pings notice who is gone. One from another machine that has made no authorised call ends after
-//! [`FIRST_AUTHORISED`].
+//! The gRPC library gives every accepted socket a task and memory. So a connection is admitted here first: it gets a
+//! slot, for which an idle one may be closed. The new connection is closed if it has not sent its HTTP/2 preface and
+//! the headers of a first request within [`FIRST_REQUEST`], a TLS handshake included. After that the HTTP/2 pings of
+//! the server notice a client that has vanished. A connection from another machine that has made no authorised call
+//! ends after [`FIRST_AUTHORISED`].
 //!
-//! A client that speaks HTTP/1 gets one fixed answer that says what this port is, with status 400 and nothing that would
-//! let a page in a browser read it, and its connection ends.
+//! A client that speaks HTTP/1 gets one fixed answer that says what this port is. The answer has status 400 and no
+//! header that would let a page in a browser read it. Then the connection ends.
 
 use std::{
     io,
@@ -29,34 +28,38 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
 
 use super::{
+    connection_slots::{
+        ConnectionSlot, ConnectionSlots, MAX_CONNECTIONS, MAX_LOOPBACK, MAX_PER_ORIGIN, MAX_REMOTE, Origin,
+        Standing,
+    },
     decoding::{Budget, Share},
-    seats::{Census, MAX_CONNECTIONS, MAX_LOOPBACK, MAX_PER_ORIGIN, MAX_REMOTE, Origin, Seat, Standing},
     tls,
 };
 
-/// Time for preface and first request.
+/// The time that a connection has for its TLS handshake, its preface and its first request.
 pub const FIRST_REQUEST: Duration = Duration::from_secs(5);
 
-/// Time for the first authorised call of a connection from another machine: strangers can open calls that need no
-/// role, reflection for one, and keep them open.
+/// The time that a connection from another machine has for its first authorised call. Strangers can open calls that
+/// need no role, for example reflection, and keep them open.
 pub const FIRST_AUTHORISED: Duration = Duration::from_secs(60);
 
-/// Pause after a failed accept; the usual cause, no free file descriptors, does not pass faster.
+/// The pause after a failed accept. The usual cause is that no file descriptor is free, which takes a while to end.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How often refused connections are worth a line in the log.
+/// The shortest time between two log lines about refused connections.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// What is known of a connection. It goes with each of its requests.
+/// The facts about a connection. Each of its requests carries them.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// Where it comes from.
     pub origin: Origin,
-    /// The names in the client's certificate, which was verified. `None`: there is no TLS, or it asks for none.
+    /// The names in the client's certificate, which was verified. `None`: there is no TLS, or it asks for no
+    /// certificate.
     pub certificate: Option<Arc<[String]>>,
-    /// What its requests may hold while they are decoded.
+    /// The memory that its requests may hold while they are decoded.
     pub share: Share,
-    /// Where its calls are noted.
+    /// Counts its calls.
     pub standing: Standing,
 }
 
@@ -80,19 +83,19 @@ enum Transport {
 #[derive(Debug)]
 pub struct Admitted {
     transport: Transport,
-    /// What was read to see which protocol it speaks, and has not been handed on.
+    /// The bytes that were read to see which protocol the client speaks, and that the server has not read yet.
     early: Early,
     connection: Connection,
-    _seat: Seat,
-    /// Until the first request has been seen.
+    _slot: ConnectionSlot,
+    /// The deadline of the first request; `None` once it has begun.
     probation: Probation,
-    /// Until the first authorised call; nothing for this machine, and once there was one.
+    /// The deadline of the first authorised call; `None` once there was one, and for connections of this machine.
     unauthorised: Option<Pin<Box<Sleep>>>,
-    /// Ends when its seat has to be given up. `None`: it has been.
+    /// Ends when the connection must close to make room. `None`: that has happened.
     cut: Option<oneshot::Receiver<()>>,
 }
 
-/// The first bytes of a connection.
+/// The first bytes of a connection: `have` of them were read, and `given` of them were passed on to the server.
 #[derive(Debug, Default)]
 struct Early {
     bytes: [u8; PREFACE_BYTES],
@@ -108,12 +111,12 @@ impl Connected for Admitted {
     }
 }
 
-/// Accepts from all listeners for as long as the receiver lives.
+/// Accepts connections from all listeners, and returns when the receiver is closed.
 pub async fn accept(listeners: Vec<Listener>, admitted: mpsc::Sender<io::Result<Admitted>>) {
-    let (census, budget) = (Arc::default(), Budget::default());
+    let (slots, budget) = (Arc::default(), Budget::default());
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
-        tasks.spawn(accept_from(listener, Arc::clone(&census), budget.clone(), admitted.clone()));
+        tasks.spawn(accept_from(listener, Arc::clone(&slots), budget.clone(), admitted.clone()));
     }
     drop(admitted);
     while tasks.join_next().await.is_some() {}
@@ -121,11 +124,11 @@ pub async fn accept(listeners: Vec<Listener>, admitted: mpsc::Sender<io::Result<
 
 async fn accept_from(
     listener: Listener,
-    census: Arc<Mutex<Census>>,
+    slots: Arc<Mutex<ConnectionSlots>>,
     budget: Budget,
     admitted: mpsc::Sender<io::Result<Admitted>>,
 ) {
-    // Refusals are said once in a while: who causes them could cause thousands.
+    // Refusals are logged at most once in `SAY_AGAIN`, because one client could cause thousands of them.
     let (mut said, mut unsaid): (Option<Instant>, u64) = (None, 0);
     loop {
         let accepted = tokio::select! {
@@ -135,12 +138,16 @@ async fn accept_from(
         let (socket, origin) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept gRPC connections, pausing");
+                tracing::warn!(
+                    %error,
+                    "cannot accept gRPC connections; the sidecar tries again. If too many files are open, raise the \
+                     limit (ulimit -n)"
+                );
                 sleep(PAUSE).await;
                 continue;
             }
         };
-        let Some((seat, cut)) = Seat::take(&census, &origin) else {
+        let Some((slot, cut)) = ConnectionSlot::take(&slots, &origin) else {
             if said.is_some_and(|at| at.elapsed() < SAY_AGAIN) {
                 unsaid += 1;
                 continue;
@@ -148,41 +155,44 @@ async fn accept_from(
             tracing::warn!(
                 caller = origin.name(),
                 earlier = unsaid,
-                "refused a gRPC connection: {MAX_PER_ORIGIN} of one caller, {MAX_LOOPBACK} over loopback, {MAX_REMOTE} \
-                 from elsewhere, or {MAX_CONNECTIONS} in all have calls open"
+                "refused a gRPC connection: all slots have open calls ({MAX_PER_ORIGIN} of one caller, {MAX_LOOPBACK} \
+                 over loopback, {MAX_REMOTE} from other machines, or {MAX_CONNECTIONS} in all). Let clients use fewer \
+                 connections"
             );
             (said, unsaid) = (Some(Instant::now()), 0);
             continue;
         };
         let remote = matches!(origin, Origin::Remote(_));
-        let standing = seat.standing();
+        let standing = slot.standing();
         let connection = Connection { origin, certificate: None, share: budget.share(), standing };
         let newcomer = Newcomer {
             connection,
-            seat,
+            slot,
             cut,
             deadline: Box::pin(sleep(FIRST_REQUEST)),
             unauthorised: remote.then(|| Box::pin(sleep(FIRST_AUTHORISED))),
         };
-        // A client may be slow; the others need not wait for it. There are as many of these as seats.
+        // In a task of its own, so that other connections do not wait for a slow client. Each task has a slot, which
+        // limits their number.
         tokio::spawn(newcomer.enter(socket, admitted.clone()));
     }
 }
 
-/// Until when a connection must have asked for something, and how far it has come.
+/// The deadline of a connection's first request, and how much of its start was seen.
 type Probation = Option<(Pin<Box<Sleep>>, Preamble)>;
 
-/// A connection that has a seat and has not shown yet what it speaks.
+/// A connection that has a slot and has not yet shown which protocol it speaks.
 struct Newcomer {
     connection: Connection,
-    seat: Seat,
+    slot: ConnectionSlot,
     cut: oneshot::Receiver<()>,
     deadline: Pin<Box<Sleep>>,
     unauthorised: Option<Pin<Box<Sleep>>>,
 }
 
 impl Newcomer {
-    /// Finds out what the client speaks and hands the connection to the server, or ends it.
+    /// Finds out which protocol the client speaks. Answers and ends a connection of HTTP/1, and passes any other to the
+    /// server, which checks it.
     async fn enter(mut self, socket: Socket, admitted: mpsc::Sender<io::Result<Admitted>>) {
         let origin = self.connection.origin.clone();
         let entering = async {
@@ -195,6 +205,8 @@ impl Newcomer {
             }
             io::Result::Ok(Some((transport, early)))
         };
+        // Four things end the wait: the client has shown its protocol, its time is over, the slot is needed for another
+        // connection, or the server stops. The latter two close the connection without a log line.
         let entered = tokio::select! {
             entered = entering => entered,
             () = &mut self.deadline => Err(io::ErrorKind::TimedOut.into()),
@@ -205,15 +217,15 @@ impl Newcomer {
             Ok(Some(entered)) => entered,
             Ok(None) => return,
             Err(error) => {
-                tracing::debug!(%error, origin = origin.name(), "a gRPC connection came to nothing");
+                tracing::debug!(%error, origin = origin.name(), "a gRPC connection ended before its first request");
                 return;
             }
         };
-        let Self { connection, seat, cut, deadline, unauthorised } = self;
+        let Self { connection, slot, cut, deadline, unauthorised } = self;
         let probation = Some((deadline, Preamble::default()));
         let new =
-            Admitted { transport, early, connection, _seat: seat, probation, unauthorised, cut: Some(cut) };
-        // The receiver is gone when the server stops.
+            Admitted { transport, early, connection, _slot: slot, probation, unauthorised, cut: Some(cut) };
+        // Sending fails only if the server has stopped.
         let _ = admitted.send(Ok(new)).await;
     }
 }
@@ -236,8 +248,8 @@ impl Early {
         self.bytes.get(..self.have).unwrap_or_default()
     }
 
-    /// Whether it begins as a request of HTTP/1 does: with a method, which is a word in capitals, and not with HTTP/2's
-    /// preface. A word that is not complete yet is believed.
+    /// Whether the bytes begin as a request of HTTP/1 does: with a method, which is a word in capitals, and not with
+    /// the preface of HTTP/2. A word that is not complete yet counts as a method.
     fn is_http1(&self) -> bool {
         let seen = self.seen();
         let word = seen.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
@@ -245,7 +257,7 @@ impl Early {
         !PREFACE.starts_with(seen) && word > 0 && ends_well
     }
 
-    /// Hands on what was read, as much as fits.
+    /// Passes on the bytes that were read, as many as fit `buf`.
     fn give(&mut self, buf: &mut ReadBuf<'_>) {
         let left = self.bytes.get(self.given..self.have).unwrap_or_default();
         let count = left.len().min(buf.remaining());
@@ -258,7 +270,8 @@ impl Early {
     }
 }
 
-/// Sends a client of HTTP/1 its answer, and takes what it still sends, so that the answer is not lost with the connection.
+/// Sends a client of HTTP/1 its answer. Then reads what the client still sends, so that closing the connection does not
+/// discard the answer.
 async fn say_what_this_is(transport: &mut Transport) -> io::Result<()> {
     let answer = format!(
         "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
@@ -283,7 +296,8 @@ enum Socket {
 }
 
 impl Socket {
-    /// What to read and write, after a TLS handshake where there is one; and the names in the client's certificate.
+    /// Returns the stream to read and write, after the TLS handshake if the port has TLS, and the names in the client's
+    /// certificate.
     async fn transport(self) -> io::Result<(Transport, Option<Arc<[String]>>)> {
         match self {
             Self::Plain(transport) => Ok((transport, None)),
@@ -301,7 +315,7 @@ async fn accept_one(listener: &Listener) -> io::Result<(Socket, Origin)> {
     match listener {
         Listener::Tcp(listener, tls) => {
             let (stream, remote) = listener.accept().await?;
-            // Without it a stream of small messages to a client with small windows runs a hundred times slower.
+            // Without TCP_NODELAY a stream of small messages to a client with small windows is a hundred times slower.
             stream.set_nodelay(true)?;
             let socket = match tls {
                 Some(config) => Socket::Tls(stream, Arc::clone(&config.borrow())),
@@ -317,27 +331,28 @@ async fn accept_one(listener: &Listener) -> io::Result<(Socket, Origin)> {
     }
 }
 
-/// Follows the start of an HTTP/2 connection just far enough to see whether a request has begun.
+/// Follows the start of an HTTP/2 connection until the first request begins.
 #[derive(Debug)]
 struct Preamble {
-    /// Bytes to skip before the next frame header: the preface at first, then frame payloads.
+    /// The number of bytes before the next frame header: first the preface, then the payloads of frames.
     skip: usize,
     header: [u8; 9],
     have: usize,
 }
 
-/// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n` (RFC 9113, 3.4); hyper checks its text.
+/// The preface of HTTP/2 (RFC 9113, 3.4). hyper checks its text.
 const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_BYTES: usize = 24;
 
-/// Bytes after which it is clear that it is HTTP/2: no method of HTTP/1 begins so.
+/// The number of bytes of the preface after which it is clear that the client speaks HTTP/2: no method of HTTP/1 begins
+/// with them.
 const CLEAR: usize = 4;
 
-/// What a client of HTTP/1 is told.
+/// The text of the answer to a client of HTTP/1.
 const HTTP1_ANSWER: &str = "This is the gRPC port of devp2pd. It speaks gRPC over HTTP/2 alone: use a gRPC client, \
                             for example grpcurl. The probes and metrics are on the port of --http-addr.\n";
 
-/// Reads of 1 KiB that are made of what such a client still sends.
+/// The most reads, of 1 KiB each, of data that a client of HTTP/1 still sends.
 const MAX_HTTP1_READS: usize = 64;
 
 /// Frame type HEADERS (RFC 9113, 6.2).
@@ -350,7 +365,7 @@ impl Default for Preamble {
 }
 
 impl Preamble {
-    /// Takes received bytes; true once a HEADERS frame has begun.
+    /// Takes received bytes. Returns true once the header of a HEADERS frame is complete.
     fn request_began(&mut self, mut bytes: &[u8]) -> bool {
         loop {
             let skipped = self.skip.min(bytes.len());

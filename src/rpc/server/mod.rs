@@ -1,13 +1,13 @@
-//! The HTTP/2 server under the services, with the settings that measurement chose.
+//! The HTTP/2 server under the services, with settings that come from measurements.
 //!
-//! A small stream window under a large connection window is what keeps one unread stream from stopping the others on
-//! its connection, and from ending the connection altogether: h2 closes a connection whose unread small frames cost
-//! more than half its window, so the connection window must be at least 100 stream windows (each frame of 5 bytes
-//! costs 256). With hyper's defaults a client that paused for four seconds lost its connection.
+//! The window of a stream is small and the window of a connection is large, so that an unread stream does not stop the
+//! others on its connection. It must not end the connection either: h2 closes a connection whose unread small frames
+//! cost more than half its window. A frame of 5 bytes costs 256 there, so the connection window must be at least 100
+//! stream windows. With hyper's defaults a client that paused for four seconds lost its connection.
 
+pub mod connection_slots;
 pub mod decoding;
 pub mod incoming;
-pub mod seats;
 pub mod tls;
 pub mod unix_socket;
 
@@ -20,33 +20,37 @@ use tonic::{service::Routes, transport::Server};
 use super::access::gate::Gate;
 use incoming::{Admitted, Listener};
 
-/// What one unread stream may hold.
+/// The bytes that one unread stream may hold.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// What all unread streams of a connection may hold: 128 stream windows.
+/// The bytes that all unread streams of a connection may hold: 128 stream windows.
 const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 
-/// Large messages in few frames: measured at 1.3 against 2.2 GB/s for 100 KB messages.
+/// The largest frame in bytes, so that a large message takes few frames: measured at 1.3 against 2.2 GB/s for 100 KB
+/// messages.
 const FRAME: u32 = 1024 * 1024;
 
-/// Calls at once on one connection.
+/// The most open calls on one connection.
 const STREAMS: u32 = 1024;
 
-/// Request headers of one call.
+/// The most bytes of the request headers of one call.
 const HEADERS: u32 = 16 * 1024;
 
-/// Streams reset by the client before we accepted them (CVE-2023-44487, rapid reset): h2's own default, written
-/// down so that an update cannot loosen it.
+/// The most streams that the client reset before we accepted them (CVE-2023-44487, rapid reset). It is h2's default,
+/// and it is set here so that an update of h2 cannot raise it.
 const PENDING_RESETS: usize = 20;
 
-/// HTTP/2 pings, so that a client that vanished without a word is noticed within 15 s.
+/// A connection on which nothing was read for this long gets an HTTP/2 PING.
 const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time in which a PING must be answered: a client that vanished is noticed within 30 s. gRPC's own default is 20 s. A
+/// client that pauses for less (to collect garbage, or on a busy machine) keeps its stream.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Admitted connections waiting for the server: it takes them at once.
+/// The most admitted connections that wait for the server, which takes them at once.
 const HANDOVER: usize = 16;
 
-/// Serves `routes`, behind `gate`, on `listeners` until `stop` fires, then until clients are done or the future is dropped.
+/// Serves `routes`, behind `gate`, on `listeners` until `stop` fires. Then it takes no new connections, and returns
+/// when the clients are done; the caller may drop the future before.
 pub async fn serve(
     routes: Routes,
     gate: Gate,

@@ -1,8 +1,8 @@
 //! TLS of the gRPC port: certificate and key from PEM files, and the names in a client's certificate.
 //!
-//! TLS 1.3 only: every gRPC library of the last five years has it, and what it lacks nobody has to configure. With a
-//! client CA (mTLS) the handshake ends without a certificate of that CA; what its names are allowed to do stands in the
-//! access file.
+//! TLS 1.3 only: every gRPC library of the last five years has it, and it has no weak options that an operator must
+//! turn off. With a client CA (mTLS), a client without a certificate of that CA fails the handshake. The access file
+//! says what the names in a client's certificate may do.
 //!
 //! Left out: reading the files again when they change (`credentials`), and the handshake itself (`incoming`).
 
@@ -21,18 +21,18 @@ use webpki::EndEntityCert;
 
 use crate::net::secret_file::{self, Maker, SecretFileProblem};
 
-/// Where the files are.
+/// The paths of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Our certificate, and those between it and its CA.
+    /// Our certificate, and the certificates between it and its CA.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The private key of our certificate.
     pub key: PathBuf,
-    /// The CA whose certificates clients must have. `None`: they need none.
+    /// The CA of the certificates that clients must have. `None`: clients need no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
-/// Bytes of a file with a key or certificates. A bundle of many CAs has some hundred KiB.
+/// The most bytes of a file with a key or certificates. A bundle of many CAs has some hundred KiB.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 /// Why TLS cannot be served.
@@ -51,9 +51,9 @@ enum TlsProblem {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Secret(#[from] SecretFileProblem),
-    #[error("is longer than 1 MiB, so it is something else")]
+    #[error("is longer than 1 MiB, which no file of certificates needs; name a PEM file")]
     TooLong,
-    #[error("is no PEM: {0}")]
+    #[error("is not a PEM file: {0}")]
     Pem(rustls::pki_types::pem::Error),
     #[error("holds no certificate (BEGIN CERTIFICATE)")]
     NoCertificate,
@@ -61,11 +61,11 @@ enum TlsProblem {
     NoKey,
     #[error("{0}")]
     Tls(#[from] rustls::Error),
-    #[error("cannot judge clients: {0}")]
+    #[error("cannot verify clients: {0}")]
     Clients(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// Reads the files and puts the server's side of TLS together.
+/// Reads the files and returns the configuration of a TLS server.
 pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let error = |what, path: &Path| {
         let path = path.to_owned();
@@ -92,7 +92,7 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
             builder.with_client_cert_verifier(roots().map_err(error)?)
         }
     };
-    // Fails if the key is not the certificate's.
+    // Fails if the key does not belong to the certificate.
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|problem| error("the private key", &files.key)(problem.into()))?;
@@ -120,7 +120,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsProblem> {
     })
 }
 
-/// The URI and DNS names in a certificate that was verified.
+/// Returns the URI and DNS names in a certificate that was verified. Returns none if the certificate cannot be parsed.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = EndEntityCert::try_from(certificate) else { return Vec::new() };
@@ -161,7 +161,7 @@ mod tests {
         for (cert, key, client_ca, expected) in [
             (&missing, &key, &none, ["the certificate", "missing", "cannot be read"]),
             (&empty, &key, &none, ["the certificate", "empty", "no certificate"]),
-            (&broken, &key, &none, ["the certificate", "broken", "no PEM"]),
+            (&broken, &key, &none, ["the certificate", "broken", "not a PEM file"]),
             (&garbage, &key, &none, ["the private key", "key", ""]),
             (&cert, &missing, &none, ["the private key", "missing", "no such file"]),
             (&cert, &empty, &none, ["the private key", "empty", "no private key"]),

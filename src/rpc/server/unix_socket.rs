@@ -1,10 +1,11 @@
-//! The Unix socket of gRPC: private from its first instant, and nobody else's.
+//! The Unix socket of gRPC. It is private from the moment at which it exists.
 //!
-//! It is bound in a directory of its own that only we can enter (0700), gets its mode there (0660: our user and group),
-//! and is then renamed to its place. What stands there already is replaced only if it is a socket of ours that nobody
-//! serves: a link, a file, or another user's socket is refused, because whoever put it there might listen in our place.
+//! The socket is bound in a directory of its own that only our user can enter (0700). It gets its mode there (0660: our
+//! user and group), and is then renamed to its path. An existing socket at that path is replaced only if it belongs to
+//! our user and no process serves it. A link, a file or another user's socket is refused, because its owner might
+//! listen in our place.
 //!
-//! The path of a socket has at most 107 bytes (Linux `sun_path`), counted for the first place too.
+//! The path of a socket has at most 107 bytes (Linux `sun_path`). That also applies to the path in the directory.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -18,40 +19,40 @@ use std::{
 
 use tokio::net::UnixListener;
 
-/// Bytes of a path that clients can connect to.
+/// The most bytes of a path to which clients can connect.
 const MAX_PATH: usize = 107;
 
-/// Why there is no socket.
+/// Why the socket cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Something else stands there.
+    /// The path cannot be used, or is in use.
     #[error("cannot make the gRPC socket {}: {problem}", path.display())]
     Taken {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// What it is, and what would be right.
+        /// What is wrong with the path, and what would be right.
         problem: &'static str,
     },
-    /// The system said no.
+    /// The operating system returned an error.
     #[error("cannot make the gRPC socket {}: {source}", path.display())]
     Io {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// What it said.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// A bound socket's place; the socket goes with it.
+/// The path of a bound socket. Dropping it removes the socket.
 #[derive(Debug)]
 pub struct Place {
     path: PathBuf,
-    /// Device and inode, so that another process's socket is not removed.
+    /// Device and inode of the socket, so that the socket of another process at the same path is not removed.
     identity: (u64, u64),
 }
 
 impl Place {
-    /// Where the socket is.
+    /// Returns the path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -62,13 +63,13 @@ impl Drop for Place {
     fn drop(&mut self) {
         let ours = |meta: fs::Metadata| (meta.dev(), meta.ino()) == self.identity;
         if fs::symlink_metadata(&self.path).is_ok_and(ours) {
-            // A socket that stays is replaced at the next start.
+            // If this fails, the next start replaces the socket.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Binds the socket.
+/// Binds the socket. Returns its listener, and the place that removes the socket when dropped.
 pub fn bind(path: &Path) -> Result<(UnixListener, Place), SocketError> {
     let taken = |problem| SocketError::Taken { path: path.to_owned(), problem };
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
@@ -79,13 +80,17 @@ pub fn bind(path: &Path) -> Result<(UnixListener, Place), SocketError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
         Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(taken("what stands there is no socket; remove it, or name another path"));
+            return Err(taken(
+                "the path exists and is no socket; remove it, or name another path with --grpc-socket",
+            ));
         }
         Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => {
-            return Err(taken("the socket there belongs to another user"));
+            return Err(taken(
+                "the socket there belongs to another user; name another path with --grpc-socket",
+            ));
         }
         Ok(_) if UnixStream::connect(path).is_ok() => {
-            return Err(taken("another process serves it; name another path"));
+            return Err(taken("another process serves it; name another path with --grpc-socket"));
         }
         Ok(_) => {}
     }
@@ -94,7 +99,8 @@ pub fn bind(path: &Path) -> Result<(UnixListener, Place), SocketError> {
         _ => Path::new("."),
     };
     let room = parent.join(format!(".{}", std::process::id()));
-    // Left over by a process with our number that was killed in the next three lines.
+    // The directory can exist already: an earlier process with our process id may have been killed before it removed
+    // it.
     let _ = fs::remove_dir_all(&room);
     DirBuilder::new().mode(0o700).create(&room).map_err(failed)?;
     let made = make(&room.join("s"), path);
@@ -128,7 +134,8 @@ mod tests {
         let error = bind(&path).unwrap_err().to_string();
         assert!(error.contains("another process serves it"), "{error}");
         drop(listener);
-        // Nobody serves it any more: it is replaced, and the old owner's end leaves the new one alone.
+        // No process serves the socket any more, so it is replaced. Dropping the old place does not remove the new
+        // socket.
         let (_listener, _place) = bind(&path).unwrap();
         drop(place);
         UnixStream::connect(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The caller of a request: who it is for the gate, and who it is for the switch.
+//! The caller of a request, as the gate identified it, and in the terms of the switch.
 //!
 //! Left out: how the gate identifies a caller (`access`).
 
@@ -12,7 +12,7 @@ use crate::{
 /// Returns the caller that the gate identified.
 pub(super) fn caller<T>(request: &Request<T>) -> Caller {
     let known = request.extensions().get::<Caller>().cloned();
-    // Every call comes through the gate. A call that did not would have the least rights.
+    // Every call comes through the gate. If one did not, it would have the lowest role.
     known.unwrap_or_else(|| Caller { name: "nobody".into(), role: Role::Read, proven: false })
 }
 

@@ -4,9 +4,8 @@
 //! prints the documentation. Both versions are served because current tools speak v1 and older ones only v1alpha.
 //! The descriptors of `google.rpc` are served too: with them grpcurl prints the details of errors decoded.
 //!
-//! Left out: when the sidecar is ready or draining. `app` says so through [`Health`].
+//! Left out: when the sidecar is ready or draining. `app` reports that through [`Health`].
 
-use prost::Message as _;
 use tonic::service::RoutesBuilder;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -21,9 +20,10 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// The prefix of the full names of our services.
 pub const PACKAGE: &str = "devp2p.v1.";
 
-/// The paths of all calls that the contract declares, as HTTP/2 sees them: `/package.Service/Method`.
+/// Returns the HTTP/2 paths of all calls that the contract declares: `/package.Service/Method`.
+#[cfg(any(test, feature = "internals"))]
 pub fn methods() -> impl Iterator<Item = String> {
-    let set = prost_types::FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
+    let set = <prost_types::FileDescriptorSet as prost::Message>::decode(DESCRIPTORS).unwrap_or_default();
     let ours = set.file.into_iter().filter(|file| format!("{}.", file.package()) == PACKAGE);
     ours.flat_map(|file| file.service).flat_map(|service| {
         let name = service.name().to_owned();
@@ -40,8 +40,8 @@ pub const SERVICES: [&str; 5] = [
     message_service_server::SERVICE_NAME,
 ];
 
-/// Adds both reflection services to `routes`. Fails only if the embedded descriptors do not decode, which a test
-/// rules out.
+/// Adds both reflection services to `routes`. Fails only if the embedded descriptors do not decode; a test makes sure
+/// that they do.
 pub fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), tonic_reflection::server::Error> {
     let builder = || {
         tonic_reflection::server::Builder::configure()
@@ -56,18 +56,18 @@ pub fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), tonic_reflection
     Ok(())
 }
 
-/// The health of the server, as `grpc.health.v1` tells it.
+/// The health of the server, as `grpc.health.v1` reports it.
 ///
 /// | name | serving |
 /// | --- | --- |
-/// | `liveness` | always: while draining too, else a supervisor would kill what is stopping in order |
+/// | `liveness` | always, also while draining: otherwise a supervisor would kill a process that is stopping in order |
 /// | `startup` | from [`Health::set_ready`] on |
 /// | empty, `readiness`, each service | between [`Health::set_ready`] and [`Health::set_draining`] |
 #[derive(Clone)]
 pub struct Health(HealthReporter);
 
 impl Health {
-    /// Adds the health service to `routes`: alive, not ready.
+    /// Adds the health service to `routes`, in the state "alive and not ready".
     pub async fn add_to(routes: &mut RoutesBuilder) -> Self {
         let (reporter, service) = tonic_health::server::health_reporter();
         routes.add_service(service);
@@ -78,13 +78,13 @@ impl Health {
         health
     }
 
-    /// The API serves and peers are accepted.
+    /// Reports that the API serves and that peers are accepted.
     pub async fn set_ready(&self) {
         self.set("startup", true).await;
         self.set_serving(true).await;
     }
 
-    /// The process is stopping.
+    /// Reports that the process is stopping.
     pub async fn set_draining(&self) {
         self.set_serving(false).await;
     }

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{caller::principal, paging, watch};
 use crate::{
     kademlia::{self, CallError, Contact, Protocol, Target},
-    net::switch::Boards,
+    net::switch::Watches,
     net::{
         clock,
         discovery::{Discovery, DiscoveryError, TableNode, contact_of},
@@ -31,26 +31,26 @@ use crate::{
     },
 };
 
-/// Frames of a stream that may wait for HTTP/2.
+/// The most frames of a stream that wait for HTTP/2.
 const FRAMES: usize = 16;
 
-/// Nodes of one frame of a search.
+/// The most nodes in one frame of a query.
 const FRAME_NODES: usize = 16;
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct Nodes {
     discovery: Discovery,
-    boards: Boards,
+    watches: Watches,
 }
 
 impl Nodes {
-    /// The service over discovery. `boards` shows its tables to watches.
-    pub(super) fn new(discovery: Discovery, boards: Boards) -> Self {
-        Self { discovery, boards }
+    /// Returns the service for discovery. `watches` has the tables for WatchNodes.
+    pub(super) fn new(discovery: Discovery, watches: Watches) -> Self {
+        Self { discovery, watches }
     }
 
-    /// Returns where a node can be asked: the address that the caller gave, else the one that discovery knows.
+    /// Returns the contact of a node: from the address that the caller gave, or else the one that discovery finds.
     async fn contact(&self, text: &str) -> Result<Contact, Refusal> {
         let node = node_ref("node", text)?;
         match contact_of(&node) {
@@ -60,15 +60,15 @@ impl Nodes {
     }
 }
 
-/// The stream of WatchNodes: changes of the tables, of one protocol if `wanted` names it.
+/// Returns the stream of WatchNodes: the changes of both tables, or of the table of `wanted`.
 fn watch_nodes(
-    boards: &Boards,
+    watches: &Watches,
     asked: watch::WatchRequest,
     wanted: Option<Protocol>,
 ) -> watch::WatchStream<proto::WatchNodesResponse> {
-    let mut cursor = boards.nodes.read(|board| asked.cursor(board));
-    watch::stream(boards.nodes.clone(), asked, move |board| {
-        let (changes, mark) = watch::changes(board, &mut cursor, watch::FRAME_CHANGES, |kind, change| {
+    let mut cursor = watches.nodes.read(|view| asked.cursor(view));
+    watch::stream(watches.nodes.clone(), asked, move |view| {
+        let (changes, mark) = watch::changes(view, &mut cursor, watch::FRAME_CHANGES, |kind, change| {
             if wanted.is_some_and(|wanted| wanted != change.key.0) {
                 return None;
             }
@@ -86,10 +86,11 @@ fn watch_nodes(
     })
 }
 
-/// Returns what to search for: a public key, or a bare node id, for which discv4 cannot search.
+/// Reads the target of a query: a public key, or a node id, which discv4 cannot search for. An empty text means any
+/// target.
 fn target(text: &str) -> Result<Target, Refusal> {
     if text.is_empty() {
-        // The search is for any target. A hash of the time serves as a random one.
+        // Any target is fine. A hash of the time serves as a random one.
         let now = clock::now().unix.as_nanos().to_be_bytes();
         let (left, right) = (keccak256(&[&now, b"left"]), keccak256(&[&now, b"right"]));
         let mut key = [0; 64];
@@ -100,7 +101,8 @@ fn target(text: &str) -> Result<Target, Refusal> {
     Ok(node.public_key().map_or_else(|| node.id().into(), Target::from))
 }
 
-/// Puts the nodes that a search meets into frames, until the search ends.
+/// Sends the nodes that a query finds in frames, each node once. When the query ends, sends its summary as the last
+/// frame.
 async fn stream_lookup(
     target: NodeId,
     mut met: mpsc::Receiver<Contact>,
@@ -134,7 +136,7 @@ async fn stream_lookup(
         elapsed: prost_types::Duration::try_from(elapsed).ok(),
     };
     let last = proto::LookupNodesResponse { nodes: Vec::new(), summary: Some(summary) };
-    // The caller may have gone.
+    // Sending fails if the caller has ended the call, which is no error.
     let _ = frames.send(Ok(last)).await;
 }
 
@@ -169,8 +171,8 @@ impl DiscoveryService for Nodes {
         let caller = principal(&request);
         let wanted = protocol("table", request.get_ref().table())?;
         let proto::WatchNodesRequest { resume_token, mark_interval, .. } = request.into_inner();
-        let asked = watch::WatchRequest::new(&self.boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch_nodes(&self.boards, asked, wanted)))
+        let asked = watch::WatchRequest::new(&self.watches, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch_nodes(&self.watches, asked, wanted)))
     }
 
     async fn lookup_nodes(
@@ -232,7 +234,8 @@ impl DiscoveryService for Nodes {
         request: Request<Streaming<proto::ServeTalkRequest>>,
     ) -> Result<Response<Self::ServeTalkStream>, Status> {
         let (out, stream) = mpsc::channel(FRAMES);
-        // Headers go out before the first event is read: some clients wait for them before they send it.
+        // The events are read in a task, so that headers are sent at once: some clients send no event before they have
+        // them.
         tokio::spawn(talk::serve(self.discovery.clone(), request.into_inner(), out));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

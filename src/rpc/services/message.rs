@@ -1,4 +1,4 @@
-//! MessageService: messages of sub-protocols, streamed (`exchange`) or one at a time.
+//! MessageService: messages of sub-protocols, on streams (`exchange`, `receive`) or one at a time (here, `broadcast`).
 
 mod broadcast;
 mod exchange;
@@ -22,7 +22,8 @@ use crate::{
     switch::{Principal, attachment::SendError, registrations::Acting},
 };
 
-/// How long `wait_written` waits for a slow peer's socket before it says that the message still waits.
+/// How long `wait_written` waits until the message is written to a slow peer's socket. After that the call fails, and
+/// the message stays queued.
 const WRITTEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The service.
@@ -32,7 +33,7 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    /// The service over a switch.
+    /// Returns the service for a switch.
     pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
@@ -43,7 +44,11 @@ impl Messages {
         if request.protocol.is_empty() {
             return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
         }
-        let target = self.handle.sender(caller, acting, node, request.protocol).await?;
+        let protocol = request.protocol;
+        let target = self
+            .handle
+            .call(move |switch, now| switch.sender(now, &caller, &acting, node, &protocol))
+            .await?;
         let number =
             target.send_payload(request.code, &request.payload).map_err(|error| not_sent(error, node))?;
         if !request.wait_written {
@@ -55,7 +60,7 @@ impl Messages {
             Ok(false) => Err(not_sent(SendError::NotConnected, node)),
             Err(_) => Err(Refusal::new(
                 proto::ErrorReason::TimedOut,
-                "the peer has not taken the message yet; it is still queued",
+                "the peer has not taken the message within 20 s; the message is still queued",
             )),
         }
     }
@@ -82,8 +87,8 @@ impl MessageService for Messages {
     ) -> Result<Response<Self::ReceiveMessagesStream>, Status> {
         let caller = principal(&request);
         let attach = registration::receive_request(request.into_inner())?;
-        // Awaited here, so that a refusal is the answer to the call and not the end of a stream.
-        let attached = self.handle.attach(caller, attach).await.map_err(Refusal::from)?;
+        // The attachment is awaited here, so that a refusal is the answer to the call and not the end of a stream.
+        let attached = self.handle.attach(caller, attach).await?;
         Ok(Response::new(Box::pin(ReceiveStream::open(self.handle.clone(), attached))))
     }
 

@@ -1,19 +1,19 @@
 //! The services of the contract: one file for each of `proto/devp2p/v1/*_service.proto`.
 //!
-//! A service reads a request with [`translate`](super::translate), asks one owner (the switch or discovery), and
-//! translates the answer. It decides nothing about peers.
+//! A service reads a request with [`translate`](super::translate), makes one call to the switch or to discovery, and
+//! translates the result. It decides nothing about peers.
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`node`] | NodeService: this sidecar, its record, how it stops |
+//! | [`node`] | NodeService: this sidecar, its record, its stop |
 //! | `peer` | PeerService: connected peers, lists, bans, settings |
 //! | `protocol` | ProtocolService: registrations |
 //! | `message` | MessageService: streams and single messages |
 //! | `discovery` | DiscoveryService: nodes that discovery knows |
 //! | `caller` | the caller of a request, in the switch's terms |
-//! | `watch` | the loop behind all streams that watch |
+//! | `watch` | the loop of all watches |
 //! | `paging` | the pages of all lists |
-//! | [`descriptors`] | reflection and health, which are not ours |
+//! | [`descriptors`] | reflection and health, which are defined by gRPC |
 
 mod caller;
 pub mod descriptors;
@@ -50,10 +50,12 @@ pub fn add_services(
 ) {
     let node = node::Node::new(facts, controls, discovery_handle.clone(), handle.clone());
     let messages = MessageServiceServer::new(message::Messages::new(handle.clone()));
-    // The gate refuses larger ones first, with a reason (`server::decoding`); the library keeps the same limits.
+    // The gate refuses larger requests first, with a reason (`server::decoding`). The library has the same limits.
     let protocols = ProtocolServiceServer::new(protocol::Protocols::new(handle.clone()));
-    let found =
-        DiscoveryServiceServer::new(discovery::Nodes::new(discovery_handle.clone(), handle.boards().clone()));
+    let found = DiscoveryServiceServer::new(discovery::Nodes::new(
+        discovery_handle.clone(),
+        handle.watches().clone(),
+    ));
     routes
         .add_service(found.max_decoding_message_size(MAX_REQUEST))
         .add_service(NodeServiceServer::new(node).max_decoding_message_size(MAX_REQUEST))

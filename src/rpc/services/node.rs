@@ -1,4 +1,4 @@
-//! NodeService: facts and counters of this sidecar, its record, and the calls that concern the process.
+//! NodeService: facts and counters of this sidecar, its record, and calls that concern the whole process.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,10 +24,10 @@ use crate::{
             value::{node_ref, timestamp},
         },
     },
-    switch::registrations::Acting,
+    switch::{Engine, registrations::Acting},
 };
 
-/// Names of what this version can do beyond the first one. A client looks here before it relies on one of them.
+/// The names of features that came after the first version. A client checks this list before it uses one of them.
 const FEATURES: &[&str] = &[
     "leases",
     "credit",
@@ -53,14 +53,15 @@ const FEATURES: &[&str] = &[
     "announce-fork",
 ];
 
-/// The facts of the network that the sidecar was started for, as this version has them.
+/// The facts about the network that the sidecar was started for. They are part of this version, so they can be out of
+/// date.
 #[derive(Clone, Debug)]
 pub struct NetworkFacts {
     /// The network's name.
     pub name: String,
-    /// The release that the facts were taken from.
+    /// The release of go-ethereum that the facts were taken from.
     pub release: &'static str,
-    /// When that release was published (time since the Unix epoch).
+    /// When that release was published, as time since the Unix epoch.
     pub released: Duration,
     /// The forks, in order of time: name and Unix seconds.
     pub forks: Vec<(&'static str, u64)>,
@@ -86,26 +87,26 @@ pub struct NodeFacts {
     pub public_key: PublicKey,
     /// The addresses on which peers are accepted.
     pub listen_addrs: Vec<SocketAddr>,
-    /// Names this run.
+    /// A random name of this run. It changes with each start.
     pub instance_id: Arc<str>,
     /// Our name in Hello.
     pub client_name: String,
-    /// Wall time of the start.
+    /// The wall time of the start.
     pub start_time: Duration,
-    /// Settings that are allowed and most likely not meant, a sentence each.
+    /// One sentence for each setting that is valid but probably a mistake.
     pub warnings: Vec<String>,
     /// The network that we were started for, if it is a public one.
     pub network: Option<NetworkFacts>,
 }
 
-/// Changes the log filter. Returns the filter before, or what is wrong with the new one.
+/// Changes the log filter. Returns the previous filter, or what is wrong with the new one.
 pub type SetLogFilter = Box<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
 
-/// What callers may do to the process.
+/// The controls of the process that calls use.
 pub struct Controls {
-    /// Is notified when the process shall stop.
+    /// Notified when a caller asks the process to stop.
     pub stop: Arc<Notify>,
-    /// How long the stop may take.
+    /// The longest time that the stop may take.
     pub grace: Duration,
     /// Changes which events are logged.
     pub log_filter: SetLogFilter,
@@ -127,25 +128,31 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// The service over discovery, which has our record, and a switch.
+    /// Returns the service for discovery, which has our record, and for a switch.
     pub(super) fn new(facts: NodeFacts, controls: Controls, discovery: Discovery, handle: Handle) -> Self {
         Self { facts, controls, discovery, handle }
     }
 
-    /// Returns the owner whose entries a call sets: the registration that it acts for, else the operator.
+    /// Returns the owner whose record entries a call changes: the registration that it acts for, or else the operator.
     async fn owner(&self, caller: &Caller, acting: Option<&Acting>) -> Result<EntryOwner, Refusal> {
         match acting {
             None if caller.role < Role::Admin => Err(Refusal::forbidden(format!(
-                "without a registration this sets entries of the operator, which needs the role admin, and {} has \
-                 the role {}; give resume_token or client_id",
+                "without a registration this call changes entries of the operator, which needs the role admin; {} \
+                 has the role {}. To change entries of a registration, set resume_token or client_id",
                 caller.name, caller.role
             ))),
             None => Ok(EntryOwner::Operator),
-            Some(acting) => Ok(self.handle.entry_owner(caller.clone().into(), acting.clone()).await?),
+            Some(acting) => {
+                let (principal, acting) = (caller.clone().into(), acting.clone());
+                let call = move |switch: &mut Engine, now| {
+                    switch.registrations().entry_owner(now, &principal, &acting)
+                };
+                Ok(self.handle.call(call).await?)
+            }
         }
     }
 
-    /// Translates why an entry was not changed. The owner is named by its client id, which the switch knows.
+    /// Translates why an entry was not changed. The refusal names the owner by its client id, which the switch knows.
     async fn entry_refusal(&self, error: DiscoveryError) -> Refusal {
         let DiscoveryError::Entry(EntryError::Owned { key, owner }) = &error else {
             return error.into();
@@ -153,31 +160,34 @@ impl Node {
         let owner = match owner {
             EntryOwner::Operator => "the operator".to_owned(),
             owner => {
-                self.handle.entry_client(*owner).await.map(|client| client.to_string()).unwrap_or_default()
+                let owner = *owner;
+                let client =
+                    self.handle.run(move |switch, _| switch.registrations().entry_client(owner)).await;
+                client.ok().flatten().map(|client| client.to_string()).unwrap_or_default()
             }
         };
         errors::record_key_owned(key, &owner)
     }
 }
 
-/// Refuses a caller without proof of identity: a call that concerns the whole process needs one.
+/// Refuses a caller that has not proven its name: a call that concerns the whole process needs that.
 fn proven(caller: &Caller) -> Result<(), Refusal> {
     if caller.proven {
         return Ok(());
     }
     Err(Refusal::forbidden(
-        "over open TCP anybody could ask for this; call it over the Unix socket (--grpc-socket) or with a token \
-         (--grpc-access)",
+        "this call concerns the whole process, and over TCP without credentials any client could make it; call over \
+         the Unix socket (--grpc-socket) or with a token (--grpc-access)",
     ))
 }
 
-/// Returns the URL of our record, if it has an endpoint at which others reach us.
+/// Returns the enode URL of our record, if the record has an endpoint.
 #[must_use]
 pub fn enode_of(record: &Record) -> Option<Enode> {
     let endpoint = record.endpoint()?;
     let addr = SocketAddr::new(endpoint.ip, endpoint.tcp);
-    // Without discovery there is no UDP port. The URL then shows the TCP port, its default, which is harmless: no
-    // discovery listens there.
+    // Without discovery the record has no UDP port. The URL then has the TCP port, which is the default of an enode
+    // URL. That does no harm, as no discovery listens there.
     let udp = if endpoint.udp == 0 { endpoint.tcp } else { endpoint.udp };
     Some(Enode { udp, ..Enode::at(record.public_key(), addr) })
 }
@@ -188,7 +198,7 @@ impl NodeService for Node {
         &self,
         _request: Request<proto::GetNodeInfoRequest>,
     ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
-        let peers = self.handle.summary().await.map_err(Refusal::from)?;
+        let peers = self.handle.run(|switch, now| switch.peers().summary(now)).await?;
         let counters = self.discovery.counters().await.map_err(Refusal::from)?;
         let facts = &self.facts;
         let record = self.discovery.record().borrow().clone();
@@ -230,8 +240,8 @@ impl NodeService for Node {
             Ok(record) => record,
             Err(error) => return Err(self.entry_refusal(error).await.into()),
         };
-        // The lease may have ended between the two checks. Its entries were released then, before this one was set, so
-        // this one would stay without an owner.
+        // The lease may have ended after the first check. Its entries were released then, before this entry was set, so
+        // this entry would stay without an owner. So the owner is checked again, and the entry is released if it ended.
         if let Err(ended) = self.owner(&caller, acting.as_ref()).await {
             self.discovery.release_entries(owner).await.map_err(Refusal::from)?;
             return Err(ended.into());
@@ -258,7 +268,7 @@ impl NodeService for Node {
         request: Request<proto::DrainRequest>,
     ) -> Result<Response<proto::DrainResponse>, Status> {
         proven(&caller(&request))?;
-        tracing::info!("told to stop by a call");
+        tracing::info!("the sidecar stops, because a caller asked for it (Drain)");
         self.controls.stop.notify_one();
         let end = clock::now().unix.saturating_add(self.controls.grace);
         Ok(Response::new(proto::DrainResponse { end_time: Some(timestamp(end)) }))
@@ -271,13 +281,15 @@ impl NodeService for Node {
         proven(&caller(&request))?;
         let filter = request.into_inner().filter;
         if filter.is_empty() {
-            return Err(
-                Refusal::field("filter", "is missing; info, debug, or info,devp2pd::net=debug").into()
-            );
+            return Err(Refusal::field(
+                "filter",
+                "is missing; write for example info or info,devp2pd::net=debug",
+            )
+            .into());
         }
         let changed = (self.controls.log_filter)(&filter);
         let previous = changed.map_err(|problem| Refusal::field("filter", problem))?;
-        tracing::info!(%filter, %previous, "the log filter was changed by a call");
+        tracing::info!(%filter, %previous, "a call changed the log filter");
         Ok(Response::new(proto::SetLogFilterResponse { previous }))
     }
 
@@ -287,7 +299,7 @@ impl NodeService for Node {
     ) -> Result<Response<proto::AddBootnodeResponse>, Status> {
         let node = node_ref("node", &request.get_ref().node)?;
         let contact = contact_of(&node).ok_or_else(|| {
-            Refusal::field("node", "must be an enode:// with an IP address, or an enr: with one")
+            Refusal::field("node", "must be an enode:// with an IP address, or an enr: with an IP address")
         })?;
         self.discovery.add_bootnode(contact, None).await.map_err(Refusal::from)?;
         Ok(Response::new(proto::AddBootnodeResponse {}))

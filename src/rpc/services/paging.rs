@@ -1,11 +1,11 @@
 //! Pages of lists (AIP-158): every list that can grow is returned in parts that each gRPC client accepts.
 //!
 //! A list is ordered by a key that does not change, and a token names the key after which the next page begins. No
-//! snapshot is kept. An element that is added between two pages appears if its key is still ahead; an element that stays
-//! in the list appears exactly once. A page ends at the size that the client asked for, and in any case before it exceeds
-//! the message size that clients accept by default.
+//! snapshot is kept. An element that is added between two pages appears if its key is after the token's key. An element
+//! that stays in the list appears exactly once. A page has at most as many elements as the client asked for, and always
+//! ends before it exceeds the message size that clients accept by default.
 //!
-//! Left out: streams that watch, whose frames have a bound of their own (`watch`).
+//! Left out: watches, whose frames have their own limit (`watch`).
 
 use std::ops::Bound;
 
@@ -14,14 +14,16 @@ use prost::Message;
 
 use crate::rpc::translate::status::Refusal;
 
-/// Bytes of one page. gRPC clients accept messages of 4 MiB unless they are told otherwise; the rest is for the token
-/// and for the element that is larger than all others.
+/// The most bytes of one page. By default gRPC clients accept messages of 4 MiB. The other 64 KiB are for the token,
+/// and for a single element that is larger than a page.
 pub(super) const MAX_PAGE_BYTES: usize = (4 << 20) - (64 << 10);
 
-/// Tag and length before an element of a repeated field: a tag of one or two bytes, a length of up to four.
+/// The most bytes of tag and length before an element of a repeated field: a tag of one or two bytes, a length of up to
+/// four.
 const ELEMENT_COST: usize = 6;
 
-/// The longest token: that of a client id of 64 bytes and a registration's id, with room to spare.
+/// The most characters of a token. The longest one has a client id of 64 bytes and a registration id, which is far
+/// less.
 const MAX_TOKEN: usize = 512;
 
 /// A request for one page of a list.
@@ -29,7 +31,7 @@ const MAX_TOKEN: usize = 512;
 pub(super) struct PageRequest {
     /// The most elements of the page.
     size: usize,
-    /// The page begins after this key, or with the first element.
+    /// The page begins after this key. `None`: with the first element.
     after: Option<String>,
 }
 
@@ -40,23 +42,23 @@ impl PageRequest {
             Ok(0) => usize::MAX,
             Ok(size) => size,
             Err(_) => {
-                let problem = "must not be negative; leave it out for as many elements as fit one answer";
+                let problem = "must not be negative; leave it out to get as many elements as fit one answer";
                 return Err(Refusal::field("page_size", problem));
             }
         };
         let after = match token {
             "" => None,
             token => Some(decode(token).ok_or_else(|| {
-                let problem = "is not a token of this list; send next_page_token of the answer before, or nothing \
-                               to begin with the first page";
+                let problem = "is not a token of this list; send next_page_token of the previous answer, or leave it \
+                               out to begin with the first page";
                 Refusal::field("page_token", problem)
             })?),
         };
         Ok(Self { size, after })
     }
 
-    /// Returns this page of `items`, which are ordered by `key` and translated by `show`, and the token of the next page,
-    /// which is empty after the last one.
+    /// Returns this page of `items`, ordered by `key` and translated by `show`, and the token of the next page. The
+    /// token is empty after the last page.
     pub(super) fn of<T, M: Message>(
         &self,
         mut items: Vec<T>,
@@ -73,7 +75,8 @@ impl PageRequest {
         for item in items.get((Bound::Included(begin), Bound::Unbounded)).unwrap_or_default() {
             let shown = show(item);
             bytes = bytes.saturating_add(shown.encoded_len()).saturating_add(ELEMENT_COST);
-            // A page has at least one element, however large it is: the client would never get past it otherwise.
+            // A page has at least one element, of any size. With an empty page the client would ask for the same one
+            // again.
             if page.len() >= self.size || (bytes > MAX_PAGE_BYTES && !page.is_empty()) {
                 return (page, BASE64URL_NOPAD.encode(last.as_bytes()));
             }
@@ -95,7 +98,7 @@ mod tests {
     use crate::rpc::proto::Capability;
 
     fn items(count: u32) -> Vec<u32> {
-        // Not in order.
+        // In descending order, so that `of` has to sort.
         (0..count).rev().collect()
     }
 
@@ -103,7 +106,7 @@ mod tests {
         move |n| Capability { name: "x".repeat(bytes), version: *n }
     }
 
-    /// All pages of a list, one after the other.
+    /// Returns all pages of a list, one after the other.
     fn pages(count: u32, size: i32, bytes: usize) -> Vec<Vec<u32>> {
         let (mut pages, mut token) = (Vec::new(), String::new());
         loop {
@@ -136,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_page_ends_before_it_is_too_large_for_any_client() {
-        // 1,400 peers of 3 KiB, and a list whose every element is larger than a page.
+        // 1,400 elements of 3,000 bytes, and a list in which each element is larger than a page.
         let many = pages(1_400, 0, 3_000);
         assert_eq!((many.len(), many.iter().map(Vec::len).sum::<usize>()), (2, 1_400));
         assert_eq!(pages(3, 0, MAX_PAGE_BYTES + 1), [[0], [1], [2]]);
@@ -147,7 +150,7 @@ mod tests {
         let key = |n: &u32| format!("{n:08}");
         let (page, token) = PageRequest::new(3, "").unwrap().of(vec![10, 20, 30, 40, 50], key, show(1));
         assert_eq!(page.len(), 3);
-        // 30, which the token names, went; 5 and 35 came.
+        // 30, which the token names, was removed; 5 and 35 were added.
         let (page, token) = PageRequest::new(3, &token).unwrap().of(vec![5, 10, 35, 40, 50], key, show(1));
         assert_eq!(page.iter().map(|one| one.version).collect::<Vec<_>>(), [35, 40, 50]);
         assert_eq!(token, "");

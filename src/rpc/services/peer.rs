@@ -1,4 +1,4 @@
-//! PeerService: connected peers, static and trusted peers, bans, and the settings of all of them.
+//! PeerService: connected peers, static and trusted peers, bans, and the settings for peers.
 
 use std::time::Duration;
 
@@ -26,10 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest time that AddStaticPeer may wait for its first dial.
 const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// The longest a one-off dial may take.
+/// The longest timeout of a one-off dial.
 const MAX_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The longest ban: a hundred years, so that times stay printable.
+/// The longest ban: a hundred years, so that its end is a time that can be printed.
 const MAX_BAN: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// The service.
@@ -39,7 +39,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// The service over a switch.
+    /// Returns the service for a switch.
     pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
@@ -63,9 +63,9 @@ impl PeerService for Peers {
     ) -> Result<Response<Self::WatchPeersStream>, Status> {
         let caller = principal(&request);
         let proto::WatchPeersRequest { resume_token, mark_interval } = request.into_inner();
-        let boards = self.handle.boards();
-        let asked = watch::WatchRequest::new(boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch::peers(boards, asked)))
+        let watches = self.handle.watches();
+        let asked = watch::WatchRequest::new(watches, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::peers(watches, asked)))
     }
 
     async fn list_peers(
@@ -74,7 +74,7 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::ListPeersResponse>, Status> {
         let proto::ListPeersRequest { page_size, page_token } = request.into_inner();
         let page = paging::PageRequest::new(page_size, &page_token)?;
-        let peers = self.handle.peers().await.map_err(Refusal::from)?;
+        let peers = self.handle.run(|switch, _| switch.peers().all()).await?;
         let id = |view: &PeerView| view.session.node_id.to_string();
         let (peers, next_page_token) = page.of(peers, id, peer::listed_peer);
         Ok(Response::new(proto::ListPeersResponse { peers, next_page_token }))
@@ -85,7 +85,7 @@ impl PeerService for Peers {
         request: Request<proto::GetPeerRequest>,
     ) -> Result<Response<proto::GetPeerResponse>, Status> {
         let node = node_ref("node", &request.get_ref().node)?.id();
-        let view = self.handle.peer(node).await.map_err(Refusal::from)?;
+        let view = self.handle.call(move |switch, _| switch.peers().get(node)).await?;
         Ok(Response::new(proto::GetPeerResponse {
             peer: Some(peer::peer(&view)),
             traffic: Some(peer::traffic(&view.session)),
@@ -99,7 +99,7 @@ impl PeerService for Peers {
         let request = request.into_inner();
         let node = node_ref("node", &request.node)?.id();
         let reason = wire_reason(request.reason());
-        let redial = self.handle.disconnect_peer(node, reason).await.map_err(Refusal::from)?;
+        let redial = self.handle.call(move |switch, now| switch.disconnect_peer(now, node, reason)).await?;
         let next_dial_time = redial.map(timestamp);
         Ok(Response::new(proto::DisconnectPeerResponse { next_dial_time }))
     }
@@ -111,7 +111,7 @@ impl PeerService for Peers {
         let request = request.into_inner();
         let node = dialable_node("node", &request.node)?;
         let wait = duration("wait", request.wait, MAX_WAIT)?.unwrap_or_default();
-        let entry = self.handle.add_static_and_wait(node, wait).await.map_err(Refusal::from)?;
+        let entry = self.handle.add_static(node, wait).await?;
         Ok(Response::new(proto::AddStaticPeerResponse { static_peer: Some(static_peer(&entry)) }))
     }
 
@@ -121,7 +121,8 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::RemoveStaticPeerResponse>, Status> {
         let request = request.into_inner();
         let node = node_ref("node", &request.node)?.id();
-        self.handle.remove_static(node, request.keep_connected).await.map_err(Refusal::from)?;
+        let keep = request.keep_connected;
+        self.handle.call(move |switch, now| switch.peers().remove_static(now, node, keep)).await?;
         Ok(Response::new(proto::RemoveStaticPeerResponse {}))
     }
 
@@ -131,7 +132,7 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::ListStaticPeersResponse>, Status> {
         let proto::ListStaticPeersRequest { page_size, page_token } = request.into_inner();
         let page = paging::PageRequest::new(page_size, &page_token)?;
-        let entries = self.handle.static_peers().await.map_err(Refusal::from)?;
+        let entries = self.handle.run(|switch, now| switch.peers().static_peers(now)).await?;
         let (static_peers, next_page_token) = page.of(entries, |entry| entry.id.to_string(), static_peer);
         Ok(Response::new(proto::ListStaticPeersResponse { static_peers, next_page_token }))
     }
@@ -150,7 +151,7 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::AddTrustedPeerResponse>, Status> {
         let node = node_ref("node", &request.get_ref().node)?;
         node.check_address().map_err(|error| Refusal::field("node", error))?;
-        let entry = self.handle.add_trusted(node).await.map_err(Refusal::from)?;
+        let entry = self.handle.call(move |switch, now| switch.peers().add_trusted(now, &node)).await?;
         Ok(Response::new(proto::AddTrustedPeerResponse { trusted_peer: Some(trusted_peer(&entry)) }))
     }
 
@@ -159,7 +160,7 @@ impl PeerService for Peers {
         request: Request<proto::RemoveTrustedPeerRequest>,
     ) -> Result<Response<proto::RemoveTrustedPeerResponse>, Status> {
         let node = node_ref("node", &request.get_ref().node)?.id();
-        self.handle.remove_trusted(node).await.map_err(Refusal::from)?;
+        self.handle.call(move |switch, now| switch.peers().remove_trusted(now, node)).await?;
         Ok(Response::new(proto::RemoveTrustedPeerResponse {}))
     }
 
@@ -169,7 +170,7 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::ListTrustedPeersResponse>, Status> {
         let proto::ListTrustedPeersRequest { page_size, page_token } = request.into_inner();
         let page = paging::PageRequest::new(page_size, &page_token)?;
-        let entries = self.handle.trusted_peers().await.map_err(Refusal::from)?;
+        let entries = self.handle.run(|switch, now| switch.peers().trusted_peers(now)).await?;
         let (trusted_peers, next_page_token) = page.of(entries, |entry| entry.id.to_string(), trusted_peer);
         Ok(Response::new(proto::ListTrustedPeersResponse { trusted_peers, next_page_token }))
     }
@@ -178,7 +179,7 @@ impl PeerService for Peers {
         &self,
         _request: Request<proto::GetPeerSettingsRequest>,
     ) -> Result<Response<proto::GetPeerSettingsResponse>, Status> {
-        let now = self.handle.settings().await.map_err(Refusal::from)?;
+        let now = self.handle.settings().await?;
         Ok(Response::new(proto::GetPeerSettingsResponse { settings: Some(settings::view(&now)) }))
     }
 
@@ -187,9 +188,10 @@ impl PeerService for Peers {
         request: Request<proto::UpdatePeerSettingsRequest>,
     ) -> Result<Response<proto::UpdatePeerSettingsResponse>, Status> {
         let wanted = request.into_inner().settings;
-        let wanted = wanted.ok_or_else(|| Refusal::field("settings", "is missing; set what is to change"))?;
+        let wanted =
+            wanted.ok_or_else(|| Refusal::field("settings", "is missing; set the values to change"))?;
         let change = settings::change(wanted)?;
-        let now = self.handle.change_settings(change).await.map_err(Refusal::from)?;
+        let now = self.handle.change_settings(change).await?;
         Ok(Response::new(proto::UpdatePeerSettingsResponse { settings: Some(settings::view(&now)) }))
     }
 
@@ -207,10 +209,11 @@ impl PeerService for Peers {
         };
         let duration = duration("duration", request.duration, MAX_BAN)?.unwrap_or_default();
         if duration.is_zero() {
-            return Err(Refusal::field("duration", "must be above zero; UnbanPeer lifts a ban").into());
+            return Err(Refusal::field("duration", "must be above 0s; to lift a ban, call UnbanPeer").into());
         }
         let ban = BanRequest { target, duration, reason: request.reason, force: request.force };
-        let ban = self.handle.ban(ban).await.map_err(Refusal::from)?.map_err(Refusal::from)?;
+        let ban =
+            self.handle.call(move |switch, now| switch.peers().ban(now, ban).map_err(Refusal::from)).await?;
         Ok(Response::new(proto::BanPeerResponse { ban: Some(lists::ban(&ban)) }))
     }
 
@@ -225,7 +228,9 @@ impl PeerService for Peers {
             Some(T::Subnet(text)) => target_subnet(text)?,
             None => return Err(no_target().into()),
         };
-        self.handle.unban(target).await.map_err(Refusal::from)?.map_err(Refusal::from)?;
+        self.handle
+            .call(move |switch, now| switch.peers().unban(now, &target).map_err(Refusal::from))
+            .await?;
         Ok(Response::new(proto::UnbanPeerResponse {}))
     }
 
@@ -235,7 +240,7 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::ListBansResponse>, Status> {
         let proto::ListBansRequest { page_size, page_token } = request.into_inner();
         let page = paging::PageRequest::new(page_size, &page_token)?;
-        let bans = self.handle.bans().await.map_err(Refusal::from)?;
+        let bans = self.handle.run(|switch, now| switch.peers().bans(now)).await?;
         let (bans, next_page_token) = page.of(bans, |ban| ban.target.to_string(), lists::ban);
         Ok(Response::new(proto::ListBansResponse { bans, next_page_token }))
     }

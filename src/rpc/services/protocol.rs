@@ -1,4 +1,4 @@
-//! ProtocolService: which applications speak which sub-protocols, and for how long.
+//! ProtocolService: registrations, which say which application has which sub-protocols, and for how long.
 
 use tonic::{Request, Response, Status};
 
@@ -19,7 +19,7 @@ pub(super) struct Protocols {
 }
 
 impl Protocols {
-    /// The service over a switch.
+    /// Returns the service for a switch.
     pub(super) fn new(handle: Handle) -> Self {
         Self { handle }
     }
@@ -39,9 +39,9 @@ impl ProtocolService for Protocols {
     ) -> Result<Response<Self::WatchRegistrationsStream>, Status> {
         let caller = principal(&request);
         let proto::WatchRegistrationsRequest { resume_token, mark_interval } = request.into_inner();
-        let boards = self.handle.boards();
-        let asked = watch::WatchRequest::new(boards, &caller, &resume_token, mark_interval)?;
-        Ok(Response::new(watch::registrations(boards, asked)))
+        let watches = self.handle.watches();
+        let asked = watch::WatchRequest::new(watches, &caller, &resume_token, mark_interval)?;
+        Ok(Response::new(watch::registrations(watches, asked)))
     }
 
     async fn register_protocols(
@@ -52,11 +52,11 @@ impl ProtocolService for Protocols {
         let request = request.into_inner();
         let target = Target::Spec(registration::spec(request.spec)?);
         let request_id = registration::request_id(request.request_id)?;
+        let takeover = request.takeover;
         let registered = self
             .handle
-            .register(caller, target, request_id, request.takeover)
-            .await
-            .map_err(Refusal::from)?;
+            .call(move |switch, now| switch.register(now, &caller, &target, &request_id, takeover))
+            .await?;
         Ok(Response::new(proto::RegisterProtocolsResponse {
             registration: Some(registration::view(&registered.registration)),
             resume_token: registered.token.expose(),
@@ -73,7 +73,10 @@ impl ProtocolService for Protocols {
         let request = request.into_inner();
         let acting = request.registration.map(Acting::from).ok_or_else(missing)?;
         let spec = registration::spec(request.spec)?;
-        let view = self.handle.update_registration(caller, acting, spec).await.map_err(Refusal::from)?;
+        let view = self
+            .handle
+            .call(move |switch, now| switch.update_registration(now, &caller, &acting, spec))
+            .await?;
         let registration = Some(registration::view(&view));
         Ok(Response::new(proto::UpdateRegistrationResponse { registration }))
     }
@@ -87,7 +90,11 @@ impl ProtocolService for Protocols {
         let acting = request.registration.map(Acting::from).ok_or_else(missing)?;
         let greeting = request.messages.into_iter().map(registration::payload).collect();
         let (name, version) = (request.name, request.version);
-        self.handle.set_greeting_of(caller, acting, name, version, greeting).await.map_err(Refusal::from)?;
+        self.handle
+            .call(move |switch, now| {
+                switch.registrations().set_greeting_of(now, &caller, &acting, &name, version, greeting)
+            })
+            .await?;
         Ok(Response::new(proto::SetGreetingResponse {}))
     }
 
@@ -97,7 +104,8 @@ impl ProtocolService for Protocols {
     ) -> Result<Response<proto::RenewRegistrationResponse>, Status> {
         let caller = principal(&request);
         let acting = request.into_inner().registration.map(Acting::from).ok_or_else(missing)?;
-        let view = self.handle.renew(caller, acting).await.map_err(Refusal::from)?;
+        let view =
+            self.handle.call(move |switch, now| switch.registrations().renew(now, &caller, &acting)).await?;
         Ok(Response::new(proto::RenewRegistrationResponse { registration: Some(registration::view(&view)) }))
     }
 
@@ -107,7 +115,7 @@ impl ProtocolService for Protocols {
     ) -> Result<Response<proto::DeleteRegistrationResponse>, Status> {
         let caller = principal(&request);
         let acting = request.into_inner().registration.map(Acting::from).ok_or_else(missing)?;
-        self.handle.delete(caller, acting).await.map_err(Refusal::from)?;
+        self.handle.call(move |switch, now| switch.registrations().delete(now, &caller, &acting)).await?;
         Ok(Response::new(proto::DeleteRegistrationResponse {}))
     }
 
@@ -125,7 +133,8 @@ impl ProtocolService for Protocols {
                 return Err(Refusal::field("registration", problem).into());
             }
         };
-        let view = self.handle.registration(lookup).await.map_err(Refusal::from)?;
+        let view =
+            self.handle.call(move |switch, now| switch.registrations().registration(now, &lookup)).await?;
         Ok(Response::new(proto::GetRegistrationResponse { registration: Some(registration::view(&view)) }))
     }
 
@@ -135,9 +144,9 @@ impl ProtocolService for Protocols {
     ) -> Result<Response<proto::ListRegistrationsResponse>, Status> {
         let proto::ListRegistrationsRequest { page_size, page_token } = request.into_inner();
         let page = paging::PageRequest::new(page_size, &page_token)?;
-        let views = self.handle.registrations().await.map_err(Refusal::from)?;
-        // Two callers may use the same client id, so the id of the registration is part of the key. A client id has no
-        // spaces.
+        let views = self.handle.run(|switch, now| switch.registrations().registrations(now)).await?;
+        // Two callers may use the same client id, so the id of the registration is part of the key. A space separates
+        // the two, as a client id has no spaces.
         let key = |view: &RegistrationView| format!("{} {}", view.spec.client_id, view.id);
         let (registrations, next_page_token) = page.of(views, key, registration::view);
         Ok(Response::new(proto::ListRegistrationsResponse { registrations, next_page_token }))

@@ -1,10 +1,10 @@
 //! The streams of WatchPeers, WatchNodes and WatchRegistrations: one loop for all of them.
 //!
-//! The loop pulls a frame only when the stream has room for it, so the client's reading sets the pace. Changes that the
-//! client has not read yet do not queue here: the board keeps the latest state of each key. At most one frame is in
-//! flight.
+//! The loop pulls a frame only when the stream has room for it, so the client sets the pace by reading. Changes that
+//! the client has not read yet do not queue here: the view keeps the latest state of each key. At most one frame waits
+//! for the client.
 //!
-//! Left out: which changes a slow client loses (the board decides).
+//! Left out: which changes a slow client loses (the view decides).
 
 use std::{pin::Pin, time::Duration};
 
@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
-use crate::net::switch::{Boards, boards::Seat, watched::Watched};
+use crate::net::switch::{Watches, watched::Watched, watches::WatchSlot};
 use crate::rpc::{
     proto::{self, ErrorReason},
     translate::{peer, registration, status::Refusal, value::duration},
@@ -23,11 +23,11 @@ use crate::rpc::{
 use crate::switch::{Principal, views::PeerState};
 use crate::watch::{Change, Cursor, Kind, Mark, Watch, WatchToken};
 
-/// Changes in one frame. A peer's Hello has 2 KiB, which may grow eightfold when it is escaped: 128 of the worst stay
-/// within the 4 MiB that gRPC clients take by default.
+/// The most changes in one frame. A peer's Hello has at most 2 KiB, and escaping may make it eight times as long. So
+/// 128 changes stay below the 4 MiB that gRPC clients take by default.
 pub(super) const FRAME_CHANGES: usize = 128;
 
-/// The default of `mark_interval`: a mark is sent at least this often.
+/// The default of `mark_interval`: the longest time between two marks.
 const MARK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The limits of `mark_interval`.
@@ -37,12 +37,12 @@ const MAX_MARK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// The response stream of a watch.
 pub(super) type WatchStream<F> = Pin<Box<dyn Stream<Item = Result<F, Status>> + Send>>;
 
-/// A frame that was pulled from a board.
+/// A frame that was pulled from a view.
 pub(super) struct Pulled<F> {
     pub(super) frame: F,
-    /// Whether the frame has anything beside its mark.
+    /// Whether the frame must be sent: it has changes, or a mark that says something new.
     pub(super) says_something: bool,
-    /// Whether the board has more to pull now.
+    /// Whether the view has more to pull now.
     pub(super) more: bool,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Pulled<F> {
 pub(super) struct WatchRequest {
     pub(super) token: Token,
     interval: Duration,
-    seat: Seat,
+    slot: WatchSlot,
 }
 
 /// Where a watch begins.
@@ -60,14 +60,15 @@ pub(super) enum Token {
     None,
     /// The watch begins with the changes after this token.
     Some(WatchToken),
-    /// The text is not a token of this version: the watch begins with a reset, as for any unknown token.
+    /// The text is not a token of this version. The watch begins with a reset, as with any token that the view does not
+    /// know.
     Unknown,
 }
 
 impl WatchRequest {
-    /// Checks a request and takes one of the places for watches, which are limited.
+    /// Checks a request, and takes one of the limited slots for watches.
     pub(super) fn new(
-        boards: &Boards,
+        watches: &Watches,
         principal: &Principal,
         token: &str,
         interval: Option<prost_types::Duration>,
@@ -80,13 +81,13 @@ impl WatchRequest {
         let interval = duration("mark_interval", interval, MAX_MARK_INTERVAL)?;
         let interval = interval.unwrap_or(MARK_INTERVAL);
         if interval < MIN_MARK_INTERVAL {
-            return Err(Refusal::field("mark_interval", "must be at least 1 s"));
+            return Err(Refusal::field("mark_interval", "must be at least \"1s\""));
         }
-        let seat = boards.seat(&principal.name)?;
-        Ok(Self { token, interval, seat })
+        let slot = watches.slot(&principal.name)?;
+        Ok(Self { token, interval, slot })
     }
 
-    /// Returns the position on a board where this watch begins.
+    /// Returns the position in a view where this watch begins.
     pub(super) fn cursor<K: Ord + Clone, V>(&self, watch: &Watch<K, V>) -> Cursor<K> {
         match self.token {
             Token::None => watch.watch(None),
@@ -96,7 +97,7 @@ impl WatchRequest {
     }
 }
 
-/// Starts a watch: `pull` takes the next frame from the board.
+/// Starts a watch: `pull` takes the next frame from the view.
 pub(super) fn stream<S: Send + 'static, F: Send + 'static>(
     watched: Watched<S>,
     asked: WatchRequest,
@@ -113,7 +114,7 @@ async fn run<S, F>(
     mut pull: impl FnMut(&S) -> Pulled<F>,
     out: mpsc::Sender<Result<F, Status>>,
 ) {
-    let WatchRequest { interval, seat: _seat, .. } = asked;
+    let WatchRequest { interval, slot: _slot, .. } = asked;
     let mut changes = watched.changes();
     // The first frame is sent at once, even if it has only a mark.
     let mut mark_due = Instant::now();
@@ -127,10 +128,12 @@ async fn run<S, F>(
         if more {
             continue;
         }
+        // Nothing is left to pull. Wait for the next change, for the time of the next mark, or until the client ends
+        // the watch. The changes end when the sidecar stops.
         tokio::select! {
             open = changes.changed() => if !open {
-                let ended = "the sidecar is stopping; go on from the last mark when it is back";
-                // The client may have gone.
+                let ended = "the sidecar is stopping; watch again from the last mark after its restart";
+                // Sending fails if the client has ended the watch, which is no error.
                 let _ = out.send(Err(Refusal::new(ErrorReason::ServerDraining, ended).into())).await;
                 return;
             },
@@ -140,7 +143,8 @@ async fn run<S, F>(
     }
 }
 
-/// Pulls the next changes of a board, at most `max`, and translates each with `say`. Also returns the mark after them.
+/// Pulls the next changes of a view, at most `max`, and translates each with `say`. A change for which `say` returns
+/// `None` is left out. Returns the translated changes, and the mark after them.
 pub(super) fn changes<K: Ord + Clone, V, C>(
     watch: &Watch<K, V>,
     cursor: &mut Cursor<K>,
@@ -164,7 +168,7 @@ pub(super) fn changes<K: Ord + Clone, V, C>(
     (said, mark)
 }
 
-/// Whether a mark must be sent although nothing changed.
+/// Whether a mark must be sent even if its frame has no changes.
 pub(super) fn is_news(mark: &Mark) -> bool {
     mark.reset || mark.synced || mark.coalesced > 0
 }
@@ -179,12 +183,12 @@ pub(super) fn mark(mark: &Mark) -> proto::WatchMark {
     }
 }
 
-/// The stream of WatchPeers: peers, and attempts that failed.
-pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::WatchPeersResponse> {
+/// Returns the stream of WatchPeers: changes of peers, and failed attempts to connect.
+pub(super) fn peers(watches: &Watches, asked: WatchRequest) -> WatchStream<proto::WatchPeersResponse> {
     let (mut cursor, mut attempts) =
-        boards.peers.read(|board| (asked.cursor(&board.peers), board.attempts.watch()));
-    stream(boards.peers.clone(), asked, move |board| {
-        let (changes, mark_of) = changes(&board.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
+        watches.peers.read(|view| (asked.cursor(&view.peers), view.attempts.watch()));
+    stream(watches.peers.clone(), asked, move |view| {
+        let (changes, mark_of) = changes(&view.peers, &mut cursor, FRAME_CHANGES, |kind, change| {
             let (seen, end) = match &*change.value {
                 PeerState::Connected(view) => (peer::peer(view), None),
                 PeerState::Gone(gone) => (peer::gone_peer(gone), Some(peer::peer_end(&gone.end))),
@@ -192,7 +196,7 @@ pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::
             Some(proto::PeerChange { r#type: kind.into(), peer: Some(seen), end })
         });
         let mut failed_attempts = Vec::new();
-        let missed = board.attempts.pull(&mut attempts, FRAME_CHANGES, |attempt| {
+        let missed = view.attempts.pull(&mut attempts, FRAME_CHANGES, |attempt| {
             failed_attempts.push(peer::attempt(attempt));
         });
         let missed_attempts: Vec<_> = missed.into_iter().map(peer::missed).collect();
@@ -205,14 +209,15 @@ pub(super) fn peers(boards: &Boards, asked: WatchRequest) -> WatchStream<proto::
     })
 }
 
-/// The stream of WatchRegistrations. A registration may carry greetings of half a megabyte, so a frame has one change.
+/// Returns the stream of WatchRegistrations. A frame has one change, because a registration may have greetings of half
+/// a megabyte.
 pub(super) fn registrations(
-    boards: &Boards,
+    watches: &Watches,
     asked: WatchRequest,
 ) -> WatchStream<proto::WatchRegistrationsResponse> {
-    let mut cursor = boards.registrations.read(|board| asked.cursor(board));
-    stream(boards.registrations.clone(), asked, move |board| {
-        let (changes, mark_of) = changes(board, &mut cursor, 1, |kind, change| {
+    let mut cursor = watches.registrations.read(|view| asked.cursor(view));
+    stream(watches.registrations.clone(), asked, move |view| {
+        let (changes, mark_of) = changes(view, &mut cursor, 1, |kind, change| {
             let registration = Some(registration::view(&change.value));
             Some(proto::RegistrationChange { r#type: kind.into(), registration })
         });

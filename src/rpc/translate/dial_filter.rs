@@ -1,6 +1,6 @@
-//! Dial filters of a registration, in both directions.
+//! The dial filter of a registration, read from the contract and written to it.
 //!
-//! Left out: which filters are right (the lease), and which nodes pass (`policy`).
+//! Left out: which filters are valid (the lease), and which nodes pass a filter (`policy`).
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use crate::{
 pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusal> {
     let Some(filter) = filter else { return Ok(Wanted::Unsaid) };
     match filter.filter {
-        None => Err(Refusal::field("spec.dial_filter", "must say any_node, record_entry or fork")),
+        None => Err(Refusal::field("spec.dial_filter", "is empty; set any_node, record_entry or fork")),
         Some(Filter::AnyNode(_)) => Ok(Wanted::Any),
         Some(Filter::RecordEntry(proto::RecordEntryFilter { key, accepted_values })) => {
             Ok(Wanted::Entry { key, accepted: accepted_values.into_iter().map(Into::into).collect() })
         }
         Some(Filter::Fork(fork)) if fork.genesis_hash.is_empty() => {
             if fork.genesis_time != 0 || !fork.fork_heights.is_empty() || !fork.fork_times.is_empty() {
-                let problem = "is missing. Give its 32 bytes with the forks; without it and without forks, the network \
-                               that the sidecar was started for is meant";
+                let problem = "is missing. Set its 32 bytes together with genesis_time and the forks, or set none of \
+                               them for the network that the sidecar was started for";
                 return Err(Refusal::field("spec.dial_filter.fork.genesis_hash", problem));
             }
             let head = Head { height: fork.head_height, time: fork.head_time };
@@ -46,7 +46,7 @@ pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusa
     }
 }
 
-/// Translates it back.
+/// Writes the dial filter as a message of the contract; `None` if the registration has none.
 pub(super) fn view(wanted: &Wanted) -> Option<proto::DialFilter> {
     let filter = match wanted {
         Wanted::Unsaid => return None,

@@ -15,7 +15,7 @@ fn source(table: Protocol) -> DiscoverySource {
     }
 }
 
-/// The protocol that a request names; `None` for any.
+/// Reads the discovery protocol that a request names; `None` if any will do. `field` is the field's path for an error.
 pub(in crate::rpc) fn protocol(field: &str, wanted: DiscoverySource) -> Result<Option<Protocol>, Refusal> {
     match wanted {
         DiscoverySource::Unspecified => Ok(None),
@@ -25,7 +25,8 @@ pub(in crate::rpc) fn protocol(field: &str, wanted: DiscoverySource) -> Result<O
     }
 }
 
-/// Translates a node. Its URL comes from its record, which is signed, or else from the endpoint that discovery knows.
+/// Translates a node. Its enode URL comes from its record, which is signed. Without a record that has an address, the
+/// URL comes from the endpoint that discovery knows.
 pub(in crate::rpc) fn node(contact: &Contact, sources: &[DiscoverySource]) -> proto::Node {
     let from_record = contact.record.clone().and_then(|record| NodeRef::Record(record).enode());
     let heard = || {
@@ -48,7 +49,7 @@ pub(in crate::rpc) fn table_node(found: &TableNode) -> proto::TableNode {
         kademlia::Source::Bootnode => "a bootnode".to_owned(),
         kademlia::Source::Database => "from the node database".to_owned(),
         kademlia::Source::Inbound => "contacted us and proved its endpoint".to_owned(),
-        kademlia::Source::Relayed { by } => format!("told by {by}"),
+        kademlia::Source::Relayed { by } => format!("relayed by {by}"),
     };
     let stands = match entry.placement {
         Placement::HadRoom => "its bucket had room".to_owned(),
@@ -79,6 +80,5 @@ pub(in crate::rpc) fn removal(why: kademlia::Removal) -> proto::NodeRemoval {
     match why {
         kademlia::Removal::Dead => proto::NodeRemoval::Dead,
         kademlia::Removal::Unhelpful => proto::NodeRemoval::Unhelpful,
-        kademlia::Removal::Requested => proto::NodeRemoval::Requested,
     }
 }

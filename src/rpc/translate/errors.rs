@@ -1,12 +1,14 @@
-//! Errors of the other rooms as a [`Refusal`]: the one table from each error to its reason and its particulars.
+//! Errors of the other rooms as a [`Refusal`]: the one table that gives each error its reason and its metadata.
 //!
-//! The sentence is the error's own. A reason, metadata and the fields to blame are added here, so that no service decides
-//! what an error is called.
+//! The message is the error's own text. The reason, the metadata and the wrong fields are added here, so that no
+//! service decides under which reason an error is reported.
 //!
-//! Left out: the code of a reason and how a refusal travels (`status`), and refusals of requests that are wrong in
-//! themselves (the services and the other translations).
+//! Left out: the gRPC code of a reason and the encoding of a refusal (`status`); refusals of requests that are wrong
+//! whatever the state is (the services and the other translations).
 
 use std::time::Duration;
+
+use tonic::Status;
 
 use super::status::Refusal;
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     kademlia::{CallError, query::MAX_LOOKUPS},
     lease::LeaseError,
     net::discovery::DiscoveryError,
-    net::switch::boards::TooManyWatchers,
+    net::switch::watches::TooManyWatchers,
     node::{NodeId, local::EntryError},
     policy::{
         BanError,
@@ -28,8 +30,15 @@ use crate::{
     },
 };
 
-/// When to try again after too much was under way: a request is over in 700 ms, a lookup in a second or two.
+/// How long a caller should wait after it was refused because too many requests or lookups were open. A request ends
+/// within 700 ms, a lookup within one or two seconds.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+impl From<SwitchError> for Status {
+    fn from(error: SwitchError) -> Self {
+        Refusal::from(error).into()
+    }
+}
 
 impl From<SwitchError> for Refusal {
     fn from(error: SwitchError) -> Self {
@@ -156,7 +165,8 @@ impl From<DiscoveryError> for Refusal {
     }
 }
 
-/// Neither the caller nor the node is to blame: too much is under way.
+/// Too many requests or lookups are open. Neither the caller nor the node is at fault, so the refusal says when to
+/// retry.
 fn busy(message: String) -> Refusal {
     Refusal::new(ErrorReason::LimitReached, message).retry_after(BUSY_RETRY)
 }
@@ -169,7 +179,7 @@ impl From<TooManyWatchers> for Refusal {
     }
 }
 
-/// Credit that an application cannot have meant.
+/// Credit that is wrong for certain: for a channel that was never opened, or more than a window can hold.
 impl From<CreditError> for Refusal {
     fn from(error: CreditError) -> Self {
         match error {
@@ -179,26 +189,27 @@ impl From<CreditError> for Refusal {
     }
 }
 
-/// A record entry that another owner set, which is named by its client id.
+/// Returns the refusal to change a record entry that another owner has set. `owner` is that owner's client id.
 pub(in crate::rpc) fn record_key_owned(key: &str, owner: &str) -> Refusal {
-    let message = format!("the record entry {key:?} belongs to {owner}; it must delete it first");
+    let message = format!("the record entry {key:?} belongs to {owner}; {owner} must delete it first");
     Refusal::new(ErrorReason::RecordKeyOwned, message).with("key", key).with("owner", owner)
 }
 
-/// A TALKREQ that does not fit a packet: the field that must be shorter, and by how much.
+/// Returns the refusal of a TALKREQ that does not fit a packet. It names the field that must be shorter, and by how
+/// many bytes. All sizes are in bytes.
 pub(in crate::rpc) fn talk_too_long(payload: usize, bytes: usize, room: usize) -> Refusal {
     let excess = bytes.saturating_sub(room);
     let field = if excess < payload { "payload" } else { "protocol" };
     Refusal::field(
         field,
         format!(
-            "together with its envelope the request has {bytes} bytes, and a packet has room for {room}; make it \
+            "the request and its envelope have {bytes} bytes, and a packet has room for {room}; make this field \
              {excess} bytes shorter"
         ),
     )
 }
 
-/// A one-off dial that brought no session.
+/// Returns the refusal for a one-off dial that did not lead to a session.
 pub(in crate::rpc) fn not_connected(id: NodeId, outcome: ConnectOutcome) -> Refusal {
     use crate::policy::Refusal as Why;
     let refusal = match outcome {
@@ -220,13 +231,13 @@ pub(in crate::rpc) fn not_connected(id: NodeId, outcome: ConnectOutcome) -> Refu
             Refusal::new(ErrorReason::TimedOut, "the dial took longer than its timeout")
         }
         ConnectOutcome::Connected => {
-            Refusal::new(ErrorReason::PeerNotConnected, "the peer connected and left again at once")
+            Refusal::new(ErrorReason::PeerNotConnected, "the peer connected and disconnected at once")
         }
     };
     refusal.with("node_id", id)
 }
 
-/// Why a message was not accepted, as events and lists carry it: the reason for programs, and a sentence.
+/// Translates why a message was not accepted, as events and lists carry it: a reason for programs, and a sentence.
 pub(in crate::rpc) fn unsent(error: SendError) -> (ErrorReason, String) {
     let reason = match error {
         SendError::WindowExceeded => ErrorReason::SendWindowExceeded,
@@ -237,7 +248,7 @@ pub(in crate::rpc) fn unsent(error: SendError) -> (ErrorReason, String) {
     (reason, error.to_string())
 }
 
-/// The same for a call that sends to one node.
+/// Translates why a message was not accepted, for a call that sends to one node: as a refusal with metadata.
 pub(in crate::rpc) fn not_sent(error: SendError, node: NodeId) -> Refusal {
     let (reason, message) = unsent(error);
     let refusal = Refusal::new(reason, message);
@@ -249,23 +260,23 @@ pub(in crate::rpc) fn not_sent(error: SendError, node: NodeId) -> Refusal {
     }
 }
 
-/// A message that has no peer to go to, because no frame has room for it.
+/// Returns the refusal of a message that can be sent to no peer, because it is larger than a frame can be.
 pub(in crate::rpc) fn too_large_for_all(bytes: usize, error: &impl ToString) -> Refusal {
     Refusal::new(ErrorReason::MessageTooLarge, error.to_string()).with("bytes", bytes)
 }
 
-/// Why a stream ended that its client did not end.
+/// Returns the refusal with which the sidecar ends a stream that its client has not ended.
 pub(in crate::rpc) fn ended(ended: Ended) -> Refusal {
     match ended {
         Ended::TakenOver => Refusal::new(
             ErrorReason::ResumeTokenStale,
-            "another stream of the registration was attached; this one is over",
+            "another stream attached to this registration, so this stream has ended",
         ),
         Ended::Deleted => {
             Refusal::new(ErrorReason::RegistrationNotFound, "the registration was deleted; register again")
         }
         Ended::Drained => {
-            Refusal::new(ErrorReason::ServerDraining, "the sidecar is stopping; reconnect when it is back")
+            Refusal::new(ErrorReason::ServerDraining, "the sidecar is stopping; reconnect after its restart")
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Events and replies of an attached stream, as events of `Exchange` and `ReceiveMessages`.
+//! Events and replies of an attached stream, written as events of `Exchange` and `ReceiveMessages`.
 //!
 //! Left out: why a message was refused (`errors`).
 
@@ -46,12 +46,12 @@ pub(in crate::rpc) fn drain(deadline: Duration) -> proto::DrainNotice {
 
 /// Translates the position of a part in its message.
 pub(in crate::rpc) fn fragment(part: Part) -> proto::Fragment {
-    // A message has at most 24 bits of length.
+    // The length of a message fits 24 bits, so the conversion never fails.
     let int = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     proto::Fragment { total_bytes: int(part.total), offset: int(part.offset) }
 }
 
-/// Translates a channel that opened. `send_window` is how many bytes the application may send on it now.
+/// Translates a channel that opened. `send_window` is the number of bytes that the application may send on it now.
 pub(in crate::rpc) fn opened(opened: Opened<PeerChannel>, send_window: u64) -> proto::ChannelOpened {
     proto::ChannelOpened {
         channel_id: opened.channel,
@@ -82,7 +82,7 @@ pub(in crate::rpc) fn closed(channel: u32, close: &Close) -> proto::ChannelClose
     }
 }
 
-/// Translates an event of a channel. `send_window` counts only for a channel that opens.
+/// Translates an event of a channel. `send_window`, in bytes, is used only if the channel opens.
 pub(in crate::rpc) fn inbound_event(event: Event<PeerChannel>, send_window: u64) -> server_event::Event {
     match event {
         Event::Opened(open) => server_event::Event::ChannelOpened(opened(*open, send_window)),
@@ -97,6 +97,6 @@ pub(in crate::rpc) fn inbound_event(event: Event<PeerChannel>, send_window: u64)
         Event::Gap { channel, sessions, messages, bytes } => {
             server_event::Event::Gap(proto::Gap { channel_id: channel, messages, bytes, sessions })
         }
-        Event::Closed { channel, close, .. } => server_event::Event::ChannelClosed(closed(channel, &close)),
+        Event::Closed { channel, close } => server_event::Event::ChannelClosed(closed(channel, &close)),
     }
 }

@@ -24,7 +24,7 @@ fn peer_error(error: &LastError) -> proto::PeerError {
     }
 }
 
-/// Translates how it goes with an entry: its state, since when (wall time), and a sentence.
+/// Translates the state of an entry: the state, its start (wall time) where that is known, and a sentence or nothing.
 fn state(entry: &ListEntry) -> (proto::StaticPeerState, Option<Duration>, String) {
     use proto::StaticPeerState as S;
     match entry.state {
@@ -33,7 +33,7 @@ fn state(entry: &ListEntry) -> (proto::StaticPeerState, Option<Duration>, String
             (S::Connected, Some(since), how.to_owned())
         }
         EntryState::Dialing { since } => (S::Dialing, Some(since), String::new()),
-        EntryState::Resolving => (S::Resolving, None, "discovery is asked for the address".to_owned()),
+        EntryState::Resolving => (S::Resolving, None, "discovery looks for the address".to_owned()),
         EntryState::BackingOff { .. } => {
             (S::BackingOff, None, "see last_error and next_dial_time".to_owned())
         }
@@ -94,8 +94,9 @@ pub(in crate::rpc) fn target_node(text: &str) -> Result<BanTarget, Refusal> {
 
 /// Reads the target of a ban that is an address.
 pub(in crate::rpc) fn target_ip(text: &str) -> Result<BanTarget, Refusal> {
-    let ip: IpAddr =
-        text.parse().map_err(|_| Refusal::field("ip", "is not an IP address, as 203.0.113.7"))?;
+    let ip: IpAddr = text
+        .parse()
+        .map_err(|_| Refusal::field("ip", "is not an IP address; write for example 203.0.113.7"))?;
     Ok(BanTarget::ip(ip))
 }
 
@@ -105,7 +106,7 @@ pub(in crate::rpc) fn target_subnet(text: &str) -> Result<BanTarget, Refusal> {
     Ok(BanTarget::net(net))
 }
 
-/// Refuses a ban without a target.
+/// Returns the refusal of a ban without a target.
 pub(in crate::rpc) fn no_target() -> Refusal {
     Refusal::field("target", "is missing; name a node, an ip or a subnet")
 }

@@ -2,16 +2,17 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`status`] | a refusal, and how it travels: code, `ErrorInfo`, cuts |
+//! | [`status`] | a refusal, and its encoding as a gRPC status: code, details, size limits |
 //! | `errors` | errors of the other rooms as refusals, one table each |
 //! | `value` | texts, times, reasons, nodes |
 //! | `peer`, `lists` | peers; static and trusted peers, bans |
 //! | `registration`, `dial_filter` | registrations |
-//! | `event` | what a stream tells its application |
+//! | `event` | events that a stream sends to its application |
 //! | `node`, `discovery` | this sidecar; nodes that discovery knows |
 //! | `settings` | settings of peers |
 //!
-//! Left out: which call takes or returns what (`services`), and the rules of what a value means (the rooms that own it).
+//! Left out: which messages a call takes and returns (`services`), and what a value means (the room that owns the
+//! value).
 
 mod dial_filter;
 pub(super) mod discovery;

@@ -1,4 +1,4 @@
-//! Summaries of peers and discovery, and forks that are followed, for NodeService.
+//! Summaries of peers and of discovery, and the forks that the sidecar follows, for NodeService.
 
 use data_encoding::HEXLOWER;
 
@@ -7,7 +7,7 @@ use crate::{
     net::discovery::Counters, policy::fork_following::Followed, rpc::proto, switch::peers::PeersSummary,
 };
 
-/// Translates a fork that no schedule of ours has and that the sidecar follows because other nodes announce it.
+/// Translates a followed fork: one that our fork schedule does not have, and that other nodes announce.
 pub(in crate::rpc) fn followed(fork: &Followed) -> proto::FollowedFork {
     proto::FollowedFork {
         hash: HEXLOWER.encode(&fork.hash),
@@ -17,7 +17,7 @@ pub(in crate::rpc) fn followed(fork: &Followed) -> proto::FollowedFork {
     }
 }
 
-/// Translates the slots, and how dials and inbound connections went.
+/// Translates the slots and their use, and the counts of dials and inbound connections by outcome.
 pub(in crate::rpc) fn summary(summary: &PeersSummary) -> proto::PeerSummary {
     let int = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let counts = &summary.recent;

@@ -1,4 +1,4 @@
-//! Peers, attempts to become one, and what went over their connections.
+//! Peers, failed attempts to connect, and the traffic of connections.
 
 use super::value::{disconnect_reason, text, text_up_to, timestamp};
 use crate::delivery::ClosedBy;
@@ -12,12 +12,12 @@ use crate::{
     switch::{
         PeerView,
         session::{Session, SessionChannel},
-        views::{Attempt, GonePeer, PeerEnd, What, WhyNot, reason_name},
+        views::{Attempt, FailedAttempt, GonePeer, NotAdmitted, PeerEnd, reason_name},
     },
     watch::Missed,
 };
 
-/// The most characters of a client's name and of a capability's name in lists, which may hold thousands of peers.
+/// The most characters of a client's name and of a capability's name in lists: a list may hold thousands of peers.
 const MAX_LISTED_CLIENT: usize = 128;
 const MAX_LISTED_CAPABILITY: usize = 32;
 
@@ -35,7 +35,8 @@ pub(in crate::rpc) fn peer(view: &PeerView) -> proto::Peer {
     proto::Peer { roles: roles(view.is_static, view.is_trusted), ..session(&view.session) }
 }
 
-/// The same for a list, where texts of peers are cut shorter, so that a page holds many peers even if all have long Hellos.
+/// Translates a peer for a list. Texts from the peer are cut shorter there, so that a page holds many peers even if all
+/// have long Hellos.
 pub(in crate::rpc) fn listed_peer(view: &PeerView) -> proto::Peer {
     let hello = &view.session.hello;
     let capabilities = hello.capabilities.iter().map(|capability| proto::Capability {
@@ -57,7 +58,7 @@ fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {
     roles
 }
 
-/// Translates a peer whose session has ended, as far as the board remembers it.
+/// Translates a peer whose session has ended, from what its view still holds: no record and no capabilities.
 pub(in crate::rpc) fn gone_peer(gone: &GonePeer) -> proto::Peer {
     proto::Peer {
         node_id: gone.node_id.to_string(),
@@ -104,7 +105,7 @@ pub(in crate::rpc) fn session(session: &Session) -> proto::Peer {
     }
 }
 
-/// Why we dialed a peer.
+/// Translates why we dialed a peer.
 fn peer_source(kind: Kind) -> proto::PeerSource {
     match kind {
         Kind::Static => proto::PeerSource::Static,
@@ -117,7 +118,7 @@ fn peer_source(kind: Kind) -> proto::PeerSource {
     }
 }
 
-/// Why a dial failed or a connection ended.
+/// Translates why a dial failed or a connection ended.
 pub(in crate::rpc) fn cause(cause: Cause) -> proto::PeerErrorReason {
     use proto::PeerErrorReason as R;
     match cause {
@@ -142,7 +143,7 @@ pub(in crate::rpc) fn cause(cause: Cause) -> proto::PeerErrorReason {
     }
 }
 
-/// Translates who closed a session or a channel.
+/// Translates which side closed a session or a channel: `remote`, `sidecar`, `operator`, or an application's client id.
 pub(in crate::rpc) fn closed_by(by: &ClosedBy) -> String {
     match by {
         ClosedBy::Remote => "remote".to_owned(),
@@ -152,7 +153,7 @@ pub(in crate::rpc) fn closed_by(by: &ClosedBy) -> String {
     }
 }
 
-/// How a session ended.
+/// Translates how a session ended.
 pub(in crate::rpc) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
     proto::PeerEnd {
         time: Some(timestamp(end.time)),
@@ -162,37 +163,37 @@ pub(in crate::rpc) fn peer_end(end: &PeerEnd) -> proto::PeerEnd {
     }
 }
 
-/// Translates a dial or an inbound connection that became no session.
-pub(in crate::rpc) fn attempt(attempt: &Attempt) -> proto::FailedAttempt {
+/// Translates a dial or an inbound connection that did not become a session.
+pub(in crate::rpc) fn attempt(attempt: &FailedAttempt) -> proto::FailedAttempt {
     use proto::failed_attempt::Attempt as A;
-    let what = match &attempt.what {
-        What::Dial { id, addr, kind, cause: why } => A::Dial(proto::FailedDial {
+    let kind = match &attempt.attempt {
+        Attempt::Dial { id, addr, kind, cause: why } => A::Dial(proto::FailedDial {
             node_id: id.to_string(),
             address: addr.map(|addr| addr.to_string()).unwrap_or_default(),
             source: peer_source(*kind).into(),
             reason: cause(*why).into(),
         }),
-        What::Inbound { remote, id, why } => A::Inbound(proto::RefusedConnection {
+        Attempt::Inbound { remote, id, why } => A::Inbound(proto::RefusedConnection {
             remote_address: remote.to_string(),
             node_id: id.map(|id| id.to_string()).unwrap_or_default(),
             failure: match why {
-                WhyNot::Failed(why) => cause(*why).into(),
-                WhyNot::Refused(_) => proto::PeerErrorReason::Unspecified.into(),
+                NotAdmitted::Failed(why) => cause(*why).into(),
+                NotAdmitted::Refused(_) => proto::PeerErrorReason::Unspecified.into(),
             },
             refusal: match why {
-                WhyNot::Refused(refusal) => refusal.name().to_owned(),
-                WhyNot::Failed(_) => String::new(),
+                NotAdmitted::Refused(refusal) => refusal.name().to_owned(),
+                NotAdmitted::Failed(_) => String::new(),
             },
         }),
     };
     proto::FailedAttempt {
         time: Some(timestamp(attempt.time)),
-        attempt: Some(what),
+        attempt: Some(kind),
         detail: text(&attempt.detail),
     }
 }
 
-/// Translates the number of attempts of one kind that a watch did not get.
+/// Translates the number of failed attempts of one kind that a watch did not receive.
 pub(in crate::rpc) fn missed(missed: Missed) -> proto::MissedAttempts {
     let (inbound, reason) = reason_name(missed.reason);
     proto::MissedAttempts { reason: reason.to_owned(), inbound, count: missed.count }

@@ -1,6 +1,6 @@
-//! Registrations in both directions: specs, requests to attach, and what an application is told about its registration.
+//! Registrations, read from the contract and written to it: specs, requests to attach, and the state of a registration.
 //!
-//! Left out: which specs are right (the lease) and why a request is refused (`errors`).
+//! Left out: which specs are valid (the lease), and why a request is refused (`errors`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,15 +20,15 @@ use crate::{
     switch::registrations::{Acting, AttachRequest, RegistrationView, Target},
 };
 
-/// Reads the spec of a request. The lease checks its content; here it only gets its types.
+/// Reads the spec of a request. Only types and durations are checked here; the lease checks the content.
 pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
     let spec =
-        spec.ok_or_else(|| Refusal::field("spec", "is missing; it names the client and its protocols"))?;
+        spec.ok_or_else(|| Refusal::field("spec", "is missing; set it with client_id and protocols"))?;
     let policy = spec.overflow_policy.unwrap_or_default();
     let defaults = OverflowPolicy::default();
     // All wrong fields are reported at once.
     let mut wrong = Vec::new();
-    // The lease refuses a limit that is too long.
+    // No limit here: the lease refuses a stall limit that is too long.
     let stall_limit = duration("spec.overflow_policy.stall_limit", policy.stall_limit, Duration::MAX);
     let stall_limit = noted(&mut wrong, stall_limit).flatten();
     let linger = noted(&mut wrong, duration("spec.linger", spec.linger, MAX_LINGER)).flatten();
@@ -56,7 +56,7 @@ pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<Regi
     })
 }
 
-/// Returns the value of a field; if it is wrong, adds the problem to `wrong`.
+/// Returns the value of a field. If the field is wrong, returns `None` and adds the problem to `wrong`.
 fn noted<T>(wrong: &mut Vec<(String, String)>, field: Result<T, Refusal>) -> Option<T> {
     field.map_err(|refusal| wrong.extend(refusal.into_fields())).ok()
 }
@@ -74,12 +74,12 @@ pub(in crate::rpc) fn payload(payload: proto::Payload) -> Greeting {
     Greeting { code: payload.code, payload: payload.payload }
 }
 
-/// Reads the event `set_greeting`: name, version, messages.
+/// Reads the event `set_greeting`: the protocol's name and version, and its messages.
 pub(in crate::rpc) fn greeting(event: proto::SetGreeting) -> (String, u32, Vec<Greeting>) {
     (event.name, event.version, event.messages.into_iter().map(payload).collect())
 }
 
-/// Reads on whose behalf a call acts. Each request has a `oneof` of its own for the same two choices.
+/// Reads the registration for which a call acts. Each request has its own `oneof` with the same two choices.
 macro_rules! acting {
     ($($of:ty),+ $(,)?) => {$(
         impl From<$of> for Acting {
@@ -105,7 +105,7 @@ acting!(
     proto::broadcast_message_request::Sender,
 );
 
-/// Reads the caller's name for an attempt.
+/// Reads the request id: the caller's name for one attempt, which it repeats when it retries.
 pub(in crate::rpc) fn request_id(text: String) -> Result<String, Refusal> {
     /// A UUID has 36 characters.
     const LIMIT: usize = 64;
@@ -205,7 +205,7 @@ fn spec_view(spec: &RegistrationSpec) -> proto::RegistrationSpec {
     }
 }
 
-/// Translates a registration for every caller: without secrets.
+/// Translates a registration, without its secrets: every caller may see the result.
 pub(in crate::rpc) fn view(view: &RegistrationView) -> proto::Registration {
     proto::Registration {
         registration_id: view.id.to_string(),

@@ -1,4 +1,4 @@
-//! Settings of peers that calls may change, in both directions.
+//! Settings of peers that calls may change, read from the contract and written to it.
 //!
 //! Left out: what a setting does (`policy`, `net::bandwidth`).
 
@@ -9,20 +9,21 @@ use ipnet::IpNet;
 use super::{status::Refusal, value::duration};
 use crate::{net::switch::PeerSettings, node::network, policy::ChurnSettings, rpc::proto};
 
-/// The largest value of a setting that counts peers: beyond it, the number of open files is the limit.
+/// The largest value of a setting that counts peers. Beyond it, the number of files that a process may open is the
+/// limit.
 const MAX_PEERS: u32 = 65_536;
 
-/// The largest value of a setting that is a time.
+/// The largest value of a setting that is a time: one day.
 const MAX_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The lowest cap of a rate in bytes a second, as in the configuration.
+/// The lowest cap of a rate, in bytes a second. The configuration has the same.
 const MIN_RATE: u64 = 1024;
 
 /// The most networks of `net_restrict`.
 const MAX_NETWORKS: usize = 1024;
 
-/// Checks a request and returns a function that changes the settings as it says. A setting that is not in the request
-/// stays.
+/// Checks a request and returns a function that applies it to the settings. A setting that is not in the request stays
+/// as it is.
 pub(in crate::rpc) fn change(
     wanted: proto::PeerSettings,
 ) -> Result<impl FnOnce(&mut PeerSettings) + Send + 'static, Refusal> {
@@ -51,7 +52,7 @@ pub(in crate::rpc) fn change(
     }
     let rate = |name: &str, value: Option<u64>| match value {
         Some(1..MIN_RATE) => {
-            Err(Refusal::field(field(name), format!("must be at least {MIN_RATE}, or 0 for no cap")))
+            Err(Refusal::field(field(name), format!("must be at least {MIN_RATE} bytes/s, or 0 for no cap")))
         }
         value => Ok(value.map(NonZeroU64::new)),
     };
@@ -96,7 +97,7 @@ fn of_interval(every: Duration) -> Option<ChurnSettings> {
 fn networks(list: &[String]) -> Result<Vec<IpNet>, Refusal> {
     let field = "settings.net_restrict.networks";
     if list.len() > MAX_NETWORKS {
-        return Err(Refusal::field(field, format!("names {}; {MAX_NETWORKS} are allowed", list.len())));
+        return Err(Refusal::field(field, format!("has {} entries; the most is {MAX_NETWORKS}", list.len())));
     }
     let network = |(at, text): (usize, &String)| {
         network::parse(text).map_err(|error| Refusal::field(format!("{field}[{at}]"), error))
@@ -141,7 +142,7 @@ mod tests {
         PeerSettings { policy: crate::policy::Settings::default(), bandwidth: Default::default() }
     }
 
-    /// All settings, none of which is the default.
+    /// All settings, each with a value that is not the default.
     fn all() -> proto::PeerSettings {
         let time = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         proto::PeerSettings {
@@ -171,7 +172,7 @@ mod tests {
         change(all()).unwrap()(&mut now);
         assert_eq!(view(&now), all());
         change(proto::PeerSettings::default()).unwrap()(&mut now);
-        assert_eq!(view(&now), all(), "what is not said stays");
+        assert_eq!(view(&now), all(), "a setting that is not in the request stays");
         let none = prost_types::Duration { seconds: 0, nanos: 0 };
         let off = proto::PeerSettings {
             churn_interval: Some(none),

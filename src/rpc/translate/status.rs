@@ -1,11 +1,11 @@
 //! The errors of the contract: a [`Refusal`] becomes a `google.rpc.Status` that a program can read.
 //!
 //! Every error carries exactly one `ErrorInfo` (domain `devp2pd`, reason the name of an [`ErrorReason`]), a
-//! `BadRequest` where fields are to blame, and a `RetryInfo` where trying again helps. The code follows from the
-//! reason, here and nowhere else, so that one reason never travels under two codes.
+//! `BadRequest` where fields are wrong, and a `RetryInfo` where a retry helps. This file alone maps a reason to its
+//! gRPC code, so that a reason always has the same code.
 //!
-//! Errors travel in HTTP/2 headers, whose lists most clients bound at 8 to 16 KiB; beyond that a call hangs instead
-//! of failing (grpc-rust issue 1834). So everything is cut: see [`MESSAGE_LIMIT`] and [`DETAILS_LIMIT`].
+//! Errors travel in HTTP/2 headers. Most clients limit a list of headers to 8 to 16 KiB, and a longer one makes the
+//! call hang instead of fail (grpc-rust issue 1834). So all texts are cut: see [`MESSAGE_LIMIT`] and [`DETAILS_LIMIT`].
 //!
 //! Left out: the reasons themselves (`proto/devp2p/v1/types.proto`), and which call refuses what (the services).
 
@@ -19,27 +19,27 @@ use crate::rpc::{
     proto::ErrorReason,
 };
 
-/// Who defines the reasons, as `ErrorInfo.domain` says it.
+/// The value of `ErrorInfo.domain`: the program that defines the reasons.
 const DOMAIN: &str = "devp2pd";
 
-/// Bytes that a message may take in the `grpc-message` header, where spaces, some punctuation and all that is not ASCII
-/// take three per byte. An enode URL with sentences around it fits; with the details and base64's third it stays below
-/// 4 KiB.
+/// The most bytes of a message in the `grpc-message` header. A space, some punctuation and each byte that is not ASCII
+/// take three bytes there. An enode URL with some sentences fits. Together with the details in base64, which adds a
+/// third, the headers stay below 4 KiB.
 const MESSAGE_LIMIT: usize = 900;
 
-/// Bytes that the encoded details may take before base64 makes 4 of every 3.
+/// The most bytes of the encoded details, before base64 turns every 3 bytes into 4.
 const DETAILS_LIMIT: usize = 2_300;
 
-/// Bytes of one metadata value or field description: what strangers or applications wrote may stand in it.
+/// The most bytes of one metadata value or field description, as both may contain text from strangers or applications.
 const TEXT_LIMIT: usize = 256;
 
-/// Particulars that are told: as many as always fit [`DETAILS_LIMIT`] beside the message.
+/// The most metadata entries: as many as always fit [`DETAILS_LIMIT`] together with the message.
 const METADATA_LIMIT: usize = 4;
 
-/// Wrong fields that are named one by one. A program that gets more wrong than this has one bug, not nine.
+/// The most wrong fields that `BadRequest` names one by one. A request with more of them probably has one common cause.
 const FIELDS_LIMIT: usize = 8;
 
-/// Why a request is refused: the value that services return, turned into a status at the edge.
+/// Why a request is refused. Services return this value; it becomes a gRPC status where the call returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     reason: ErrorReason,
@@ -51,7 +51,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal for `reason`. `message` says what was wrong and what would be right.
+    /// Returns a refusal for `reason`. `message` says what was wrong and what would be right.
     pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -63,8 +63,8 @@ impl Refusal {
         }
     }
 
-    /// INVALID_ARGUMENT / INVALID_FIELD: `field` is the path of the field (`spec.protocols[0].name`), `problem` what
-    /// is wrong with it and what would be right.
+    /// INVALID_ARGUMENT / INVALID_FIELD. `field` is the path of the field (`spec.protocols[0].name`); `problem` says
+    /// what is wrong with it and what would be right.
     pub fn field(field: impl Into<String>, problem: impl ToString) -> Self {
         let (field, problem) = (field.into(), problem.to_string());
         Self::new(ErrorReason::InvalidField, format!("{field}: {problem}")).with_field(field, problem)
@@ -77,55 +77,56 @@ impl Refusal {
         Self { fields: problems, ..Self::new(ErrorReason::InvalidField, each.join("; ")) }
     }
 
-    /// The fields that are to blame, and nothing else is: to be told with others of the same request.
+    /// Returns the wrong fields alone, so that they can be reported with other wrong fields of the same request.
     pub(in crate::rpc) fn into_fields(self) -> Vec<(String, String)> {
         self.fields
     }
 
-    /// INTERNAL: a fault of ours, told without its inside; log that where it happened.
+    /// INTERNAL: an error of the sidecar. `message` holds no internal details; the code that noticed it logs those.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorReason::Internal, message)
     }
 
-    /// The caller is known and may not do this: PERMISSION_DENIED, where [`Self::new`] says UNAUTHENTICATED.
+    /// PERMISSION_DENIED / NOT_AUTHORIZED: the caller is known and may not do this. For the same reason, [`Self::new`]
+    /// takes the code UNAUTHENTICATED.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self { code: Code::PermissionDenied, ..Self::new(ErrorReason::NotAuthorized, message) }
     }
 
-    /// Adds a particular for programs. Keys are snake_case and stand beside the reason in `types.proto`.
+    /// Adds a metadata entry for programs. Keys are snake_case and are documented with the reason in `types.proto`.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
         self.metadata.push((key, value.to_string()));
         self
     }
 
-    /// Blames one more field.
+    /// Adds one more wrong field.
     #[must_use]
     fn with_field(mut self, field: impl Into<String>, problem: impl ToString) -> Self {
         self.fields.push((field.into(), problem.to_string()));
         self
     }
 
-    /// Says when trying again makes sense, instead of the default of the reason.
+    /// Sets the time after which a retry makes sense, in place of the reason's default.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
         self
     }
 
-    /// The reason, as events in a stream carry it.
+    /// Returns the reason. Events in a stream carry it, too.
     #[must_use]
     pub fn reason(&self) -> ErrorReason {
         self.reason
     }
 
-    /// The gRPC code.
+    /// Returns the gRPC code.
     #[must_use]
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The sentence, as events in a stream carry it: cut to [`MESSAGE_LIMIT`].
+    /// Returns the message, cut to [`MESSAGE_LIMIT`]. Events in a stream carry it, too.
     #[must_use]
     pub fn message(&self) -> String {
         cut(&self.message, MESSAGE_LIMIT)
@@ -161,8 +162,8 @@ impl Refusal {
             details.push(any("BadRequest", &BadRequest { field_violations }));
         }
         let mut status = RpcStatus { code: self.code as i32, message: message.to_owned(), details };
-        // The message says it all once more, so what is dropped here is only lost to programs, last detail first.
-        // ErrorInfo alone always fits.
+        // Drop the last details until the rest fits. The message has the same content for a reader; only programs lose
+        // the dropped details. ErrorInfo alone always fits.
         while status.encoded_len() > DETAILS_LIMIT && status.details.len() > 1 {
             status.details.pop();
         }
@@ -178,7 +179,8 @@ impl From<Refusal> for Status {
     }
 }
 
-/// An error of the gRPC library, with a reason if it has none: the library knows codes and texts alone.
+/// Gives an error of the gRPC library a reason, as the library sets only a code and a text. A status that has details
+/// stays as it is.
 #[must_use]
 pub fn with_reason(status: Status) -> Status {
     if !status.details().is_empty() {
@@ -187,20 +189,20 @@ pub fn with_reason(status: Status) -> Status {
     let reason = match status.code() {
         Code::Unimplemented => ErrorReason::NotSupported,
         Code::OutOfRange | Code::ResourceExhausted => ErrorReason::RequestTooLarge,
-        // What it calls internal is what it could not decode: wrong frames, wrong protobuf, a request that is missing.
+        // The library uses INTERNAL for what it cannot decode: wrong frames, wrong protobuf, or a missing request.
         Code::Internal | Code::InvalidArgument => ErrorReason::RequestMalformed,
         Code::DeadlineExceeded => ErrorReason::TimedOut,
         _ => return status,
     };
     let message = match status.message() {
-        "" if reason == ErrorReason::NotSupported => "there is no such call in this version",
+        "" if reason == ErrorReason::NotSupported => "this version of devp2pd has no such call",
         "" => "the request cannot be decoded",
         message => message,
     };
     Refusal::new(reason, message).into()
 }
 
-/// The code under which a reason travels: the table that clients rely on.
+/// Returns the gRPC code of a reason. Clients rely on this table.
 fn code(reason: ErrorReason) -> Code {
     use ErrorReason as R;
     match reason {
@@ -231,10 +233,10 @@ fn code(reason: ErrorReason) -> Code {
     }
 }
 
-/// When to try again, where that helps at all.
+/// Returns the time after which a retry makes sense; `None` where a retry does not help.
 fn retry_after(reason: ErrorReason) -> Option<Duration> {
     match reason {
-        // A full queue of 1 MiB empties in some 10 ms on a fast link and in a second on a slow one.
+        // A full queue of 1 MiB empties within about 10 ms on a fast link, and within a second on a slow one.
         ErrorReason::SendWindowExceeded => Some(Duration::from_millis(100)),
         // A sidecar that stops is back in about a second if a supervisor restarts it.
         ErrorReason::ServerDraining => Some(Duration::from_secs(1)),
@@ -249,10 +251,10 @@ fn any(name: &str, message: &impl prost::Message) -> prost_types::Any {
     }
 }
 
-/// `text` without control characters, and short enough that it takes at most `limit` bytes in a header.
+/// Returns `text` without control characters, cut so that it takes at most `limit` bytes in a header.
 fn cut(text: &str, limit: usize) -> String {
     let clean = || text.chars().map(|char| if char.is_control() { ' ' } else { char });
-    // tonic percent-encodes spaces and much punctuation beside what is not ASCII: three bytes for each.
+    // tonic percent-encodes spaces, much punctuation and all that is not ASCII: three bytes in place of each byte.
     let cost = |char: char| {
         let plain =
             char.is_ascii_graphic() && !matches!(char, '"' | '#' | '%' | '<' | '>' | '`' | '?' | '{' | '}');
@@ -274,7 +276,7 @@ fn cut(text: &str, limit: usize) -> String {
 pub(super) mod tests {
     use super::*;
 
-    /// What a client reads out of a status.
+    /// Decodes a status as a client does: the status, its ErrorInfo, and its RetryInfo and BadRequest if it has them.
     pub(in crate::rpc::translate) fn read(
         status: &Status,
     ) -> (RpcStatus, ErrorInfo, Option<RetryInfo>, Option<BadRequest>) {

@@ -1,6 +1,7 @@
-//! Values that requests and answers of several services have: texts, times, reasons, nodes.
+//! Values that requests and responses of several services have in common: texts, times, reasons, nodes.
 //!
-//! Text from other nodes (client names, capability names) is cut and escaped here, once, before it reaches a terminal.
+//! Text from other nodes (client names, capability names) is cut and escaped here, in one place. So it cannot control
+//! the terminal on which a user reads it.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use prost_types::Timestamp;
 use super::status::Refusal;
 use crate::{node::NodeRef, p2p, rpc::proto};
 
-/// The most characters of another node's text that are passed on.
+/// The most characters of another node's text that callers get.
 const MAX_TEXT: usize = 256;
 
 /// Makes another node's text safe to print: cuts it to [`MAX_TEXT`] characters, and escapes control characters and
@@ -18,7 +19,7 @@ pub(in crate::rpc) fn text(stranger: &str) -> String {
     text_up_to(MAX_TEXT, stranger)
 }
 
-/// The same, cut to `characters`.
+/// Makes another node's text safe to print, as [`text`] does, and cuts it to `characters`.
 pub(in crate::rpc) fn text_up_to(characters: usize, stranger: &str) -> String {
     let mut out = String::new();
     for character in stranger.chars().take(characters) {
@@ -31,7 +32,7 @@ pub(in crate::rpc) fn text_up_to(characters: usize, stranger: &str) -> String {
     out
 }
 
-/// Translates a wall time, which is since the Unix epoch.
+/// Translates a wall time, given as the time since the Unix epoch.
 pub(in crate::rpc) fn timestamp(unix: Duration) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(unix.as_secs()).unwrap_or(i64::MAX),
@@ -50,7 +51,7 @@ pub(in crate::rpc) fn wire_reason(reason: proto::DisconnectReason) -> p2p::Disco
     p2p::DisconnectReason::from_code(code)
 }
 
-/// Reads a duration of a request, which must not be negative and is at most `max`.
+/// Reads a duration of a request. It must not be negative, and must not be longer than `max`.
 pub(in crate::rpc) fn duration(
     field: &str,
     duration: Option<prost_types::Duration>,
@@ -58,7 +59,7 @@ pub(in crate::rpc) fn duration(
 ) -> Result<Option<Duration>, Refusal> {
     let Some(duration) = duration else { return Ok(None) };
     let duration = Duration::try_from(duration).map_err(|_| {
-        Refusal::field(field, "is a duration that must not be negative, such as \"10s\" in JSON")
+        Refusal::field(field, "must not be negative; write a duration such as \"10s\" in JSON")
     })?;
     if duration > max {
         let problem = format!("must be at most \"{}s\"", max.as_secs());
@@ -67,7 +68,8 @@ pub(in crate::rpc) fn duration(
     Ok(Some(duration))
 }
 
-/// Reads a node of a request, in any of the four forms. If the node has an address, it can be dialed.
+/// Reads a node of a request, in any of the four forms of [`node_ref`]. If the node has an address, checks that the
+/// address can be dialed.
 pub(in crate::rpc) fn dialable_node(field: &str, text: &str) -> Result<NodeRef, Refusal> {
     let node = node_ref(field, text)?;
     node.check_dialable().map_err(|error| Refusal::field(field, error))?;
@@ -77,7 +79,8 @@ pub(in crate::rpc) fn dialable_node(field: &str, text: &str) -> Result<NodeRef, 
 /// Reads a node of a request: a node id, a public key, `enode://` or `enr:`.
 pub(in crate::rpc) fn node_ref(field: &str, text: &str) -> Result<NodeRef, Refusal> {
     if text.is_empty() {
-        let problem = "is missing; a node id (64 hex digits), a public key (128), enode:// or enr:";
+        let problem =
+            "is missing; give a node id (64 hex digits), a public key (128 hex digits), enode:// or enr:";
         return Err(Refusal::field(field, problem));
     }
     text.parse().map_err(|error| Refusal::field(field, error))

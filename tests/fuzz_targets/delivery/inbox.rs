@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use devp2pd::Now;
+use devp2pd::delivery::credit::MESSAGE_COST;
 use devp2pd::delivery::overflow::MAX_STALL_LIMIT;
 use devp2pd::delivery::{
     About, Action, Arrival, AttachParams, Budget, ChannelKey, Close, ClosedBy, Config, Event, Held, Inbox,
-    MESSAGE_COST, OverflowPolicy, Pull, Push, Sharing, StreamId,
+    OverflowPolicy, Pull, Push, Sharing, StreamId,
 };
 
 use super::{Script, origin};
@@ -21,7 +22,6 @@ const LARGEST: usize = 150_000;
 /// One channel as the test knows it.
 struct Known {
     key: ChannelKey,
-    session: u64,
     open: bool,
     /// Its owner was told to close it.
     muted: bool,
@@ -66,12 +66,15 @@ impl World {
 
     fn open(&mut self) {
         let index = self.known.len();
-        let session = self.session(index);
-        let about = About { session_id: session, peer: index, keep_first: index % 3, greeting_sent: false };
+        let about = About {
+            session_id: self.session(index),
+            peer: index,
+            keep_first: index % 3,
+            greeting_sent: false,
+        };
         let key = self.inbox.open(about).expect("a key");
         self.known.push(Known {
             key,
-            session,
             open: true,
             muted: false,
             arrived: 0,
@@ -260,10 +263,9 @@ impl World {
                 known.partial = 0;
                 known.position += messages;
             }
-            Event::Closed { channel, session_id, .. } => {
+            Event::Closed { channel, .. } => {
                 let index = self.numbers.remove(&channel).expect("an announced channel");
                 let known = &mut self.known[index];
-                assert_eq!(session_id, known.session);
                 assert!(!known.open && known.partial == 0);
                 assert_eq!(known.position, known.arrived, "all of it was handed over or reported");
                 known.ended = true;

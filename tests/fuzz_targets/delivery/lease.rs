@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use devp2pd::delivery::OverflowPolicy;
 use devp2pd::lease::Capability;
-use devp2pd::lease::ErrorReason;
+use devp2pd::lease::reason::ErrorReason;
 use devp2pd::lease::{
     Action, Caller, Claim, Claimed, Config, LeaseError, LeaseStream, ProtocolSpec, RegistrationId,
     RegistrationSpec, Registry, Wanted, Who,
@@ -73,18 +73,22 @@ pub(super) fn run(data: &[u8]) {
                 };
                 let request_id = REQUESTS[(argument / 3) % 3];
                 let claim = Claim { who, spec, request_id, takeover: argument.is_multiple_of(5) };
-                let before: Vec<_> = registry.capabilities().cloned().collect();
+                let before = capabilities(&registry);
                 let result = if argument.is_multiple_of(2) {
                     registry.attach(now, caller, claim)
                 } else {
                     registry.register(now, caller, claim)
                 };
                 match result {
-                    Ok(claimed) => claimed_is_right(&claimed, &mut leases, &mut tokens, &mut streams, client),
+                    Ok(claimed) => {
+                        let generation = registry.get(claimed.id).expect("it was claimed").generation();
+                        let claimed = (&claimed, generation);
+                        claimed_is_right(claimed, &mut leases, &mut tokens, &mut streams, client);
+                    }
                     Err(error) => {
                         refused_is_right(&error);
                         // Leases may have run out, but nothing was taken.
-                        assert!(registry.capabilities().all(|capability| before.contains(capability)));
+                        assert!(capabilities(&registry).iter().all(|capability| before.contains(capability)));
                     }
                 }
             }
@@ -141,7 +145,7 @@ pub(super) fn run(data: &[u8]) {
 }
 
 fn claimed_is_right(
-    claimed: &Claimed,
+    (claimed, generation): (&Claimed, u64),
     leases: &mut BTreeMap<RegistrationId, Lease>,
     tokens: &mut Vec<String>,
     streams: &mut Vec<(RegistrationId, LeaseStream)>,
@@ -152,20 +156,20 @@ fn claimed_is_right(
     assert!(!format!("{claimed:?}").contains(secret), "a token is never printed");
     match leases.get_mut(&claimed.id) {
         None => {
-            assert!(!claimed.resumed && claimed.generation == 1 && claimed.replaced.is_none());
+            assert!(!claimed.resumed && generation == 1 && claimed.replaced.is_none());
             assert!(!tokens.contains(&token));
             leases.insert(claimed.id, Lease { token: token.clone(), generation: 1, client });
             tokens.push(token);
         }
-        Some(lease) if lease.generation == claimed.generation => {
+        Some(lease) if lease.generation == generation => {
             assert!(claimed.resumed);
             assert_eq!(lease.token, token, "the same attempt has the same answer");
         }
         Some(lease) => {
             assert!(claimed.resumed && lease.client < 3);
-            assert_eq!(claimed.generation, lease.generation + 1);
+            assert_eq!(generation, lease.generation + 1);
             assert!(!tokens.contains(&token), "a new generation has a new token");
-            (lease.generation, lease.token) = (claimed.generation, token.clone());
+            (lease.generation, lease.token) = (generation, token.clone());
             tokens.push(token);
         }
     }
@@ -188,4 +192,10 @@ fn claimed_is_right(
 fn refused_is_right(error: &LeaseError) {
     assert!(error.to_string().len() < 1024, "{error}");
     assert!(!matches!(error.reason(), ErrorReason::PeerNotConnected | ErrorReason::SendWindowExceeded));
+}
+
+/// All capabilities that are registered.
+fn capabilities(registry: &Registry) -> Vec<Capability> {
+    let protocols = registry.iter().flat_map(|registration| &registration.spec().protocols);
+    protocols.map(|protocol| protocol.capability.clone()).collect()
 }

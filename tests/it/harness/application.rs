@@ -13,7 +13,7 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use super::soon;
 
-pub(crate) use client_event::Event as Wish;
+pub(crate) use client_event::Event as ClientEventKind;
 pub(crate) use server_event::Event;
 
 /// Requests that may wait: more than any test sends at once.
@@ -35,7 +35,7 @@ impl Application {
         attach: Attach,
     ) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(REQUESTS);
-        let first = ClientEvent { event: Some(Wish::Attach(attach)) };
+        let first = ClientEvent { event: Some(ClientEventKind::Attach(attach)) };
         requests.send(ExchangeRequest { events: vec![first] }).await.unwrap();
         let mut responses = client.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
         let frame = soon("attached", responses.message()).await?.expect("an answer to attach");
@@ -117,24 +117,24 @@ impl Application {
     }
 
     /// Sends one event.
-    pub(crate) async fn tell(&self, event: Wish) {
+    pub(crate) async fn tell(&self, event: ClientEventKind) {
         self.tell_all(vec![event]).await;
     }
 
     /// Sends events in one frame.
-    pub(crate) async fn tell_all(&self, events: Vec<Wish>) {
+    pub(crate) async fn tell_all(&self, events: Vec<ClientEventKind>) {
         let events = events.into_iter().map(|event| ClientEvent { event: Some(event) }).collect();
         self.requests.send(ExchangeRequest { events }).await.unwrap();
     }
 
     /// Sends a message on a channel.
     pub(crate) async fn send(&self, channel: u32, code: u32, payload: impl Into<Vec<u8>>) {
-        self.tell(Wish::Message(message(channel, code, payload))).await;
+        self.tell(ClientEventKind::Message(message(channel, code, payload))).await;
     }
 
     /// Waits until everything sent before was queued or refused. Nothing else may come before the answer.
     pub(crate) async fn barrier(&mut self, nonce: u64) {
-        self.tell(Wish::Barrier(Barrier { nonce })).await;
+        self.tell(ClientEventKind::Barrier(Barrier { nonce })).await;
         match self.event().await {
             Event::BarrierReply(reply) => assert_eq!(reply.nonce, nonce),
             other => panic!("{other:?} before the answer to a barrier"),

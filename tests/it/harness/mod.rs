@@ -7,7 +7,9 @@ mod sidecar;
 mod tls;
 pub(crate) mod wire;
 
-pub(crate) use application::{Application, Event, Wish, attach, greeting, message, protocol, spec};
+pub(crate) use application::{
+    Application, ClientEventKind, Event, attach, greeting, message, protocol, spec,
+};
 pub(crate) use liar::{FIRST, HELLO, Liar, PING, PONG, Trap};
 pub(crate) use refused::{Refused, refused};
 pub(crate) use sidecar::{MAX_RESPONSE, Sidecar, connect, connect_unix, linked, try_start};

@@ -13,7 +13,8 @@ use devp2pd::{
     node::{NodeKey, PublicKey},
     rlp::Reader,
     rlpx::{
-        FrameReader, ecies,
+        ecies,
+        frame::FrameReader,
         mac::Mac,
         secrets::{Contribution, Role, Secrets},
     },

@@ -10,8 +10,8 @@ use std::{
 };
 
 use devp2pd::delivery::{
-    AttachParams, Budget, ChannelKey, Config, Event, Hooks, Inbox, Lost, MESSAGE_COST, Pull, SharedInbox,
-    StreamId,
+    AttachParams, Budget, ChannelKey, Config, Event, Hooks, Inbox, Lost, Pull, SharedInbox, StreamId,
+    credit::MESSAGE_COST,
 };
 
 use super::pipe::time_for;

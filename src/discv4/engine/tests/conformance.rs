@@ -115,7 +115,7 @@ fn enr_request_after_bond() {
     script.wait(400);
     let (verdict, hash) = script.enr_request(&peer);
     assert_eq!(verdict, Verdict::Accepted);
-    let expected = Sent::EnrResponse { request_hash: hash, record: script.engine.local_record().clone() };
+    let expected = Sent::EnrResponse { request_hash: hash, record: script.engine.record.clone() };
     assert_eq!(script.sent_to(&peer), [expected]);
 }
 
@@ -213,7 +213,7 @@ fn too_late_a_pong_is_no_proof() {
     let Some(Sent::Ping { hash, .. }) = sent.last() else { panic!("{sent:?}") };
     script.wait(500);
     assert_eq!(script.pong(&peer, *hash), Verdict::Unsolicited);
-    assert_eq!(script.engine.conversations(), 0);
+    assert_eq!(script.engine.conversations.len(), 0);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn a_node_that_does_not_know_us_is_bonded_first() {
     script.enr_response(&peer, *hash, theirs.encoded());
     let contact = Some(Contact { record: Some(theirs), ..peer.contact() });
     assert_eq!(done(&mut script), [Action::Resolved { query: QueryId(1), contact }]);
-    assert_eq!(script.engine.conversations(), 0);
+    assert_eq!(script.engine.conversations.len(), 0);
     // Within a day nothing of that is needed again.
     script.ask_record(2, &peer);
     assert!(matches!(script.sent_to(&peer).as_slice(), [Sent::EnrRequest { .. }]));
@@ -62,7 +62,7 @@ fn silence_ends_every_question() {
     script.engine.lookup(script.now, QueryId(5), [1; 64]).unwrap();
     assert_eq!(script.sent_to(&peer).len(), 1, "one ping serves all");
     script.wait(500);
-    assert_eq!(script.engine.conversations(), 0);
+    assert_eq!(script.engine.conversations.len(), 0);
     assert_eq!(
         done(&mut script),
         [

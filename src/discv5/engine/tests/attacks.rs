@@ -118,5 +118,5 @@ fn replayed_requests_are_answered_only_where_they_came_from() {
     // From somewhere else it is no message of a session, and gets a challenge that the replayer cannot answer.
     let sent = rig.deliver(addr("7.7.7.7:7"), &packet);
     assert!(matches!(tester.read(&sent[0].1), Got::Challenge { .. }));
-    assert_eq!(rig.engine.sessions().len(), (0, 1));
+    assert_eq!(rig.engine.wire.sessions().len(), (0, 1));
 }

@@ -113,7 +113,7 @@ fn find(tester: &mut Tester, rig: &mut Rig, distances: &[u16]) -> (Vec<Record>, 
 fn findnode_zero_distance() {
     let mut rig = Rig::new(US);
     let mut tester = Tester::new(1, LISTEN1);
-    let own = rig.engine.local_record().clone();
+    let own = rig.engine.wire.record().clone();
     assert_eq!(find(&mut tester, &mut rig, &[0]), (vec![own.clone()], 1));
     assert_eq!(find(&mut tester, &mut rig, &[0, 0, 300]), (vec![own], 1), "once, and 300 is no distance");
     assert_eq!(find(&mut tester, &mut rig, &[256, 255]), (vec![], 1), "nobody, and one packet says so");

@@ -77,7 +77,7 @@ fn one_handshake_per_challenge_whether_good_or_bad() {
         let packet = spoil(&mut tester, &data);
         assert!(rig.deliver(tester.addr, &packet).is_empty(), "{why}");
         let failed = rig.counters().handshakes_failed + rig.counters().malformed;
-        assert_eq!((failed, rig.engine.sessions().len()), (1, (0, 0)), "{why}");
+        assert_eq!((failed, rig.engine.wire.sessions().len()), (1, (0, 0)), "{why}");
         // The challenge is used up: a good answer comes too late. Only what never was a handshake leaves it.
         let (_, ping) = tester.ping();
         let packet = tester.handshake(&data, seq, &ping);

@@ -89,11 +89,11 @@ impl Rig {
     }
 
     fn contact(&self) -> Contact {
-        Contact::from_record(self.engine.local_record().clone()).unwrap()
+        Contact::from_record(self.engine.wire.record().clone()).unwrap()
     }
 
     fn restrict(&mut self, to: Vec<ipnet::IpNet>) {
-        let record = self.engine.local_record().clone();
+        let record = self.engine.wire.record().clone();
         self.engine.overlay.restrict(to, &record);
     }
 

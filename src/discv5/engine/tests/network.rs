@@ -107,7 +107,7 @@ fn a_network_finds_itself_in_spite_of_losses() {
     // Anybody finds anybody.
     let ends: Vec<_> = network.engines.keys().copied().collect();
     for pair in ends.windows(2).step_by(5) {
-        let target = network.engines[&pair[1]].local_record().clone();
+        let target = network.engines[&pair[1]].wire.record().clone();
         let engine = network.engines.get_mut(&pair[0]).unwrap();
         engine.resolve(network.now, QueryId(1), target.id(), None).unwrap();
         network.drain(pair[0]);

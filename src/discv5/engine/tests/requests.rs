@@ -55,7 +55,7 @@ fn a_request_is_challenged_once_and_answered() {
         enr_seq: Some(1),
     };
     assert_eq!(results(&mut rig), [Action::PingResult { query: QueryId(1), pong: Ok(pong) }]);
-    assert_eq!(rig.engine.sessions().len(), (1, 0), "ours");
+    assert_eq!(rig.engine.wire.sessions().len(), (1, 0), "ours");
 }
 
 /// A node that is known by its URL alone: its key is enough for the handshake.
@@ -91,7 +91,7 @@ fn one_at_a_time_sixteen_wait_and_the_rest_is_refused() {
     assert_eq!(results(&mut rig).len(), 2);
     rig.advance(TIMEOUT * MAX_WAITING as u32);
     assert_eq!(results(&mut rig).len(), MAX_WAITING);
-    assert_eq!(rig.engine.requests(), 0);
+    assert_eq!(rig.engine.calls.len(), 0);
     assert_eq!(rig.counters().requests_timed_out, MAX_WAITING as u64 + 2);
 }
 

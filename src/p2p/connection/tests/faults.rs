@@ -1,9 +1,9 @@
-//! Bad input of every kind, and what the peer is told for it.
+//! Bad input of every kind, and the Disconnect reason that the peer gets for it.
 
 use super::*;
 use crate::rlpx::{self, FrameError, SnappyError};
 
-/// Garbage before there are keys: closed at once, without a word, whatever it was.
+/// Any garbage before there are keys closes the connection at once, without a Disconnect.
 #[test]
 fn garbage_instead_of_auth() {
     let mut off_curve = vec![0x01, 0x90, 0x04];
@@ -30,7 +30,7 @@ fn garbage_instead_of_auth() {
             assert_eq!(engine.poll_action(), None);
             let mut out = BytesMut::new();
             assert!(!transmit(&mut engine, now, &mut out) && out.is_empty());
-            assert!(received.is_empty(), "what came is let go");
+            assert!(received.is_empty(), "the received bytes are dropped");
         }
     }
 }
@@ -54,7 +54,7 @@ fn a_wrong_body_tag() {
     lab.expect_fault(Fault::Frame(FrameError::BodyTag));
 }
 
-/// Codes outside every range, whatever comes with them; the payload is not even decompressed.
+/// Codes outside every range, with any payload; the payload is not even decompressed.
 #[test]
 fn codes_outside_the_range() {
     for code in [0x22, 0x7f, 0x80, 0x100, u64::MAX] {
@@ -77,7 +77,7 @@ fn snappy_bombs() {
     lab.say_raw(0x10, &bomb);
     lab.expect_fault(Fault::Snappy(SnappyError::TooLarge { claimed: 1 << 24, compressed }));
 
-    // A truthful length before data that ends early.
+    // The length is true, but the data ends early.
     let mut lab = Lab::open(&[("eth", 69, 18)]);
     bomb = snap::raw::Encoder::new().compress_vec(&[0; 1000]).unwrap();
     bomb.pop();
@@ -106,13 +106,13 @@ fn base_messages_over_2_kib() {
 #[test]
 fn a_huge_ping() {
     let mut lab = Lab::open(&[("eth", 69, 18)]);
-    // 1 MiB stands for 16: the check is on the size, and unoptimized AES is slow.
+    // A message of 1 MiB instead of 16 MiB: the check is on the size, and unoptimized AES is slow.
     let size = 1 << 20;
     lab.say_raw(code::PING, &vec![0; size]);
     lab.expect_fault(Fault::BaseMessageTooLarge { code: code::PING, size });
 }
 
-/// The peer is told one reason and then nothing, although it goes on talking.
+/// The peer gets one reason and nothing more, although it goes on sending.
 #[test]
 fn nothing_is_read_after_a_fault() {
     let mut lab = Lab::open(&[("eth", 69, 18)]);
@@ -138,7 +138,7 @@ fn what_was_read_before_a_fault_is_delivered() {
     assert_eq!(queue.taken.len(), 1);
 }
 
-/// Every fault has a reason that the specification knows, and says in words what was wrong.
+/// Every fault has a reason of the specification, and a text that says what was wrong.
 #[test]
 fn faults_have_reasons_and_words() {
     let faults = [

@@ -31,8 +31,8 @@ fn messages_keep_their_order_and_their_channel() {
     assert_eq!(lab.sums(), (10, 0));
 }
 
-/// A peer that stops reading: the engine takes as much as fits the send buffer, the queue keeps the rest and refuses
-/// what does not fit its window, and nothing waits.
+/// A peer that stops reading: the engine takes as many messages as fit the send buffer. The queue keeps the rest and
+/// refuses what does not fit its window. No sender waits.
 #[test]
 fn a_peer_that_does_not_read() {
     let mut lab = Lab::open(ETH);
@@ -46,11 +46,11 @@ fn a_peer_that_does_not_read() {
     assert!(lab.heard.len() < 64 * 1024 + 1100, "{}", lab.heard.len());
     assert!(lab.queue.waiting().0 > 900, "the rest waits where it is bounded");
     assert_eq!(lab.send(0, 0, &noise), Err(Refused::Full), "what is in the send buffer is not written");
-    // The socket takes a part; the room comes back for whole messages.
+    // The socket takes a part; room returns for whole messages.
     let whole = lab.written(10_000) as u64;
     assert!((8..10).contains(&whole), "{whole}");
     lab.send(0, 0, &noise).unwrap();
-    // We leave at once: nothing more is pulled, and what was not written is counted once.
+    // We disconnect at once: nothing more is pulled, and each message that was not written is counted once.
     lab.engine.disconnect(lab.now, DisconnectReason::Requested);
     lab.queue.close();
     assert!(lab.transmit(), "the reason");
@@ -58,7 +58,7 @@ fn a_peer_that_does_not_read() {
     assert_eq!(lab.sums(), (whole, accepted + 1 - whole));
 }
 
-/// Nobody takes the reason: after a second the connection is over without it.
+/// The driver never writes the reason: after a second the connection is over without it.
 #[test]
 fn leaving_a_driver_that_does_not_write() {
     let mut lab = Lab::open(ETH);
@@ -67,7 +67,7 @@ fn leaving_a_driver_that_does_not_write() {
     assert_eq!(lab.actions(), [Action::Closed { by: Side::Local, reason: None, fault: None }]);
 }
 
-/// One call fills the caller's buffer to its bound and not much further, whatever waits.
+/// One call fills the caller's buffer to its bound and little more, however many messages wait.
 #[test]
 fn transmit_is_bounded() {
     let mut lab = Lab::open(ETH);
@@ -90,7 +90,7 @@ fn transmit_is_bounded() {
     assert_eq!(lab.actions(), []);
 }
 
-/// A source that is over its cap until the time it says.
+/// A source that is over its cap until the given time.
 struct Late<'a>(&'a Outbound, Instant);
 
 impl crate::p2p::Source for Late<'_> {
@@ -107,7 +107,7 @@ impl crate::p2p::Source for Late<'_> {
     }
 }
 
-/// A cap holds messages back, not Pings, and the engine asks to be called when it is over.
+/// A cap delays messages, not Pings, and the engine asks to be called when the time is over.
 #[test]
 fn a_capped_peer_is_slow_but_alive() {
     let mut lab = Lab::open(ETH);
@@ -133,13 +133,13 @@ fn pings_go_out_and_pongs_are_timed() {
     lab.say(code::PONG, &[0xc0]);
     assert_eq!(lab.actions(), [Action::RoundTrip(Duration::from_millis(40))]);
     lab.say(code::PONG, &[0xc0]);
-    assert_eq!(lab.actions(), [], "nobody asked for this one");
+    assert_eq!(lab.actions(), [], "no Ping asked for it");
     assert_eq!(lab.engine.counters().base_ignored, 1);
     lab.say(code::PING, &[0xc0]);
     assert_eq!(lab.hear(), Some((code::PONG, vec![0xc0])));
 }
 
-/// Ten thousand pings before we write once: a bounded number of pongs, everything counted, the connection stays.
+/// Ten thousand Pings before we write once: the Pongs are bounded, all Pings are counted, and the connection stays.
 #[test]
 fn a_ping_flood() {
     let mut lab = Lab::open(ETH);
@@ -175,11 +175,11 @@ fn silence_ends_the_connection() {
     lab.engine.handle_timeout(lab.now);
     assert_eq!(lab.actions(), []);
     assert_eq!(lab.run_to_deadline(), seconds(1));
-    // The second ping was due at the same moment; a peer that is left is not pinged.
+    // The second Ping was due at the same moment; a peer that times out is not pinged.
     lab.expect_fault(Fault::Silence);
 }
 
-/// Any frame is a sign of life, not only a pong.
+/// Any frame proves that the peer is alive, not only a Pong.
 #[test]
 fn a_peer_that_talks_is_not_left() {
     let mut lab = Lab::open(ETH);
@@ -194,7 +194,7 @@ fn a_peer_that_talks_is_not_left() {
     }
 }
 
-/// A frame that has begun has 30 seconds, however its bytes are spread.
+/// A frame that has begun has 30 seconds in all, however its bytes are spread.
 #[test]
 fn a_trickling_frame() {
     let mut lab = Lab::open(ETH);
@@ -242,7 +242,7 @@ fn back_pressure_stops_reading_not_pinging() {
     assert!(lab.engine.is_behind());
     lab.engine.handle_bytes(lab.now, &mut lab.received);
     assert_eq!(lab.messages().len(), 1);
-    // The peer's silence while it was held is not counted, what was there before is.
+    // The peer's silence while it was held does not count; its silence before that does.
     assert_eq!(lab.run_to_deadline(), seconds(7), "the next ping");
     lab.hear();
     assert_eq!(lab.run_to_deadline(), seconds(15));
@@ -251,7 +251,7 @@ fn back_pressure_stops_reading_not_pinging() {
     lab.expect_fault(Fault::Silence);
 }
 
-/// What was read and not taken is bounded in bytes and in number.
+/// Messages that were read and not delivered are bounded in bytes and in number.
 #[test]
 fn an_idle_driver_stops_the_reading() {
     for (len, most) in [(100_000, 11), (1, MAX_BACKLOG_MESSAGES)] {
@@ -265,7 +265,7 @@ fn an_idle_driver_stops_the_reading() {
         let before = lab.received.len();
         lab.engine.handle_bytes(lab.now, &mut lab.received);
         assert_eq!(lab.received.len(), before);
-        // Silence does not count meanwhile.
+        // Silence does not count while reading is stopped.
         lab.wait(seconds(100));
         lab.engine.handle_timeout(lab.now);
         assert_eq!(lab.actions(), []);
@@ -280,7 +280,7 @@ fn an_idle_driver_stops_the_reading() {
     }
 }
 
-/// A socket that takes nothing while something waits, and one that is gone for writing only.
+/// A socket that takes nothing while bytes wait, and one that has failed for writing only.
 #[test]
 fn a_peer_that_reads_nothing() {
     let mut lab = Lab::open(ETH);
@@ -310,12 +310,12 @@ fn a_peer_that_reads_nothing() {
     lab.send(0, 0, b"too late").unwrap();
     assert!(!lab.transmit());
     lab.queue.disconnect(DisconnectReason::Requested);
-    assert!(!lab.transmit(), "nothing can be written first");
+    assert!(!lab.transmit(), "no message can be written before it");
     assert_eq!(lab.actions(), [Action::Closed { by: Side::Local, reason: None, fault: None }]);
     assert_eq!(lab.sums(), (0, 1));
 }
 
-/// A message that waits for room when the connection ends is delivered all the same.
+/// A message that waits for room when the connection ends is still delivered.
 #[test]
 fn what_was_read_before_the_end_is_delivered() {
     let mut lab = Lab::open(ETH);
@@ -359,7 +359,7 @@ fn leaving_flushes_what_was_accepted() {
     assert_eq!(lab.sums(), (1, 0));
 }
 
-/// A connection that can write no message yet is left at once, and told why if there are keys.
+/// A connection that cannot write messages yet ends at once, with a Disconnect if there are keys.
 #[test]
 fn leaving_before_messages_flow() {
     let mut lab = Lab::greeted(ETH);
@@ -371,27 +371,5 @@ fn leaving_before_messages_flow() {
     let mut engine = Connection::accept(local(1), lab.now, StdRng::seed_from_u64(1));
     assert!(!engine.poll_transmit(lab.now, &mut &*queue, &mut out));
     let last = Action::Closed { by: Side::Local, reason: None, fault: None };
-    assert_eq!(engine.poll_action(), Some(last), "no keys, no word");
-}
-
-#[test]
-fn the_socket_ends() {
-    let eof = |by, fault| Action::Closed { by, reason: None, fault };
-    let mut lab = Lab::open(ETH);
-    lab.send(0, 0, b"unsent").unwrap();
-    lab.engine.handle_eof();
-    lab.engine.handle_eof();
-    assert_eq!(lab.actions(), [eof(Side::Remote, None)]);
-    assert!(!lab.transmit());
-    assert_eq!(lab.sums(), (0, 1));
-    // It ended before our Hello left: nothing is written to a socket that is gone.
-    let mut lab = Lab::authenticated();
-    lab.engine.greet(lab.now, &capabilities(ETH));
-    lab.engine.handle_eof();
-    assert!(!lab.transmit());
-    // It ended while we were about to say why we leave.
-    let mut lab = Lab::open(ETH);
-    lab.say_raw(0x50, &[]);
-    lab.engine.handle_eof();
-    assert_eq!(lab.actions(), [eof(Side::Local, Some(Fault::CodeOutOfRange { code: 0x50 }))]);
+    assert_eq!(engine.poll_action(), Some(last), "no keys, so no Disconnect");
 }

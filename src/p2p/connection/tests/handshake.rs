@@ -1,8 +1,8 @@
-//! Up to the open connection: checkpoints, identities, capabilities, deadlines.
+//! The handshake, up to the open connection: checkpoints, identities, capabilities, deadlines.
 
 use super::*;
 
-/// Two engines, byte by byte, until messages flow both ways.
+/// Two engines exchange single bytes until messages flow both ways.
 #[test]
 fn two_engines_meet() {
     let now = start();
@@ -21,7 +21,7 @@ fn two_engines_meet() {
             while let Some(action) = engine.poll_action() {
                 match action {
                     Action::Authenticated { remote } => {
-                        assert_eq!(Some(remote), engine.remote());
+                        assert_eq!(Some(remote), engine.remote);
                         engine.greet(now, list);
                     }
                     Action::Negotiated { hello, channels } => {
@@ -45,14 +45,14 @@ fn two_engines_meet() {
                 delivered.push((channel, code, payload));
             }
         }
-        // One byte at a time: every state is left in the middle of a packet.
+        // One byte at a time: every state is entered in the middle of a packet.
         for (engine, wire) in [(&mut listener, &mut to_listener), (&mut dialer, &mut to_dialer)] {
             let mut received = BytesMut::new();
             while !wire.is_empty() {
                 received.extend_from_slice(&wire.split_to(1));
                 engine.handle_bytes(now, &mut received);
             }
-            // What a checkpoint left unread goes back to where it came from.
+            // Bytes that a checkpoint left unread go back to the wire.
             wire.unsplit(received);
         }
     }
@@ -79,7 +79,7 @@ fn nothing_is_read_before_a_checkpoint_is_answered() {
     assert!(matches!(lab.messages()[..], [Inbound { code: 0, .. }]));
 }
 
-/// The first checkpoint refuses: the reason goes out before any Hello, uncompressed.
+/// The first checkpoint refuses: the reason is written before any Hello, uncompressed.
 #[test]
 fn refused_at_the_first_checkpoint() {
     let mut lab = Lab::authenticated();
@@ -89,7 +89,7 @@ fn refused_at_the_first_checkpoint() {
     assert_eq!(lab.hear(), None);
 }
 
-/// The second one refuses: compressed, as both sides have the other's Hello.
+/// The second checkpoint refuses: the reason is compressed, because both sides have the other's Hello.
 #[test]
 fn refused_at_the_second_checkpoint() {
     let mut lab = Lab::greeted(&[("eth", 69, 18)]);
@@ -104,7 +104,7 @@ fn no_shared_capability() {
     for (ours, theirs) in
         [(&[("eth", 69, 18)][..], &[("eth", 68, 17)][..]), (&[], &[("eth", 68, 17)]), (&[], &[])]
     {
-        // Lab::greeted has seen our Hello, empty or not.
+        // `Lab::greeted` has read our Hello, empty or not.
         let mut lab = Lab::greeted(ours);
         lab.say_hello(theirs);
         lab.snappy = true;
@@ -158,7 +158,7 @@ fn disconnect_instead_of_hello() {
     }
 }
 
-/// Silence at every stage: five seconds in all, not five for each.
+/// Silence at every stage ends the handshake after five seconds in all, not five for each stage.
 #[test]
 fn one_deadline_for_the_whole_handshake() {
     let silent = Action::Closed { by: Side::Local, reason: None, fault: Some(Fault::HandshakeTimeout) };
@@ -171,7 +171,7 @@ fn one_deadline_for_the_whole_handshake() {
         engine.handle_timeout(now.after(Duration::from_millis(4999)));
         assert_eq!(engine.poll_action(), None);
         engine.handle_timeout(now.after(HANDSHAKE_TIMEOUT));
-        assert_eq!(engine.poll_action(), Some(silent.clone()), "no keys, no word");
+        assert_eq!(engine.poll_action(), Some(silent.clone()), "no keys, so no Disconnect");
         let mut out = BytesMut::new();
         assert!(!transmit(&mut engine, now, &mut out));
     }
@@ -184,7 +184,7 @@ fn one_deadline_for_the_whole_handshake() {
     assert_eq!(unanswered.run_to_deadline(), Duration::from_secs(2));
     unanswered.expect_fault(Fault::HandshakeTimeout);
 
-    // A Hello that trickles in does not extend it.
+    // A Hello whose bytes come slowly does not extend the deadline.
     let mut lab = Lab::greeted(&[("eth", 69, 18)]);
     let mut hello = BytesMut::new();
     let payload = hello::encode("slow", &capabilities(&[("eth", 69, 18)]), &key(2).public());
@@ -212,7 +212,7 @@ fn a_hello_that_cannot_be_read_and_others_in_its_place() {
     }
 }
 
-/// A first frame over 2 KiB is refused by its header: it is not waited for.
+/// A first frame over 2 KiB is refused by its header: its body is not awaited.
 #[test]
 fn a_large_first_frame_is_refused_by_its_header() {
     let mut lab = Lab::greeted(&[("eth", 69, 18)]);

@@ -1,4 +1,4 @@
-//! The engine against a scripted peer that may lie, in virtual time.
+//! The engine against a scripted peer that may break the rules, in virtual time.
 
 mod faults;
 mod flow;
@@ -46,12 +46,12 @@ pub(super) fn closed(by: Side, reason: DisconnectReason, fault: Option<Fault>) -
     Action::Closed { by, reason: Some(reason), fault }
 }
 
-/// Everything that an engine writes now, with nothing to send.
+/// Appends everything that an engine writes now, with no messages to send.
 pub(super) fn transmit(engine: &mut Connection, now: Now, out: &mut BytesMut) -> bool {
     engine.poll_transmit(now, &mut &*Outbound::new(Arc::default()), out)
 }
 
-/// Opens a queue for what was negotiated.
+/// Opens a queue for the negotiated channels.
 pub(super) fn open_queue(queue: &Outbound, channels: &[crate::p2p::Channel], compressed: bool) {
     let limits = channels.iter().map(|channel| ChannelLimits {
         offset: channel.offset,
@@ -83,7 +83,7 @@ impl Delivery for Queue {
     }
 }
 
-/// An accepting engine (key 1), and a peer (key 2) that writes what it likes.
+/// An accepting engine (key 1), and a peer (key 2) that may write anything.
 pub(super) struct Lab {
     pub(super) now: Now,
     pub(super) engine: Connection,
@@ -94,12 +94,12 @@ pub(super) struct Lab {
     pub(super) heard: BytesMut,
     /// The engine's receive buffer.
     pub(super) received: BytesMut,
-    /// Whether the peer compresses and expects it.
+    /// Whether the peer compresses, and expects compressed payloads.
     pub(super) snappy: bool,
 }
 
 impl Lab {
-    /// Up to the first checkpoint.
+    /// A connection at the first checkpoint.
     pub(super) fn authenticated() -> Self {
         let (local, now) = (local(1), start());
         let mut rng = StdRng::seed_from_u64(2);
@@ -119,7 +119,7 @@ impl Lab {
         Self { now, engine, peer, queue, heard, received, snappy: false }
     }
 
-    /// The engine's Hello is out, the peer's is not.
+    /// Our Hello was written, the peer's was not.
     pub(super) fn greeted(ours: &[(&str, u32, u64)]) -> Self {
         let mut lab = Self::authenticated();
         lab.greet(ours);
@@ -135,7 +135,7 @@ impl Lab {
         assert_eq!((hello.version, hello.capabilities.len()), (5, ours.len()));
     }
 
-    /// Messages flow on what is in `ours`.
+    /// An open connection with the channels in `ours`.
     pub(super) fn open(ours: &[(&str, u32, u64)]) -> Self {
         let mut lab = Self::greeted(ours);
         lab.say_hello(ours);
@@ -158,19 +158,19 @@ impl Lab {
         self.queue.send(Lane::Stream, ChannelIndex(channel), code, compressed(payload))
     }
 
-    /// Lets the engine write as much as it does at once, to a socket that takes nothing.
+    /// Lets the engine write once, to a socket that takes nothing.
     pub(super) fn transmit(&mut self) -> bool {
         self.engine.poll_transmit(self.now, &mut &*self.queue, &mut self.heard)
     }
 
-    /// The socket takes so many bytes. Returns how many messages that completed.
+    /// The socket takes this many bytes. Returns how many messages are complete with them.
     pub(super) fn written(&mut self, bytes: usize) -> usize {
         let messages = self.engine.handle_written(self.now, bytes);
         self.queue.written(messages);
         messages
     }
 
-    /// Messages on the first channel that were written, and that never will be.
+    /// Messages of the first channel's stream that were written, and messages that never will be.
     pub(super) fn sums(&self) -> (u64, u64) {
         let progress = self.queue.progress(ChannelIndex(0));
         (progress.stream.written, progress.unwritten())
@@ -181,7 +181,7 @@ impl Lab {
         self.say_raw(code::HELLO, &hello);
     }
 
-    /// The peer writes a message as the rules want it.
+    /// The peer writes a message by the rules: compressed if the connection is.
     pub(super) fn say(&mut self, code: u64, payload: &[u8]) {
         if self.snappy {
             self.say_raw(code, compressed(payload).as_bytes());
@@ -210,7 +210,7 @@ impl Lab {
         Some((frame.code, payload))
     }
 
-    /// The engine says why it leaves, says nothing more, and is closed for that reason.
+    /// Expects that the engine writes the reason of this fault and nothing more, and is closed for it.
     pub(super) fn expect_fault(&mut self, fault: Fault) {
         let (code, payload) = self.hear().expect("a Disconnect");
         assert_eq!(code, code::DISCONNECT);

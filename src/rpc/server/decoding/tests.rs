@@ -1,4 +1,4 @@
-//! Bodies cut at every place, and callers who send halves.
+//! Tests with bodies that are cut at every place, and with callers that send only half a message.
 
 use std::{collections::VecDeque, sync::atomic::AtomicUsize, task::Waker};
 
@@ -7,7 +7,7 @@ use tonic::Code;
 
 use super::*;
 
-/// What a test has written of a body.
+/// The part of a body that a test has written.
 #[derive(Default)]
 struct Written {
     frames: VecDeque<Bytes>,
@@ -15,10 +15,10 @@ struct Written {
     reader: Option<Waker>,
 }
 
-/// A body whose data comes when the test says so.
+/// A body whose data comes when the test writes it.
 struct Script {
     written: Arc<Mutex<Written>>,
-    /// How many frames were taken.
+    /// The number of frames that were read.
     taken: Arc<AtomicUsize>,
 }
 
@@ -126,7 +126,7 @@ async fn what_finds_no_room_waits_unread_and_goes_on() {
     assert_eq!(first_body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 100);
     assert_eq!((held(&one.own), held(&budget.all)), (10, 10));
 
-    // Another connection's large message: what stands before it passes, and itself is not even looked at.
+    // A large message of another connection has to wait: the bytes before it pass, and its own bytes are not read.
     let (second, mut second_body, seen) = body(&two, 16 * UNIT);
     let small = framed(20);
     second.send(&[&small[..], &large[..200]].concat());
@@ -137,12 +137,12 @@ async fn what_finds_no_room_waits_unread_and_goes_on() {
     let waits = tokio::time::timeout(Duration::from_millis(50), second_body.frame()).await;
     assert!(waits.is_err());
     assert_eq!(seen.load(Ordering::Relaxed), 1, "the second frame is not read");
-    // A small one that is whole goes past all of them.
+    // A message that arrives whole does not wait for the others.
     let (third, mut third_body, _) = body(&two, 16 * UNIT);
     third.send(&framed(12 * UNIT));
     assert!(third_body.frame().await.unwrap().is_ok());
 
-    // The first is whole: the second goes on where it was.
+    // The first message becomes whole and frees its room. The second one goes on where it stopped.
     first.send(&large[100..]);
     first_body.frame().await.unwrap().unwrap();
     let mut rest = Vec::new();
@@ -166,13 +166,13 @@ async fn who_does_not_finish_gives_way_and_only_as_far_as_needed() {
             (writer, body)
         })
         .collect();
-    // Two have room on their connection; the rest stand in its line.
+    // Two messages have room in the share of their connection. The others wait for it.
     for (_, body) in &mut halves {
         let _ = tokio::time::timeout(Duration::from_millis(1), body.frame()).await;
     }
     assert_eq!((held(&liar.own), held(&budget.all)), (8, 8));
 
-    // Another connection has its own, at once.
+    // Another connection has its own share, and gets room at once.
     let (writer, mut good, _) = body(&other, 8 * UNIT);
     let large = framed(8 * UNIT);
     writer.send(&large[..500]);
@@ -183,14 +183,14 @@ async fn who_does_not_finish_gives_way_and_only_as_far_as_needed() {
     good.frame().await.unwrap().unwrap();
     drop(good);
 
-    // On the liar's connection the oldest is told, and the next one in line takes its place.
+    // On the first connection the oldest message is cut off, and the next one in order gets its room.
     let (_, mut third) = halves.remove(2);
     let waiting = tokio::spawn(async move { third.frame().await.map(|frame| frame.is_ok()) });
     let first = halves.remove(0).1.frame().await.unwrap().unwrap_err();
     assert_eq!(first.code(), Code::ResourceExhausted);
     assert!(first.message().contains("was not whole"), "{first}");
     assert_eq!(waiting.await.unwrap(), Some(true));
-    // All bodies gone, nothing stays.
+    // After all bodies are dropped, no room is claimed.
     drop(halves);
     assert_eq!((held(&liar.own), held(&budget.all)), (0, 0));
 }
@@ -212,7 +212,7 @@ async fn room_is_free_again_when_a_body_is_dropped_while_it_waits() {
     writer.send(half);
     third.frame().await.unwrap().unwrap();
     drop(first);
-    assert!(third.frame().await.unwrap().is_ok(), "nobody stands in its way");
+    assert!(third.frame().await.unwrap().is_ok(), "no other message holds the room");
     drop(third);
     assert_eq!((held(&share.own), held(&budget.all)), (0, 0));
 }
@@ -226,7 +226,8 @@ async fn waiting_for_others_is_not_held_against_a_message() {
     let (writer, mut half, _) = body(&liar, 8 * UNIT);
     writer.send(&large[..100]);
     half.frame().await.unwrap().unwrap();
-    // Two of one connection: the first waits for the liar's time to be over, the second for the first.
+    // Two messages of one connection: the first waits until the other connection's half is cut off, the second waits
+    // for the first. The time of waiting must not count against them.
     let sent = |share: &Share| {
         let (writer, mut body, _) = body(share, 8 * UNIT);
         tokio::spawn(async move {
@@ -240,7 +241,7 @@ async fn waiting_for_others_is_not_held_against_a_message() {
     let (first, second) = (sent(&honest), sent(&honest));
     first.await.unwrap().unwrap();
     second.await.unwrap().unwrap();
-    assert!(half.frame().await.unwrap().is_err(), "who did not finish gave way");
+    assert!(half.frame().await.unwrap().is_err(), "the message that was not finished is cut off");
 }
 
 fn large_half() -> Vec<u8> {

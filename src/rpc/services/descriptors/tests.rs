@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1::{
 
 use super::*;
 
-/// A server with reflection and health alone; it ends with the test's runtime.
+/// Starts a server that has only reflection and health. It ends with the test's runtime.
 async fn serve() -> (Channel, Health) {
     let mut routes = RoutesBuilder::default();
     add_reflection(&mut routes).unwrap();
@@ -70,7 +70,7 @@ async fn reflection_lists_every_service_and_serves_every_symbol() {
     let node = file_of(&channel, "devp2p.v1.NodeService").await;
     let info = node.source_code_info.expect("comments travel");
     let comments: String = info.location.iter().filter_map(|place| place.leading_comments.clone()).collect();
-    assert!(comments.contains("where it listens"), "{comments}");
+    assert!(comments.contains("Signed node record"), "{comments}");
 }
 
 #[tokio::test]
@@ -148,7 +148,8 @@ fn every_service_is_in_the_list_and_every_part_of_it_is_explained() {
             assert!(comments.contains(path.as_slice()), "{}: no comment at {path:?}", file.name());
             explained += 1;
         };
-        // Field numbers of descriptor.proto: 4 messages, 5 enums, 6 services of a file; 2 fields, 8 oneofs.
+        // Field numbers of descriptor.proto: in a file, 4 is messages, 5 enums, 6 services; in a message, 2 is fields
+        // and 8 oneofs.
         for (index, message) in (0..).zip(&file.message_type) {
             check(vec![4, index]);
             members(message, &[4, index], &mut check);
@@ -168,7 +169,8 @@ fn every_service_is_in_the_list_and_every_part_of_it_is_explained() {
 fn members(message: &DescriptorProto, path: &[i32], check: &mut impl FnMut(Vec<i32>)) {
     let at = |kind: i32, index: i32| [path, &[kind, index]].concat();
     (0..).zip(&message.field).for_each(|(index, _)| check(at(2, index)));
-    // An optional field is a oneof of one, made by the compiler and named after the field.
+    // For each optional field the compiler makes a oneof with that field alone. Its name is `_` and the name of the
+    // field.
     let written = message.oneof_decl.iter().filter(|oneof| !oneof.name().starts_with('_'));
     (0..).zip(written).for_each(|(index, _)| check(at(8, index)));
 }

@@ -1,8 +1,8 @@
-//! The stream of `ServeTalk`: questions of other nodes to an application over discv5, and its answers.
+//! The stream of `ServeTalk`: TALKREQs of other nodes to an application over discv5 (questions), and its answers.
 //!
-//! Questions wait in a bounded queue of the driver. A question that is not answered in time gets an empty answer from
-//! discovery, so an answer that comes later is dropped and not an error. An answer that does not fit a packet is refused by an event,
-//! and its question stays open: the application may send a shorter one.
+//! Questions wait in a bounded queue of the driver. Discovery gives an empty answer to a question that is not answered
+//! in time, so a later answer is dropped and is not an error. An answer that does not fit a packet is refused by an
+//! event, and its question stays open: the application may send a shorter answer.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,20 +18,21 @@ use crate::{
     },
 };
 
-/// How long an application has to answer a TALKREQ; the asker waits 700 ms in geth, of which the way takes some.
+/// The time in which an application must answer a TALKREQ. geth waits 700 ms for an answer, and the round trip takes
+/// some of it.
 const TALK_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Questions whose answers may still come; beyond, the oldest are over anyway.
+/// The most questions that may still be answered. With more, the oldest are dropped; their time is over anyway.
 const OPEN_QUESTIONS: usize = 1024;
 
-/// Where the events of the stream go.
+/// The sender of the stream's events.
 type Events = mpsc::Sender<Result<proto::ServeTalkResponse, Status>>;
 
-/// Why a stream ended before its end.
+/// Why a stream ended without the application closing its side.
 enum Ended {
-    /// The application does not read it any more.
+    /// The application does not read the stream any more.
     Unread,
-    /// This is wrong.
+    /// The application did something wrong, or the sidecar is stopping.
     Wrong(Status),
 }
 
@@ -52,7 +53,7 @@ pub(super) async fn serve(
         Err(status) => Err(Ended::Wrong(status)),
     };
     if let Err(Ended::Wrong(status)) = served {
-        // The client may have gone.
+        // Sending fails if the client has ended the call, which is no error.
         let _ = out.send(Err(status)).await;
     }
 }
@@ -111,7 +112,7 @@ impl TalkServer {
         events
     }
 
-    /// Sends an answer. `Some` is what the application is told about it.
+    /// Sends an answer. Returns an event for the application if the answer is too large for a packet.
     async fn answer(&mut self, answer: proto::TalkAnswer) -> Result<Option<Out>, Refusal> {
         let proto::TalkAnswer { question_id, payload } = answer;
         let Some(token) = self.open.get(&question_id).copied() else { return Ok(None) };
@@ -130,13 +131,14 @@ impl TalkServer {
         }
         self.open.remove(&question_id);
         match outcome {
-            // Too late: the asker has its empty answer.
+            // An error here means that the answer came too late: the node has got an empty answer.
             Ok(()) | Err(DiscoveryError::Talk(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Serves the stream until the application ends it, the sidecar stops, or something is wrong.
+    /// Serves the stream until the application stops reading it, the sidecar stops, or the application does something
+    /// wrong.
     async fn run(
         mut self,
         mut requests: Streaming<proto::ServeTalkRequest>,
@@ -149,6 +151,9 @@ impl TalkServer {
         };
         tell(out, Out::Started(started)).await?;
         let mut answering = true;
+        // Three conditions: the application does not read any more, a question came, or an answer came. An application
+        // that closed its side sends no more answers and still gets questions, so the stream goes on without that
+        // branch.
         loop {
             tokio::select! {
                 () = out.closed() => return Ok(()),
@@ -165,7 +170,7 @@ impl TalkServer {
                         }
                     }
                     Some(_) => return Err(Ended::Wrong(wrong_order(
-                        "\"serve\" is the first event of the stream and comes once; \"answer\" follows",
+                        "\"serve\" is the first event of the stream and comes once; later events must be \"answer\"",
                     ))),
                     None => answering = false,
                 },

@@ -1,7 +1,7 @@
 //! BroadcastMessage: one message to many peers, for clients that have no stream.
 //!
-//! The message is encoded once; the queues of all peers share the bytes. A peer without room for it is named in the answer,
-//! and nothing is tried again.
+//! The message is encoded once, and the queues of all peers share its bytes. The answer names each peer whose queue has
+//! no room. The sidecar does not send the message again.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::{
     switch::{Principal, attachment::Encoder, registrations::Acting},
 };
 
-/// Nodes that a request may except.
+/// The most nodes that a request may exclude.
 const MAX_EXCEPT: usize = 4096;
 
 pub(super) async fn broadcast(
@@ -28,7 +28,7 @@ pub(super) async fn broadcast(
         return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
     }
     if except.len() > MAX_EXCEPT {
-        let problem = format!("names {} nodes; {MAX_EXCEPT} are allowed", except.len());
+        let problem = format!("names {} nodes; the most is {MAX_EXCEPT}", except.len());
         return Err(Refusal::field("except", problem));
     }
     let except: HashSet<NodeId> = except
@@ -37,7 +37,7 @@ pub(super) async fn broadcast(
         .map(|(at, node)| Ok(node_ref(&format!("except[{at}]"), node)?.id()))
         .collect::<Result<_, Refusal>>()?;
     let acting = sender.map_or_else(|| Acting::Protocol(protocol.clone()), Acting::from);
-    let channels = handle.senders(caller, acting, protocol).await?;
+    let channels = handle.call(move |switch, now| switch.senders(now, &caller, &acting, &protocol)).await?;
     let message = Encoder::default()
         .encode(code, &payload)
         .map_err(|error| errors::too_large_for_all(payload.len(), &error))?;

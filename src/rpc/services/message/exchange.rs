@@ -1,13 +1,13 @@
-//! The stream `Exchange`: everything for a program, many events a frame, both ways.
+//! The stream `Exchange`: all events of a registration, in both directions, many events in a frame.
 //!
-//! Response headers go out at once, before anything is read: a client library that waits for them while we wait for
-//! its first event would wait for ever. What the application sends is always read, into queues that refuse instead
-//! of wait, because an unread stream can cost the whole HTTP/2 connection (see `server`). What it receives is pulled
-//! from the inbox when HTTP/2 has room for it, as many events a frame as are ready: batching is the largest factor
-//! of speed for every language, and a timer would add delay for nothing.
+//! Response headers are sent at once, before anything is read. A client library that waits for them while we wait for
+//! its first event would wait for ever. The application's events are always read, into queues that refuse a message
+//! instead of waiting, because an unread stream can end the whole HTTP/2 connection (see `server`). Events for the
+//! application are pulled from the inbox when HTTP/2 has room. A frame has all events that are ready: batching makes
+//! the largest difference to speed in every language, and a timer would only add delay.
 //!
-//! This file is the response side. `requests` is the request side, a task of its own; `ending` is what both share: when
-//! the stream ends because its client did something wrong.
+//! This file is the response side. `requests` is the request side, in a task of its own. Both share `ending`, which
+//! ends the stream if its client did something wrong.
 
 mod ending;
 mod requests;
@@ -35,7 +35,7 @@ use crate::{
     switch::Principal,
 };
 
-/// Events of one frame: measured as the number from which larger frames gain nothing.
+/// The most events of one frame. Measured: larger frames are not faster.
 const FRAME_EVENTS: usize = 512;
 
 /// The response side of `Exchange`.

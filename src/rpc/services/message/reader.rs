@@ -1,7 +1,7 @@
-//! Reads a registration's stream, for both `Exchange` and `ReceiveMessages`.
+//! Reads the events of a registration for its stream, for both `Exchange` and `ReceiveMessages`.
 //!
-//! The reader waits for the attachment. Then it takes what is ready whenever HTTP/2 has room, until the registration, another
-//! stream or the sidecar ends it.
+//! The reader waits for the attachment. Then it takes the events that are ready whenever HTTP/2 has room. It ends when
+//! the registration ends, when another stream takes over, or when the sidecar stops.
 
 use std::{
     pin::Pin,
@@ -22,7 +22,7 @@ use crate::switch::{
     registrations::Ended,
 };
 
-/// Payload bytes of one frame: measured as the point from which larger frames gain nothing.
+/// The most payload bytes of one frame. Measured: larger frames are not faster.
 const FRAME_BYTES: usize = 256 * 1024;
 
 /// Waits for an attachment, then reads it.
@@ -30,12 +30,12 @@ pub(super) struct Reader {
     state: State,
     max_bytes: usize,
     handle: Handle,
-    /// What the last read found.
+    /// The replies and events of the last read.
     pub(super) batch: Batch,
 }
 
 enum State {
-    /// The attachment is on its way (from the first event, or from the switch).
+    /// The attachment is not complete: the first event or the reply of the switch has not come yet.
     Attaching(oneshot::Receiver<Result<Attached, Status>>),
     Attached(Arc<Attachment>),
     Ended,
@@ -64,7 +64,7 @@ impl Reader {
                         Poll::Ready(Found::Attached(Box::new(attached)))
                     }
                     Ok(Err(status)) => self.end(Some(status)),
-                    // The client ended its side before it sent "attach".
+                    // The client ended its side before it sent an event.
                     Err(_) => self.end(Some(no_attach().into())),
                 }
             }
@@ -82,7 +82,7 @@ impl Reader {
                     Poll::Ready(Read::Overrun) => {
                         let refusal = Refusal::new(
                             ErrorReason::LimitReached,
-                            "the client sends without reading what it is answered; read the stream",
+                            "the client sends events and does not read the replies; read the stream while sending",
                         );
                         self.end(Some(refusal.into()))
                     }
@@ -96,7 +96,7 @@ impl Reader {
         }
     }
 
-    /// Drops the attachment. Nothing more is read.
+    /// Drops the attachment. The reader returns nothing more.
     pub(super) fn close(&mut self) {
         self.state = State::Ended;
     }

@@ -1,4 +1,4 @@
-//! The stream of `ReceiveMessages`, for shells: one event a frame, and each message says from which peer it comes.
+//! The stream of `ReceiveMessages`, for shells: one event in each frame, and each message names the peer that sent it.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ use crate::switch::attachment::{PeerChannel, Reply};
 /// The response side of `ReceiveMessages`.
 pub(super) struct ReceiveStream {
     reader: Reader,
-    /// Node id and capability of each open channel, by its number.
+    /// Node id and capability of each open channel, by channel id.
     names: HashMap<u32, (String, proto::Capability)>,
 }
 
@@ -77,7 +77,8 @@ impl Stream for ReceiveStream {
                     break Out::Attached(registration::attached(&attached));
                 }
                 Poll::Ready(Found::Batch) => {
-                    // Other replies answer what was sent on the stream, and nothing is sent on this one.
+                    // Only a drain is passed on: all other replies are for events of a client, and this stream has
+                    // none.
                     let (reply, event) = {
                         let (mut replies, mut events) = this.reader.batch.drain();
                         (replies.next(), events.next())

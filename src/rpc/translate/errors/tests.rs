@@ -1,4 +1,4 @@
-//! What each error is called, with which particulars, and that no reason of the contract is without a place that says it.
+//! Tests of the table: each error has the right reason and metadata, and each reason of the contract has an error.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const NODE: NodeId = NodeId([7; 32]);
 
-/// An error, what it is called, the keys of its metadata and the fields that it blames, both in alphabetical order.
+/// A refusal, its expected reason, the keys of its metadata, and the fields that it names. Both lists are sorted.
 type Row = (Refusal, ErrorReason, &'static [&'static str], &'static [&'static str]);
 
 fn lease_errors() -> Vec<Row> {
@@ -57,7 +57,7 @@ fn lease_errors() -> Vec<Row> {
         ),
         (LeaseError::ResumeTokenStale { generation: 3 }.into(), R::ResumeTokenStale, &["generation"], &[]),
         (LeaseError::HelloTooLarge { limit: 2048 }.into(), R::HelloTooLarge, &["limit"], &[]),
-        // The same number as the limit of a Hello, and another limit.
+        // The number equals the limit of a Hello, but it is another limit and must not become `HelloTooLarge`.
         (
             LeaseError::LimitReached { what: "registrations", limit: 2048 }.into(),
             R::LimitReached,
@@ -142,7 +142,7 @@ fn discovery_errors() -> Vec<Row> {
         (entry(owned), R::RecordKeyOwned, &[], &[]),
         (record_key_owned("eth", "geth"), R::RecordKeyOwned, &["key", "owner"], &[]),
         (entry(EntryError::TooLarge(301)), R::RecordTooLarge, &["bytes"], &[]),
-        // The payload can be made shorter by the excess, or only the name can.
+        // Where the payload is longer than the excess, the payload must be shorter; otherwise the protocol name must.
         (talk_too_long(10, 105, 100), R::InvalidField, &[], &["payload"]),
         (talk_too_long(5, 105, 100), R::InvalidField, &[], &["protocol"]),
     ]
@@ -193,12 +193,13 @@ fn each_error_has_one_reason_and_its_particulars() {
         let blamed: BTreeSet<String> =
             bad.into_iter().flat_map(|bad| bad.field_violations).map(|field| field.field).collect();
         assert_eq!(blamed, fields.iter().map(|&field| field.to_owned()).collect(), "{name}");
-        // The caller is known by then, so none of these says UNAUTHENTICATED.
+        // These errors come after authentication, so their code is PERMISSION_DENIED and never UNAUTHENTICATED.
         assert_eq!(refusal.code() == Code::PermissionDenied, forbidden, "{name}");
     }
 }
 
-/// Reasons that no error of another room has: the request or the stream is wrong in itself, and a gate or a service says so.
+/// Reasons that no error of another room has. The gate or a service uses them: the request or the stream itself is
+/// wrong.
 const OF_REQUESTS: [ErrorReason; 5] = [
     ErrorReason::StreamProtocolViolation,
     ErrorReason::NotSupported,
@@ -213,10 +214,10 @@ fn each_reason_of_the_contract_has_an_error() {
     let mut said: Vec<ErrorReason> = rows.into_iter().flatten().map(|(_, reason, ..)| reason).collect();
     said.extend(OF_REQUESTS);
     for reason in reasons().filter(|reason| *reason != ErrorReason::Unspecified) {
-        assert!(said.contains(&reason), "{reason:?} is in the contract, and nothing is called that");
+        assert!(said.contains(&reason), "{reason:?} is in the contract, and no error has it");
     }
     for reason in OF_REQUESTS {
-        assert_eq!(said.iter().filter(|said| **said == reason).count(), 1, "{reason:?} is an error, too");
+        assert_eq!(said.iter().filter(|said| **said == reason).count(), 1, "an error has {reason:?}, too");
     }
 }
 

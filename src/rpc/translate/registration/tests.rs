@@ -1,4 +1,4 @@
-//! What an application registers comes back as it said it, and everything that is wrong is told at once.
+//! A spec comes back as it was registered, and all wrong fields of a spec are reported at once.
 
 use super::*;
 

@@ -1,22 +1,22 @@
-//! When an `Exchange` stream ends because its client did something wrong.
+//! The end of an `Exchange` stream whose client did something wrong.
 //!
-//! The request side finds what is wrong and the response side ends the stream: after everything that was answered before,
-//! and however much peers have to say. Waiting for silence would leave the client without the reason, and its requests
-//! unread.
+//! The request side finds the error, and the response side ends the stream with it. Replies to earlier events are sent
+//! first. The end does not wait until peers send nothing: the client would not learn the reason, and its requests would
+//! stay unread.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::Status;
 
-/// Frames that may still go out once the request side found something wrong: enough for all answers that may wait.
+/// The most frames that are sent after the request side has found an error: enough for all replies that may wait.
 const LAST_FRAMES: usize = 16;
 
-/// What the request side found wrong.
+/// The error that the request side found, if any.
 #[derive(Clone, Default)]
 pub(super) struct Verdict(Arc<Mutex<Option<Status>>>);
 
 impl Verdict {
-    /// The stream shall end with this status.
+    /// Sets the status with which the stream must end.
     pub(super) fn pass(&self, status: Status) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
@@ -26,21 +26,21 @@ impl Verdict {
     }
 }
 
-/// The response side's part: when the verdict is told.
+/// The response side's part: decides when the stream ends with the verdict.
 #[derive(Default)]
 pub(super) struct Ending {
     verdict: Verdict,
-    /// The verdict, once seen, and how many frames may go out before it.
+    /// The verdict, once the response side has seen it, and how many frames may be sent before it.
     last: Option<(Status, usize)>,
 }
 
 impl Ending {
-    /// For the request side.
+    /// Returns the verdict for the request side.
     pub(super) fn verdict(&self) -> Verdict {
         self.verdict.clone()
     }
 
-    /// Asked before each frame: the stream ends now.
+    /// Called before each frame. Returns the status if the stream ends now.
     pub(super) fn due(&mut self) -> Option<Status> {
         if self.last.is_none() {
             self.last = self.verdict.take().map(|status| (status, LAST_FRAMES));
@@ -48,14 +48,15 @@ impl Ending {
         self.last.take_if(|(_, frames)| *frames == 0).map(|(status, _)| status)
     }
 
-    /// A frame goes out, full of answers or not. One that is not full has the last of them.
+    /// Called with each frame. `full`: the frame has as many replies as fit. A frame that is not full has the last
+    /// replies, so the stream may end after it.
     pub(super) fn told(&mut self, full: bool) {
         if let Some((_, frames)) = &mut self.last {
             *frames = if full { frames.saturating_sub(1) } else { 0 };
         }
     }
 
-    /// There is nothing to tell.
+    /// Called when nothing is ready to be sent. Returns the status if there is a verdict.
     pub(super) fn idle(&mut self) -> Option<Status> {
         if let Some((_, frames)) = &mut self.last {
             *frames = 0;
@@ -82,7 +83,7 @@ mod tests {
             ending.told(false);
         }
         convict(&ending);
-        assert!(ending.due().is_none(), "what was answered before comes first");
+        assert!(ending.due().is_none(), "earlier replies come first");
         ending.told(false);
         assert_eq!(ending.due().unwrap().message(), "wrong");
     }
@@ -112,6 +113,6 @@ mod tests {
         assert!(ending.due().is_none() && ending.idle().is_none());
         convict(&ending);
         assert!(ending.idle().is_some());
-        assert!(ending.due().is_none() && ending.idle().is_none(), "it is told once");
+        assert!(ending.due().is_none() && ending.idle().is_none(), "the verdict comes once");
     }
 }

@@ -1,7 +1,8 @@
-//! The request side of `Exchange`: reads what the application sends, for as long as it sends, and does what it asks for.
+//! The request side of `Exchange`: reads the application's events, and carries them out, until the application ends its
+//! side.
 //!
-//! It holds the attachment weakly, so that the end of the response side ends the attachment while this side waits for the
-//! client. Whatever it finds wrong, the response side says.
+//! This side holds a weak reference to the attachment. So the end of the response side ends the attachment, even while
+//! this side waits for the client. If this side finds an error, the response side ends the stream with it.
 
 use std::{
     sync::{Arc, Weak},
@@ -23,16 +24,17 @@ use crate::{
         },
     },
     switch::{
-        Principal,
+        Engine, Principal,
         attachment::{Encoder, Reply, StreamMessage},
     },
 };
 
-/// Channels that one message may name. geth gossips to the square root of its peers; this is all of them.
+/// The most channels that one message may name: all channels of an application with thousands of peers. geth gossips to
+/// the square root of its peers only.
 const MAX_TARGETS: usize = 4096;
 
-/// Reads `requests` until the client ends its side, or something is wrong. What became of the first event goes to
-/// `attached`, and an error after it to `verdict`.
+/// Reads `requests` until the client ends its side or does something wrong. The outcome of the first event goes to
+/// `attached`, and a later error to `verdict`.
 pub(super) async fn read(
     handle: Handle,
     principal: Principal,
@@ -54,11 +56,11 @@ pub(super) async fn read(
     }
 }
 
-/// Attaches as the first event says, and returns the events that came in one frame with it.
+/// Attaches as the first event says. Returns the attachment, and the events after the first one in the same frame.
 ///
 /// # Errors
 ///
-/// Why there is no attachment; `None` if the client ended its side before it asked for one.
+/// The reason why there is no attachment; `None` if the client ended its side before it sent an event.
 async fn attach(
     handle: &Handle,
     principal: Principal,
@@ -74,11 +76,11 @@ async fn attach(
         return Err(Some(no_attach().into()));
     };
     let request = registration::attach_request(attach).map_err(Status::from)?;
-    let opened = handle.attach(principal, request).await.map_err(Refusal::from).map_err(Status::from)?;
+    let opened = handle.attach(principal, request).await.map_err(Status::from)?;
     Ok((opened, events))
 }
 
-/// What reading an attached stream needs.
+/// The state of the request side after the first event.
 struct Requests {
     attachment: Weak<Attachment>,
     encoder: Encoder,
@@ -94,7 +96,7 @@ impl Requests {
         loop {
             for event in events {
                 let Some(attachment) = self.attachment.upgrade() else { return };
-                // Another process took over: what this one still wants must not disturb it.
+                // Another stream has taken over the registration. Events of this stream must not disturb it.
                 if attachment.is_fenced() {
                     return;
                 }
@@ -105,9 +107,9 @@ impl Requests {
             }
             events = match requests.message().await {
                 Ok(Some(frame)) => frame.events.into_iter(),
-                // Half-close: no more requests, and delivery goes on.
+                // The client has closed its side of the stream. It sends no more events, and delivery goes on.
                 Ok(None) => return,
-                // The transport ended the call, or the message was malformed; the response side says which.
+                // The transport ended the call, or a frame is malformed. The status says which.
                 Err(status) => return self.end(status::with_reason(status)),
             };
         }
@@ -122,7 +124,7 @@ impl Requests {
     }
 }
 
-/// Does what one event of the application asks for. An error ends the stream.
+/// Carries out one event of the application. An error ends the stream.
 async fn obey(
     attachment: &Attachment,
     encoder: &mut Encoder,
@@ -131,7 +133,7 @@ async fn obey(
     match event {
         client_event::Event::Attach(_) => Err(Refusal::new(
             ErrorReason::StreamProtocolViolation,
-            "\"attach\" is the first event of a stream and comes once",
+            "\"attach\" came again; it must be the first event of a stream and come once",
         )),
         client_event::Event::Message(message) => send(attachment, encoder, &message),
         client_event::Event::WindowUpdate(update) => Ok(attachment.credit(update.channel_id, update.bytes)?),
@@ -140,17 +142,25 @@ async fn obey(
             Ok(())
         }
         client_event::Event::DisconnectChannel(disconnect) => {
-            // A channel that is gone already is what was asked for.
+            // If the channel is closed already, there is nothing to do.
             if let Some(target) = attachment.target(disconnect.channel_id) {
                 let reason = wire_reason(disconnect.reason());
                 let owner = attachment.registration();
-                attachment.handle().disconnect_channel(owner, target, reason, disconnect.end_session).await?;
+                let end_session = disconnect.end_session;
+                let call = move |switch: &mut Engine, now| {
+                    switch.disconnect_channel(now, owner, &target, reason, end_session)
+                };
+                attachment.handle().call(call).await?;
             }
             Ok(())
         }
         client_event::Event::SetGreeting(greeting) => {
             let (name, version, messages) = registration::greeting(greeting);
-            attachment.handle().set_greeting(attachment.registration(), name, version, messages).await?;
+            let owner = attachment.registration();
+            let call = move |switch: &mut Engine, _| {
+                switch.registrations().set_greeting(owner, &name, version, messages)
+            };
+            attachment.handle().call(call).await?;
             Ok(())
         }
     }
@@ -165,7 +175,7 @@ fn send(
         return Err(Refusal::field("message.send_id", "must not be 0 when want_result is set"));
     }
     if message.channel_ids.is_empty() || message.channel_ids.len() > MAX_TARGETS {
-        let problem = format!("names {} channels; 1 to {MAX_TARGETS} are allowed", message.channel_ids.len());
+        let problem = format!("names {} channels; must name 1 to {MAX_TARGETS}", message.channel_ids.len());
         return Err(Refusal::field("message.channel_ids", problem));
     }
     let proto::OutboundMessage { channel_ids, code, payload, send_id, want_result } = message;

@@ -1,6 +1,6 @@
-//! Who may call what: roles, the access file, and the judgment over a caller.
+//! Authentication: roles, the access file, and the identity of a caller.
 //!
-//! The access file has one credential a line: a name, a role, and how the caller proves to be it.
+//! The access file has one credential in each line: a name, a role, and a proof that the caller has this name.
 //!
 //! ```text
 //! # name     role      proof
@@ -10,14 +10,14 @@
 //! ops        admin     uid:1001
 //! ```
 //!
-//! `token:` is a bearer token (RFC 6750), `sha256:` the hash of one in hex, so that the file holds no secret; `cert:` a
-//! DNS or URI name in a client's certificate (mTLS); `uid:` a user at the other end of the Unix socket. A name may have
-//! several proofs, for tokens that are being replaced, and has one role.
+//! `token:` is a bearer token (RFC 6750). `sha256:` is the hash of a token in hex, so that the file holds no secret.
+//! `cert:` is a DNS or URI name in a client's certificate (mTLS). `uid:` is the user at the other end of the Unix
+//! socket. A name has one role. It may have several proofs, so that a token can be replaced without a pause.
 //!
-//! Tokens are compared by their hashes, each with every one, in constant time: how long a wrong token takes says
-//! nothing about the right ones.
+//! The hash of a received token is compared with every token of the file, each in constant time. So the time that a
+//! wrong token takes says nothing about the right ones.
 //!
-//! Left out: reading the file again when it changes (`credentials`), which call needs which role (`methods`).
+//! Left out: reading the file again when it changes (`credentials`), and which call needs which role (`methods`).
 
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
@@ -25,26 +25,27 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::rpc::{proto::ErrorReason, server::seats::Origin, translate::status::Refusal};
+use crate::rpc::{proto::ErrorReason, server::connection_slots::Origin, translate::status::Refusal};
 
-/// Credentials of one file. Every call with a token looks at all of them.
-pub const MAX_CREDENTIALS: usize = 256;
+/// The most credentials of one file: every call with a token compares it with all of them.
+const MAX_CREDENTIALS: usize = 256;
 
-/// Characters of a caller's name.
+/// The most characters of a caller's name.
 const MAX_NAME: usize = 64;
 
-/// Characters of a token. Sixteen random ones cannot be guessed at any rate that a network allows, and a word can.
+/// The fewest and the most characters of a token. A network is too slow to guess 16 random characters, but fast enough
+/// to guess a word.
 const MIN_TOKEN: usize = 16;
 const MAX_TOKEN: usize = 512;
 
-/// What a caller may do. Each role may do what those before it may.
+/// What a caller may do. Each role includes the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Look: peers, nodes, registrations, this node.
+    /// May read the state: peers, nodes, registrations, this node.
     Read,
-    /// Be an application: register protocols, exchange messages, ask other nodes.
+    /// May act as an application: register protocols, exchange messages, send requests to other nodes.
     Protocol,
-    /// Operate: lists, bans, settings, the node record, the process.
+    /// May act as the operator: change lists, bans, settings and the node record, and stop the process.
     Admin,
 }
 
@@ -71,28 +72,28 @@ impl FromStr for Role {
     }
 }
 
-/// Who calls, and what is allowed to it.
+/// The caller of one call, and its role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The name under which registrations are kept: `loopback`, `ip:…`, `uid:…`, or `caller:` and a name of the file.
     pub name: Arc<str>,
-    /// What it may do.
+    /// What the caller may do.
     pub role: Role,
-    /// Whether it is who it says. Without that it may not stop the process or take over registrations.
+    /// Whether the caller has proven its name. Without a proof it may not stop the process or take over registrations.
     pub proven: bool,
 }
 
-/// Something wrong with the access file. No text of a credential stands in it.
+/// An error in the access file. It never contains the text of a proof, which may be secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct AccessError {
-    /// Where, from 1.
+    /// The line, counted from 1.
     pub line: usize,
     /// What is wrong, and what would be right.
     pub problem: String,
 }
 
-/// How a caller proves to be itself.
+/// How a caller proves its name.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Proof {
     /// The SHA-256 of a token.
@@ -131,11 +132,11 @@ impl Access {
             let (Some(name), Some(role), Some(proof), None) =
                 (words.next(), words.next(), words.next(), words.next())
             else {
-                let problem = "must be a name, a role and a proof: dashboard read token:…";
+                let problem = "must be a name, a role and a proof; write for example: dashboard read token:…";
                 return Err(wrong(problem.to_owned()));
             };
             if !is_name(name) {
-                // It may be a token in the wrong place: it is not repeated.
+                // The name may be a token in the wrong place, so the error does not repeat it.
                 let problem =
                     format!("the name must be 1 to {MAX_NAME} letters, digits, `-`, `_`, `.` or `@`");
                 return Err(wrong(problem));
@@ -149,12 +150,12 @@ impl Access {
                 return Err(wrong(format!("{name} has the role {other} in line {at}; a name has one role")));
             }
             if let Some(at) = proofs.insert(proof.clone(), line) {
-                return Err(wrong(format!("the same proof stands in line {at}")));
+                return Err(wrong(format!("the same proof is already in line {at}")));
             }
             let caller = Caller { name: format!("caller:{name}").into(), role, proven: true };
             credentials.push(Credential { proof, caller });
             if credentials.len() > MAX_CREDENTIALS {
-                return Err(wrong(format!("more than {MAX_CREDENTIALS} credentials")));
+                return Err(wrong(format!("the file has more than {MAX_CREDENTIALS} credentials")));
             }
         }
         Ok(Self(credentials))
@@ -178,12 +179,13 @@ impl Access {
     }
 }
 
-/// Who calls over a connection from `origin`, whose certificate has these `names`, with this `authorization`.
+/// Returns the caller of a call, or the refusal of its credential. `origin` is the other end of the connection, `names`
+/// are the names in its certificate, and `authorization` is the header of the call.
 ///
-/// Without an access file (`None`) the transport alone decides: the Unix socket knows its users, and TCP was opened to
-/// all who reach it. With one, TCP needs a credential. A credential that is there and wrong is refused everywhere: its
-/// sender relies on it.
-pub fn judge(
+/// Without an access file (`None`) the transport alone decides: the Unix socket knows its user, and over TCP every
+/// client that can connect may call. With an access file, a call over TCP needs a credential. A wrong credential is
+/// refused everywhere, because its sender relies on it.
+pub fn authenticate(
     access: Option<&Access>,
     origin: &Origin,
     names: &[String],
@@ -193,7 +195,9 @@ pub fn judge(
         let token = bearer(value)
             .ok_or_else(|| unauthenticated("the authorization must be a bearer token: \"Bearer TOKEN\""))?;
         let access = access.ok_or_else(|| {
-            unauthenticated("this sidecar knows no tokens (--grpc-access); leave the authorization out")
+            unauthenticated(
+                "this sidecar knows no tokens, as it has no access file (--grpc-access); send no authorization header",
+            )
         })?;
         return access.token(token).cloned().ok_or_else(|| unauthenticated("the bearer token is not known"));
     }
@@ -205,14 +209,14 @@ pub fn judge(
     match (origin, access) {
         (Origin::Uid(uid), access) => {
             let named = access.and_then(|access| access.proven(&Proof::Uid(*uid)));
-            // Who is the same user, or root, could read our key and our memory: there is nothing to keep from it.
+            // The same user and root can read our key and our memory anyway, so they get the highest role.
             let same = *uid == 0 || *uid == rustix::process::geteuid().as_raw();
             let role = if same { Role::Admin } else { Role::Protocol };
             Ok(named.cloned().unwrap_or_else(|| own(role, true)))
         }
         (Origin::Loopback | Origin::Remote(_), None) => Ok(own(Role::Admin, false)),
         (Origin::Loopback | Origin::Remote(_), Some(_)) if names.is_empty() => {
-            Err(unauthenticated("this call needs a bearer token: send authorization: Bearer TOKEN"))
+            Err(unauthenticated("this call needs a bearer token; send \"authorization: Bearer TOKEN\""))
         }
         (Origin::Loopback | Origin::Remote(_), Some(_)) => {
             let names = names.join(", ");
@@ -225,7 +229,7 @@ fn unauthenticated(message: &str) -> Refusal {
     Refusal::new(ErrorReason::NotAuthorized, message)
 }
 
-/// The token of an `authorization` header. The scheme's case does not matter (RFC 9110, 11.1).
+/// Returns the token of an `authorization` header. The scheme may be in any case (RFC 9110, 11.1).
 fn bearer(value: &[u8]) -> Option<&str> {
     let (scheme, token) = std::str::from_utf8(value).ok()?.split_once(' ')?;
     let token = token.trim();
@@ -246,11 +250,12 @@ fn parse_proof(text: &str) -> Result<Proof, String> {
     let (kind, value) = text.split_once(':').ok_or(KINDS)?;
     match kind {
         "token" => {
-            // RFC 6750, 2.1.
+            // The characters of a bearer token: RFC 6750, 2.1.
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
             if !(MIN_TOKEN..=MAX_TOKEN).contains(&value.len()) || !value.bytes().all(plain) {
                 return Err(format!(
-                    "a token has {MIN_TOKEN} to {MAX_TOKEN} letters, digits or -._~+/=; make one with: openssl rand -hex 32"
+                    "a token has {MIN_TOKEN} to {MAX_TOKEN} letters, digits or -._~+/=; make one with: openssl \
+                     rand -hex 32"
                 ));
             }
             Ok(Proof::Token(hash(value)))
@@ -258,12 +263,18 @@ fn parse_proof(text: &str) -> Result<Proof, String> {
         "sha256" => {
             let bytes = HEXLOWER_PERMISSIVE.decode(value.as_bytes()).ok();
             let hash = bytes.and_then(|bytes| bytes.try_into().ok());
-            hash.map(Proof::Token)
-                .ok_or_else(|| "sha256: takes 64 hex digits: printf %s TOKEN | sha256sum".to_owned())
+            hash.map(Proof::Token).ok_or_else(|| {
+                "sha256: takes 64 hex digits; make them with: printf %s TOKEN | sha256sum".to_owned()
+            })
         }
-        "cert" if value.is_empty() => Err("cert: takes a DNS or URI name of the certificate".to_owned()),
+        "cert" if value.is_empty() => {
+            Err("cert: takes a DNS or URI name of a client's certificate".to_owned())
+        }
         "cert" => Ok(Proof::Certificate(value.to_owned())),
-        "uid" => value.parse().map(Proof::Uid).map_err(|_| "uid: takes the number of a user".to_owned()),
+        "uid" => value
+            .parse()
+            .map(Proof::Uid)
+            .map_err(|_| "uid: takes the number of a user, as in uid:1001".to_owned()),
         _ => Err(KINDS.to_owned()),
     }
 }
@@ -301,7 +312,7 @@ mod tests {
             ("a read uid:4294967296", "the number of a user"),
             (
                 &format!("a read token:{TOKEN}\nb read sha256:{hash}"),
-                "line 2: the same proof stands in line 1",
+                "line 2: the same proof is already in line 1",
             ),
             ("a read uid:1\na admin uid:2", "line 2: a has the role read in line 1"),
         ] {
@@ -333,7 +344,7 @@ mod tests {
             (false, remote.clone(), none, None, Ok(("ip:192.0.2.1", Role::Admin, false))),
             (false, Origin::Uid(us), none, None, Ok((&*format!("uid:{us}"), Role::Admin, true))),
             (false, Origin::Uid(other), none, None, Ok((&*format!("uid:{other}"), Role::Protocol, true))),
-            // A token where none can be right.
+            // Without an access file no token is right.
             (false, Origin::Loopback, none, auth(TOKEN), Err("knows no tokens")),
             (true, Origin::Loopback, none, None, Err("needs a bearer token")),
             (true, remote.clone(), none, None, Err("needs a bearer token")),
@@ -356,7 +367,7 @@ mod tests {
             (true, remote.clone(), none, Some(format!("Basic {TOKEN}")), Err("must be a bearer token")),
             (true, remote.clone(), none, Some("Bearer ".to_owned()), Err("must be a bearer token")),
             (true, remote.clone(), none, Some(TOKEN.to_owned()), Err("must be a bearer token")),
-            // Certificates, by any of their names; a token goes before.
+            // A certificate counts by any of its names. A token has precedence over a certificate.
             (
                 true,
                 remote.clone(),
@@ -372,7 +383,7 @@ mod tests {
                 None,
                 Err("none of this certificate's names: spiffe://x/nod"),
             ),
-            // Users: by their line, or as without a file.
+            // A user of the Unix socket gets the role of its line; without a line, the role that it has without a file.
             (true, Origin::Uid(us), none, None, Ok((&*format!("uid:{us}"), Role::Admin, true))),
             (true, Origin::Uid(other), none, None, Ok((&*format!("uid:{other}"), Role::Protocol, true))),
             (true, Origin::Uid(other + 1), none, None, Ok(("caller:ops", Role::Admin, true))),
@@ -382,8 +393,9 @@ mod tests {
         .enumerate()
         {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            let judged = judge(with.then_some(&file), &origin, &names, header.as_ref().map(String::as_bytes));
-            match (expected, judged) {
+            let outcome =
+                authenticate(with.then_some(&file), &origin, &names, header.as_ref().map(String::as_bytes));
+            match (expected, outcome) {
                 (Ok((name, role, proven)), Ok(caller)) => {
                     assert_eq!(caller, Caller { name: name.into(), role, proven }, "{case}");
                 }
@@ -393,9 +405,9 @@ mod tests {
                     assert!(said.contains(expected), "{case}: {expected:?} not in {said:?}");
                     assert!(!said.contains("0123456789"), "{said}");
                 }
-                (expected, judged) => panic!("{case}: {expected:?} and not {judged:?}"),
+                (expected, outcome) => panic!("{case}: {expected:?} and not {outcome:?}"),
             }
         }
-        assert!(judge(Some(&file), &remote, &[], Some(&[0xff, b' ', b'x'])).is_err());
+        assert!(authenticate(Some(&file), &remote, &[], Some(&[0xff, b' ', b'x'])).is_err());
     }
 }
