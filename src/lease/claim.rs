@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::capability::Capability;
 use super::spec::RegistrationSpec;
-use super::state::LeaseStream;
-use super::token::{RegistrationId, ResumeToken};
+use super::token::ResumeToken;
+use crate::delivery::StreamId;
+use crate::node::RegistrationId;
 
 /// Who calls.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +65,9 @@ pub struct Claimed {
     /// Whether the registration existed before.
     pub resumed: bool,
     /// The attachment; `None` from [`Registry::register`](super::Registry::register).
-    pub stream: Option<LeaseStream>,
+    pub stream: Option<StreamId>,
     /// The stream that held the registration until now; it has to end with ABORTED.
-    pub replaced: Option<LeaseStream>,
+    pub replaced: Option<StreamId>,
     /// What the spec changed; all added for a new registration, nothing for a claim without spec.
     pub changes: Changes,
 }

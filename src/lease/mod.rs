@@ -56,6 +56,6 @@ pub use error::LeaseError;
 pub use registration::Registration;
 pub use registry::{Action, Config, Registry};
 pub use spec::{Greeting, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationSpec};
-pub use state::{LeaseStream, StateName};
-pub use token::{RegistrationId, ResumeToken};
+pub use state::StateName;
+pub use token::ResumeToken;
 pub use wanted::{Chain, Wanted};

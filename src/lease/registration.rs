@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::spec::RegistrationSpec;
-use super::state::{LeaseStream, State, StateName};
-use super::token::{RegistrationId, ResumeToken, Secret};
+use super::state::{State, StateName};
+use super::token::{ResumeToken, Secret};
 use crate::Now;
+use crate::delivery::StreamId;
+use crate::node::RegistrationId;
 
 /// A registration made by a call waits at least so long for its stream.
 const MIN_DETACHED: Duration = Duration::from_secs(30);
@@ -73,7 +75,7 @@ impl Registration {
 
     /// The stream that holds it.
     #[must_use]
-    pub fn stream(&self) -> Option<LeaseStream> {
+    pub fn stream(&self) -> Option<StreamId> {
         self.state.stream()
     }
 

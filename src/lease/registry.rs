@@ -12,9 +12,11 @@ use super::claim::{Caller, Changes, Claim, Claimed, Who};
 use super::error::{LeaseError, cut, shown};
 use super::registration::{Attempt, Registration};
 use super::spec::{Greeting, MAX_HELLO, RegistrationSpec, check_greeting, hello_len};
-use super::state::{LeaseStream, State};
-use super::token::{RegistrationId, ResumeToken, Secret};
+use super::state::State;
+use super::token::{ResumeToken, Secret};
 use crate::Now;
+use crate::delivery::StreamId;
+use crate::node::RegistrationId;
 
 /// What the operator may set.
 #[derive(Clone, Debug)]
@@ -260,7 +262,7 @@ impl Registry {
         let replaced = registration.stream();
         registration.state = if stream {
             self.streams = self.streams.saturating_add(1);
-            State::Attached { stream: LeaseStream(self.streams) }
+            State::Attached { stream: StreamId(self.streams) }
         } else {
             State::Detached { expires: now.mono }
         };
@@ -298,7 +300,7 @@ impl Registry {
     }
 
     /// The stream broke: the lease lingers. Ignored if another stream holds it.
-    pub fn detach(&mut self, now: Now, id: RegistrationId, stream: LeaseStream) {
+    pub fn detach(&mut self, now: Now, id: RegistrationId, stream: StreamId) {
         let Some(registration) = self.registrations.get_mut(&id) else { return };
         if registration.stream() != Some(stream) {
             return;

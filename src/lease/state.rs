@@ -12,9 +12,7 @@
 use std::fmt;
 use std::time::Instant;
 
-/// Names one attachment of a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LeaseStream(pub(super) u64);
+use crate::delivery::StreamId;
 
 /// The state of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +25,7 @@ pub(super) enum State {
     /// A stream holds it.
     Attached {
         /// Which.
-        stream: LeaseStream,
+        stream: StreamId,
     },
     /// The stream broke.
     Lingering {
@@ -54,7 +52,7 @@ impl State {
     }
 
     /// The stream that holds it.
-    pub(super) fn stream(self) -> Option<LeaseStream> {
+    pub(super) fn stream(self) -> Option<StreamId> {
         match self {
             Self::Attached { stream } => Some(stream),
             Self::Detached { .. } | Self::Lingering { .. } => None,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::Now;
+use crate::node::RegistrationId;
 
 const SECOND: Duration = Duration::from_secs(1);
 

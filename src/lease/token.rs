@@ -6,39 +6,11 @@
 
 use std::fmt;
 
+use crate::node::RegistrationId;
 use data_encoding::HEXLOWER;
 use rand::Rng;
 use rand::rngs::StdRng;
 use zeroize::Zeroize;
-
-/// Names a registration; public. Random, so that no id of an earlier run of the sidecar means another one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RegistrationId(u64);
-
-impl RegistrationId {
-    pub(super) fn random(rng: &mut StdRng) -> Self {
-        Self(rng.random())
-    }
-
-    /// Reads the 16 hex digits of [`Display`](fmt::Display).
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; 8] = HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()?;
-        Some(Self(u64::from_be_bytes(bytes)))
-    }
-}
-
-impl fmt::Display for RegistrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for RegistrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// The secret half of a token. Wiped when dropped, never printed, compared in constant time.
 #[derive(Clone)]

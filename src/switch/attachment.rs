@@ -20,7 +20,7 @@ pub use super::channel::{Encoded, Encoder, PeerChannel, SendError};
 use super::shared::{Ended, SharedRegistration};
 use crate::{
     delivery::{CreditError, Event, Pull, StreamId},
-    lease::RegistrationId,
+    node::RegistrationId,
     p2p::{Lane, SEND_WINDOW},
     rlpx::snappy::MAX_PAYLOAD,
 };
@@ -89,7 +89,7 @@ pub enum Reply {
 }
 
 /// What a numbered channel of the stream leads to.
-struct Target {
+struct SendChannel {
     peer: PeerChannel,
     /// Cost of written messages that was returned as credit.
     credited: u64,
@@ -100,8 +100,8 @@ struct Target {
 }
 
 #[derive(Default)]
-struct Sending {
-    targets: HashMap<u32, Target>,
+struct SendState {
+    channels: HashMap<u32, SendChannel>,
     /// The highest number that a channel of this stream has had.
     highest_channel: u32,
     /// Channels whose sockets took something since the reader looked.
@@ -118,7 +118,7 @@ struct Sending {
 ///
 /// The stream itself may live on for a while: a client that is gone without a word, data that is still in a buffer. What
 /// was accepted from it must be final before the next one is told of it.
-pub(super) struct Fence(Arc<Mutex<Sending>>);
+pub(super) struct Fence(Arc<Mutex<SendState>>);
 
 impl std::fmt::Debug for Fence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -140,7 +140,7 @@ impl Fence {
 pub struct Attachment {
     registration: Arc<SharedRegistration>,
     stream: StreamId,
-    sending: Arc<Mutex<Sending>>,
+    sending: Arc<Mutex<SendState>>,
 }
 
 impl std::fmt::Debug for Attachment {
@@ -191,7 +191,7 @@ pub enum Read {
     Overrun,
 }
 
-fn lock(sending: &Mutex<Sending>) -> MutexGuard<'_, Sending> {
+fn lock(sending: &Mutex<SendState>) -> MutexGuard<'_, SendState> {
     sending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -277,7 +277,7 @@ impl Attachment {
                         true => 0,
                         false => SEND_WINDOW.saturating_sub(progress.waiting_cost()),
                     });
-                    let target = Target {
+                    let open = SendChannel {
                         peer,
                         credited: progress.written_cost,
                         results: VecDeque::new(),
@@ -286,15 +286,15 @@ impl Attachment {
                         moved: true,
                     };
                     sending.highest_channel = sending.highest_channel.max(number);
-                    sending.targets.insert(number, target);
+                    sending.channels.insert(number, open);
                     sending.moved.push(number);
                     let (weak, stream) =
                         (Arc::downgrade(&self.sending), Arc::clone(self.registration.stream()));
                     let hook = move || {
                         let Some(sending) = weak.upgrade() else { return };
                         let mut sending = lock(&sending);
-                        if let Some(target) = sending.targets.get_mut(&number)
-                            && !std::mem::replace(&mut target.moved, true)
+                        if let Some(open) = sending.channels.get_mut(&number)
+                            && !std::mem::replace(&mut open.moved, true)
                         {
                             sending.moved.push(number);
                             drop(sending);
@@ -305,9 +305,9 @@ impl Attachment {
                 }
                 Event::Closed { channel, .. } => {
                     let mut sending = lock(&self.sending);
-                    if let Some(mut target) = sending.targets.remove(channel) {
+                    if let Some(mut open) = sending.channels.remove(channel) {
                         let mut results = VecDeque::new();
-                        target.settle(*channel, &mut results, true);
+                        open.settle(*channel, &mut results, true);
                         replies.extend(results);
                     }
                 }
@@ -365,7 +365,7 @@ impl Attachment {
     /// The session and channel behind a number.
     #[must_use]
     pub fn target(&self, channel: u32) -> Option<PeerChannel> {
-        lock(&self.sending).targets.get(&channel).map(|target| target.peer.clone())
+        lock(&self.sending).channels.get(&channel).map(|open| open.peer.clone())
     }
 
     /// Wakes the reading half.
@@ -391,7 +391,7 @@ impl Attachment {
     }
 }
 
-impl Sending {
+impl SendState {
     fn send(
         &mut self,
         channel: u32,
@@ -402,18 +402,18 @@ impl Sending {
         let highest = self.highest_channel;
         let missing =
             || if channel > highest { SendError::NeverOpened { channel } } else { SendError::NotConnected };
-        let target = self.targets.get_mut(&channel).ok_or_else(missing)?;
-        let number = target.peer.queue(Lane::Stream, message)?;
+        let open = self.channels.get_mut(&channel).ok_or_else(missing)?;
+        let number = open.peer.queue(Lane::Stream, message)?;
         if want_result {
-            target.results.push_back((number, send_id));
+            open.results.push_back((number, send_id));
         }
         Ok(())
     }
 
     /// Asks no channel to tell of its progress any more. The stream that comes next asks them anew.
     fn let_go(&mut self) {
-        for (_, target) in self.targets.drain() {
-            target.peer.session.outbound.on_progress(target.peer.channel.index, None);
+        for (_, open) in self.channels.drain() {
+            open.peer.session.outbound.on_progress(open.peer.channel.index, None);
         }
     }
 
@@ -428,15 +428,15 @@ impl Sending {
     /// Turns what the sockets took into credit and results.
     fn settle(&mut self) {
         for channel in std::mem::take(&mut self.moved) {
-            if let Some(target) = self.targets.get_mut(&channel) {
-                target.moved = false;
-                target.settle(channel, &mut self.replies, false);
+            if let Some(open) = self.channels.get_mut(&channel) {
+                open.moved = false;
+                open.settle(channel, &mut self.replies, false);
             }
         }
     }
 }
 
-impl Target {
+impl SendChannel {
     fn settle(&mut self, channel: u32, replies: &mut VecDeque<Reply>, closed: bool) {
         let progress = self.peer.session.outbound.progress(self.peer.channel.index).stream;
         while let Some((number, send_id)) = self.results.front().copied()

@@ -12,7 +12,7 @@ use crate::{
     node::{NodeId, NodeRef},
     policy::{
         Policy,
-        dial::{ConnectOutcome, EntryState, LastError, ListEntry, QueryId},
+        dial::{ConnectId, ConnectOutcome, EntryState, LastError, ListEntry},
     },
 };
 
@@ -43,9 +43,9 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     /// One-off dials, each answered by the policy's outcome.
-    connects: BTreeMap<QueryId, CallId>,
+    connects: BTreeMap<ConnectId, CallId>,
     waiting: Vec<Waiting>,
-    queries_made: u64,
+    connects_made: u64,
 }
 
 /// Whether an entry shows an outcome since it had the error `before`.
@@ -71,11 +71,11 @@ impl Calls {
         node: &NodeRef,
         timeout: Duration,
     ) -> Option<Answer> {
-        self.queries_made += 1;
-        let query = QueryId(self.queries_made);
-        match policy.connect(now, query, node, timeout) {
+        self.connects_made += 1;
+        let connect = ConnectId(self.connects_made);
+        match policy.connect(now, connect, node, timeout) {
             Ok(()) => {
-                self.connects.extend(call.map(|call| (query, call)));
+                self.connects.extend(call.map(|call| (connect, call)));
                 None
             }
             Err(refusal) => Some(Answer::Connect(Err(ConnectOutcome::Refused(refusal)))),
@@ -83,13 +83,13 @@ impl Calls {
     }
 
     /// A one-off dial is over; `peer` is the session with its node. Returns the caller that waits for it, and its answer.
-    pub(super) fn query_over(
+    pub(super) fn connect_over(
         &mut self,
-        query: QueryId,
+        connect: ConnectId,
         outcome: ConnectOutcome,
         peer: Option<PeerView>,
     ) -> Option<(CallId, Answer)> {
-        let call = self.connects.remove(&query)?;
+        let call = self.connects.remove(&connect)?;
         let reply = match (outcome, peer) {
             (ConnectOutcome::Connected, Some(peer)) => Ok(peer),
             (outcome, _) => Err(outcome),

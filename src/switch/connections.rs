@@ -21,14 +21,14 @@ use rand::{RngCore as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     cause,
+    channel_inbox::Sharers,
     session::{Session, SessionChannel},
-    sink::Sharers,
 };
 use crate::{
     Now, WakeSlot,
     delivery::{ChannelKey, ClosedBy},
-    lease::{Capability, RegistrationId},
-    node::{Enode, PublicKey, Record},
+    lease::Capability,
+    node::{Enode, PublicKey, Record, RegistrationId},
     p2p::{
         self, Channel, ChannelIndex, ChannelLimits, DisconnectReason, LocalCapability, Outbound,
         OutboundBudget, RemoteHello, Side, Traffic,
@@ -64,13 +64,13 @@ impl std::fmt::Debug for Run {
 
 /// A capability of our Hello, and its owner at that time.
 #[derive(Clone, Debug)]
-pub(super) struct Offered {
+pub(super) struct OfferedCapability {
     pub(super) capability: Capability,
     pub(super) owner: RegistrationId,
     pub(super) max_message: usize,
 }
 
-impl Offered {
+impl OfferedCapability {
     /// The capability as our Hello says it.
     pub(super) fn local(&self) -> LocalCapability {
         let Capability { name, version, message_count } = self.capability.clone();
@@ -112,7 +112,7 @@ enum Stage {
     /// It is not known who it is.
     Handshake,
     /// We know who it is, and offered these.
-    Greeted(PublicKey, Vec<Offered>),
+    Greeted(PublicKey, Vec<OfferedCapability>),
     /// Both Hellos are there; the node is a peer over another connection.
     Parked(Negotiated),
     /// A session.
@@ -149,12 +149,12 @@ pub(super) struct Ended {
     /// The address of an inbound connection whose remote proved its key.
     pub(super) reached_by: Option<SocketAddr>,
     /// Set for an inbound connection that never became a session.
-    pub(super) not_admitted: Option<NotLetIn>,
+    pub(super) not_admitted: Option<NotAdmitted>,
 }
 
 /// An inbound connection that did not become a session.
 #[derive(Debug)]
-pub(super) struct NotLetIn {
+pub(super) struct NotAdmitted {
     pub(super) remote: SocketAddr,
     pub(super) node: Option<PublicKey>,
     pub(super) refusal: Option<Refusal>,
@@ -224,7 +224,7 @@ impl Connections {
     }
 
     /// The remote is known, and our Hello offers this.
-    pub(super) fn greeted(&mut self, id: ConnectionId, remote: PublicKey, offered: Vec<Offered>) {
+    pub(super) fn greeted(&mut self, id: ConnectionId, remote: PublicKey, offered: Vec<OfferedCapability>) {
         if let Some(connection) = self.all.get_mut(&id) {
             connection.stage = Stage::Greeted(remote, offered);
         }
@@ -254,7 +254,7 @@ impl Connections {
             })
         };
         let ours = |said: &p2p::Capability| {
-            offered.iter().any(|Offered { capability, .. }| *capability.name == *said.name)
+            offered.iter().any(|OfferedCapability { capability, .. }| *capability.name == *said.name)
         };
         Some(Negotiated {
             public_key: *public_key,
@@ -440,7 +440,7 @@ impl Connections {
             Stage::Handshake | Stage::Open { .. } => None,
         };
         // Dials that failed are told by the policy, which knows of those too that never had a connection.
-        let not_admitted = (connection.inbound && !established).then(|| NotLetIn {
+        let not_admitted = (connection.inbound && !established).then(|| NotAdmitted {
             remote: connection.remote,
             node: node.or(connection.refused.and_then(|(node, _)| node)),
             refusal: connection.refused.map(|(_, refusal)| refusal),

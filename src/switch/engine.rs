@@ -18,28 +18,30 @@ use super::{
     calls::{CallId, Calls},
     cause,
     channel::PeerChannel,
+    channel_inbox::{Mute, Sharers},
     config::Config,
-    connections::{Connections, Negotiated, Offered, OpenChannel, Released, Run},
+    connections::{Connections, Negotiated, OfferedCapability, OpenChannel, Released, Run},
     effect::{Effect, Effects, LogLine},
     error::{ListError, SwitchError},
     metrics::Metrics,
     peers::{self, PeerView, Peers},
-    registration::{Acting, AttachRequest, Attached, Principal, Registered, RegistrationView, Target, cut},
+    registration::{
+        Acting, AttachRequest, Attached, Principal, Registered, RegistrationRef, RegistrationView, cut,
+    },
     registrations::{Change, Registrations, Stands},
     rehello::{self, Rehello},
     session::{Session, SessionChannel},
     sessions::Sessions,
-    sink::{Mute, Sharers},
     views::{Attempt, NotAdmitted, PeerEnd, Views},
 };
 use crate::{
     Now, Wake,
     delivery::{Budget, ClosedBy},
-    lease::{RegistrationId, RegistrationSpec},
-    node::{Enode, NodeId, NodeRef, PublicKey, local::EntryOwner},
+    lease::RegistrationSpec,
+    node::{Enode, NodeId, NodeRef, PublicKey, RegistrationId, local::EntryOwner},
     p2p::{
         BaseTotals, Channel, ChannelIndex, DisconnectReason, RemoteHello,
-        session::{Admission, ConnectionId, Control, End, Open, Opening, Sinks},
+        session::{Admission, ChannelInboxes, ConnectionId, Control, End, Open, Opening},
     },
     policy::{
         Action, Cause, CloseReason, Policy, Refusal,
@@ -181,7 +183,7 @@ impl Engine {
             return Err(self.refuse(id, remote, refusal));
         }
         let offered = self.registrations.offered();
-        let hello = offered.iter().map(Offered::local).collect();
+        let hello = offered.iter().map(OfferedCapability::local).collect();
         self.connections.greeted(id, remote, offered);
         Ok(hello)
     }
@@ -197,7 +199,7 @@ impl Engine {
         let Some(negotiated) = self.connections.negotiated(id, hello, channels) else {
             return Err(DisconnectReason::SubprotocolError);
         };
-        let served = self.registrations.policy_ids(negotiated.channels());
+        let served: Vec<_> = self.registrations.owners(negotiated.channels()).into_iter().collect();
         match self.policy.conn_ready(now, id, &served) {
             Err(refusal) => Err(self.refuse(id, negotiated.public_key(), refusal)),
             Ok(Verdict::Admitted) => Ok(Open::Session(self.open(now, id, negotiated))),
@@ -320,7 +322,7 @@ impl Engine {
         &mut self,
         now: Now,
         principal: &Principal,
-        target: &Target,
+        target: &RegistrationRef,
         request_id: &str,
         takeover: bool,
     ) -> Result<Registered, SwitchError> {
@@ -478,9 +480,9 @@ impl Engine {
             Action::DialFailed { id, addr, kind, cause, detail } => {
                 self.views.attempt(now, Attempt::Dial { id, addr, kind, cause }, &detail);
             }
-            Action::ConnectDone { query, id, outcome } => {
+            Action::ConnectDone { connect, id, outcome } => {
                 let peer = self.sessions.get(&id).map(|session| self.view(session));
-                if let Some((call, answer)) = self.calls.query_over(query, outcome, peer) {
+                if let Some((call, answer)) = self.calls.connect_over(connect, outcome, peer) {
                     self.effects.reply(call, answer);
                 }
             }
@@ -508,11 +510,10 @@ impl Engine {
         while let Some(change) = self.registrations.poll_change() {
             match change {
                 Change::Stands(stands) => self.registration_stands(now, *stands),
-                Change::Ended { id, policy_id, client, expired } => {
+                Change::Ended { id, client, expired } => {
                     self.effects.log(LogLine::RegistrationEnded { client, expired });
-                    self.policy.unregister(now, policy_id);
-                    let owner = EntryOwner::Registration(policy_id.0);
-                    self.effects.push(Effect::ReleaseEntries(owner));
+                    self.policy.unregister(now, id);
+                    self.effects.push(Effect::ReleaseEntries(EntryOwner::Registration(id)));
                     let released = self.connections.release(id, |_| true, None);
                     self.release(now, released, DisconnectReason::Requested, "the registration ended");
                     self.registrations.forget(id);
@@ -522,7 +523,7 @@ impl Engine {
     }
 
     fn registration_stands(&mut self, now: Now, stands: Stands) {
-        let Stands { id, policy_id, begun, removed, added, filter, desired, announce } = stands;
+        let Stands { id, begun, removed, added, filter, desired, announce } = stands;
         if let Some((client, protocols)) = begun {
             self.effects.log(LogLine::Registered { client, protocols });
         }
@@ -533,10 +534,9 @@ impl Engine {
             self.release(now, released, DisconnectReason::Requested, detail);
         }
         if let Some(announced) = announce {
-            let owner = EntryOwner::Registration(policy_id.0);
-            self.effects.push(Effect::Announce(owner, announced));
+            self.effects.push(Effect::Announce(EntryOwner::Registration(id), announced));
         }
-        self.policy.register(now, policy_id, filter, desired);
+        self.policy.register(now, id, filter, desired);
         if added {
             self.policy.protocols_added(now);
             self.rehello.registered(now.mono);
@@ -544,25 +544,25 @@ impl Engine {
     }
 
     /// A connection becomes its node's session: channels open in the inboxes of their owners, greetings go out.
-    fn open(&mut self, now: Now, id: ConnectionId, negotiated: Negotiated) -> Sinks {
+    fn open(&mut self, now: Now, id: ConnectionId, negotiated: Negotiated) -> ChannelInboxes {
         let node = negotiated.public_key().id();
         let listed = (self.policy.is_static(&node), self.policy.is_trusted(&node));
         let Some((session, space)) = self.connections.session(now, id, negotiated, listed) else {
-            return Sinks::new();
+            return ChannelInboxes::new();
         };
         let owners = self.registrations.owners(&session.channels);
         let sharers = Sharers::new(owners.len(), self.max_shared_stall);
         let mut compressor = Compressor::default();
-        let (mut sinks, mut channels) = (Sinks::new(), Vec::new());
+        let (mut inboxes, mut channels) = (ChannelInboxes::new(), Vec::new());
         for channel in &session.channels {
             let opened =
                 self.registrations.open_channel(&session, channel, &sharers, &space, &mut compressor);
             match opened {
-                Some((key, sink)) => {
+                Some((key, inbox)) => {
                     channels.push(OpenChannel { owner: channel.owner, key, channel: channel.clone() });
-                    sinks.push(sink);
+                    inboxes.push(inbox);
                 }
-                None => sinks.push(Box::new(Mute)),
+                None => inboxes.push(Box::new(Mute)),
             }
         }
         self.effects.log(LogLine::Connected(Arc::clone(&session)));
@@ -570,7 +570,7 @@ impl Engine {
         self.effects.remember(now, &session, Duration::ZERO);
         self.views.connected(self.view(&session));
         self.sessions.add(session);
-        sinks
+        inboxes
     }
 
     /// A parked connection takes the place of another one of its node.
@@ -581,8 +581,8 @@ impl Engine {
         self.connections.disconnect(before, reason, by, detail);
         if let Some(negotiated) = self.connections.unpark(id) {
             let is_useless = self.registrations.owners(negotiated.channels()).is_empty();
-            let sinks = self.open(now, id, negotiated);
-            self.effects.push(Effect::Control(id, Control::Promote(sinks)));
+            let inboxes = self.open(now, id, negotiated);
+            self.effects.push(Effect::Control(id, Control::Promote(inboxes)));
             // The registrations that its Hello named may have ended while it was parked.
             let useless = is_useless.then_some(id).into_iter().collect();
             self.release(now, Released { useless, ..Released::default() }, reason, detail);

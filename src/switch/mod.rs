@@ -14,7 +14,7 @@
 //! | `connections` | from accept or dial to the end: stages, parked ones, why one is closed |
 //! | `sessions`, [`session`] | at most one session for each node, and the facts of one |
 //! | [`registrations`], [`registration`] | lease, inbox and the policy's number of each, in step; one as callers see it |
-//! | `shared`, [`attachment`], `channel`, `sink` | what streams and connections share; where a stream reads and sends, and where a connection delivers |
+//! | `shared`, [`attachment`], `channel`, `channel_inbox` | what streams and connections share; where a stream reads and sends, and where a connection delivers |
 //! | [`error`] | why a call is refused |
 //! | `rehello` | reconnecting peers, so that they learn of a protocol |
 //! | [`calls`] | callers that wait |
@@ -28,6 +28,7 @@ pub mod attachment;
 pub mod calls;
 mod cause;
 mod channel;
+mod channel_inbox;
 pub mod config;
 mod connections;
 pub mod effect;
@@ -42,7 +43,6 @@ mod rehello;
 pub mod session;
 mod sessions;
 mod shared;
-mod sink;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -8,7 +8,8 @@ use super::{attachment::Attachment, channel::PeerChannel, session::Session};
 pub use super::{error::SwitchError, shared::Ended};
 use crate::{
     delivery::{AttachParams, Lost},
-    lease::{Caller, Claim, RegistrationId, RegistrationSpec, ResumeToken, StateName, Who},
+    lease::{Caller, Claim, RegistrationSpec, ResumeToken, StateName, Who},
+    node::RegistrationId,
 };
 
 /// The caller, as the transport knows it.
@@ -30,7 +31,7 @@ impl Principal {
 
 /// Which registration a stream is for.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum RegistrationRef {
     /// The one with this token.
     Token(String),
     /// A new one, or the client's own with a changed spec.
@@ -43,7 +44,7 @@ pub enum Target {
 #[derive(Clone, Debug)]
 pub struct AttachRequest {
     /// Which registration.
-    pub target: Target,
+    pub target: RegistrationRef,
     /// Windows and frame sizes.
     pub params: AttachParams,
     /// Names the attempt, so that a repeated one gets the same answer; empty for none.
@@ -171,13 +172,13 @@ pub struct Attached<A = Attachment> {
 
 /// The registration for which a call sends, and the protocol that it means.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sending<'p> {
+pub(super) struct Sender<'p> {
     pub(super) owner: RegistrationId,
     pub(super) name: &'p str,
     pub(super) version: Option<u32>,
 }
 
-impl Sending<'_> {
+impl Sender<'_> {
     /// The registration's channel on a session, if they share the protocol.
     pub(super) fn channel(&self, session: &Arc<Session>) -> Option<PeerChannel> {
         let channel = session.channel(self.name)?;
@@ -188,11 +189,11 @@ impl Sending<'_> {
 }
 
 /// The claim that a stream's target makes on the lease.
-pub(super) fn claim<'a>(target: &'a Target, request_id: &'a str, takeover: bool) -> Claim<'a> {
+pub(super) fn claim<'a>(target: &'a RegistrationRef, request_id: &'a str, takeover: bool) -> Claim<'a> {
     let (who, spec) = match target {
-        Target::Token(token) => (Who::Token(token), None),
-        Target::Spec(spec) => (Who::Client(&spec.client_id), Some(spec.clone())),
-        Target::Client(client) => (Who::Client(client), None),
+        RegistrationRef::Token(token) => (Who::Token(token), None),
+        RegistrationRef::Spec(spec) => (Who::Client(&spec.client_id), Some(spec.clone())),
+        RegistrationRef::Client(client) => (Who::Client(client), None),
     };
     Claim { who, spec, request_id, takeover }
 }

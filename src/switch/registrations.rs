@@ -18,11 +18,11 @@ use rand::rngs::StdRng;
 use super::{
     attachment::{Attachment, Fence},
     channel::PeerChannel,
-    connections::{Offered, OpenChannel},
+    channel_inbox::{RegistrationInbox, Sharers},
+    connections::{OfferedCapability, OpenChannel},
     losses::{LossLine, Losses, Origin},
     session::{Session, SessionChannel},
     shared::{SharedRegistration, inbox_config},
-    sink::{InboxSink, Sharers},
 };
 use crate::{
     Now, Wake, WakeSlot,
@@ -30,20 +30,19 @@ use crate::{
         About, Budget, ChannelKey, Close, ClosedBy, DEFAULT_MAX_FRAME, Lost, MIN_MAX_FRAME, StreamId,
     },
     lease::{
-        self, Capability, Changes, Claimed, Greeting, LeaseError, LeaseStream, ProtocolSpec, Registration,
+        self, Capability, Changes, Claimed, Greeting, LeaseError, ProtocolSpec, Registration,
         RegistrationSpec, Registry, StateName, Who,
     },
-    node::{ForkSchedule, Head, local::EntryOwner},
-    p2p::{DisconnectReason, Lane, session::MessageSink},
-    policy::{self, DialFilter},
+    node::{ForkSchedule, Head, RegistrationId, local::EntryOwner},
+    p2p::{DisconnectReason, Lane, session::ChannelInbox},
+    policy::DialFilter,
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
 };
 
 pub use super::registration::{
-    Acting, AttachRequest, Attached, Ended, Lookup, Principal, RegistrationView, SwitchError, Target,
+    Acting, AttachRequest, Attached, Ended, Lookup, Principal, RegistrationRef, RegistrationView, SwitchError,
 };
-use super::registration::{Application, Sending, claim, cut};
-pub use crate::lease::RegistrationId;
+use super::registration::{Application, Sender, claim, cut};
 
 /// What follows from a registration that began, changed or ended.
 #[derive(Debug)]
@@ -53,7 +52,6 @@ pub(super) enum Change {
     /// It is gone. Its inbox stays until [`Registrations::forget`], so that its channels can be closed.
     Ended {
         id: RegistrationId,
-        policy_id: policy::RegistrationId,
         client: Arc<str>,
         /// Whether its lease ran out, rather than being deleted.
         expired: bool,
@@ -64,7 +62,6 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Stands {
     pub(super) id: RegistrationId,
-    pub(super) policy_id: policy::RegistrationId,
     /// Set when it is new: the client and its protocols, for the log.
     pub(super) begun: Option<(Arc<str>, String)>,
     /// Capabilities that it has no more: their channels close.
@@ -81,10 +78,8 @@ pub(super) struct Stands {
 #[derive(Debug)]
 struct Entry {
     shared: Arc<SharedRegistration>,
-    /// Its number in the policy.
-    policy_id: policy::RegistrationId,
-    /// The stream that is attached, as lease and inbox name it.
-    stream: Option<(LeaseStream, StreamId)>,
+    /// The stream that is attached.
+    stream: Option<StreamId>,
     /// Ends what that stream sends.
     fence: Option<Fence>,
     /// Of the latest stream that sent anything.
@@ -111,8 +106,6 @@ impl Entry {
 pub struct Registrations {
     leases: Registry,
     entries: BTreeMap<RegistrationId, Entry>,
-    /// Numbers registrations for the policy.
-    numbered: u64,
     /// What all inboxes share.
     budget: Arc<Budget>,
     network: Option<Arc<ForkSchedule>>,
@@ -137,7 +130,6 @@ impl Registrations {
         Self {
             leases: Registry::new(leases, rng),
             entries: BTreeMap::new(),
-            numbered: 0,
             budget,
             network,
             lost_before: Lost::default(),
@@ -160,7 +152,7 @@ impl Registrations {
         &mut self,
         now: Now,
         principal: &Principal,
-        target: &Target,
+        target: &RegistrationRef,
         request_id: &str,
         takeover: bool,
     ) -> Result<Claimed, LeaseError> {
@@ -168,7 +160,7 @@ impl Registrations {
         self.changed(claimed.id, &claimed.changes);
         if let Some(entry) = self.entries.get_mut(&claimed.id)
             && claimed.replaced.is_some()
-            && let Some((_, stream)) = entry.stream.take()
+            && let Some(stream) = entry.stream.take()
         {
             entry.fence();
             entry.shared.inbox().lock().detach(stream);
@@ -203,19 +195,22 @@ impl Registrations {
     ) -> Result<Attached, SwitchError> {
         let registration = self.view(now, claimed.id)?;
         let entry = self.entries.get_mut(&claimed.id).ok_or(SwitchError::Stopped)?;
+        let stream = claimed.stream.ok_or(SwitchError::Stopped)?;
         // The stream that was there learns its end from its next read. It is fenced only after that: what it has read
         // before it may still be noting.
-        let (existing_channels, stream) = {
+        let existing_channels = {
             let mut inbox = entry.shared.inbox().lock();
-            (inbox.existing_channels(), inbox.attach(request.params))
+            let existing_channels = inbox.existing_channels();
+            inbox.attach(stream, request.params);
+            existing_channels
         };
         entry.fence();
         entry.shared.stream().set(wake);
-        entry.stream = claimed.stream.map(|lease| (lease, stream));
+        entry.stream = Some(stream);
         let attachment = Attachment::new(Arc::clone(&entry.shared), stream);
         entry.fence = Some(attachment.fence());
         let last_send_id = entry.last_send_id;
-        if !matches!(request.target, Target::Token(_)) {
+        if !matches!(request.target, RegistrationRef::Token(_)) {
             // Perhaps another process, which counts anew: what was before it says nothing to its next stream.
             entry.last_send_id = 0;
         }
@@ -237,14 +232,14 @@ impl Registrations {
     /// A stream is gone. Ignored if another one holds the registration.
     pub fn detach(&mut self, now: Now, id: RegistrationId, stream: StreamId, last_send_id: u64) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if let Some((lease, _)) = entry.stream.take_if(|(_, of)| *of == stream) {
+        if entry.stream.take_if(|attached| *attached == stream).is_some() {
             entry.fence = None;
             if last_send_id > 0 {
                 entry.last_send_id = last_send_id;
             }
             entry.shared.inbox().lock().detach(stream);
             entry.shared.losses().note(now.mono, entry.shared.inbox(), None);
-            self.leases.detach(now, id, lease);
+            self.leases.detach(now, id, stream);
             self.touched.insert(id);
         }
     }
@@ -325,7 +320,7 @@ impl Registrations {
         principal: &Principal,
         acting: &Acting,
         protocol: &'p str,
-    ) -> Result<Sending<'p>, SwitchError> {
+    ) -> Result<Sender<'p>, SwitchError> {
         // A version that is not registered is one that the peer cannot share either: the name decides who acts.
         let unknown = || LeaseError::ProtocolNotRegistered { protocol: cut(protocol) };
         let (name, version) = match protocol.split_once('/') {
@@ -345,7 +340,7 @@ impl Registrations {
             }
         };
         self.leases.renew(now, id);
-        Ok(Sending { owner: id, name, version })
+        Ok(Sender { owner: id, name, version })
     }
 
     /// Under which name a registration sets entries of our record.
@@ -356,16 +351,14 @@ impl Registrations {
         acting: &Acting,
     ) -> Result<EntryOwner, SwitchError> {
         let id = self.leases.resolve(now, principal.caller(), acting.who())?;
-        let entry = self.entries.get(&id).ok_or(SwitchError::Stopped)?;
-        Ok(EntryOwner::Registration(entry.policy_id.0))
+        Ok(EntryOwner::Registration(id))
     }
 
     /// The client id of the registration that owns an entry of our record.
     #[must_use]
     pub fn entry_client(&self, owner: EntryOwner) -> Option<Arc<str>> {
-        let EntryOwner::Registration(number) = owner else { return None };
-        let (id, _) = self.entries.iter().find(|(_, entry)| entry.policy_id.0 == number)?;
-        self.client(*id)
+        let EntryOwner::Registration(id) = owner else { return None };
+        self.client(id)
     }
 
     /// One registration.
@@ -418,8 +411,8 @@ impl Registrations {
     }
 
     /// What our Hello offers now, and the owner of each capability.
-    pub(super) fn offered(&self) -> Vec<Offered> {
-        let offer = |owner: RegistrationId, protocol: &ProtocolSpec| Offered {
+    pub(super) fn offered(&self) -> Vec<OfferedCapability> {
+        let offer = |owner: RegistrationId, protocol: &ProtocolSpec| OfferedCapability {
             capability: protocol.capability.clone(),
             owner,
             max_message: match protocol.max_message_bytes {
@@ -432,12 +425,6 @@ impl Registrations {
             registration.spec().protocols.iter().map(|protocol| offer(owner, protocol)).collect::<Vec<_>>()
         };
         self.leases.iter().flat_map(of).collect()
-    }
-
-    /// The policy's numbers of the registrations that own these channels and are still there.
-    pub(super) fn policy_ids(&self, channels: &[SessionChannel]) -> Vec<policy::RegistrationId> {
-        let number = |channel: &SessionChannel| self.entries.get(&channel.owner).map(|entry| entry.policy_id);
-        channels.iter().filter_map(number).collect()
     }
 
     /// The registrations that own these channels and are still there, each once.
@@ -455,7 +442,7 @@ impl Registrations {
         sharers: &Arc<Sharers>,
         space: &Arc<WakeSlot>,
         compressor: &mut Compressor,
-    ) -> Option<(ChannelKey, Box<dyn MessageSink>)> {
+    ) -> Option<(ChannelKey, Box<dyn ChannelInbox>)> {
         let entry = self.entries.get(&channel.owner)?;
         self.touched.insert(channel.owner);
         let spec = self
@@ -480,14 +467,14 @@ impl Registrations {
         let key = shared.inbox().lock().open(about)?;
         shared.on_space(key, Arc::clone(space));
         let origin = Origin { session: Arc::clone(session), protocol: Arc::clone(&channel.name) };
-        let sink = InboxSink {
+        let inbox = RegistrationInbox {
             inbox: shared.inbox().clone(),
             key,
             max_message: channel.max_message,
             sharers: Arc::clone(sharers),
             losses: Losses { log: Arc::clone(shared.losses()), origin },
         };
-        Some((key, Box::new(sink)))
+        Some((key, Box::new(inbox)))
     }
 
     /// A channel of a session has ended, and its owner is told if it is still there.
@@ -558,9 +545,9 @@ impl Registrations {
             let lease::Action::Ended { registration, expired } = self.leases.poll_action()?;
             let id = registration.id();
             self.touched.insert(id);
-            if let Some(entry) = self.entries.get(&id) {
+            if self.entries.contains_key(&id) {
                 let client = Arc::clone(&registration.spec().client_id);
-                return Some(Change::Ended { id, policy_id: entry.policy_id, client, expired });
+                return Some(Change::Ended { id, client, expired });
             }
         }
     }
@@ -626,12 +613,9 @@ impl Registrations {
         if let Some(entry) = self.entries.get(&id) {
             entry.shared.inbox().lock().configure(inbox_config(spec));
         } else {
-            self.numbered += 1;
-            let policy_id = policy::RegistrationId(self.numbered);
             let (budget, attention) = (Arc::clone(&self.budget), Arc::clone(&self.attention));
             let shared = SharedRegistration::new(id, spec, budget, attention);
-            let entry =
-                Entry { shared, policy_id, stream: None, fence: None, last_send_id: 0, announces: false };
+            let entry = Entry { shared, stream: None, fence: None, last_send_id: 0, announces: false };
             self.entries.insert(id, entry);
             begun = Some((Arc::clone(&spec.client_id), names(&spec.protocols)));
         }
@@ -643,7 +627,6 @@ impl Registrations {
         });
         self.changes.push_back(Change::Stands(Box::new(Stands {
             id,
-            policy_id: entry.policy_id,
             begun,
             removed: changes.removed.clone(),
             added: !changes.added.is_empty(),

@@ -8,14 +8,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     lease::Capability,
-    node::{Enode, NodeId, PublicKey, Record},
+    node::{Enode, NodeId, PublicKey, Record, RegistrationId},
     p2p::{
         ChannelIndex, ChannelTraffic, MESSAGE_COST, Outbound, RemoteHello, Traffic, session::ConnectionId,
     },
     policy::dial::Kind,
 };
-
-use super::registrations::RegistrationId;
 
 /// One shared capability of a session.
 #[derive(Clone, Debug)]

@@ -14,7 +14,8 @@ use super::{channel::Inbox, losses::LossLog};
 use crate::{
     Wake, WakeSlot,
     delivery::{self, Budget, ChannelKey, Hooks, SharedInbox},
-    lease::{RegistrationId, RegistrationSpec},
+    lease::RegistrationSpec,
+    node::RegistrationId,
 };
 
 /// Why a stream ended that its client did not end.

@@ -16,8 +16,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::{
     attachment::{Attachment, Batch, PeerChannel, Read},
     calls::{Answer, CallId},
-    registration::{Acting, AttachRequest, Attached, Ended, Lookup, SwitchError, Target},
-    registrations::RegistrationId,
+    registration::{Acting, AttachRequest, Attached, Ended, Lookup, RegistrationRef, SwitchError},
     testing::key,
     views::{PeerState, Views},
     *,
@@ -26,10 +25,10 @@ use crate::{
     Now, Wake,
     delivery::{Budget, Event},
     lease::{Capability, MAX_LINGER, ProtocolSpec, RegistrationSpec},
-    node::{Enode, NodeId, NodeRef},
+    node::{Enode, NodeId, NodeRef, RegistrationId},
     p2p::{
         self, Channel, ChannelIndex, DisconnectReason, HeldTime, Inbound, RemoteHello, Side, Source as _,
-        session::{ConnectionId, Control, End, Open, Opening, Sinks},
+        session::{ChannelInboxes, ConnectionId, Control, End, Open, Opening},
     },
     policy::{
         Cause, Settings,
@@ -178,7 +177,7 @@ impl World {
     }
 
     fn register(&mut self, client: &str, protocols: &[&str]) -> RegistrationId {
-        let target = Target::Spec(spec(client, protocols));
+        let target = RegistrationRef::Spec(spec(client, protocols));
         let registered = self.engine.register(self.now, &principal(), &target, "", false).unwrap();
         self.settle();
         registered.registration.id
@@ -186,7 +185,7 @@ impl World {
 
     fn attach(&mut self, client: &str, takeover: bool) -> Result<(Attached, Arc<Count>), SwitchError> {
         let request = AttachRequest {
-            target: Target::Client(client.into()),
+            target: RegistrationRef::Client(client.into()),
             params: Default::default(),
             request_id: String::new(),
             takeover,
@@ -233,10 +232,10 @@ impl World {
     }
 
     /// Node `n` dials us and becomes a peer.
-    fn peer(&mut self, n: u8, speaks: &[&str]) -> (ConnectionId, Sinks) {
+    fn peer(&mut self, n: u8, speaks: &[&str]) -> (ConnectionId, ChannelInboxes) {
         let connection = self.accept(n);
         match self.shake(connection, n, speaks) {
-            Ok(Open::Session(sinks)) => (connection, sinks),
+            Ok(Open::Session(inboxes)) => (connection, inboxes),
             Ok(Open::Parked) => panic!("parked"),
             Err(reason) => panic!("refused: {reason}"),
         }
@@ -335,10 +334,10 @@ fn a_registration_that_ends_lets_go_of_its_channels_and_of_peers_that_no_other_u
 fn a_name_that_changes_hands_never_leads_an_old_session_to_its_new_owner() {
     let (mut world, _) = World::with_echo();
     world.register("other", &["ping"]);
-    let (_, sinks) = world.peer(1, &["echo", "ping"]);
+    let (_, inboxes) = world.peer(1, &["echo", "ping"]);
     world.delete("app");
     let heir = world.register("heir", &["echo"]);
-    sinks[0].offer(world.now.mono, message(0), held());
+    inboxes[0].offer(world.now.mono, message(0), held());
     assert_eq!(world.channels(heir), 0);
     let (attached, _) = world.attach("heir", false).unwrap();
     assert_eq!(read(&attached.attachment), (Read::Nothing, Vec::new()));
@@ -356,6 +355,27 @@ fn a_capability_that_is_taken_out_closes_its_channels_alone() {
     assert_eq!(updated.open_channels, 1, "the answer shows what holds now");
     world.settle();
     assert_eq!(told_to_leave(&mut world, 1), None);
+}
+
+/// A peer that shares two protocols of one application is one peer of those that the application asked for.
+#[test]
+fn an_application_with_two_protocols_counts_a_peer_once() {
+    let mut world = World::new(Settings::default(), false);
+    let spec = RegistrationSpec { desired_peers: 2, ..spec("app", &["echo", "ping"]) };
+    world.engine.register(world.now, &principal(), &RegistrationRef::Spec(spec), "", false).unwrap();
+    world.settle();
+    let mut demand = |world: &mut World| {
+        let asked = world.take(|effect| match effect {
+            Effect::Demand(count) => Some(*count),
+            _ => None,
+        });
+        asked.last().copied()
+    };
+    assert_eq!(demand(&mut world), Some(2));
+    world.peer(1, &["echo", "ping"]);
+    assert_eq!(demand(&mut world), Some(1));
+    world.peer(2, &["echo", "ping"]);
+    assert_eq!(demand(&mut world), Some(0));
 }
 
 #[test]
@@ -390,7 +410,7 @@ fn of_two_crossing_connections_one_is_parked_and_takes_the_place_of_the_other() 
     // The other side closes one: it has chosen.
     world.close(standing, Side::Remote, Some(DisconnectReason::AlreadyConnected));
     let promoted = world.take(|effect| match effect {
-        Effect::Control(id, Control::Promote(sinks)) => Some((*id, sinks.len())),
+        Effect::Control(id, Control::Promote(inboxes)) => Some((*id, inboxes.len())),
         _ => None,
     });
     assert_eq!(promoted, [(parked, 1)]);
@@ -444,7 +464,7 @@ fn while_it_stops_nothing_is_dialed_accepted_or_registered_and_every_caller_is_a
     let (public_key, addr) = (key(4).public(), addr(4));
     let candidate = Candidate { public_key, addr, record: None, source: Source::V4, served: Duration::ZERO };
     world.engine.candidate(world.now, candidate);
-    let target = Target::Spec(spec("late", &["late"]));
+    let target = RegistrationRef::Spec(spec("late", &["late"]));
     let refused = world.engine.register(world.now, &principal(), &target, "", false);
     assert_eq!(refused.map(|_| ()), Err(SwitchError::Stopped));
     world.settle();
@@ -487,10 +507,10 @@ fn a_stream_that_takes_over_ends_the_one_before_and_its_late_end_means_nothing()
     let (mut world, echo) = World::with_echo();
     let (first, first_wake) = world.attach("app", false).unwrap();
     assert!(world.attach("app", false).is_err(), "it is attached");
-    let (_, sinks) = world.peer(1, &["echo"]);
+    let (_, inboxes) = world.peer(1, &["echo"]);
     assert_eq!(read(&first.attachment).1, ["opened 1"]);
     assert_eq!(read(&first.attachment).0, Read::Nothing);
-    sinks[0].offer(world.now.mono, message(0), held());
+    inboxes[0].offer(world.now.mono, message(0), held());
     assert!(first_wake.0.swap(0, Ordering::Relaxed) > 0);
 
     let (second, second_wake) = world.attach("app", true).unwrap();
@@ -503,12 +523,12 @@ fn a_stream_that_takes_over_ends_the_one_before_and_its_late_end_means_nothing()
     world.engine.registrations().detach(world.now, echo, first.attachment.stream(), late);
     world.settle();
     assert_eq!(world.engine.registrations().attached(), 1);
-    sinks[0].offer(world.now.mono, message(0), held());
+    inboxes[0].offer(world.now.mono, message(0), held());
     assert!(second_wake.0.load(Ordering::Relaxed) > 0);
     assert_eq!(read(&second.attachment).1, ["message 1"]);
 
     // A registration that takes over without a stream ends the stream as well.
-    let target = Target::Spec(spec("app", &["echo"]));
+    let target = RegistrationRef::Spec(spec("app", &["echo"]));
     world.engine.register(world.now, &principal(), &target, "", true).unwrap();
     world.settle();
     assert_eq!(read(&second.attachment).0, Read::Ended);
@@ -540,7 +560,9 @@ fn a_protocol_that_is_registered_late_reaches_a_peer_by_one_reconnection() {
     });
     let [dial] = &dials[..] else { panic!("{dials:?}") };
     let again = world.engine.dialed(world.now, dial, addr(0)).unwrap().id;
-    assert!(matches!(world.shake(again, 1, &["echo", "late"]), Ok(Open::Session(sinks)) if sinks.len() == 2));
+    assert!(
+        matches!(world.shake(again, 1, &["echo", "late"]), Ok(Open::Session(inboxes)) if inboxes.len() == 2)
+    );
     world.pass(Duration::from_secs(2_000));
     assert_eq!(told_to_leave(&mut world, 1), None, "it lacks nothing any more");
 }

@@ -13,8 +13,7 @@ use super::{peers::PeerView, registration::RegistrationView};
 use crate::{
     Now,
     delivery::ClosedBy,
-    lease::RegistrationId,
-    node::{Enode, NodeId},
+    node::{Enode, NodeId, RegistrationId},
     p2p::{DisconnectReason, session::ConnectionId},
     policy::{Cause, Refusal, dial::Kind},
     watch::{Happenings, MAX_CHANGES, MAX_HAPPENINGS, Shared, Watch},

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64URL_NOPAD;
 use devp2pd::Now;
 use devp2pd::dnsdisc::entry::{Entry, Hash, Root};
-use devp2pd::dnsdisc::{Action, Answer, Client, Config, Link, QueryId};
+use devp2pd::dnsdisc::{Action, Answer, Client, Config, Link, LookupId};
 use devp2pd::node::{NodeKey, RecordBuilder, id::keccak256};
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -44,7 +44,7 @@ pub fn dns_tree(data: &[u8]) {
     let begin = now;
     let config = Config { allow_private: build.first().is_some_and(|byte| byte & 1 == 1) };
     let mut client = Client::new(now, config, &[zone.link(0)], StdRng::seed_from_u64(1));
-    let mut asked: VecDeque<(QueryId, String)> = VecDeque::new();
+    let mut asked: VecDeque<(LookupId, String)> = VecDeque::new();
     let (mut requests, mut allowed) = (0_u128, 0_usize);
     for pair in operations.chunks(2) {
         let argument = pair.get(1).copied().unwrap_or(0);

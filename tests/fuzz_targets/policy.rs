@@ -7,14 +7,13 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use devp2pd::Now;
-use devp2pd::node::{AddressClass, Enode, Host, NodeId, NodeKey, NodeRef, PublicKey};
-use devp2pd::policy::admission::{ConnId, Verdict};
+use devp2pd::node::{AddressClass, Enode, Host, NodeId, NodeKey, NodeRef, PublicKey, RegistrationId};
+use devp2pd::p2p::session::ConnectionId;
+use devp2pd::policy::admission::Verdict;
 use devp2pd::policy::dial::{
-    Candidate, Dial, EntryState, Kind, List, ListSource, QueryId, Scheduler, Source, TaskId,
+    Candidate, ConnectId, Dial, EntryState, Kind, List, ListSource, Scheduler, Source, TaskId,
 };
-use devp2pd::policy::{
-    Action, BanTarget, Cause, ChurnSettings, DialFilter, Policy, RegistrationId, Settings, rules::Rules,
-};
+use devp2pd::policy::{Action, BanTarget, Cause, ChurnSettings, DialFilter, Policy, Settings, rules::Rules};
 use rand::{SeedableRng, rngs::StdRng};
 
 /// The nodes of a run; enough to meet again, few enough to be made once. The last one is us.
@@ -108,10 +107,10 @@ pub fn dial_scheduler(data: &[u8]) {
                 let _ = dial.candidate(now, &rules, candidate, false);
             }
             6 => {
-                let (query, timeout) = (QueryId(world.queries), Duration::from_secs(b.into()));
-                world.queries += 1;
-                if dial.connect(now, &rules, query, &node(a, b), timeout).is_ok() {
-                    world.asked.insert(query);
+                let (connect, timeout) = (ConnectId(world.connects), Duration::from_secs(b.into()));
+                world.connects += 1;
+                if dial.connect(now, &rules, connect, &node(a, b), timeout).is_ok() {
+                    world.asked.insert(connect);
                 }
             }
             7 | 8 => {
@@ -193,8 +192,8 @@ struct Driver {
     peers: BTreeSet<NodeId>,
     /// When each address was last dialed for a stranger.
     tried: BTreeMap<SocketAddr, Instant>,
-    queries: u64,
-    asked: BTreeSet<QueryId>,
+    connects: u64,
+    asked: BTreeSet<ConnectId>,
 }
 
 impl Driver {
@@ -217,8 +216,8 @@ impl Driver {
                 self.lookups.remove(&task);
                 self.dials.retain(|_, dial| dial.task != task);
             }
-            Action::ConnectDone { query, .. } => {
-                assert!(self.asked.remove(&query) || query.0 + 1 == self.queries, "answered twice");
+            Action::ConnectDone { connect, .. } => {
+                assert!(self.asked.remove(&connect) || connect.0 + 1 == self.connects, "answered twice");
             }
             Action::Fork(_) => {}
             Action::Demand(n) => assert!(n <= rules.settings.max_pending_dials),
@@ -249,7 +248,7 @@ pub fn admission(data: &[u8]) {
     let mut policy = Policy::new(now, KEYS[US].id(), settings(6), StdRng::seed_from_u64(2));
     policy.register(now, RegistrationId(0), DialFilter::Any, None);
     // Every open connection, and how far it is.
-    let mut open: BTreeMap<ConnId, Stage> = BTreeMap::new();
+    let mut open: BTreeMap<ConnectionId, Stage> = BTreeMap::new();
     let mut dials: Vec<Dial> = Vec::new();
     let mut next = 0;
     for op in data.chunks_exact(3) {
@@ -259,15 +258,15 @@ pub fn admission(data: &[u8]) {
         match op % 14 {
             0..=2 => {
                 next += 1;
-                if policy.conn_accepted(now, ConnId(next), ip(a)).is_ok() {
-                    open.insert(ConnId(next), Stage::Open { dialed: None });
+                if policy.conn_accepted(now, ConnectionId(next), ip(a)).is_ok() {
+                    open.insert(ConnectionId(next), Stage::Open { dialed: None });
                 }
             }
             3 => {
                 if let Some(dial) = dials.pop() {
                     next += 1;
-                    policy.conn_opened(ConnId(next), dial.task, dial.addr.ip());
-                    open.insert(ConnId(next), Stage::Open { dialed: Some(dial.id) });
+                    policy.conn_opened(ConnectionId(next), dial.task, dial.addr.ip());
+                    open.insert(ConnectionId(next), Stage::Open { dialed: Some(dial.id) });
                 }
             }
             4 | 5 => {
@@ -357,7 +356,7 @@ enum Stage {
     Gone,
 }
 
-fn check(now: Now, policy: &Policy, open: &BTreeMap<ConnId, Stage>) {
+fn check(now: Now, policy: &Policy, open: &BTreeMap<ConnectionId, Stage>) {
     let (_, inbound, dialed) = policy.slot_use();
     let peers: Vec<_> = policy.peers().collect();
     let taking =

@@ -27,10 +27,10 @@ use devp2pd::{
         },
     },
     kademlia::Contact,
-    node::{AddressClass, Endpoint, NodeId, NodeKey, PublicKey, Record, RecordBuilder},
+    node::{AddressClass, Endpoint, NodeId, NodeKey, PublicKey, Record, RecordBuilder, RegistrationId},
+    p2p::session::ConnectionId,
     policy::{
-        self, Cause, DialFilter, Policy, RegistrationId, Settings,
-        admission::ConnId,
+        self, Cause, DialFilter, Policy, Settings,
         dial::{Candidate, Source},
     },
 };
@@ -145,7 +145,7 @@ struct World<'a> {
     engines: Vec<Engine<Notary>>,
     timers: Vec<Option<Instant>>,
     policy: Policy,
-    peers: BTreeMap<ConnId, PeerOf>,
+    peers: BTreeMap<ConnectionId, PeerOf>,
     conns: u64,
     demand: usize,
     dns: VecDeque<usize>,
@@ -362,7 +362,7 @@ impl<'a> World<'a> {
                         continue;
                     }
                     self.conns += 1;
-                    let conn = ConnId(self.conns);
+                    let conn = ConnectionId(self.conns);
                     self.policy.conn_opened(conn, dial.task, dial.addr.ip());
                     let admitted = self.policy.conn_identified(self.now, conn, dial.id).is_ok()
                         && self.policy.conn_ready(self.now, conn, &[REGISTRATION]).is_ok();
@@ -386,7 +386,7 @@ impl<'a> World<'a> {
     /// What happens by the second: peers leave, lists are read, timers fire.
     fn second(&mut self) {
         let now = self.now;
-        let gone: Vec<ConnId> = self
+        let gone: Vec<ConnectionId> = self
             .peers
             .iter()
             .filter(|(_, peer)| peer.leaves.is_some_and(|leaves| leaves <= now.mono))

@@ -28,7 +28,7 @@ use crate::{
     Now,
     delivery::StreamId,
     net::{bandwidth::Rates, connection::Shared},
-    node::NodeRef,
+    node::{NodeRef, RegistrationId},
     policy::{
         Settings,
         dial::{ConnectOutcome, ListEntry},
@@ -37,7 +37,6 @@ use crate::{
         Answer, CallId, Engine, Principal,
         peers::ConnectReply,
         registration::{self, AttachRequest, SwitchError},
-        registrations::RegistrationId,
     },
 };
 

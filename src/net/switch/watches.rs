@@ -15,9 +15,9 @@ use super::watched::Watched;
 use crate::{
     kademlia::{Protocol, Removal},
     net::discovery::{TableNode, TableObserver},
-    node::{NodeId, record::MAX_RECORD_BYTES},
+    node::{NodeId, RegistrationId, record::MAX_RECORD_BYTES},
     switch::{
-        registrations::{RegistrationId, RegistrationView},
+        registrations::RegistrationView,
         views::{PeerViews, Views},
     },
     watch::{MAX_CHANGES, Shared, Watch},

@@ -51,6 +51,7 @@ struct World {
     numbers: HashMap<u32, usize>,
     last_number: u32,
     stream: Option<(StreamId, bool)>,
+    streams: u64,
     window: i64,
     channel_window: i64,
     overflow: OverflowPolicy,
@@ -163,7 +164,9 @@ impl World {
             auto_credit,
         };
         let old = self.stream;
-        let stream = self.inbox.attach(params);
+        self.streams += 1;
+        let stream = StreamId(self.streams);
+        self.inbox.attach(stream, params);
         if let Some((old, _)) = old {
             assert_eq!(self.inbox.pull(old, 1, 1, &mut Vec::new()), Pull::Ended);
         }
@@ -340,6 +343,7 @@ pub(super) fn run(data: &[u8]) {
         numbers: HashMap::new(),
         last_number: 0,
         stream: None,
+        streams: 0,
         window: 0,
         channel_window: 0,
         overflow: OverflowPolicy::default(),

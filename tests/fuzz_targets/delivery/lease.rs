@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use devp2pd::delivery::OverflowPolicy;
+use devp2pd::delivery::{OverflowPolicy, StreamId};
 use devp2pd::lease::Capability;
 use devp2pd::lease::reason::ErrorReason;
 use devp2pd::lease::{
-    Action, Caller, Claim, Claimed, Config, LeaseError, LeaseStream, ProtocolSpec, RegistrationId,
-    RegistrationSpec, Registry, Wanted, Who,
+    Action, Caller, Claim, Claimed, Config, LeaseError, ProtocolSpec, RegistrationSpec, Registry, Wanted, Who,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::{Script, origin};
+use devp2pd::node::RegistrationId;
 
 /// What the lease model remembers of a registration.
 struct Lease {
@@ -148,7 +148,7 @@ fn claimed_is_right(
     (claimed, generation): (&Claimed, u64),
     leases: &mut BTreeMap<RegistrationId, Lease>,
     tokens: &mut Vec<String>,
-    streams: &mut Vec<(RegistrationId, LeaseStream)>,
+    streams: &mut Vec<(RegistrationId, StreamId)>,
     client: usize,
 ) {
     let token = claimed.token.expose();

@@ -61,6 +61,8 @@ pub(crate) struct Application {
     numbers: BTreeMap<u32, u32>,
     /// By channel.
     pub(crate) tallies: BTreeMap<u32, Tally>,
+    /// How many streams there were.
+    streams: u64,
 }
 
 impl Application {
@@ -93,13 +95,17 @@ impl Application {
             ignored: BTreeSet::new(),
             numbers: BTreeMap::new(),
             tallies: BTreeMap::new(),
+            streams: 0,
         };
         application.attach();
         application
     }
 
     pub(crate) fn attach(&mut self) {
-        self.stream = Some(self.inbox.lock().attach(self.params));
+        self.streams += 1;
+        let stream = StreamId(self.streams);
+        self.inbox.lock().attach(stream, self.params);
+        self.stream = Some(stream);
         self.forget_stream();
     }
 

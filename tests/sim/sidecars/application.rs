@@ -9,11 +9,12 @@ use std::{
 
 use devp2pd::{
     delivery::{AttachParams, Event, credit::MESSAGE_COST},
-    lease::{LeaseError, RegistrationId, RegistrationSpec},
+    lease::{LeaseError, RegistrationSpec},
+    node::RegistrationId,
     switch::{
         Principal,
         attachment::{Attachment, Batch, Encoder, PeerChannel, Read, Reply, StreamMessage},
-        registration::{AttachRequest, Attached, SwitchError, Target},
+        registration::{AttachRequest, Attached, RegistrationRef, SwitchError},
     },
 };
 use rand::Rng as _;
@@ -116,9 +117,9 @@ impl Application {
     pub(super) fn start(&mut self, net: &mut Net, takeover: bool) {
         self.made += 1;
         let target = match (net.rng.random_range(0..4), &self.token) {
-            (0 | 1, Some(token)) => Target::Token(token.clone()),
-            (2, Some(_)) => Target::Client(self.client()),
-            _ => Target::Spec(self.spec.clone()),
+            (0 | 1, Some(token)) => RegistrationRef::Token(token.clone()),
+            (2, Some(_)) => RegistrationRef::Client(self.client()),
+            _ => RegistrationRef::Spec(self.spec.clone()),
         };
         let auto_credit = net.rng.random_bool(0.5);
         let window = [0, 0, 2 << 10][net.rng.random_range(0..3)];

@@ -5,11 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use devp2pd::{
-    NodeId, Now,
-    p2p::session::ConnectionId,
-    switch::{registrations::RegistrationId, views::PeerState},
-};
+use devp2pd::{NodeId, Now, node::RegistrationId, p2p::session::ConnectionId, switch::views::PeerState};
 
 use super::{
     ledger::{SessionKey, Told},

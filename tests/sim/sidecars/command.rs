@@ -5,14 +5,15 @@ use std::{sync::Arc, time::Duration};
 use devp2pd::{
     NodeId, NodeRef,
     delivery::StreamId,
-    lease::{RegistrationId, RegistrationSpec},
+    lease::RegistrationSpec,
+    node::RegistrationId,
     p2p::DisconnectReason,
     policy::{BanTarget, Settings},
     switch::{
         CallId, Principal,
         attachment::PeerChannel,
         peers::BanRequest,
-        registration::{Acting, AttachRequest, Attached, SwitchError, Target},
+        registration::{Acting, AttachRequest, Attached, RegistrationRef, SwitchError},
     },
 };
 
@@ -93,7 +94,7 @@ impl Command {
                 engine.registrations().detach(now, id, stream, last_send_id);
             }
             Self::Register { principal, spec, takeover } => {
-                drop(engine.register(now, &principal, &Target::Spec(*spec), "", takeover));
+                drop(engine.register(now, &principal, &RegistrationRef::Spec(*spec), "", takeover));
             }
             Self::Renew { principal, client } => {
                 drop(engine.registrations().renew(now, &principal, &Acting::Client(client)));

@@ -11,8 +11,8 @@ use devp2pd::{
     Now, PublicKey,
     delivery::{Budget, Share},
     p2p::{
-        self, Action, Channel, ChannelIndex, LocalNode, Outbound, RemoteHello, ToSinks, Traffic,
-        session::{Admission, ConnectionId, Control, End, Open, Opening, Role, Sinks},
+        self, Action, Channel, ChannelIndex, LocalNode, Outbound, RemoteHello, SessionDelivery, Traffic,
+        session::{Admission, ChannelInboxes, ConnectionId, Control, End, Open, Opening, Role},
     },
     switch::Run,
 };
@@ -75,7 +75,7 @@ pub(super) struct Connection {
     engine: p2p::Connection,
     outbound: Arc<Outbound>,
     traffic: Arc<Traffic>,
-    sinks: Sinks,
+    inboxes: ChannelInboxes,
     received: BytesMut,
     waiting: Share,
     inbound: Arc<Budget>,
@@ -113,7 +113,7 @@ impl Connection {
             engine,
             outbound,
             traffic,
-            sinks: Sinks::new(),
+            inboxes: ChannelInboxes::new(),
             received: BytesMut::new(),
             waiting: Share::new(Arc::clone(&inbound)),
             inbound,
@@ -211,7 +211,7 @@ impl Connection {
             && let Some(mut end) = self.end.take()
         {
             end.proven = self.engine.remote_hello().is_some();
-            self.engine.deliver_last(now, &mut ToSinks::new(&self.sinks, &self.traffic));
+            self.engine.deliver_last(now, &mut SessionDelivery::new(&self.inboxes, &self.traffic));
             self.waiting.release();
             self.outbound.close();
             links.close(now.mono, self.socket, false);
@@ -238,8 +238,8 @@ impl Connection {
             }
             Ready::Control => match self.controls.receive(now.mono) {
                 Some(Control::Probe) => self.engine.probe(now),
-                Some(Control::Promote(sinks)) => {
-                    self.sinks = sinks;
+                Some(Control::Promote(inboxes)) => {
+                    self.inboxes = inboxes;
                     self.engine.promote(now);
                 }
                 None => {}
@@ -259,9 +259,9 @@ impl Connection {
     }
 
     fn deliver(&mut self, now: Now) {
-        let mut sinks = ToSinks::new(&self.sinks, &self.traffic);
-        self.engine.deliver(now, &mut sinks);
-        let closed = sinks.take_closed();
+        let mut inboxes = SessionDelivery::new(&self.inboxes, &self.traffic);
+        self.engine.deliver(now, &mut inboxes);
+        let closed = inboxes.take_closed();
         match self.engine.backlog() {
             0 => self.waiting.release(),
             bytes => self.waiting.hold(bytes as u64),
@@ -305,8 +305,8 @@ impl Connection {
     fn obey(&mut self, now: Now, verdict: Verdict) {
         match verdict {
             Verdict::Admission(Ok(capabilities)) => self.engine.greet(now, &capabilities),
-            Verdict::Opening(Ok(Open::Session(sinks))) => {
-                self.sinks = sinks;
+            Verdict::Opening(Ok(Open::Session(inboxes))) => {
+                self.inboxes = inboxes;
                 self.engine.open(now);
             }
             Verdict::Opening(Ok(Open::Parked)) => self.engine.park(now),

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use devp2pd::{
-    lease::RegistrationId,
+    node::RegistrationId,
     switch::{attachment::PeerChannel, session::Session},
 };
 

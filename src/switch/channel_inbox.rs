@@ -16,7 +16,7 @@ use crate::{
     delivery::{Arrival, ChannelKey, Held, Push, Sharing},
     p2p::{
         DisconnectReason, HeldTime, Inbound, Offer,
-        session::{MessageSink, Sunk},
+        session::{ChannelInbox, ChannelOffer},
     },
 };
 
@@ -46,7 +46,7 @@ impl Sharers {
 }
 
 /// The way into the queues of the registration that owns a channel.
-pub(super) struct InboxSink {
+pub(super) struct RegistrationInbox {
     pub(super) inbox: Inbox,
     pub(super) key: ChannelKey,
     /// The largest payload that the owner takes, in bytes.
@@ -55,7 +55,7 @@ pub(super) struct InboxSink {
     pub(super) losses: Losses,
 }
 
-impl InboxSink {
+impl RegistrationInbox {
     fn arrival(message: Inbound) -> Arrival {
         let Inbound { code, payload, wire_bytes, .. } = message;
         // The engine has checked the code against the message count, which has 32 bits.
@@ -63,11 +63,11 @@ impl InboxSink {
     }
 }
 
-impl MessageSink for InboxSink {
-    fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> Sunk {
+impl ChannelInbox for RegistrationInbox {
+    fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> ChannelOffer {
         let bytes = message.payload.len();
         if bytes > self.max_message {
-            return Sunk::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError));
+            return ChannelOffer::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError));
         }
         let HeldTime { channel, total } = held;
         let (sharing, held, arrival) =
@@ -77,10 +77,12 @@ impl MessageSink for InboxSink {
             self.losses.log.note(now, &self.inbox, Some(&self.losses.origin));
         }
         match push {
-            Push::Queued | Push::Dropped | Push::Closed => Sunk::Offer(Offer::Taken),
-            Push::Hold { until, charged, payload } => Sunk::Offer(Offer::Hold { payload, until, charged }),
-            Push::Disconnect => Sunk::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError)),
-            Push::ClosedChannel => Sunk::ChannelClosed,
+            Push::Queued | Push::Dropped | Push::Closed => ChannelOffer::Offer(Offer::Taken),
+            Push::Hold { until, charged, payload } => {
+                ChannelOffer::Offer(Offer::Hold { payload, until, charged })
+            }
+            Push::Disconnect => ChannelOffer::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError)),
+            Push::ClosedChannel => ChannelOffer::ChannelClosed,
         }
     }
 
@@ -98,9 +100,9 @@ impl MessageSink for InboxSink {
 /// Where messages go whose owner is gone: the name stays mute on this session, and nobody else ever gets it.
 pub(super) struct Mute;
 
-impl MessageSink for Mute {
-    fn offer(&self, _: Instant, _: Inbound, _: HeldTime) -> Sunk {
-        Sunk::Offer(Offer::Taken)
+impl ChannelInbox for Mute {
+    fn offer(&self, _: Instant, _: Inbound, _: HeldTime) -> ChannelOffer {
+        ChannelOffer::Offer(Offer::Taken)
     }
 
     fn offer_last(&self, _: Instant, _: Inbound) {}
