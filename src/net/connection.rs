@@ -190,7 +190,7 @@ impl Task<'_> {
             }
             arm(timer.as_mut(), self.engine.poll_timeout());
             // Wait for the first of these: bytes from the peer, if the engine wants any; room in the receive budget;
-            // room in the socket, if bytes wait for it; messages to send (`work`); room in a inbox, during a hold
+            // room in the socket, if bytes wait for it; messages to send (`work`); room in an inbox, during a hold
             // (`space`); the reply at a checkpoint; an order of the switch; a deadline of the engine.
             tokio::select! {
                 ready = stream.readable(), if self.engine.wants_bytes() => {
@@ -211,7 +211,8 @@ impl Task<'_> {
                 () = work.notified() => {}
                 () = space.notified(), if self.engine.hold().is_some() => {}
                 verdict = self.awaiting.reply() => self.obey(verdict),
-                Some(control) = control.recv() => self.control(control),
+                // The switch gives orders after its verdict on the Hello. Both travel apart, so an order waits for the verdict.
+                Some(control) = control.recv(), if self.engine.is_open() => self.control(control),
                 () = timer.as_mut() => self.engine.handle_timeout(clock::now()),
             }
         }

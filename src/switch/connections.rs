@@ -149,12 +149,12 @@ pub(super) struct Ended {
     /// The address of an inbound connection whose remote proved its key.
     pub(super) reached_by: Option<SocketAddr>,
     /// Set for an inbound connection that never became a session.
-    pub(super) not_admitted: Option<NotAdmitted>,
+    pub(super) not_admitted: Option<RefusedInbound>,
 }
 
 /// An inbound connection that did not become a session.
 #[derive(Debug)]
-pub(super) struct NotAdmitted {
+pub(super) struct RefusedInbound {
     pub(super) remote: SocketAddr,
     pub(super) node: Option<PublicKey>,
     pub(super) refusal: Option<Refusal>,
@@ -371,6 +371,11 @@ impl Connections {
         out
     }
 
+    /// Why we are ending a connection, if we are: by whose decision, and in words.
+    pub(super) fn closing(&self, id: ConnectionId) -> Option<(ClosedBy, Arc<str>)> {
+        self.all.get(&id)?.closing.clone()
+    }
+
     /// The registration whose inbox a channel leads to.
     pub(super) fn owner_of(&self, id: ConnectionId, channel: ChannelIndex) -> Option<RegistrationId> {
         let Stage::Open { channels, .. } = &self.all.get(&id)?.stage else { return None };
@@ -440,7 +445,7 @@ impl Connections {
             Stage::Handshake | Stage::Open { .. } => None,
         };
         // Dials that failed are told by the policy, which knows of those too that never had a connection.
-        let not_admitted = (connection.inbound && !established).then(|| NotAdmitted {
+        let not_admitted = (connection.inbound && !established).then(|| RefusedInbound {
             remote: connection.remote,
             node: node.or(connection.refused.and_then(|(node, _)| node)),
             refusal: connection.refused.map(|(_, refusal)| refusal),

@@ -550,6 +550,13 @@ impl Engine {
         let Some((session, space)) = self.connections.session(now, id, negotiated, listed) else {
             return ChannelInboxes::new();
         };
+        // The policy forgets a peer when it decides to close its connection, and lets the node in again while that
+        // connection still writes what was accepted for it. A node has one session, so the old one ends here.
+        if let Some(before) = self.sessions.get(&node).map(|session| session.id) {
+            let replaced = || (ClosedBy::Sidecar, "replaced by a new connection".into());
+            let (by, detail) = self.connections.closing(before).unwrap_or_else(replaced);
+            self.end_session(now, before, &by, DisconnectReason::AlreadyConnected, &detail);
+        }
         let owners = self.registrations.owners(&session.channels);
         let sharers = Sharers::new(owners.len(), self.max_shared_stall);
         let mut compressor = Compressor::default();

@@ -433,8 +433,8 @@ impl Registrations {
         owners.filter(|owner| self.entries.contains_key(owner)).collect()
     }
 
-    /// Opens a channel of a new session in its owner's inbox and sends the owner's greeting. `None` when the owner is gone
-    /// or its inbox takes no more channels; the name then stays mute on this session.
+    /// Opens a channel of a new session in its owner's inbox and sends the owner's greeting. `None` if the owner is gone,
+    /// has given up the protocol, or its inbox takes no more channels. The channel then stays mute on this session.
     pub(super) fn open_channel(
         &mut self,
         session: &Arc<Session>,
@@ -444,13 +444,12 @@ impl Registrations {
         compressor: &mut Compressor,
     ) -> Option<(ChannelKey, Box<dyn ChannelInbox>)> {
         let entry = self.entries.get(&channel.owner)?;
+        // An update may have taken the protocol away after our Hello had named it.
+        let registration = self.leases.get(channel.owner)?;
+        let spec = registration.spec().protocol(&channel.name, Some(channel.version))?;
         self.touched.insert(channel.owner);
-        let spec = self
-            .leases
-            .get(channel.owner)
-            .and_then(|registration| registration.spec().protocol(&channel.name, Some(channel.version)));
         let mut greeting_sent = false;
-        for greeting in spec.map(|spec| spec.greeting.as_slice()).unwrap_or_default() {
+        for greeting in &spec.greeting {
             // A greeting has at most 64 KiB, far below every limit of a message.
             if let Ok(message) = compressor.compress(&greeting.payload) {
                 let code = u64::from(greeting.code);
@@ -460,7 +459,7 @@ impl Registrations {
         let about = About {
             session_id: session.id.0,
             peer: PeerChannel { session: Arc::clone(session), channel: channel.clone() },
-            keep_first: spec.map_or(0, |spec| spec.keep_first),
+            keep_first: spec.keep_first,
             greeting_sent,
         };
         let shared = &entry.shared;

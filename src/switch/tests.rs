@@ -1,6 +1,8 @@
 //! Scripts of what happens to one switch, in virtual time: no task, no socket, no driver. After each step the parts must
 //! agree with each other ([`World::check`]).
 
+mod peers;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -27,7 +29,8 @@ use crate::{
     lease::{Capability, MAX_LINGER, ProtocolSpec, RegistrationSpec},
     node::{Enode, NodeId, NodeRef, RegistrationId},
     p2p::{
-        self, Channel, ChannelIndex, DisconnectReason, HeldTime, Inbound, RemoteHello, Side, Source as _,
+        self, Channel, ChannelIndex, DisconnectReason, HeldTime, Inbound, LocalCapability, RemoteHello, Side,
+        Source as _,
         session::{ChannelInboxes, ConnectionId, Control, End, Open, Opening},
     },
     policy::{
@@ -132,14 +135,18 @@ impl World {
         self.check();
     }
 
-    /// What must hold whenever nothing is left to do: no session without a connection and a place in the policy, no node
-    /// with two sessions, and watchers that see the same peers and registrations as callers.
+    /// The conditions that hold whenever nothing is left to do: no session without a connection and, unless it is being
+    /// ended, a place in the policy; no node with two sessions; watchers see the same peers and registrations as callers.
     fn check(&mut self) {
         let peers = self.engine.peers().all();
         let nodes: BTreeSet<NodeId> = peers.iter().map(|peer| peer.session.node_id).collect();
         assert_eq!(nodes.len(), peers.len(), "two sessions with one node");
         let in_policy: BTreeSet<(NodeId, ConnectionId)> = self.engine.peers().counted().into_iter().collect();
-        let open = peers.iter().map(|peer| (peer.session.node_id, peer.session.id)).collect();
+        let stays = |peer: &&PeerView| {
+            in_policy.contains(&(peer.session.node_id, peer.session.id))
+                || (&*peer.session.outbound).leaving().is_none()
+        };
+        let open = peers.iter().filter(stays).map(|peer| (peer.session.node_id, peer.session.id)).collect();
         assert_eq!(in_policy, open, "the policy's peers are the sessions");
         assert!(peers.len() <= self.engine.connections());
         let shown = self.views.peers().read(|views| {
@@ -212,6 +219,11 @@ impl World {
     fn shake(&mut self, connection: ConnectionId, n: u8, speaks: &[&str]) -> Opening {
         let offered = self.engine.authenticated(self.now, connection, key(n).public())?;
         self.settle();
+        self.hello(connection, &offered, speaks)
+    }
+
+    /// The second checkpoint: the node's Hello says that it speaks these.
+    fn hello(&mut self, connection: ConnectionId, offered: &[LocalCapability], speaks: &[&str]) -> Opening {
         let shared = offered.iter().filter(|ours| speaks.contains(&&*ours.name));
         let channels: Vec<Channel> = shared
             .enumerate()
@@ -355,27 +367,6 @@ fn a_capability_that_is_taken_out_closes_its_channels_alone() {
     assert_eq!(updated.open_channels, 1, "the answer shows what holds now");
     world.settle();
     assert_eq!(told_to_leave(&mut world, 1), None);
-}
-
-/// A peer that shares two protocols of one application is one peer of those that the application asked for.
-#[test]
-fn an_application_with_two_protocols_counts_a_peer_once() {
-    let mut world = World::new(Settings::default(), false);
-    let spec = RegistrationSpec { desired_peers: 2, ..spec("app", &["echo", "ping"]) };
-    world.engine.register(world.now, &principal(), &RegistrationRef::Spec(spec), "", false).unwrap();
-    world.settle();
-    let mut demand = |world: &mut World| {
-        let asked = world.take(|effect| match effect {
-            Effect::Demand(count) => Some(*count),
-            _ => None,
-        });
-        asked.last().copied()
-    };
-    assert_eq!(demand(&mut world), Some(2));
-    world.peer(1, &["echo", "ping"]);
-    assert_eq!(demand(&mut world), Some(1));
-    world.peer(2, &["echo", "ping"]);
-    assert_eq!(demand(&mut world), Some(0));
 }
 
 #[test]
@@ -669,31 +660,6 @@ fn an_entry_that_is_taken_off_answers_the_caller_that_waits_for_it() {
         _ => None,
     });
     assert_eq!(answers, [(CallId(1), false)]);
-}
-
-#[test]
-fn an_application_lets_go_of_its_channel_and_of_the_session_only_if_it_is_alone() {
-    let (mut world, echo) = World::with_echo();
-    world.register("other", &["ping", "pong"]);
-    world.peer(1, &["echo", "ping", "pong"]);
-    world.peer(2, &["echo"]);
-    let target = |world: &mut World, n| {
-        let acting = Acting::Client("app".into());
-        world.engine.sender(world.now, &principal(), &acting, id(n), "echo").unwrap()
-    };
-    let (shared, alone) = (target(&mut world, 1), target(&mut world, 2));
-    let reason = DisconnectReason::Requested;
-    let refused = world.engine.disconnect_channel(world.now, echo, &shared, reason, true);
-    let shared_with = SwitchError::SharedSession { node: id(1), others: 1 };
-    assert_eq!(refused, Err(shared_with), "applications are counted and not their channels");
-    world.engine.disconnect_channel(world.now, echo, &shared, reason, false).unwrap();
-    world.engine.disconnect_channel(world.now, echo, &alone, reason, false).unwrap();
-    world.settle();
-    assert_eq!(told_to_leave(&mut world, 1), None);
-    assert_eq!(told_to_leave(&mut world, 2), Some(reason));
-    world.engine.disconnect_channel(world.now, echo, &shared, reason, false).unwrap();
-    world.settle();
-    assert_eq!(told_to_leave(&mut world, 1), None, "a channel that has ended ends nothing");
 }
 
 #[test]

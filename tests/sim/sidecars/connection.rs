@@ -160,7 +160,7 @@ impl Connection {
         add(self.work.is_set(), Ready::Work);
         add(self.space.is_set() && self.engine.hold().is_some(), Ready::Space);
         add(self.verdicts.is_due(now.mono), Ready::Verdict);
-        add(self.controls.is_due(now.mono), Ready::Control);
+        add(self.engine.is_open() && self.controls.is_due(now.mono), Ready::Control);
         add(self.engine.poll_timeout().is_some_and(|at| at <= now.mono), Ready::Timer);
         ready
     }
@@ -177,7 +177,8 @@ impl Connection {
             return [self.flush_until, write].into_iter().flatten().min();
         }
         let read = self.engine.wants_bytes().then(|| links.read_time(self.socket)).flatten();
-        let times = [read, write, self.verdicts.next(), self.controls.next(), self.engine.poll_timeout()];
+        let control = self.engine.is_open().then(|| self.controls.next()).flatten();
+        let times = [read, write, self.verdicts.next(), control, self.engine.poll_timeout()];
         times.into_iter().flatten().min()
     }
 
