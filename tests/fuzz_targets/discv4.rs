@@ -102,7 +102,7 @@ struct Actor {
     crypto: Fake,
     addr: SocketAddr,
     record: Record,
-    /// The hashes of the engine's newest PING and ENRREQUEST to this node.
+    /// The hashes of the engine's newest PING and ENRRequest to this node.
     pinged: [u8; 32],
     asked_for_record: [u8; 32],
     /// Whether it has ever sent a PONG. Without one it has no endpoint proof.

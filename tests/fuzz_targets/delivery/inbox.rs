@@ -30,7 +30,7 @@ struct Known {
     arrived: u64,
     /// The position according to the inbox's events: messages that were handed over or reported in gaps.
     position: u64,
-    /// Messages handed over whole.
+    /// Messages that were handed over completely.
     handed: u64,
     /// Of those, the number that the application processed and returned credit for.
     processed: u64,
