@@ -1,5 +1,5 @@
-//! Who is dialed and who is let in, under any sequence of operations: limits hold, nothing is counted twice, and the
-//! timers move on.
+//! Dials and admission under any sequence of operations: limits hold, nothing is counted twice, and the timers make
+//! progress.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +16,8 @@ use devp2pd::policy::dial::{
 use devp2pd::policy::{Action, BanTarget, Cause, ChurnSettings, DialFilter, Policy, Settings, rules::Rules};
 use rand::{SeedableRng, rngs::StdRng};
 
-/// The nodes of a run; enough to meet again, few enough to be made once. The last one is us.
+/// The public keys of the nodes, made once. They are so few that a run uses the same node repeatedly. The last one is
+/// ours.
 static KEYS: LazyLock<Vec<PublicKey>> = LazyLock::new(|| {
     let key = |n: u8| NodeKey::from_bytes(&[n + 1; 32]).expect("one of the valid keys").public();
     (0..33).map(key).collect()
@@ -27,7 +28,7 @@ fn key(n: u8) -> PublicKey {
     KEYS[usize::from(n) % US]
 }
 
-/// Four networks with four addresses each, of all kinds.
+/// Four networks with four addresses each: public, private, IPv6 and loopback.
 fn ip(n: u8) -> IpAddr {
     let host = n % 4 + 1;
     match n / 4 % 4 {
@@ -42,7 +43,7 @@ fn addr(n: u8) -> SocketAddr {
     (ip(n), u16::from(n / 16)).into()
 }
 
-/// A node with an address, a name, or neither.
+/// A reference to a node: with an address, with a name, or with neither.
 fn node(n: u8, at: u8) -> NodeRef {
     let enode = |host| NodeRef::Enode(Enode { public_key: key(n), host, tcp: 30303, udp: 0 });
     match at % 8 {
@@ -61,7 +62,7 @@ fn cause(n: u8) -> Cause {
     Cause::ALL[usize::from(n) % Cause::ALL.len()]
 }
 
-/// Small limits, so that they are met.
+/// Small limits, so that a run reaches them.
 fn settings(n: u8) -> Settings {
     Settings {
         max_peers: usize::from(n % 8),
@@ -86,7 +87,7 @@ fn start() -> Now {
     Now { mono, unix: Duration::from_secs(1_700_000_000) }
 }
 
-/// The dial scheduler with a driver that answers as the input says.
+/// Runs the dial scheduler with a driver whose results the input chooses.
 pub fn dial_scheduler(data: &[u8]) {
     let mut now = start();
     let mut rules = Rules::new(KEYS[US].id(), Settings::default());
@@ -152,7 +153,7 @@ pub fn dial_scheduler(data: &[u8]) {
                     dial.peer_disconnected(now, &rules, &id, cause(b), "fuzzed");
                 }
             }
-            // Free: the recorded inputs use the numbers behind it.
+            // Unused. The numbers after it stay as they are, because the inputs of the corpus use them.
             15 => {}
             16 if b % 2 == 0 => {
                 let desired = (b > 8).then_some(usize::from(b % 4));
@@ -184,13 +185,13 @@ pub fn dial_scheduler(data: &[u8]) {
     }
 }
 
-/// What the driver of the scheduler knows.
+/// The state of the scheduler's driver.
 #[derive(Default)]
 struct Driver {
     lookups: BTreeSet<TaskId>,
     dials: BTreeMap<NodeId, Dial>,
     peers: BTreeSet<NodeId>,
-    /// When each address was last dialed for a stranger.
+    /// The time of the last dynamic dial to each address.
     tried: BTreeMap<SocketAddr, Instant>,
     connects: u64,
     asked: BTreeSet<ConnectId>,
@@ -227,7 +228,7 @@ impl Driver {
     }
 
     fn check(&self, now: Now, rules: &Rules, dial: &Scheduler) {
-        // A bound that was lowered holds for what comes; none of the settings here is above the default.
+        // A lowered bound applies to later dials only. So the default is checked: no setting here is above it.
         assert!(self.dials.len() + self.lookups.len() <= Settings::default().max_pending_dials);
         for entry in dial.entries(now, rules) {
             let connected = matches!(entry.state, EntryState::Connected { .. });
@@ -237,17 +238,17 @@ impl Driver {
     }
 }
 
-/// Some time later: up to two hours, so that all waits are met, and mostly much less.
+/// A later time: up to two hours, so that every timer is reached, and mostly much less.
 fn later(now: Now, step: u8) -> Now {
     now.after(Duration::from_millis(u64::from(step).pow(3) / 2))
 }
 
-/// Admission behind the room's door, with a switch that answers as the input says.
+/// Runs admission through `Policy`, with a switch whose steps the input chooses.
 pub fn admission(data: &[u8]) {
     let mut now = start();
     let mut policy = Policy::new(now, KEYS[US].id(), settings(6), StdRng::seed_from_u64(2));
     policy.register(now, RegistrationId(0), DialFilter::Any, None);
-    // Every open connection, and how far it is.
+    // Every open connection, and its stage.
     let mut open: BTreeMap<ConnectionId, Stage> = BTreeMap::new();
     let mut dials: Vec<Dial> = Vec::new();
     let mut next = 0;
@@ -341,16 +342,16 @@ pub fn admission(data: &[u8]) {
     }
 }
 
-/// How far a connection is.
+/// The stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// TCP is open; `dialed` says who should be there.
+    /// TCP is open; `dialed` is the node that was dialed.
     Open { dialed: Option<NodeId> },
-    /// It said who it is.
+    /// Its node id is known.
     Identified,
-    /// Second connection of a peer.
+    /// A second connection of a peer.
     Parked,
-    /// A peer's.
+    /// The connection of a peer.
     Peer,
     /// To be closed by the switch.
     Gone,

@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use super::{Script, origin};
 use devp2pd::node::RegistrationId;
 
-/// What the lease model remembers of a registration.
+/// The model of one registration.
 struct Lease {
     token: String,
     generation: u64,
@@ -87,7 +87,7 @@ pub(super) fn run(data: &[u8]) {
                     }
                     Err(error) => {
                         refused_is_right(&error);
-                        // Leases may have run out, but nothing was taken.
+                        // Leases may have expired, but no capability was added.
                         assert!(capabilities(&registry).iter().all(|capability| before.contains(capability)));
                     }
                 }
@@ -118,7 +118,8 @@ pub(super) fn run(data: &[u8]) {
             assert!(leases.remove(&registration.id()).is_some(), "it ended once");
             assert!(registry.get(registration.id()).is_none());
         }
-        // Exactly the current tokens are valid; of the retired ones it is known whether their lease is over.
+        // Exactly the current tokens are valid. The error for a retired token depends on whether its registration still
+        // exists.
         for token in &tokens {
             let current = leases.iter().find(|(_, lease)| lease.token == *token).map(|(id, _)| *id);
             match (registry.resolve(now, caller, Who::Token(token)), current) {
@@ -138,7 +139,7 @@ pub(super) fn run(data: &[u8]) {
         assert_eq!(registry.iter().count(), leases.len());
         assert!(leases.len() <= 4);
     }
-    // In the end only what a stream holds is left.
+    // At the end only registrations with a stream are left.
     registry.handle_timeout(now.after(Duration::from_secs(601)));
     assert!(registry.iter().all(|known| known.stream().is_some()));
     assert_eq!(registry.poll_timeout(), None);
@@ -178,7 +179,7 @@ fn claimed_is_right(
         streams.push((claimed.id, stream));
     }
     if tokens.len() > 20 {
-        // Forget old ones, but never the current ones.
+        // Old tokens are forgotten, but never a current one.
         let current: Vec<String> = leases.values().map(|lease| lease.token.clone()).collect();
         let mut extra = tokens.len() - 20;
         tokens.retain(|token| {

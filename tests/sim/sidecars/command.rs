@@ -1,4 +1,4 @@
-//! What applications and operators ask of a sidecar.
+//! The calls of applications and operators to a sidecar.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use devp2pd::{
 
 use super::{mailbox::Flag, net::Net, sidecar::Process};
 
-/// How long the caller of a wait for a listed peer waits.
+/// The time limit of a call that waits for a listed peer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An application's process: which application, and which of its processes.
@@ -80,11 +80,11 @@ impl Command {
         }
     }
 
-    /// Asks the switch. Returns what an application is to hear.
+    /// Carries out the call. Returns the answer if an application waits for it.
     pub(super) fn run(self, net: &Net, process: &mut Process) -> Option<(Caller, Answer)> {
         let now = net.now;
         let engine = &mut process.engine;
-        // A refusal is an answer as good as any; what it may be is for the tests of `switch` and `policy`.
+        // Refusals are accepted here; the tests of `switch` and `policy` check them.
         match self {
             Self::Attach { caller, principal, request, wake } => {
                 let attached = engine.attach(now, &principal, &request, wake);
@@ -155,7 +155,7 @@ impl Command {
     }
 }
 
-/// What a call returned to an application.
+/// The answer of a call to an application.
 pub(super) enum Answer {
     Attached(Box<Result<Attached, SwitchError>>),
     Channels(Vec<PeerChannel>),

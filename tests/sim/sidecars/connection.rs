@@ -23,14 +23,14 @@ use super::{
     mailbox::{Flag, Mailbox},
 };
 
-/// How long a connection waits while the memory over all applications is full.
+/// The pause of a connection while the budget over all applications is full.
 const MEMORY_SHORT: Duration = Duration::from_millis(100);
-/// How long the last bytes may take to leave.
+/// The longest time for the write of the last bytes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much one read takes.
+/// The most bytes that one read takes.
 const READ: usize = 64 << 10;
 
-/// What a connection reports to its switch.
+/// A report of a connection to its switch.
 pub(super) enum Report {
     Authenticated(PublicKey),
     Negotiated(Arc<RemoteHello>, Arc<[Channel]>),
@@ -51,13 +51,13 @@ impl Report {
     }
 }
 
-/// What a switch replies at a checkpoint.
+/// The reply of a switch at a checkpoint.
 pub(super) enum Verdict {
     Admission(Admission),
     Opening(Opening),
 }
 
-/// What a connection waits for.
+/// The events for which a connection waits.
 #[derive(Clone, Copy)]
 enum Ready {
     Read,
@@ -81,7 +81,7 @@ pub(super) struct Connection {
     inbound: Arc<Budget>,
     out: BytesMut,
     end: Option<End>,
-    /// Until when the last bytes may leave.
+    /// The time until which the last bytes may be written. Set when the connection has ended.
     flush_until: Option<Instant>,
     work: Arc<Flag>,
     space: Arc<Flag>,
@@ -132,7 +132,7 @@ impl Connection {
         self.engine.is_open()
     }
 
-    /// What it is doing, in words.
+    /// A text that describes its state.
     pub(super) fn state(&self, now: Now, links: &Links) -> String {
         format!(
             "{:?}, wants bytes {}, hold {:?}, backlog {}, received {}, out {}, next {:?}, timeout {:?}",
@@ -147,6 +147,8 @@ impl Connection {
         )
     }
 
+    /// The events that are ready. The loop of `net::connection` may handle any of them next, so the seed chooses one.
+    /// After the end of the connection only the write of the last bytes is left.
     fn ready(&self, now: Now, links: &Links) -> Vec<Ready> {
         let mut ready = Vec::new();
         let mut add = |when: bool, what| ready.extend(when.then_some(what));
@@ -182,8 +184,8 @@ impl Connection {
         times.into_iter().flatten().min()
     }
 
-    /// One turn of the loop: what it waited for, and all that follows until it waits again. Returns what it reports; the
-    /// end is the last.
+    /// One turn of the loop: handles one event, and does all that follows until it waits again. Returns its reports;
+    /// the end is the last.
     pub(super) fn step(&mut self, now: Now, rng: &mut StdRng, links: &mut Links) -> Vec<Report> {
         let ready = self.ready(now, links);
         if !ready.is_empty() {
@@ -193,7 +195,7 @@ impl Connection {
         self.turn(now, links)
     }
 
-    /// All that can be done without waiting.
+    /// Does all that can be done without waiting. Returns its reports.
     pub(super) fn turn(&mut self, now: Now, links: &mut Links) -> Vec<Report> {
         if self.flush_until.is_none() {
             self.read_on(now);
