@@ -26,7 +26,7 @@
 //!
 //! # Files
 //!
-//! | module | contents |
+//! | module | what it is |
 //! | --- | --- |
 //! | `registry` | all registrations: their leases begin, change and end there |
 //! | `claim` | a request to hold a registration, and the answer to it |

@@ -30,7 +30,7 @@ const MAX_CLIENT_ID: usize = 64;
 /// The most messages of a greeting.
 const MAX_GREETING: usize = 8;
 
-/// The most bytes of a greeting.
+/// The most bytes of a greeting's payloads in all.
 const MAX_GREETING_BYTES: usize = 64 << 10;
 
 /// The largest message RLPx can carry: snappy lengths and frame sizes have 24 bits.
@@ -83,13 +83,13 @@ pub struct RegistrationSpec {
 }
 
 impl RegistrationSpec {
-    /// The policy's filter. `network` is the fork schedule of the network that the sidecar was started for.
+    /// Returns the policy's filter. `network` is the fork schedule of the network that the sidecar was started for.
     #[must_use]
     pub fn dial_filter(&self, network: Option<&Arc<ForkSchedule>>) -> DialFilter {
         self.wanted.dial_filter(network, self.protocol(ETH, None).is_some())
     }
 
-    /// The chain that our record is to announce for the registration, if it asks for that.
+    /// Returns the chain that our record announces for the registration; `None` if it does not ask for that.
     #[must_use]
     pub fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
         self.wanted.announced(network)
@@ -101,7 +101,7 @@ impl RegistrationSpec {
         self.linger.unwrap_or(DEFAULT_LINGER)
     }
 
-    /// The capability of this name, and version if one is asked for.
+    /// Returns the capability with this name, and with this version if one is given.
     #[must_use]
     pub fn protocol(&self, name: &str, version: Option<u32>) -> Option<&ProtocolSpec> {
         self.protocols.iter().find(|protocol| {

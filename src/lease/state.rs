@@ -6,7 +6,7 @@
 //!                             │                   ▲   ▲                    │
 //!                             │ expires           │   └────────────────────┤ stream attaches
 //!                             ▼                   │                        ▼ expires
-//!                            gone                 └── another stream      gone
+//!                           ended                 └── another stream     ended
 //! ```
 
 use std::fmt;

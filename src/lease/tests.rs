@@ -319,7 +319,7 @@ fn who_may_act_for_a_registration() {
     let made = world.register(spec("a", &[("eth", 69, 18)])).unwrap();
     let token = made.token.expose();
     let acts = |world: &mut World, who: Who<'_>| world.resolve(who).map_err(|error| error.reason());
-    // who → as the same principal, as another one
+    // the target → the result for the same principal, and for another one
     let not_found = Err(ErrorReason::RegistrationNotFound);
     let unknown = Err(ErrorReason::ProtocolNotRegistered);
     let table = [

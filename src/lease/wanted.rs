@@ -144,7 +144,7 @@ impl Wanted {
         }
     }
 
-    /// The chain that our record is to announce for the registration, if it asks for that.
+    /// Returns the chain that our record announces for the registration; `None` if it does not ask for that.
     pub(super) fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
         match self {
             Self::Network { head, announce: true } => Some((Arc::clone(network?), *head)),
