@@ -57,7 +57,7 @@ pub enum Reply {
         send_id: u64,
         /// The channel.
         channel: u32,
-        /// Why.
+        /// Why it was refused.
         reason: SendError,
     },
     /// The outcome of an accepted message for which the sender asked.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! begin ─▶ handshake ─▶ greeted ─▶ session
-//!                          └─────▶ parked ─▶ session (or gone)
+//!                          └─────▶ parked ─▶ session (or closed)
 //! ```
 //!
 //! The capabilities of our Hello are fixed when it is written, with their owners at that time. So if a name gets
@@ -40,7 +40,7 @@ use crate::{
     },
 };
 
-/// A connection that is about to run: what its driver needs beside the socket.
+/// A connection that is about to run: the values that its driver needs in addition to the socket.
 pub struct Run {
     /// Its number.
     pub id: ConnectionId,
@@ -98,7 +98,7 @@ impl Negotiated {
     }
 }
 
-/// A channel of a session that leads to an inbox.
+/// A channel of a session that has an inbox.
 #[derive(Clone, Debug)]
 pub(super) struct OpenChannel {
     pub(super) owner: RegistrationId,

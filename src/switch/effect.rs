@@ -89,7 +89,7 @@ pub enum LogLine {
     Refused {
         /// The other end.
         remote: SocketAddr,
-        /// Why.
+        /// Why it was refused.
         refusal: Refusal,
     },
     /// A registration is new.
@@ -114,7 +114,7 @@ pub enum LogLine {
     Fork(News),
     /// A warning has begun.
     Warn(Warning),
-    /// The warning of this name does not hold any more.
+    /// The warning of this name has ended.
     WarningOver(&'static str),
     /// Most refused connections come from one private address.
     OneSource(OneSource),
@@ -122,7 +122,7 @@ pub enum LogLine {
     LeftOut {
         /// The node, as it was stored.
         node: String,
-        /// Why.
+        /// Why it cannot be listed.
         error: AddError,
     },
 }

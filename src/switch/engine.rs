@@ -456,7 +456,7 @@ impl Engine {
 
     // The consequences.
 
-    /// Lets the parts follow each other until nothing more follows.
+    /// Carries out the consequences of changes in all parts, until there are no more.
     fn settle(&mut self, now: Now) {
         // Registrations come first, because their changes cause actions of the policy. The log and the views come last,
         // so that they show the state after all actions.

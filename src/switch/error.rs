@@ -48,10 +48,10 @@ pub enum SwitchError {
 /// Why a list was not changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
-    /// Not added.
+    /// The node was not added.
     #[error(transparent)]
     Add(#[from] AddError),
-    /// Not removed.
+    /// The node was not removed.
     #[error(transparent)]
     Remove(#[from] RemoveError),
 }

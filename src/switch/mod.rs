@@ -7,7 +7,7 @@
 //!
 //! Each part owns its state, in the file that has its name:
 //!
-//! | module | contents |
+//! | module | what it is |
 //! | --- | --- |
 //! | [`engine`] | the steps that concern more than one part, and their order |
 //! | [`config`], [`effect`] | the settings of the engine, and the orders to its driver |

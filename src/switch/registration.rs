@@ -43,7 +43,7 @@ pub enum RegistrationRef {
 /// A stream's request to attach.
 #[derive(Clone, Debug)]
 pub struct AttachRequest {
-    /// Which registration.
+    /// The registration to attach to.
     pub target: RegistrationRef,
     /// The windows and frame sizes of the stream.
     pub params: AttachParams,
@@ -171,7 +171,7 @@ pub struct Attached<A = Attachment> {
     pub attachment: A,
 }
 
-/// The registration for which a call sends, and the protocol that it means.
+/// The registration for which a call sends, and the protocol that it names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sender<'p> {
     pub(super) owner: RegistrationId,

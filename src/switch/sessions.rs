@@ -1,6 +1,6 @@
 //! All sessions, by node: at most one for each.
 //!
-//! Left out: the connections below them (`connections`), and what a session is ([`session`](super::session)).
+//! Left out: the connections below them (`connections`), and the facts of a session ([`session`](super::session)).
 
 use std::{collections::BTreeMap, sync::Arc};
 

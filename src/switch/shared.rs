@@ -1,7 +1,7 @@
 //! The state that the streams, the connections and the owner of one registration share: its inbox, and the wake-ups
 //! around it.
 //!
-//! It outlives each of them, so that a message that comes while an application restarts has a place.
+//! It outlives each of them, so that messages are queued while an application restarts.
 //!
 //! Left out: the right to hold the registration (`lease`).
 
