@@ -1,8 +1,8 @@
-//! Resume tokens: what proves that a caller is the process that holds a registration.
+//! Resume tokens: the proof that a caller is the process that holds a registration.
 //!
-//! A token is the registration's id, which is public, and a secret of 128 random bits. The id lets the sidecar find
-//! the registration without keeping the tokens it retired: a right id with a wrong secret is an old token, an unknown
-//! id is a registration that is gone. Ids are random so that this stays true over a restart of the sidecar.
+//! A token is the registration's id, which is public, and a secret of 128 random bits. The id lets the sidecar find the
+//! registration without keeping retired tokens: a known id with a wrong secret is an old token, and an unknown id is a
+//! registration that has ended. Ids are random so that this holds after a restart of the sidecar too.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ impl Secret {
         Self(rng.random())
     }
 
-    /// Whether both are the same, in a time that does not depend on where they differ.
+    /// Whether both are equal, in a time that does not depend on where they differ.
     pub(super) fn is(&self, other: &Self) -> bool {
         let difference =
             self.0.iter().zip(&other.0).fold(0, |sum, (a, b)| std::hint::black_box(sum | (a ^ b)));
@@ -41,7 +41,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A resume token. [`expose`](Self::expose) is the only way to its text.
+/// A resume token. [`expose`](Self::expose) is the only method that returns its text.
 #[derive(Clone, Debug)]
 pub struct ResumeToken {
     pub(super) id: RegistrationId,
@@ -49,13 +49,13 @@ pub struct ResumeToken {
 }
 
 impl ResumeToken {
-    /// The text that is given to its holder and to nobody else: 48 lowercase hex digits.
+    /// The text of the token, which only its holder may get: 48 lowercase hex digits.
     #[must_use]
     pub fn expose(&self) -> String {
         format!("{}{}", self.id, HEXLOWER.encode(&self.secret.0))
     }
 
-    /// Reads a token; `None` for anything that never was one.
+    /// Parses a token. Returns `None` if the text does not have the form of a token.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (id, secret) = text.split_at_checked(16)?;

@@ -1,7 +1,8 @@
 //! From a connection task to the queue that owns the channel: the last step of a message before its application.
 //!
-//! The queue decides (`delivery`). This translates, says what was lost in the log, and knows how many applications share
-//! the connection, which the owner of registrations changes while it runs.
+//! The queue decides what happens to a message (`delivery`). This file translates the decision for the connection, and
+//! notes losses for the log. It also counts the applications that share the connection; the owner of registrations
+//! changes that count while the connection runs.
 
 use std::{
     sync::{
@@ -20,11 +21,11 @@ use crate::{
     },
 };
 
-/// How many applications have a channel on one connection.
+/// The number of applications that have a channel on one connection.
 #[derive(Debug)]
 pub(super) struct Sharers {
     applications: AtomicUsize,
-    /// For how long the connection may be held while there are several.
+    /// The longest time for which one channel may hold the connection while several applications share it.
     max_shared_stall: Duration,
 }
 
@@ -45,7 +46,7 @@ impl Sharers {
     }
 }
 
-/// The way into the queues of the registration that owns a channel.
+/// The interface to the inbox of the registration that owns a channel.
 pub(super) struct RegistrationInbox {
     pub(super) inbox: Inbox,
     pub(super) key: ChannelKey,
@@ -58,7 +59,7 @@ pub(super) struct RegistrationInbox {
 impl RegistrationInbox {
     fn arrival(message: Inbound) -> Arrival {
         let Inbound { code, payload, wire_bytes, .. } = message;
-        // The engine has checked the code against the message count, which has 32 bits.
+        // The connection engine has checked the code against the message count, which has 32 bits.
         Arrival { code: u32::try_from(code).unwrap_or(u32::MAX), payload, wire_bytes }
     }
 }
@@ -88,6 +89,7 @@ impl ChannelInbox for RegistrationInbox {
 
     fn offer_last(&self, now: Instant, message: Inbound) {
         if message.payload.len() > self.max_message {
+            // The connection has ended, so there is no peer to disconnect: the message is discarded.
             return;
         }
         let push = self.inbox.lock().push_last(self.key, Self::arrival(message));
@@ -97,7 +99,8 @@ impl ChannelInbox for RegistrationInbox {
     }
 }
 
-/// Where messages go whose owner is gone: the name stays mute on this session, and nobody else ever gets it.
+/// The inbox of a channel whose owner has ended, or has no room for another channel. The capability is mute on this
+/// session: no other registration ever gets its messages.
 pub(super) struct Mute;
 
 impl ChannelInbox for Mute {

@@ -1,10 +1,10 @@
-//! The switch's engine: something happens, its parts are told, and what follows leaves as [`Effect`]s.
+//! The switch's engine: it takes an event or a call, changes the parts that it concerns, and gives out [`Effect`]s.
 //!
 //! The parts keep their own state and know nothing of each other: connections, sessions, registrations, the policy,
-//! re-Hello, callers that wait, and views. What concerns more than one of them is done here, and only here. The methods
-//! come in three groups: what a driver reports, what callers ask, and what the driver is to do.
+//! re-Hello, callers that wait, and views. Only this file makes the changes that concern more than one of them. The
+//! methods come in three groups: the reports of a driver, the calls, and the orders to the driver.
 //!
-//! Left out: sockets, tasks, reply channels and the log, which are the driver's (`net::switch`).
+//! Left out: sockets, tasks, reply channels and the log; the driver has them (`net::switch`).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -52,7 +52,7 @@ use crate::{
     rlpx::Compressor,
 };
 
-/// Why a dial fails while we stop.
+/// The detail of a dial that fails because the sidecar stops.
 const STOPPING: &str = "this sidecar is stopping";
 
 /// See the [module](self).
@@ -76,7 +76,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// A switch without peers and registrations.
+    /// Returns a switch without peers and registrations.
     #[must_use]
     pub fn new(now: Now, mut config: Config) -> Self {
         let mut fork = || StdRng::seed_from_u64(config.rng.next_u64());
@@ -101,8 +101,8 @@ impl Engine {
         }
     }
 
-    /// Takes in the lists of the configuration and of earlier runs, before anything runs. Fails for an entry of the
-    /// configuration only.
+    /// Restores the lists of the configuration and of earlier runs, before the switch runs. Fails only for an entry of
+    /// the configuration.
     pub fn restore(
         &mut self,
         now: Now,
@@ -113,20 +113,21 @@ impl Engine {
         for (node, error) in self.policy.restore(now, statics, trusted, lists)? {
             self.effects.log(LogLine::LeftOut { node, error });
         }
-        // What was just read need not be written.
+        // The lists were just read, so they need not be stored.
         self.settle(now);
         self.effects.persist_nothing();
         Ok(())
     }
 
-    /// Sets what wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier between two calls.
+    /// Sets the wake-up for the driver. It is used when [`poll_timeout`](Self::poll_timeout) becomes earlier between
+    /// two calls.
     pub fn wake_by(&self, wake: Arc<dyn Wake>) {
         self.registrations.attention().fill(wake);
     }
 
-    // What a driver reports.
+    // The reports of a driver.
 
-    /// A TCP connection was accepted. `None`: it is refused, and to be closed without a byte.
+    /// A TCP connection was accepted. `None`: it is refused, and the driver closes it without sending a byte.
     #[must_use]
     pub fn accepted(&mut self, now: Now, remote: SocketAddr, local: SocketAddr) -> Option<Run> {
         if self.draining {
@@ -141,11 +142,12 @@ impl Engine {
         Some(self.connections.begin(id, remote, local, None))
     }
 
-    /// A dial opened a connection from `local` to its first address. `None`: it is not wanted any more, and to be closed.
+    /// A dial opened a connection from `local` to its first address. `None`: it is not wanted any more, and the driver
+    /// closes it.
     #[must_use]
     pub fn dialed(&mut self, now: Now, dial: &Dial, local: SocketAddr) -> Option<Run> {
         if self.draining {
-            // Every dial is owed its answer, or its caller waits for ever.
+            // Every dial must get an outcome. Without one, its caller would wait for ever.
             self.policy.dial_failed(now, dial.task, Cause::LocalFault, STOPPING);
             return None;
         }
@@ -159,25 +161,25 @@ impl Engine {
         self.policy.dial_failed(now, task, cause, detail);
     }
 
-    /// A host name was looked up, or why it was not.
+    /// A host name was looked up, or the lookup failed.
     pub fn host_resolved(&mut self, now: Now, task: TaskId, addrs: Result<&[IpAddr], &str>) {
         self.policy.host_resolved(now, task, addrs);
     }
 
-    /// Discovery has found where a node is, or does not know.
+    /// Discovery has found the address of a node, or has not found it.
     pub fn located(&mut self, now: Now, id: NodeId, found: Option<Enode>) {
         self.policy.node_resolved(now, &id, found.filter(|enode| enode.tcp != 0));
     }
 
-    /// A source offers a node. The policy counts a refusal, which its source learns from the demand alone.
+    /// A source offers a node. The policy counts a refusal. The source does not get it: it only gets the demand.
     pub fn candidate(&mut self, now: Now, candidate: Candidate) {
         if !self.draining {
             let _ = self.policy.candidate(now, candidate);
         }
     }
 
-    /// First checkpoint of a connection: the remote proved its identity. Returns what our Hello offers, or why the
-    /// connection goes.
+    /// First checkpoint of a connection: the remote proved its key. Returns the capabilities that our Hello offers, or
+    /// why the connection is refused.
     pub fn authenticated(&mut self, now: Now, id: ConnectionId, remote: PublicKey) -> Admission {
         if let Err(refusal) = self.policy.conn_identified(now, id, remote.id()) {
             return Err(self.refuse(id, remote, refusal));
@@ -188,7 +190,8 @@ impl Engine {
         Ok(hello)
     }
 
-    /// Second checkpoint of a connection: Hellos are exchanged. Returns what becomes of it, or why it goes.
+    /// Second checkpoint of a connection: Hellos are exchanged. Returns how the connection goes on, or why it is
+    /// refused.
     pub fn negotiated(
         &mut self,
         now: Now,
@@ -210,12 +213,13 @@ impl Engine {
         }
     }
 
-    /// Something was heard on a connection that was probed.
+    /// A frame was read on a connection that was probed.
     pub fn heard(&mut self, now: Now, id: ConnectionId) {
         self.policy.conn_heard(now, id);
     }
 
-    /// An inbox let go of a peer that another application uses as well: one channel closes, the session goes on.
+    /// The application of a channel is too slow, and its policy is to disconnect the peer. Another application uses the
+    /// peer too, so only the channel closes, and the session goes on.
     pub fn channel_closed(&mut self, now: Now, id: ConnectionId, channel: ChannelIndex) {
         let Some(owner) = self.connections.owner_of(id, channel) else { return };
         let released = self.connections.release(owner, |of| of.index == channel, Some(id));
@@ -223,7 +227,7 @@ impl Engine {
         self.release(now, released, DisconnectReason::SubprotocolError, detail);
     }
 
-    /// A connection is over. Its last event.
+    /// A connection has ended. This is its last event.
     pub fn closed(&mut self, now: Now, id: ConnectionId, end: &End) {
         let Some(ended) = self.connections.ended(id, end) else { return };
         if let Some(remote) = ended.reached_by {
@@ -239,12 +243,12 @@ impl Engine {
         self.policy.conn_closed(now, id, ended.cause, &ended.said);
         if let Some(node) = self.rehello.returning(id) {
             let timeout = self.policy.settings().dial_timeout;
-            // A refusal (it dialed us meanwhile, it was banned) is as good an answer.
+            // A refusal needs no action: the node has dialed us in the meantime, or it was banned.
             let _ = self.calls.connect(now, &mut self.policy, None, &node, timeout);
         }
     }
 
-    /// Time passed.
+    /// A deadline has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.policy.handle_timeout(now);
         self.registrations.handle_timeout(now);
@@ -259,34 +263,34 @@ impl Engine {
         timeouts.into_iter().flatten().min()
     }
 
-    // What the driver is to do.
+    // The orders to the driver.
 
-    /// The next thing to do. To be called until `None` after each other call.
+    /// Returns the next effect. The driver calls this after each other call, until it returns `None`.
     pub fn poll_effect(&mut self, now: Now) -> Option<Effect> {
         self.settle(now);
         self.effects.pop()
     }
 
-    // What callers ask.
+    // The calls.
 
-    /// The calls about peers.
+    /// The calls that are about peers only.
     pub fn peers(&mut self) -> Peers<'_> {
         Peers::new(&mut self.policy, &self.sessions)
     }
 
-    /// The calls about registrations that concern nothing else.
+    /// The calls that are about registrations only.
     pub fn registrations(&mut self) -> &mut Registrations {
         &mut self.registrations
     }
 
-    /// Connections that are left.
+    /// The number of connections that have not ended.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// Ends the session with a node. Returns when a static peer will be dialed again, in wall time: after the dial history
-    /// lets it, unless the peer dials first.
+    /// Ends the session with a node. Returns the wall time at which we dial a static peer again, unless it dials us
+    /// first: the end of the dial history's window. `None` for other peers.
     pub fn disconnect_peer(
         &mut self,
         now: Now,
@@ -305,7 +309,7 @@ impl Engine {
         }
     }
 
-    /// Answers the caller once the entry of a listed peer shows an outcome that it did not show at `before`.
+    /// Answers the caller when the entry of a listed peer shows an outcome that is newer than the error `before`.
     pub fn wait_for_dial(&mut self, now: Now, call: CallId, id: NodeId, before: Option<LastError>) {
         if let Some(answer) = self.calls.wait_for_entry(call, id, self.policy.entry(now, &id), before) {
             self.effects.reply(call, answer);
@@ -337,7 +341,7 @@ impl Engine {
         })
     }
 
-    /// Attaches a stream. `wake` is called whenever it may read again.
+    /// Attaches a stream. `wake` is called whenever the stream may read again.
     pub fn attach(
         &mut self,
         now: Now,
@@ -351,7 +355,7 @@ impl Engine {
         self.registrations.open_stream(now, claimed, request, wake, &self.instance_id)
     }
 
-    /// Changes what a registration says, while its holder goes on.
+    /// Changes the contents of a registration. Its stream stays attached.
     pub fn update_registration(
         &mut self,
         now: Now,
@@ -365,7 +369,8 @@ impl Engine {
         self.registrations.view(now, id)
     }
 
-    /// The channel on which a call sends: of the caller's registration, to a connected peer that shares the protocol.
+    /// Returns the channel on which a call sends: it belongs to the caller's registration, and its peer is connected
+    /// and shares the protocol.
     pub fn sender(
         &mut self,
         now: Now,
@@ -380,7 +385,7 @@ impl Engine {
         sending.channel(session).ok_or_else(unshared)
     }
 
-    /// The channels on which a call sends to all peers that share the protocol. The order is random.
+    /// Returns the channels on which a call sends to all peers that share the protocol. The order is random.
     pub fn senders(
         &mut self,
         now: Now,
@@ -395,7 +400,7 @@ impl Engine {
         Ok(channels)
     }
 
-    /// An application lets go of one of its channels. The session ends with it, unless another application uses it.
+    /// Ends one channel of an application.
     pub fn disconnect_channel(
         &mut self,
         now: Now,
@@ -406,6 +411,8 @@ impl Engine {
     ) -> Result<(), SwitchError> {
         let connection = target.session.id;
         let Some(others) = self.connections.others_than(id, connection) else { return Ok(()) };
+        // An application that is alone on the session ends it. With other applications on it, only the channel closes,
+        // unless the caller asks for the end of the session, which the configuration must allow.
         if others > 0 && end_session && !self.end_shared_sessions {
             return Err(SwitchError::SharedSession { node: target.session.node_id, others });
         }
@@ -420,7 +427,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The numbers at this time.
+    /// Returns the current numbers.
     pub fn metrics(&mut self, now: Now) -> Metrics {
         let Self { policy, sessions, registrations, .. } = self;
         Metrics {
@@ -431,7 +438,7 @@ impl Engine {
         }
     }
 
-    /// No more dials, accepts and registrations.
+    /// Begins the drain: no more dials, accepts and registrations.
     pub fn drain(&mut self) {
         self.draining = true;
         self.rehello.stop();
@@ -439,7 +446,7 @@ impl Engine {
         self.registrations.wake_streams();
     }
 
-    /// Ends all connections with "quitting", after what was accepted for them is written.
+    /// Ends all connections with "quitting", after the messages that were accepted for them are written.
     pub fn quit(&mut self) {
         let ids: Vec<_> = self.connections.ids().collect();
         for id in ids {
@@ -447,10 +454,12 @@ impl Engine {
         }
     }
 
-    // What follows.
+    // The consequences.
 
-    /// Lets the parts follow each other until nothing more follows.
+    /// Carries out the consequences of changes in all parts, until there are no more.
     fn settle(&mut self, now: Now) {
+        // Registrations come first, because their changes cause actions of the policy. The log and the views come last,
+        // so that they show the state after all actions.
         loop {
             self.follow_registrations(now);
             let Some(action) = self.policy.poll_action() else { break };
@@ -466,7 +475,7 @@ impl Engine {
 
     fn follow_policy(&mut self, now: Now, action: Action) {
         match action {
-            // While draining there are no more dials: each gets its answer at once, and so does the caller that waits.
+            // While draining there are no more dials. Each fails at once, which answers the caller that waits for it.
             Action::LookupHost { task, .. } | Action::Dial(Dial { task, .. }) if self.draining => {
                 self.policy.dial_failed(now, task, Cause::LocalFault, STOPPING);
             }
@@ -505,7 +514,7 @@ impl Engine {
         }
     }
 
-    /// Brings sessions, policy and our record in step with registrations.
+    /// Brings sessions, the policy and our record in step with registrations.
     fn follow_registrations(&mut self, now: Now) {
         while let Some(change) = self.registrations.poll_change() {
             match change {
@@ -543,7 +552,7 @@ impl Engine {
         }
     }
 
-    /// A connection becomes its node's session: channels open in the inboxes of their owners, greetings go out.
+    /// Makes a connection its node's session: its channels open in the inboxes of their owners, and greetings are sent.
     fn open(&mut self, now: Now, id: ConnectionId, negotiated: Negotiated) -> ChannelInboxes {
         let node = negotiated.public_key().id();
         let listed = (self.policy.is_static(&node), self.policy.is_trusted(&node));
@@ -580,7 +589,7 @@ impl Engine {
         inboxes
     }
 
-    /// A parked connection takes the place of another one of its node.
+    /// Makes a parked connection the session of its node, in place of the connection `before`.
     fn promote(&mut self, now: Now, id: ConnectionId, before: ConnectionId) {
         let (reason, by) = (DisconnectReason::AlreadyConnected, ClosedBy::Sidecar);
         let detail = "replaced by a second connection";
@@ -590,13 +599,13 @@ impl Engine {
             let is_useless = self.registrations.owners(negotiated.channels()).is_empty();
             let inboxes = self.open(now, id, negotiated);
             self.effects.push(Effect::Control(id, Control::Promote(inboxes)));
-            // The registrations that its Hello named may have ended while it was parked.
+            // All owners of its channels may have ended while it was parked. Then no registration uses the peer.
             let useless = is_useless.then_some(id).into_iter().collect();
             self.release(now, Released { useless, ..Released::default() }, reason, detail);
         }
     }
 
-    /// The policy wants a connection gone.
+    /// Closes a connection because of a decision of the policy.
     fn close(&mut self, now: Now, id: ConnectionId, reason: CloseReason) {
         if let CloseReason::Refused(refusal) = reason
             && let Some(remote) = self.connections.refuse_later(id, refusal)
@@ -611,7 +620,7 @@ impl Engine {
         self.disconnect(id, wire, by, &reason.to_string());
     }
 
-    /// Ends a connection from here: what was accepted for it is flushed, then the reason.
+    /// Ends a connection: the messages that were accepted for it are written, then the reason.
     fn disconnect(&mut self, id: ConnectionId, reason: DisconnectReason, by: ClosedBy, detail: &str) {
         if self.connections.disconnect(id, reason, by, detail) {
             self.effects.push(Effect::AbortConnection(id));
@@ -647,7 +656,7 @@ impl Engine {
         self.effects.log(LogLine::Disconnected { session, reason, detail: detail.to_owned() });
     }
 
-    /// Closes channels that were taken from sessions, and lets go of peers that no registration uses any more.
+    /// Closes channels that were taken out of sessions, and disconnects peers that no registration uses any more.
     fn release(&mut self, now: Now, released: Released, reason: DisconnectReason, detail: &str) {
         for (session, open) in &released.channels {
             self.registrations.close_channel(now, session, open, &ClosedBy::Sidecar, reason, detail);
@@ -658,7 +667,7 @@ impl Engine {
         }
     }
 
-    /// Reconnects the next peer of a re-Hello pass, if its time has come.
+    /// Reconnects the next peer of a re-Hello pass, if one is due.
     fn reconnect_one(&mut self, now: Now) {
         if !self.rehello.is_due(now.mono) {
             return;
@@ -670,7 +679,8 @@ impl Engine {
         }
     }
 
-    /// A listed peer, or its state, changed: callers that wait for it are answered, and a peer shows its new roles.
+    /// Follows a change of a listed peer or its state: answers the callers that wait for it, and updates its roles in
+    /// the view.
     fn entry_changed(&mut self, now: Now, id: NodeId) {
         if let Some(session) = self.sessions.get(&id) {
             self.views.listed(self.view(session));
@@ -684,6 +694,7 @@ impl Engine {
         peers::view(&self.policy, session)
     }
 
+    /// Refuses the call if the sidecar is stopping.
     fn open_for_business(&self) -> Result<(), SwitchError> {
         if self.draining { Err(SwitchError::Stopped) } else { Ok(()) }
     }

@@ -1,4 +1,4 @@
-//! Scripts of what happens to one switch, in virtual time: no task, no socket, no driver. After each step the parts must
+//! Scripts of events for one switch, in virtual time: no task, no socket, no driver. After each step the parts must
 //! agree with each other ([`World::check`]).
 
 mod peers;
@@ -49,7 +49,7 @@ impl Wake for Count {
     }
 }
 
-/// A switch, its time, and the effects that nobody has looked at.
+/// A switch, its time, and the effects that no test has taken yet.
 struct World {
     now: Now,
     engine: Engine,
@@ -101,7 +101,7 @@ impl World {
         let mono = Instant::now();
         let now = Now { mono, unix: Duration::from_secs(1_800_000_000) };
         let views = Views::new(1);
-        // The throttle is not what these tests are about.
+        // Without the throttle, which other tests check.
         let settings = Settings { inbound_throttle: Duration::ZERO, ..settings };
         let config = Config {
             local_id: id(0),
@@ -127,7 +127,7 @@ impl World {
         (world, echo)
     }
 
-    /// Collects what is to be done, and looks whether the parts agree.
+    /// Collects the effects, and checks that the parts agree.
     fn settle(&mut self) {
         while let Some(effect) = self.engine.poll_effect(self.now) {
             self.effects.push(effect);
@@ -135,7 +135,7 @@ impl World {
         self.check();
     }
 
-    /// The conditions that hold whenever nothing is left to do: no session without a connection and, unless it is being
+    /// The conditions that hold whenever there are no more effects: no session without a connection and, unless it is being
     /// ended, a place in the policy; no node with two sessions; watchers see the same peers and registrations as callers.
     fn check(&mut self) {
         let peers = self.engine.peers().all();
@@ -215,7 +215,7 @@ impl World {
         run.id
     }
 
-    /// Both checkpoints of a connection with node `n`, which says that it speaks these.
+    /// Both checkpoints of a connection with node `n`, whose Hello names these capabilities.
     fn shake(&mut self, connection: ConnectionId, n: u8, speaks: &[&str]) -> Opening {
         let offered = self.engine.authenticated(self.now, connection, key(n).public())?;
         self.settle();
@@ -278,7 +278,7 @@ impl World {
         self.settle();
     }
 
-    /// Looks for effects, and forgets all of them.
+    /// Returns the effects that `look` selects, and drops all.
     fn take<T>(&mut self, look: impl Fn(&Effect) -> Option<T>) -> Vec<T> {
         std::mem::take(&mut self.effects).iter().filter_map(look).collect()
     }
@@ -288,7 +288,7 @@ impl World {
     }
 }
 
-/// Reads what is there: how reading ended, and the events in short.
+/// Reads the events that are ready. Returns how reading ended, and each event as a short text.
 fn read(attachment: &Attachment) -> (Read, Vec<String>) {
     let mut batch = Batch::default();
     let read = attachment.read(1 << 20, 100, &mut batch);
@@ -310,7 +310,7 @@ fn held() -> HeldTime {
     HeldTime { channel: Duration::ZERO, total: Duration::ZERO }
 }
 
-/// What our side asked of the connection's task by its queue: to leave for this reason, if it did.
+/// Returns the reason for which our side ends the connection, if it does. The connection's task finds it in its queue.
 fn told_to_leave(world: &mut World, n: u8) -> Option<DisconnectReason> {
     let peer = world.engine.peers().get(id(n)).unwrap();
     (&*peer.session.outbound).leaving()
@@ -398,7 +398,7 @@ fn of_two_crossing_connections_one_is_parked_and_takes_the_place_of_the_other() 
     assert_eq!(probed, [standing, parked]);
     assert_eq!((world.channels(echo), world.engine.connections()), (1, 2));
 
-    // The other side closes one: it has chosen.
+    // The other side closes one connection: it has chosen the other one.
     world.close(standing, Side::Remote, Some(DisconnectReason::AlreadyConnected));
     let promoted = world.take(|effect| match effect {
         Effect::Control(id, Control::Promote(inboxes)) => Some((*id, inboxes.len())),
@@ -447,9 +447,9 @@ fn while_it_stops_nothing_is_dialed_accepted_or_registered_and_every_caller_is_a
     world.effects.clear();
     world.engine.drain();
     assert!(world.engine.accepted(world.now, addr(9), addr(0)).is_none());
-    // A dial that was under way opens its connection now: it is closed, and the dial has failed.
+    // A dial that was under way opens its connection now. The connection is closed, and the dial has failed.
     assert!(world.engine.dialed(world.now, &under_way, addr(0)).is_none());
-    // New wishes of all kinds.
+    // New requests of all kinds.
     world.engine.peers().add_static(world.now, &node(2)).unwrap();
     world.engine.connect(world.now, call, &node(3), Duration::from_secs(5));
     let (public_key, addr) = (key(4).public(), addr(4));
@@ -518,7 +518,7 @@ fn a_stream_that_takes_over_ends_the_one_before_and_its_late_end_means_nothing()
     assert!(second_wake.0.load(Ordering::Relaxed) > 0);
     assert_eq!(read(&second.attachment).1, ["message 1"]);
 
-    // A registration that takes over without a stream ends the stream as well.
+    // A registration that takes over without a stream ends the stream too.
     let target = RegistrationRef::Spec(spec("app", &["echo"]));
     world.engine.register(world.now, &principal(), &target, "", true).unwrap();
     world.settle();
@@ -565,7 +565,7 @@ fn events_that_are_lost_repeated_or_out_of_order_change_nothing() {
     let unknown = ConnectionId(99);
     let hello =
         Arc::new(RemoteHello { version: 5, client: "far".into(), capabilities: Vec::new(), listen_port: 0 });
-    // Of a connection that is not there.
+    // Events of a connection that does not exist.
     world.engine.heard(world.now, unknown);
     world.engine.channel_closed(world.now, unknown, ChannelIndex(0));
     world.close(unknown, Side::Remote, None);
@@ -576,7 +576,7 @@ fn events_that_are_lost_repeated_or_out_of_order_change_nothing() {
     assert!(world.engine.negotiated(world.now, connection, hello, &[]).is_err());
     world.settle();
     assert_eq!(world.channels(echo), 1);
-    // A channel that is no channel, one that closes twice.
+    // A channel that does not exist, and a channel that closes twice.
     world.engine.channel_closed(world.now, connection, ChannelIndex(7));
     world.settle();
     assert_eq!(world.channels(echo), 1);
@@ -584,7 +584,7 @@ fn events_that_are_lost_repeated_or_out_of_order_change_nothing() {
     world.engine.channel_closed(world.now, connection, ChannelIndex(0));
     world.settle();
     assert_eq!(world.channels(echo), 0);
-    // An end that is reported twice.
+    // The end of a connection that is reported twice.
     world.close(connection, Side::Remote, None);
     world.close(connection, Side::Remote, None);
     world.close(fresh, Side::Remote, None);
@@ -598,7 +598,7 @@ fn an_answer_to_a_dial_that_was_given_up_opens_no_session() {
     world.engine.peers().remove_static(world.now, id(1), false).unwrap();
     world.settle();
     assert_eq!(world.take(|effect| matches!(effect, Effect::AbortDial(_)).then_some(())).len(), 1);
-    // The abort and the answer cross.
+    // The abort and the report of the dial cross.
     world.engine.dial_failed(world.now, dial.task, Cause::Unreachable, "late");
     world.settle();
     assert_eq!((world.engine.connections(), world.engine.peers().static_peers(world.now).len()), (0, 0));
@@ -632,7 +632,7 @@ fn a_caller_that_waits_for_a_dial_is_answered_once() {
     world.settle();
     assert_eq!(answers(&mut world).len(), 1, "the error is there already");
 
-    // A one-off dial: answered with the peer once there is one.
+    // A one-off dial is answered with the peer after the session has opened.
     world.engine.connect(world.now, CallId(5), &node(3), Duration::from_secs(5));
     world.settle();
     let dials = world.take(|effect| match effect {

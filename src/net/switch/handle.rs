@@ -84,9 +84,12 @@ pub struct PeerSettings {
     pub bandwidth: Rates,
 }
 
+/// The state of the drain. Streams read it without a call.
 #[derive(Default)]
 pub(super) struct Ending {
+    /// Wall time at which streams end. Set when the drain begins.
     deadline: OnceLock<Duration>,
+    /// Whether the drain is over, so that streams end.
     over: AtomicBool,
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A peer that shares two protocols of one application is one peer of those that the application asked for.
+/// A peer that shares two protocols of one application counts once among the peers that the application asked for.
 #[test]
 fn an_application_with_two_protocols_counts_a_peer_once() {
     let mut world = World::new(Settings::default(), false);
