@@ -9,7 +9,7 @@ fn an_application_with_two_protocols_counts_a_peer_once() {
     let spec = RegistrationSpec { desired_peers: 2, ..spec("app", &["echo", "ping"]) };
     world.engine.register(world.now, &principal(), &RegistrationRef::Spec(spec), "", false).unwrap();
     world.settle();
-    let mut demand = |world: &mut World| {
+    let demand = |world: &mut World| {
         let asked = world.take(|effect| match effect {
             Effect::Demand(count) => Some(*count),
             _ => None,
