@@ -372,9 +372,11 @@ impl Connections {
         out
     }
 
-    /// Returns why we are ending a connection, if we are: by whose decision, and in words.
-    pub(super) fn closing(&self, id: ConnectionId) -> Option<(ClosedBy, Arc<str>)> {
-        self.all.get(&id)?.closing.clone()
+    /// Returns why a connection ends when another one of its node takes its place: by whose decision, and in words. A
+    /// decision to end it that was made before stands.
+    pub(super) fn replaced(&self, id: ConnectionId) -> (ClosedBy, Arc<str>) {
+        let decided = self.all.get(&id).and_then(|connection| connection.closing.clone());
+        decided.unwrap_or_else(|| (ClosedBy::Sidecar, "replaced by a second connection".into()))
     }
 
     /// Returns the registration that owns the inbox of a channel.

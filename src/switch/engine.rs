@@ -562,8 +562,7 @@ impl Engine {
         // The policy forgets a peer when it decides to close its connection, and lets the node in again while that
         // connection still writes what was accepted for it. A node has one session, so the old one ends here.
         if let Some(before) = self.sessions.get(&node).map(|session| session.id) {
-            let replaced = || (ClosedBy::Sidecar, "replaced by a new connection".into());
-            let (by, detail) = self.connections.closing(before).unwrap_or_else(replaced);
+            let (by, detail) = self.connections.replaced(before);
             self.end_session(now, before, &by, DisconnectReason::AlreadyConnected, &detail);
         }
         let owners = self.registrations.owners(&session.channels);
