@@ -293,6 +293,11 @@ impl<P> Inbox<P> {
         }
     }
 
+    /// Counts a message for which there is no channel as discarded.
+    pub fn discard(&mut self) {
+        self.backlog.discarded();
+    }
+
     /// Attaches a stream; the stream before it, if any, ends. All channels are announced to the new one by number,
     /// oldest first, and then the waiting messages follow.
     pub fn attach(&mut self, id: StreamId, params: AttachParams) {

@@ -99,14 +99,26 @@ impl ChannelInbox for RegistrationInbox {
     }
 }
 
-/// The inbox of a channel whose owner has ended, or has no room for another channel. The capability is mute on this
-/// session: no other registration ever gets its messages.
-pub(super) struct Mute;
+/// The end of a capability without a channel, because its owner has ended, has given up the protocol or has no room for
+/// another channel. The capability is mute on this session: no other registration ever gets its messages. They count as
+/// discarded in the inbox of the owner, unless the owner has ended.
+pub(super) struct Mute(pub(super) Option<Inbox>);
+
+impl Mute {
+    fn discard(&self) {
+        if let Some(inbox) = &self.0 {
+            inbox.lock().discard();
+        }
+    }
+}
 
 impl ChannelInbox for Mute {
     fn offer(&self, _: Instant, _: Inbound, _: HeldTime) -> ChannelOffer {
+        self.discard();
         ChannelOffer::Offer(Offer::Taken)
     }
 
-    fn offer_last(&self, _: Instant, _: Inbound) {}
+    fn offer_last(&self, _: Instant, _: Inbound) {
+        self.discard();
+    }
 }

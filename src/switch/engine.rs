@@ -18,7 +18,7 @@ use super::{
     calls::{CallId, Calls},
     cause,
     channel::PeerChannel,
-    channel_inbox::{Mute, Sharers},
+    channel_inbox::Sharers,
     config::Config,
     connections::{Connections, Negotiated, OfferedCapability, OpenChannel, Released, Run},
     effect::{Effect, Effects, LogLine},
@@ -570,15 +570,14 @@ impl Engine {
         let mut compressor = Compressor::default();
         let (mut inboxes, mut channels) = (ChannelInboxes::new(), Vec::new());
         for channel in &session.channels {
-            let opened =
+            let (key, inbox) =
                 self.registrations.open_channel(&session, channel, &sharers, &space, &mut compressor);
-            match opened {
-                Some((key, inbox)) => {
-                    channels.push(OpenChannel { owner: channel.owner, key, channel: channel.clone() });
-                    inboxes.push(inbox);
-                }
-                None => inboxes.push(Box::new(Mute)),
-            }
+            channels.extend(key.map(|key| OpenChannel {
+                owner: channel.owner,
+                key,
+                channel: channel.clone(),
+            }));
+            inboxes.push(inbox);
         }
         self.effects.log(LogLine::Connected(Arc::clone(&session)));
         self.connections.opened(&session, channels, sharers);

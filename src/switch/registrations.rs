@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use super::{
     attachment::{Attachment, Fence},
     channel::PeerChannel,
-    channel_inbox::{RegistrationInbox, Sharers},
+    channel_inbox::{Mute, RegistrationInbox, Sharers},
     connections::{OfferedCapability, OpenChannel},
     losses::{LossLine, Losses, Origin},
     session::{Session, SessionChannel},
@@ -431,14 +431,21 @@ impl Registrations {
         self.leases.iter().flat_map(of).collect()
     }
 
-    /// Returns the registrations that own these channels and have not ended, each once.
+    /// Returns the owners of these channels that still serve the protocol, each once. A registration may have ended, or
+    /// given up the protocol, since our Hello offered it.
     pub(super) fn owners(&self, channels: &[SessionChannel]) -> BTreeSet<RegistrationId> {
-        let owners = channels.iter().map(|channel| channel.owner);
-        owners.filter(|owner| self.entries.contains_key(owner)).collect()
+        let serving = channels.iter().filter(|channel| self.protocol(channel).is_some());
+        serving.map(|channel| channel.owner).collect()
     }
 
-    /// Opens a channel of a new session in its owner's inbox, and sends the owner's greeting. Returns `None` if the
-    /// owner has ended, has given up the protocol, or has an inbox that takes no more channels. The capability then stays
+    /// Returns the protocol of a channel as its owner serves it now.
+    fn protocol(&self, channel: &SessionChannel) -> Option<&ProtocolSpec> {
+        let spec = self.leases.get(channel.owner)?.spec();
+        spec.protocol(&channel.name, Some(channel.version))
+    }
+
+    /// Opens a channel of a new session in its owner's inbox, and sends the owner's greeting. If the owner has ended, has
+    /// given up the protocol, or has an inbox that takes no more channels, there is no channel, and the capability stays
     /// mute on this session.
     pub(super) fn open_channel(
         &mut self,
@@ -447,12 +454,10 @@ impl Registrations {
         sharers: &Arc<Sharers>,
         space: &Arc<WakeSlot>,
         compressor: &mut Compressor,
-    ) -> Option<(ChannelKey, Box<dyn ChannelInbox>)> {
-        let entry = self.entries.get(&channel.owner)?;
-        // An update may have taken the protocol away after our Hello had named it.
-        let registration = self.leases.get(channel.owner)?;
-        let spec = registration.spec().protocol(&channel.name, Some(channel.version))?;
-        self.touched.insert(channel.owner);
+    ) -> (Option<ChannelKey>, Box<dyn ChannelInbox>) {
+        let Some(entry) = self.entries.get(&channel.owner) else { return (None, Box::new(Mute(None))) };
+        let mute = || (None, Box::new(Mute(Some(entry.shared.inbox().clone()))) as Box<dyn ChannelInbox>);
+        let Some(spec) = self.protocol(channel) else { return mute() };
         let mut greeting_sent = false;
         for greeting in &spec.greeting {
             // A greeting has at most 64 KiB, far below every limit of a message.
@@ -468,7 +473,8 @@ impl Registrations {
             greeting_sent,
         };
         let shared = &entry.shared;
-        let key = shared.inbox().lock().open(about)?;
+        let Some(key) = shared.inbox().lock().open(about) else { return mute() };
+        self.touched.insert(channel.owner);
         shared.on_space(key, Arc::clone(space));
         let origin = Origin { session: Arc::clone(session), protocol: Arc::clone(&channel.name) };
         let inbox = RegistrationInbox {
@@ -478,7 +484,7 @@ impl Registrations {
             sharers: Arc::clone(sharers),
             losses: Losses { log: Arc::clone(shared.losses()), origin },
         };
-        Some((key, Box::new(inbox)))
+        (Some(key), Box::new(inbox))
     }
 
     /// Closes a channel of a session in its owner's inbox, unless the owner has ended.

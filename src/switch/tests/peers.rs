@@ -31,9 +31,22 @@ fn a_protocol_that_is_taken_away_during_a_handshake_gets_no_channel() {
     let connection = world.accept(1);
     let offered = world.engine.authenticated(world.now, connection, key(1).public()).unwrap();
     assert_eq!(world.register("app", &["echo"]), app);
-    let opening = world.hello(connection, &offered, &["echo", "ping"]);
-    assert!(matches!(&opening, Ok(Open::Session(inboxes)) if inboxes.len() == 2), "the Hello promised both");
+    let Ok(Open::Session(inboxes)) = world.hello(connection, &offered, &["echo", "ping"]) else {
+        panic!("they share echo")
+    };
     assert_eq!(world.channels(app), 1, "ping is not registered any more");
+    inboxes[1].offer(world.now.mono, message(1), held());
+    assert_eq!(
+        world.engine.metrics(world.now).applications["app"].discarded,
+        1,
+        "nothing is lost in silence"
+    );
+
+    let connection = world.accept(2);
+    let offered = world.engine.authenticated(world.now, connection, key(2).public()).unwrap();
+    assert_eq!(world.register("app", &["ping"]), app);
+    let opening = world.hello(connection, &offered, &["echo"]);
+    assert_eq!(opening.err(), Some(DisconnectReason::UselessPeer), "they share nothing any more");
 }
 
 /// The policy forgets a peer at once; its connection goes on until all that was accepted for it is written.
