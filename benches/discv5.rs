@@ -18,9 +18,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use devp2pd::{
     Now,
     discv5::{
+        action::Config,
         challenge::{Challenges, Standing},
         crypto::{Crypto, MessageKey, SessionKeys, proof_digest},
-        engine::{Config, Engine},
+        engine::Engine,
         handshake::{self, Answer, Local},
         header::{Auth, HeaderBuf, Unmasker, WriteAuth},
         message::{Message, Ping, RequestId, TalkRequest},

@@ -25,7 +25,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use devp2pd::{
     Now,
-    delivery::{About, Arrival, AttachParams, Budget, Config, Held, INBOUND_BUDGET, Inbox, Pull, Sharing},
+    delivery::{
+        About, Arrival, AttachParams, Budget, Config, Held, INBOUND_BUDGET, Inbox, Pull, Sharing, StreamId,
+    },
     node::NodeKey,
     p2p::{
         Action, Connection, Delivery, DisconnectReason, HeldTime, Inbound, LocalCapability, LocalNode, Next,
@@ -176,7 +178,8 @@ fn connection(size: usize, messages: usize) {
 fn delivery(size: usize, messages: usize) {
     let now = start();
     let mut inbox = Inbox::new(Config::default(), Budget::new(INBOUND_BUDGET));
-    let stream = inbox.attach(AttachParams { auto_credit: true, ..AttachParams::default() });
+    let stream = StreamId(1);
+    inbox.attach(stream, AttachParams { auto_credit: true, ..AttachParams::default() });
     let about = About { session_id: 1, peer: (), keep_first: 0, greeting_sent: false };
     let key = inbox.open(about).unwrap();
     let payload = Bytes::from(payload(size));

@@ -1,4 +1,4 @@
-//! What the documentation says is tested is tested: each test that a table of `docs/` names exists under that name.
+//! Checks that each test which a table of `docs/` names exists under that name.
 //!
 //! A name is written in backticks in the last column of a table, as `room::file::tests::name` for a unit test,
 //! `it::topic::name` and `sim::topic::name` for those binaries, `interop::name` for a case of `tests/interop`.
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Documents with such tables, and how many names each has at the least: a table that loses its names is noticed.
+/// Documents with such tables, and the least number of test names in each. A table that loses its names fails the test.
 const DOCUMENTS: [(&str, usize); 3] =
     [("docs/grpc.md", 25), ("docs/operating.md", 15), ("docs/security.md", 40)];
 
@@ -63,7 +63,7 @@ fn tests_below(root: &Path) -> BTreeSet<String> {
             }
             let module: Vec<String> = prefix.map(str::to_owned).into_iter().chain(module).collect();
             let text = fs::read_to_string(&file).unwrap();
-            // Tests beside the code stand in a module of their own; whole files of tests are that module.
+            // Tests beside the code are in a module `tests`. A file that has only tests is the module itself.
             let inline = text.contains("mod tests {");
             for name in functions(&text) {
                 let path = if inline { format!("{}::tests", module.join("::")) } else { module.join("::") };
@@ -81,7 +81,7 @@ fn tests_below(root: &Path) -> BTreeSet<String> {
     tests
 }
 
-/// The functions that an attribute makes a test.
+/// The names of the functions with a test attribute.
 fn functions(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut is_test = false;

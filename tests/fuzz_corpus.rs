@@ -1,7 +1,7 @@
-//! Replays the fuzzing corpus: every input that fuzzing ever found worth keeping, through the function it is for.
+//! Replays the fuzzing corpus: runs every kept input through the function of its target.
 //!
-//! It also keeps the four places together that make a target (see `tests/fuzz_targets/mod.rs`): function, table,
-//! binary in `fuzz/Cargo.toml`, corpus. A target that is only in some of them would be fuzzed or replayed by nobody.
+//! It also checks that each target has its four parts (see `tests/fuzz_targets/mod.rs`): function, line in the table,
+//! binary in `fuzz/Cargo.toml`, and corpus. A target without one of them would not be fuzzed, or not be replayed.
 
 #![allow(clippy::indexing_slicing, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
 #![allow(unreachable_pub, reason = "fuzz/ includes the same files, where the targets must be public")]
@@ -23,7 +23,7 @@ fn every_input_of_the_corpus_runs() {
             "fuzz/corpus/{name}/ has no input: a target without one is replayed by nobody"
         );
         for input in inputs {
-            println!("{}", input.display()); // the last line before a panic names the culprit
+            println!("{}", input.display()); // the last line before a panic names the input
             run(&fs::read(&input).expect("an input"));
         }
     }
@@ -53,7 +53,7 @@ fn table_binaries_functions_and_corpus_agree() {
     assert_eq!(functions, table, "left: functions in tests/fuzz_targets, right: TARGETS");
 }
 
-/// What stands between `before` and `after` on a line, for each line that has both.
+/// Returns the text between `before` and `after` of each line that has both.
 fn words_between(text: &str, before: &str, after: &str) -> BTreeSet<String> {
     let word = |line: &str| Some(line.split_once(before)?.1.split_once(after)?.0.to_string());
     text.lines().filter_map(word).collect()

@@ -1,4 +1,4 @@
-//! The one source of all fuzz binaries: each runs the target that has its name.
+//! The source file of all fuzz binaries: each binary runs the target that has its name.
 
 #![no_main]
 

@@ -7,7 +7,7 @@ use tonic::service::RoutesBuilder;
 
 use super::{
     components::{Component, Components},
-    error::Cause,
+    error::StartFailure,
 };
 use crate::{
     config::{Grpc, Tls},
@@ -50,7 +50,7 @@ pub(super) async fn serve(
     grpc: &Grpc,
     services: Services<'_>,
     components: &mut Components,
-) -> Result<Served, Cause> {
+) -> Result<Served, StartFailure> {
     let (credentials, watching) = credentials::load(grpc.access.clone(), grpc.tls.clone().map(tls_files))?;
     components.add(Running::start_without_end("the credentials", watching.run()));
     let (listener, addr) = bind("gRPC", "--grpc-addr", grpc.addr).await?;
@@ -61,7 +61,8 @@ pub(super) async fn serve(
     let mut routes = RoutesBuilder::default();
     let Services { facts, controls, discovery, handle } = services;
     rpc::add_services(&mut routes, facts, controls, discovery, handle);
-    rpc::descriptors::add_reflection(&mut routes).map_err(|error| Cause::Services(error.to_string()))?;
+    rpc::descriptors::add_reflection(&mut routes)
+        .map_err(|error| StartFailure::Services(error.to_string()))?;
     let health = Health::add_to(&mut routes).await;
     let tcp = Listener::Tcp(listener, credentials.tls);
     let listeners = std::iter::once(tcp).chain(unix).collect();
@@ -83,7 +84,7 @@ pub(super) async fn serve_probes(
     probes: Probes,
     metrics: Metrics,
     components: &mut Components,
-) -> Result<SocketAddr, Cause> {
+) -> Result<SocketAddr, StartFailure> {
     let (listener, addr) = bind("the probes", "--http-addr", addr).await?;
     components.add_below(Running::start_without_end("the probes", async move {
         match http::serve(listener, probes, Some(metrics)).await {}
@@ -95,15 +96,15 @@ async fn bind(
     what: &'static str,
     flag: &'static str,
     addr: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), Cause> {
-    let failed = |source: io::Error| Cause::Serve { what, flag, addr, source };
+) -> Result<(TcpListener, SocketAddr), StartFailure> {
+    let failed = |source: io::Error| StartFailure::Serve { what, flag, addr, source };
     let listener = TcpListener::bind(addr).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
 }
 
 /// The Unix socket of gRPC. One that was asked for must be; the default may be missing, which is said.
-fn unix_listener(grpc: &Grpc) -> Result<Option<(UnixListener, Place)>, Cause> {
+fn unix_listener(grpc: &Grpc) -> Result<Option<(UnixListener, Place)>, StartFailure> {
     match grpc.socket.as_deref().map(unix_socket::bind) {
         None => Ok(None),
         Some(Ok(bound)) => Ok(Some(bound)),

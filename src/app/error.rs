@@ -19,11 +19,11 @@ use crate::{
 /// The error of the system, if there was one, is among its sources.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct StartError(#[from] Cause);
+pub struct StartError(#[from] StartFailure);
 
 /// Why a step of the start failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Cause {
+pub(super) enum StartFailure {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),

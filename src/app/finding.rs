@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     components::{Component, Components},
-    error::Cause,
+    error::StartFailure,
     sockets::Sockets,
 };
 use crate::{
@@ -69,7 +69,7 @@ pub(super) struct Finding {
 }
 
 /// Starts everything that finds nodes.
-pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Finding, Cause> {
+pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Finding, StartFailure> {
     let Setup { config, data_dir, key, mut local, record_file, sockets, tables, mut rng } = setup;
     let mut fork = || StdRng::seed_from_u64(rng.next_u64());
     let preset = Preset::of(config.network);
@@ -209,7 +209,7 @@ fn keep_seq(
     record: watch::Receiver<Record>,
     file: StateFile<RecordState>,
     components: &mut Components,
-) -> Result<(), Cause> {
+) -> Result<(), StartFailure> {
     file.store(&RecordState { seq: record.borrow().seq() })?;
     let state = |record: &Record| Some(RecordState { seq: record.seq() });
     let lost = "the sequence number of our record is not kept";

@@ -38,7 +38,7 @@ use tokio::sync::Notify;
 
 use components::Components;
 pub use error::StartError;
-use error::{Cause, Step};
+use error::{StartFailure, Step};
 pub use start::Started;
 use start::{Outcome, Steps};
 
@@ -88,8 +88,8 @@ impl App {
     async fn start_until(
         config: Config,
         log: Option<Logging>,
-        reached: impl Fn(Step) -> Result<(), Cause>,
-    ) -> Result<Self, Cause> {
+        reached: impl Fn(Step) -> Result<(), StartFailure>,
+    ) -> Result<Self, StartFailure> {
         let mut components = Components::default();
         let mut steps = Steps::new(&config, log, &mut components)?;
         let mut data_dir = steps.data_dir()?;

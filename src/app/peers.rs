@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     components::{Component, Components},
-    error::Cause,
+    error::StartFailure,
 };
 use crate::{
     config::{Config, Rehello, networks::Preset},
@@ -44,7 +44,7 @@ pub(super) struct Setup<'a> {
 }
 
 /// Starts the switch and what keeps its lists.
-pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Handle, Cause> {
+pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Handle, StartFailure> {
     let Setup { config, key, record, instance_id, client_name, watches, sources, accepted, .. } = setup;
     let (lists, lists_changed) = watch::channel(None);
     let switch_config = switch::Config {

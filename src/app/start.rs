@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::{
     api::{self, Services},
     components::{Component, Components},
-    error::{Cause, Step},
+    error::{StartFailure, Step},
     finding::{self, Finding, RecordState},
     peers, reload,
     service::Service,
@@ -91,11 +91,12 @@ struct Earlier {
 }
 
 impl Earlier {
-    fn load(data_dir: &DataDir) -> Result<Self, Cause> {
+    fn load(data_dir: &DataDir) -> Result<Self, StartFailure> {
         let lists_file = StateFile::<Lists>::new(data_dir.path().join("peers.json"));
         let lists = lists_file.load()?.unwrap_or_default();
-        let lists =
-            lists.parse().map_err(|error| Cause::Lists { path: lists_file.path().to_owned(), error })?;
+        let lists = lists
+            .parse()
+            .map_err(|error| StartFailure::Lists { path: lists_file.path().to_owned(), error })?;
         let record_file = StateFile::<RecordState>::new(data_dir.path().join("record.json"));
         let seq = record_file.load()?.map(|state| state.seq);
         Ok(Self { lists, lists_file, seq, record_file })
@@ -107,13 +108,13 @@ impl<'a> Steps<'a> {
         config: &'a Config,
         log: Option<Logging>,
         components: &'a mut Components,
-    ) -> Result<Self, Cause> {
-        let rng = StdRng::try_from_os_rng().map_err(|error| Cause::Entropy(error.to_string()))?;
+    ) -> Result<Self, StartFailure> {
+        let rng = StdRng::try_from_os_rng().map_err(|error| StartFailure::Entropy(error.to_string()))?;
         Ok(Self { config, log, now: clock::now(), rng, components })
     }
 
     /// Locks the data directory.
-    pub(super) fn data_dir(&mut self) -> Result<DataDir, Cause> {
+    pub(super) fn data_dir(&mut self) -> Result<DataDir, StartFailure> {
         Ok(match &self.config.data_dir {
             Some(path) => DataDir::open(path)?,
             None => DataDir::temporary(&mut self.rng)?,
@@ -124,8 +125,8 @@ impl<'a> Steps<'a> {
     pub(super) async fn take(
         mut self,
         data_dir: &mut DataDir,
-        reached: impl Fn(Step) -> Result<(), Cause>,
-    ) -> Result<Outcome, Cause> {
+        reached: impl Fn(Step) -> Result<(), StartFailure>,
+    ) -> Result<Outcome, StartFailure> {
         let config = self.config;
         reached(Step::DataDir)?;
         let key = self.key(data_dir)?;
@@ -136,7 +137,7 @@ impl<'a> Steps<'a> {
         let udp_addrs = sockets.udp.as_ref().map(UdpPort::local_addrs).unwrap_or_default();
         // Signing fails only for size, and a record without entries has a third of what is allowed.
         let local = LocalRecord::new(self.now, key.clone(), sockets.ports(), earlier.seq)
-            .map_err(|error| Cause::Record(error.to_string()))?;
+            .map_err(|error| StartFailure::Record(error.to_string()))?;
         reached(Step::Listen)?;
 
         let watches = Watches::new(self.rng.next_u64());
@@ -203,7 +204,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Reads the node's key, or makes one where the configuration names none.
-    fn key(&mut self, data_dir: &DataDir) -> Result<NodeKey, Cause> {
+    fn key(&mut self, data_dir: &DataDir) -> Result<NodeKey, StartFailure> {
         Ok(match &self.config.nodekey {
             Some(path) => key_file::load(path)?,
             None => key_file::load_or_make(data_dir, &mut self.rng)?,
@@ -251,7 +252,7 @@ impl<'a> Steps<'a> {
         handle: &Handle,
         discovery: &Discovery,
         trees: watch::Receiver<dnsdisc::Counters>,
-    ) -> Result<Option<SocketAddr>, Cause> {
+    ) -> Result<Option<SocketAddr>, StartFailure> {
         let Some(addr) = self.config.http_addr else { return Ok(None) };
         let facts = http::Facts {
             discv5_off: self.config.discovery.wanted && !self.config.discovery.v5,

@@ -85,10 +85,10 @@ async fn a_fault_at_any_step_leaves_nothing() {
         let seen = RefCell::new(Vec::new());
         let outcome = App::start_until(config(dir.path(), addrs), None, |step| {
             seen.borrow_mut().push(step);
-            if step == fault { Err(Cause::Injected(step)) } else { Ok(()) }
+            if step == fault { Err(StartFailure::Injected(step)) } else { Ok(()) }
         })
         .await;
-        assert!(matches!(outcome, Err(Cause::Injected(step)) if step == fault));
+        assert!(matches!(outcome, Err(StartFailure::Injected(step)) if step == fault));
         assert_eq!(seen.into_inner(), STEPS[..count], "the steps come in order");
         // The lock is the process's own affair and needs no turn of the runtime.
         drop(DataDir::open(dir.path()).unwrap_or_else(|error| panic!("{fault:?}: {error}")));

@@ -102,7 +102,9 @@ pub struct Inbox<P> {
     config: Config,
     backlog: Backlog<P>,
     stream: Option<Stream>,
-    streams: u64,
+    /// Whether a stream was attached at any time, and whether one was before the latest.
+    attached: bool,
+    resumed: bool,
     /// The stream is to be woken, or has ended.
     readable: bool,
 }
@@ -111,7 +113,14 @@ impl<P> Inbox<P> {
     /// An inbox without channels or stream.
     #[must_use]
     pub fn new(config: Config, budget: Arc<Budget>) -> Self {
-        Self { config, backlog: Backlog::new(budget), stream: None, streams: 0, readable: false }
+        Self {
+            config,
+            backlog: Backlog::new(budget),
+            stream: None,
+            attached: false,
+            resumed: false,
+            readable: false,
+        }
     }
 
     /// The counts so far.
@@ -284,18 +293,22 @@ impl<P> Inbox<P> {
         }
     }
 
+    /// Counts a message for which there is no channel as discarded.
+    pub fn discard(&mut self) {
+        self.backlog.discarded();
+    }
+
     /// Attaches a stream; the stream before it, if any, ends. All channels are announced to the new one by number,
     /// oldest first, and then the waiting messages follow.
-    pub fn attach(&mut self, params: AttachParams) -> StreamId {
-        self.streams = self.streams.saturating_add(1);
-        let id = StreamId(self.streams);
+    pub fn attach(&mut self, id: StreamId, params: AttachParams) {
+        self.resumed = self.attached;
+        self.attached = true;
         let stream = self.stream.insert(Stream::new(id, params));
         for key in self.backlog.change_stream(|| on_stream(Some(stream))) {
             self.enlist(key);
         }
         // The task that pulls for the stream before must learn that its stream has ended.
         self.readable = true;
-        id
     }
 
     /// The stream has ended; ignored if another one has taken its place. Messages beyond the bound of an absent
@@ -328,7 +341,7 @@ impl<P> Inbox<P> {
     ///
     /// The number was never used on this stream, or the amount is beyond any window.
     pub fn credit(&mut self, stream: StreamId, number: u32, bytes: u64) -> Result<(), CreditError> {
-        let resumed = self.streams > 1;
+        let resumed = self.resumed;
         let Some(attached) = self.stream.as_mut().filter(|attached| attached.id() == stream) else {
             return Ok(());
         };

@@ -103,7 +103,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::tests::{PushExt, about, inbox};
-    use super::super::{AttachParams, Pull};
+    use super::super::{AttachParams, Pull, StreamId};
     use super::*;
 
     #[test]
@@ -124,7 +124,8 @@ mod tests {
         let shared = SharedInbox::new(inbox(), hooks);
         itself.set(shared.clone()).unwrap();
         let woken = || woken.swap(0, Ordering::Relaxed);
-        let stream = shared.lock().attach(AttachParams::default());
+        let stream = StreamId(1);
+        shared.lock().attach(stream, AttachParams::default());
         assert_eq!(woken(), 1, "the stream before it has ended");
         let pull = || shared.lock().pull(stream, 1 << 20, 100, &mut Vec::new());
         assert_eq!(pull(), Pull::Idle);

@@ -58,9 +58,10 @@ pub enum CreditError {
     },
 }
 
-/// Identifies one attachment of an inbox. An earlier one can neither pull nor give credit.
+/// The id of a stream that is attached to a registration. The registration's owner counts streams, so that a later stream
+/// has another id. A stream that is attached no more can neither pull nor give credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamId(pub(super) u64);
+pub struct StreamId(pub u64);
 
 /// The current stream.
 #[derive(Debug)]

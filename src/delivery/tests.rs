@@ -1,6 +1,7 @@
 //! Scripts: the events that one application gets, step by step.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,6 +32,8 @@ fn ended(by: ClosedBy) -> Close {
 /// Events in one line each, and pushes without a clock.
 pub(super) trait PushExt {
     fn queue(&mut self, key: ChannelKey, len: usize) -> Push;
+    /// Attaches a stream with an id of its own.
+    fn join(&mut self, params: AttachParams) -> StreamId;
     fn see(&mut self, stream: StreamId) -> Vec<String>;
 }
 
@@ -38,6 +41,13 @@ impl PushExt for TestInbox {
     fn queue(&mut self, key: ChannelKey, len: usize) -> Push {
         let arrival = Arrival { code: len as u32, payload: Bytes::from(vec![0; len]), wire_bytes: len };
         self.push(start(), key, Sharing::Shared(Duration::ZERO), Held::default(), arrival)
+    }
+
+    fn join(&mut self, params: AttachParams) -> StreamId {
+        static JOINED: AtomicU64 = AtomicU64::new(0);
+        let stream = StreamId(JOINED.fetch_add(1, Ordering::Relaxed));
+        self.attach(stream, params);
+        stream
     }
 
     fn see(&mut self, stream: StreamId) -> Vec<String> {
@@ -87,7 +97,7 @@ const AUTO: AttachParams =
 #[test]
 fn a_channel_from_its_opening_to_its_end() {
     let mut inbox = inbox();
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     let key = inbox.open(about(7, "eth")).unwrap();
     inbox.queue(key, 1);
     inbox.queue(key, 2);
@@ -106,7 +116,7 @@ fn a_channel_from_its_opening_to_its_end() {
 #[test]
 fn an_application_that_comes_back_goes_on_where_it_was() {
     let mut inbox = inbox();
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     let mut kept = about(1, "eth");
     kept.keep_first = 2;
     let stays = inbox.open(kept).unwrap();
@@ -129,7 +139,7 @@ fn an_application_that_comes_back_goes_on_where_it_was() {
     inbox.queue(short, 50);
     inbox.close(short, ended(ClosedBy::Remote));
 
-    let next = inbox.attach(AUTO);
+    let next = inbox.join(AUTO);
     assert_eq!(inbox.pull(stream, 1000, 10, &mut Vec::new()), Pull::Ended);
     assert_eq!(
         inbox.see(next),
@@ -156,15 +166,15 @@ fn kept_first_messages_come_once_or_as_a_repetition() {
     let mut kept = about(1, "eth");
     kept.keep_first = 9; // at most four are kept
     let key = inbox.open(kept).unwrap();
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     for code in 1..=6 {
         inbox.queue(key, code);
     }
     let mut out = Vec::new();
     inbox.pull(stream, 1 << 20, 3, &mut out); // opened, then messages 1 and 2
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     assert_eq!(inbox.see(stream)[0], "1 opened 1/eth existing at 2 uncredited ? first [1, 2]");
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     assert_eq!(inbox.see(stream), ["1 opened 1/eth existing at 6 uncredited ? first [1, 2, 3, 4]"]);
 
     // A first message that was lost to a full queue is repeated as well: the gap reports it, and the repetition is its
@@ -175,14 +185,14 @@ fn kept_first_messages_come_once_or_as_a_repetition() {
     kept.keep_first = 1;
     let key = lossy.open(kept).unwrap();
     assert!(matches!(lossy.queue(key, 9), Push::Dropped));
-    let stream = lossy.attach(AUTO);
+    let stream = lossy.join(AUTO);
     assert_eq!(lossy.see(stream), ["1 opened 2/eth at 0 first [9]", "1 gap 1 9"]);
 }
 
 #[test]
 fn credit_opens_and_closes_windows() {
     let mut inbox = inbox();
-    let stream = inbox.attach(manual(1000, 200));
+    let stream = inbox.join(manual(1000, 200));
     let a = inbox.open(about(1, "eth")).unwrap();
     let b = inbox.open(about(2, "eth")).unwrap();
     for _ in 0..4 {
@@ -205,7 +215,7 @@ fn credit_opens_and_closes_windows() {
     inbox.credit(stream, 0, 10_000).unwrap();
     assert_eq!(inbox.see(stream), ["1 message 36"]);
     assert!(inbox.credit(stream, 9, 1).is_err(), "no such channel");
-    let next = inbox.attach(manual(0, 0));
+    let next = inbox.join(manual(0, 0));
     inbox.credit(stream, 2, 10_000).unwrap(); // not its stream any more
     assert_eq!(
         inbox.see(next),
@@ -223,7 +233,7 @@ fn credit_opens_and_closes_windows() {
 fn what_costs_nothing_waits_for_no_credit() {
     let config = Config { channel_bytes: 100, ..Config::default() };
     let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-    let stream = inbox.attach(manual(1, 1));
+    let stream = inbox.join(manual(1, 1));
     let a = inbox.open(about(1, "eth")).unwrap();
     let b = inbox.open(about(2, "eth")).unwrap();
     inbox.queue(a, 100);
@@ -240,7 +250,7 @@ fn what_costs_nothing_waits_for_no_credit() {
 fn a_full_queue_drops_and_says_where() {
     let config = Config { channel_bytes: 200, ..Config::default() };
     let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-    let stream = inbox.attach(manual(0, 1));
+    let stream = inbox.join(manual(0, 1));
     let key = inbox.open(about(1, "eth")).unwrap();
     for (len, queued) in [(36, true), (36, true), (5, false), (6, false)] {
         assert_eq!(matches!(inbox.queue(key, len), Push::Queued), queued, "{len}");
@@ -261,7 +271,7 @@ fn arrival(len: usize) -> Arrival {
 fn a_held_connection_is_woken_when_there_is_room_or_the_rule_changes() {
     let config = Config { channel_bytes: 200, ..Config::default() };
     let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();
     let now = start();
     let push = |inbox: &mut TestInbox| inbox.push(now, key, Sharing::Alone, Held::default(), arrival(36));
@@ -296,7 +306,7 @@ fn a_hold_ends_with_half_a_mebibyte_of_room_whatever_the_queue() {
     for (channel_bytes, room) in [(64 << 20, 512 << 10), (64 << 10, 32 << 10)] {
         let config = Config { channel_bytes, ..Config::default() };
         let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-        let stream = inbox.attach(AUTO);
+        let stream = inbox.join(AUTO);
         let key = inbox.open(about(1, "eth")).unwrap();
         let push =
             |inbox: &mut TestInbox| inbox.push(start(), key, Sharing::Alone, Held::default(), arrival(936));
@@ -347,7 +357,7 @@ fn a_late_application_is_told_of_a_gap_and_its_policy_acts() {
         let overflow = OverflowPolicy { action, ..OverflowPolicy::default() };
         let config = Config { channel_bytes: 200, overflow, ..Config::default() };
         let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-        inbox.attach(AUTO);
+        inbox.join(AUTO);
         let key = inbox.open(about(1, "eth")).unwrap();
         let push = |inbox: &mut TestInbox| inbox.push(start(), key, sharing, held, arrival(36));
         assert!(matches!((push(&mut inbox), push(&mut inbox)), (Push::Queued, Push::Queued)));
@@ -362,7 +372,7 @@ fn a_late_application_is_told_of_a_gap_and_its_policy_acts() {
 fn what_was_read_before_the_end_goes_beyond_the_bound() {
     let config = Config { channel_bytes: 200, away_bytes: 10_000, ..Config::default() };
     let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();
     inbox.queue(key, 400);
     assert!(matches!(inbox.push_last(key, arrival(36)), Push::Queued));
@@ -372,7 +382,7 @@ fn what_was_read_before_the_end_goes_beyond_the_bound() {
     assert_eq!(seen, ["1 opened 1/eth at 0", "1 message 400", "1 message 1", "1 closed 1"]);
     // The process is short of memory, or the application is absent and enough waits for it.
     let mut short = TestInbox::new(config, Budget::new(1000));
-    short.attach(AUTO);
+    short.join(AUTO);
     let key = short.open(about(1, "eth")).unwrap();
     short.queue(key, 100);
     assert!(matches!(short.push_last(key, arrival(36)), Push::Dropped));
@@ -386,7 +396,7 @@ fn what_was_read_before_the_end_goes_beyond_the_bound() {
 fn messages_too_large_for_the_client_come_in_parts() {
     const MIB: usize = 1 << 20;
     let mut inbox = inbox();
-    let stream = inbox.attach(manual(u64::MAX, u64::MAX));
+    let stream = inbox.join(manual(u64::MAX, u64::MAX));
     let big = inbox.open(about(1, "eth")).unwrap();
     inbox.queue(big, 16 * MIB - 1);
     let small = inbox.open(about(2, "eth")).unwrap();
@@ -405,7 +415,7 @@ fn messages_too_large_for_the_client_come_in_parts() {
     inbox.pull(stream, 256 << 10, 10, &mut out);
     assert_eq!(out.len(), 1);
     let raised = AttachParams { max_frame_bytes: 17 * MIB, ..manual(0, 0) };
-    let stream = inbox.attach(raised);
+    let stream = inbox.join(raised);
     assert_eq!(
         inbox.see(stream),
         [
@@ -419,7 +429,7 @@ fn messages_too_large_for_the_client_come_in_parts() {
 #[test]
 fn turns_are_fair_by_bytes() {
     let mut inbox = inbox();
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     let keys: Vec<ChannelKey> = (1..=3).map(|session| inbox.open(about(session, "eth")).unwrap()).collect();
     let (mut bytes, mut messages) = ([0_usize; 4], [0_usize; 4]);
     let mut pushed = [0_usize; 4];
@@ -467,7 +477,7 @@ fn an_absent_application_costs_no_more_than_its_bound() {
     while matches!(inbox.queue(live, 1000), Push::Queued) {
         live_queued += 1;
     }
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     let seen = inbox.see(stream);
     let replayed = seen.iter().filter(|line| line.contains("closed")).count();
     assert_eq!(replayed, 0, "live messages go before those of sessions that ended");
@@ -482,7 +492,7 @@ fn an_absent_application_costs_no_more_than_its_bound() {
 fn when_the_stream_breaks_the_fullest_queues_give_way() {
     let config = Config { away_bytes: 100_000, ..Config::default() };
     let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-    let stream = inbox.attach(manual(0, 1));
+    let stream = inbox.join(manual(0, 1));
     let keys: Vec<ChannelKey> = (1..=3).map(|session| inbox.open(about(session, "eth")).unwrap()).collect();
     for (key, count) in keys.iter().zip([1000, 300, 10]) {
         for _ in 0..count {
@@ -492,7 +502,7 @@ fn when_the_stream_breaks_the_fullest_queues_give_way() {
     inbox.detach(stream);
     assert!(inbox.waiting() <= 100_000, "{}", inbox.waiting());
     assert!(inbox.waiting() > 99_000, "{}", inbox.waiting());
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     let seen = inbox.see(stream);
     let count = |channel: u32| seen.iter().filter(|line| **line == format!("{channel} message 136")).count();
     assert_eq!(count(3), 10, "the small one keeps all");
@@ -504,7 +514,7 @@ fn when_the_stream_breaks_the_fullest_queues_give_way() {
 fn a_reader_that_grants_no_credit_cannot_pile_up_ended_sessions() {
     let config = Config { away_bytes: 100_000, channel_bytes: 10_000, ..Config::default() };
     let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
-    let stream = inbox.attach(manual(1, 1));
+    let stream = inbox.join(manual(1, 1));
     let mut gaps = 0;
     for session in 0..1000 {
         let key = inbox.open(about(session, "eth")).unwrap();
@@ -520,7 +530,7 @@ fn a_reader_that_grants_no_credit_cannot_pile_up_ended_sessions() {
 fn the_end_of_a_registration_frees_everything() {
     let budget = Budget::new(INBOUND_BUDGET);
     let mut inbox = TestInbox::new(Config::default(), Arc::clone(&budget));
-    let stream = inbox.attach(AUTO);
+    let stream = inbox.join(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();
     inbox.queue(key, 1 << 20);
     assert!(budget.used() >= 1 << 20);
@@ -535,7 +545,7 @@ fn the_end_of_a_registration_frees_everything() {
 #[test]
 fn credit_that_cannot_be_right_is_told() {
     let mut inbox = inbox();
-    let stream = inbox.attach(manual(0, 0));
+    let stream = inbox.join(manual(0, 0));
     let key = inbox.open(about(1, "eth")).unwrap();
     assert_eq!(
         inbox.credit(stream, 1, 64),
@@ -560,7 +570,7 @@ fn credit_that_cannot_be_right_is_told() {
     inbox.see(stream);
     assert_eq!(inbox.credit(stream, 1, 64), Ok(()), "it crossed the end of the channel");
     // A client that resumes may still return credit for the numbers of the stream before.
-    let next = inbox.attach(manual(0, 0));
+    let next = inbox.join(manual(0, 0));
     inbox.open(about(2, "eth")).unwrap();
     inbox.see(next);
     assert_eq!(inbox.credit(next, 7, 64), Ok(()));

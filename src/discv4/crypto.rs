@@ -5,8 +5,6 @@ use crate::node::{NodeKey, PublicKey, id::keccak256};
 
 /// Signs for one node and recovers the signers of others' packets.
 pub trait Crypto {
-    /// The key of this node.
-    fn public_key(&self) -> PublicKey;
     /// Signs `digest` so that the signer can be recovered: `r ‖ s ‖ v`.
     fn sign(&self, digest: &[u8; 32]) -> [u8; 65];
     /// The key that signed `digest`, if `signature` is one.
@@ -18,10 +16,6 @@ pub trait Crypto {
 }
 
 impl Crypto for NodeKey {
-    fn public_key(&self) -> PublicKey {
-        self.public()
-    }
-
     fn sign(&self, digest: &[u8; 32]) -> [u8; 65] {
         self.sign_recoverable(digest)
     }

@@ -10,15 +10,18 @@
 //! - An answer counts only if we asked that node at that address ([`conversation`]).
 //! - A node that just proved itself hears nothing unasked from us for a second: it is reading what it asked for.
 //!
-//! Reading order: [`packet`], [`crypto`], [`limits`], [`bonds`], [`conversation`], `admissions`, [`skew`], [`action`],
-//! [`verdict`] (what became of a packet), `outbox`, [`engine`]. Which node is asked next is decided in
+//! Reading order: [`packet`], [`crypto`], [`limits`], [`bonds`], [`conversation`], `admissions`, [`skew`], `checks`
+//! (what a packet has to pass), [`verdict`] (what became of it), `answer` (what may be told and believed), [`action`],
+//! `outbox`, [`engine`]. Which node is asked next is decided in
 //! [`crate::kademlia::searches`].
 //!
 //! Left out: the socket, telling discv4 from discv5, the node database, signing our record (`net`).
 
 pub mod action;
 mod admissions;
+mod answer;
 pub mod bonds;
+mod checks;
 mod conversation;
 pub mod crypto;
 pub mod engine;

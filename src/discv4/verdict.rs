@@ -1,5 +1,7 @@
 //! What became of each datagram, and how many of each kind there were.
 
+use super::packet::HeaderError;
+
 /// What became of a datagram, in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -33,6 +35,17 @@ pub enum Verdict {
     Unproven,
     /// A record that is not the sender's, is older than the one we have, or has an address that it may not tell.
     BadRecord,
+}
+
+impl From<HeaderError> for Verdict {
+    fn from(error: HeaderError) -> Self {
+        match error {
+            HeaderError::TooShort => Self::TooShort,
+            HeaderError::TooLong => Self::TooLong,
+            HeaderError::UnknownType => Self::UnknownType,
+            HeaderError::NotAList => Self::NotAList,
+        }
+    }
 }
 
 impl Verdict {

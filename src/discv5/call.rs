@@ -12,18 +12,20 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{
+    answer::{MAX_PACKETS, MAX_RECORDS},
     header::Nonce,
-    message::{MessageType, RequestId},
+    message::{Message, MessageType, Nodes, Ping, RequestId, TalkRequest, encode_findnode},
     peer::Peer,
 };
 use crate::{
-    kademlia::{CallError, Contact},
+    kademlia::{CallError, Contact, Ponged, QueryId, distance::log_distance, searches::SearchId},
     node::{NodeId, Record},
 };
 
@@ -34,75 +36,149 @@ pub const MAX_WAITING: usize = 16;
 /// The most requests in all. Lookups make a few dozen; the rest is for applications that talk.
 pub const MAX_CALLS: usize = 4096;
 
+/// What a request was made for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// A liveness check of the table.
+    Check,
+    /// The node's newest record: a search wants to know, or the table, because the node said that it has a newer one.
+    Record(Option<SearchId>),
+    /// The nodes that it knows near this lookup's target.
+    Nodes(SearchId),
+    /// A caller's PING.
+    Ping(QueryId),
+    /// A caller's TALKREQ.
+    Talk(QueryId),
+}
+
+/// A request, before it has an id.
+#[derive(Debug)]
+pub(super) enum Request<'a> {
+    Ping,
+    FindNode(Vec<u16>),
+    Talk { protocol: &'a [u8], request: &'a [u8] },
+}
+
+impl Request<'_> {
+    /// Writes the request. `enr_seq` is the sequence number of our record. Returns the type of its answer.
+    pub(super) fn encode(&self, id: RequestId, enr_seq: u64, out: &mut BytesMut) -> MessageType {
+        match self {
+            Self::Ping => {
+                Ping { id, enr_seq }.encode(out);
+                MessageType::Pong
+            }
+            Self::FindNode(distances) => {
+                encode_findnode(out, id, distances);
+                MessageType::Nodes
+            }
+            Self::Talk { protocol, request } => {
+                TalkRequest { id, protocol, request }.encode(out);
+                MessageType::TalkResponse
+            }
+        }
+    }
+
+    /// The distances that records in the answer may have.
+    pub(super) fn distances(&self) -> &[u16] {
+        match self {
+            Self::FindNode(distances) => distances,
+            Self::Ping | Self::Talk { .. } => &[],
+        }
+    }
+}
+
+/// What an answer says. The records of NODES are with the request, which collects them.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Pong(Ponged),
+    Nodes,
+    Talk(Bytes),
+}
+
+/// What a response is to the requests of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Response {
+    /// No answer to anything.
+    Unsolicited,
+    /// The answer to the PING that made the session: the request itself is sent now.
+    Warmed,
+    /// An answer to the active request, so long after its newest packet.
+    Answer(Duration),
+}
+
 /// One request.
 #[derive(Debug)]
-pub struct Call<P> {
-    /// Whom it asks.
-    pub to: Contact,
+pub(super) struct Call {
+    /// The node that is asked.
+    pub(super) to: Contact,
     /// Where its packets go and answers come from.
-    pub peer: Peer,
+    pub(super) peer: Peer,
     /// What it was made for.
-    pub purpose: P,
+    pub(super) purpose: Purpose,
     /// The request id, random.
-    pub id: RequestId,
+    pub(super) id: RequestId,
     /// The plaintext.
-    pub message: Bytes,
+    pub(super) message: Bytes,
     /// The type of its answer.
-    pub expects: MessageType,
+    pub(super) expects: MessageType,
     /// The distances asked for; only of FINDNODE.
-    pub distances: Vec<u16>,
+    pub(super) distances: Vec<u16>,
 }
 
 /// The request that a node is being asked.
 #[derive(Debug)]
-pub struct Active<P> {
-    /// The request.
-    pub call: Call<P>,
+struct Active {
+    call: Call,
     /// Of its newest packet: what a WHOAREYOU must carry.
-    pub nonce: Nonce,
+    nonce: Nonce,
     /// Whether a WHOAREYOU was answered; a second one is refused.
-    pub handshaken: bool,
+    handshaken: bool,
     /// The id of the PING that took its place in the handshake, because it was too large for that.
-    pub warming: Option<RequestId>,
+    warming: Option<RequestId>,
     /// When its newest packet left.
-    pub sent: Instant,
+    sent: Instant,
     /// How many NODES packets came, and how many there will be.
-    pub packets: (u64, u64),
+    packets: (u64, u64),
     /// The records that came.
-    pub records: Vec<Record>,
+    records: Vec<Record>,
     deadline: Instant,
 }
 
+/// A request that ended.
 #[derive(Debug)]
-struct Queue<P> {
-    active: Active<P>,
-    waiting: VecDeque<Call<P>>,
+pub(super) struct Ended {
+    pub(super) to: Contact,
+    pub(super) purpose: Purpose,
+    /// The records that came.
+    pub(super) records: Vec<Record>,
+    /// Whether another request to the node waits. It is the active one now and must be sent.
+    pub(super) next: bool,
+}
+
+#[derive(Debug)]
+struct Queue {
+    active: Active,
+    waiting: VecDeque<Call>,
 }
 
 /// All requests.
-#[derive(Debug)]
-pub struct Calls<P> {
-    nodes: HashMap<NodeId, Queue<P>>,
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    nodes: HashMap<NodeId, Queue>,
     nonces: HashMap<Nonce, NodeId>,
     deadlines: BTreeSet<(Instant, NodeId)>,
     count: usize,
 }
 
-impl<P> Default for Calls<P> {
-    fn default() -> Self {
-        Self { nodes: HashMap::new(), nonces: HashMap::new(), deadlines: BTreeSet::new(), count: 0 }
-    }
-}
-
-impl<P> Calls<P> {
+impl Calls {
     /// How many requests are active or wait.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.count
     }
 
     /// Takes a request in. True if it is the active one of its node now and must be sent.
-    pub fn enqueue(&mut self, call: Call<P>, now: Instant) -> Result<bool, CallError> {
+    pub(super) fn enqueue(&mut self, call: Call, now: Instant) -> Result<bool, CallError> {
         if self.count >= MAX_CALLS {
             return Err(CallError::QueueFull);
         }
@@ -120,20 +196,89 @@ impl<P> Calls<P> {
         Ok(false)
     }
 
-    /// The active request to `id`.
-    pub fn active(&mut self, id: &NodeId) -> Option<&mut Active<P>> {
-        Some(&mut self.nodes.get_mut(id)?.active)
+    /// Where the active request to `id` goes, and its plaintext.
+    pub(super) fn active(&self, id: &NodeId) -> Option<(Peer, &Bytes)> {
+        let call = &self.nodes.get(id)?.active.call;
+        Some((call.peer, &call.message))
     }
 
-    /// The active request whose newest packet carried `nonce`.
-    pub fn by_nonce(&mut self, nonce: &Nonce) -> Option<&mut Active<P>> {
-        let id = *self.nonces.get(nonce)?;
-        self.active(&id)
+    /// A WHOAREYOU with this nonce came from this address. If it is for an active request that was not challenged yet,
+    /// returns that one's node, peer and plaintext: they are sent again, in a handshake.
+    pub(super) fn challenged(&mut self, nonce: &Nonce, from: SocketAddr) -> Option<(Contact, Peer, Bytes)> {
+        let id = self.nonces.get(nonce)?;
+        let active = &mut self.nodes.get_mut(id)?.active;
+        if active.call.peer.addr != from || active.handshaken {
+            return None;
+        }
+        active.handshaken = true;
+        Some((active.call.to.clone(), active.call.peer, active.call.message.clone()))
+    }
+
+    /// A PING with this id takes the place of the active request in the handshake.
+    pub(super) fn warm(&mut self, id: &NodeId, ping: RequestId) {
+        if let Some(queue) = self.nodes.get_mut(id) {
+            queue.active.warming = Some(ping);
+        }
+    }
+
+    /// A response came in the session with `peer`.
+    pub(super) fn response_came(&mut self, now: Instant, peer: &Peer, message: &Message<'_>) -> Response {
+        let active = self.nodes.get_mut(&peer.id).map(|queue| &mut queue.active);
+        let Some(active) = active.filter(|active| active.call.peer == *peer) else {
+            return Response::Unsolicited;
+        };
+        match active.warming {
+            Some(ping) if ping == message.id() && message.kind() == MessageType::Pong => {
+                active.warming = None;
+                Response::Warmed
+            }
+            None if message.id() == active.call.id && message.kind() == active.call.expects => {
+                Response::Answer(now.saturating_duration_since(active.sent))
+            }
+            _ => Response::Unsolicited,
+        }
+    }
+
+    /// Takes the records of one NODES packet from `peer`. `may_be_told` says which addresses are believed. Returns whether
+    /// all packets have come, and how many records were refused.
+    pub(super) fn collect(
+        &mut self,
+        now: Instant,
+        peer: &Peer,
+        nodes: &Nodes<'_>,
+        decode: impl Fn(&[u8]) -> Option<Record>,
+        may_be_told: impl Fn(SocketAddr) -> bool,
+    ) -> (bool, u64) {
+        let Some(queue) = self.nodes.get_mut(&peer.id) else { return (false, 0) };
+        let Active { call, packets: (received, total), records, .. } = &mut queue.active;
+        if *received == 0 {
+            // The first packet's word counts, within reason: none means one, hundreds mean five.
+            *total = nodes.total.clamp(1, MAX_PACKETS as u64);
+        }
+        *received += 1;
+        let complete = received >= total;
+        let mut refused = 0;
+        for raw in nodes.records() {
+            let record = if records.len() < MAX_RECORDS { decode(raw) } else { None };
+            let fits = |record: &Record| {
+                call.distances.contains(&log_distance(&peer.id, &record.id()))
+                    && !records.iter().any(|known| known.id() == record.id())
+                    && record.endpoint().and_then(|endpoint| endpoint.udp_addr()).is_some_and(&may_be_told)
+            };
+            match record.filter(fits) {
+                Some(record) => records.push(record),
+                None => refused += 1,
+            }
+        }
+        if !complete {
+            self.touch(&peer.id, None, now);
+        }
+        (complete, refused)
     }
 
     /// A packet of the active request to `id` left, or one of its answer came: the timeout starts anew. With the
     /// `nonce` of a packet that left.
-    pub fn touch(&mut self, id: &NodeId, nonce: Option<Nonce>, now: Instant) {
+    pub(super) fn touch(&mut self, id: &NodeId, nonce: Option<Nonce>, now: Instant) {
         let Some(queue) = self.nodes.get_mut(id) else { return };
         let active = &mut queue.active;
         self.deadlines.remove(&(active.deadline, *id));
@@ -147,34 +292,46 @@ impl<P> Calls<P> {
         }
     }
 
-    /// Ends the active request to `id`. If another one waits, it is the active one now and must be sent: true.
-    pub fn finish(&mut self, id: &NodeId, now: Instant) -> Option<(Active<P>, bool)> {
+    /// Ends the active request to `id`. The one that waits next becomes the active one.
+    pub(super) fn finish(&mut self, id: &NodeId, now: Instant) -> Option<Ended> {
         let mut queue = self.nodes.remove(id)?;
         self.count -= 1;
         self.deadlines.remove(&(queue.active.deadline, *id));
         self.nonces.remove(&queue.active.nonce);
-        let Some(next) = queue.waiting.pop_front() else { return Some((queue.active, false)) };
-        let ended = std::mem::replace(&mut queue.active, Active::new(next, now));
-        self.nodes.insert(*id, queue);
-        Some((ended, true))
+        let (ended, next) = match queue.waiting.pop_front() {
+            None => (queue.active, false),
+            Some(next) => {
+                let ended = std::mem::replace(&mut queue.active, Active::new(next, now));
+                self.nodes.insert(*id, queue);
+                (ended, true)
+            }
+        };
+        let Active { call: Call { to, purpose, .. }, records, .. } = ended;
+        Some(Ended { to, purpose, records, next })
+    }
+
+    /// What a WHOAREYOU for the active request to `id` must carry.
+    #[cfg(test)]
+    pub(super) fn nonce(&self, id: &NodeId) -> Option<Nonce> {
+        self.nodes.get(id).map(|queue| queue.active.nonce)
     }
 
     /// A node whose active request got no answer in time.
     #[must_use]
-    pub fn expired(&self, now: Instant) -> Option<NodeId> {
+    pub(super) fn expired(&self, now: Instant) -> Option<NodeId> {
         self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, id)| *id)
     }
 
     /// When the next request times out.
     #[must_use]
-    pub fn next_timeout(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 }
 
-impl<P> Active<P> {
+impl Active {
     /// Not sent yet; [`Calls::touch`] gives it nonce and deadline when it is.
-    fn new(call: Call<P>, now: Instant) -> Self {
+    fn new(call: Call, now: Instant) -> Self {
         Self {
             call,
             nonce: [0; 12],

@@ -1,101 +1,55 @@
-//! The engine: one node's part in the discv5 network, without a socket and without a clock.
+//! The engine: one discv5 node without a socket and without a clock.
 //!
-//! ```text
-//! handle_datagram ─┐                        ┌─> poll_transmit   packets to send
-//! handle_timeout  ─┼─> sessions, requests, ─┼─> poll_action     what happened
-//! commands        ─┘   table, lookups       └─> poll_timeout    when to call handle_timeout
-//! ```
-//!
-//! After each call on the left, drain `poll_transmit` and `poll_action` and set the timer anew. Errors of strangers
+//! It has the shape of all engines (see the crate's docs), and the same public shape as discv4's. The owner feeds
+//! datagrams and timeouts, calls commands, and after each of these takes all actions and packets. Errors of strangers
 //! are counted ([`Counters`]), never returned; a `Result` is an answer to our own caller.
 //!
-//! Which node is asked next, and why, is decided by [`Searches`]. What stands here is how discv5 asks it: in a session,
-//! one request at a time. `receive` reads what comes and answers it, `request` leads what we ask.
+//! Which node is asked next, and why, is decided by [`Overlay`]. What stands here is how discv5 asks it: in a session
+//! ([`Wire`]), one request at a time ([`Calls`]).
 
-mod action;
-mod receive;
-mod request;
+use std::{fmt, net::SocketAddr, time::Instant};
 
-use std::{collections::VecDeque, fmt, net::SocketAddr, time::Instant};
-
-use bytes::BytesMut;
-use ipnet::IpNet;
-use rand::rngs::StdRng;
-
-pub use action::{Action, Counters, TalkAction};
-use request::{Purpose, Request};
+use bytes::{Bytes, BytesMut};
+use rand::{RngCore, rngs::StdRng};
 
 use super::{
-    call::Calls,
-    challenge::STRANGERS_PER_SECOND,
+    action::{Action, Config, Counters, TalkAction},
+    answer,
+    call::{Call, Calls, Ended, Purpose, Reply, Request, Response},
     crypto::Crypto,
-    header::{MAX_MESSAGE, Unmasker},
-    peer::Peer,
-    talk::{TalkServer, TalkToken},
+    header::{
+        Auth, ChallengeData, HANDSHAKE_OVERHEAD, HeaderBuf, HeaderError, MAX_MESSAGE, MAX_PACKET, Nonce,
+        Unmasker,
+    },
+    message::{
+        FindNode, Message, MessageError, Ping, Pong, RequestId, TalkRequest, TalkResponse, encode_nodes,
+    },
+    peer::{Peer, canonical_addr},
+    talk::{Admission, Asker, MAX_TALK_RESPONSE, TalkError, TalkServer, TalkToken},
     wire::Wire,
 };
 use crate::{
     Now,
     kademlia::{
-        CallError, Contact, Event, Protocol, Query, QueryId, Searches, Source, Table, Target,
+        CallError, Contact, Overlay, Ponged, Protocol, Query, QueryId, Source, Table, Target,
+        distance::lookup_distances,
+        searches::{Question, Wants},
         subnets::is_exempt,
     },
-    node::{Reach, Record},
+    node::{NodeId, Record},
 };
 
 /// How often one call of `handle_timeout` looks again for what has become due meanwhile.
 const MAX_ROUNDS: usize = 16;
 
-/// What the operator decides.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The most sessions; half of them are for those that strangers begin. Default 2048, about 1 MiB.
-    pub sessions: usize,
-    /// The only networks that we speak with, and that the table takes nodes of (`--netrestrict`); empty means all.
-    pub restrict: Vec<IpNet>,
-    /// Whom to ask first, at every refresh. Default: nobody.
-    pub bootnodes: Vec<Contact>,
-    /// How many challenges strangers may make us send per second. Default: [`STRANGERS_PER_SECOND`].
-    pub strangers_per_second: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            sessions: 2048,
-            restrict: Vec::new(),
-            bootnodes: Vec::new(),
-            strangers_per_second: STRANGERS_PER_SECOND,
-        }
-    }
-}
-
-/// The most bytes that an application may answer to a TALKREQ, so that the TALKRESP fits a packet. Beside them stand the
-/// type byte, the list's header, the request id with its header, and the header of the response.
-pub const MAX_TALK_RESPONSE: usize = MAX_MESSAGE - (1 + 3 + 9 + 3);
-
-/// Why an answer to a TALKREQ was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TalkError {
-    /// The asker got an empty answer meanwhile, or cannot be reached any more.
-    #[error("the time to answer this TALKREQ is up")]
-    Expired,
-    /// The answer does not fit into a packet. It may be tried again with a shorter one.
-    #[error("the response has {0} bytes; a packet has room for {1}")]
-    TooLarge(usize, usize),
-}
-
-/// One node of the discv5 network.
+/// One discv5 node.
 pub struct Engine<C> {
     wire: Wire<C>,
-    rng: StdRng,
-    reach: Reach,
-    table: Table,
-    calls: Calls<Purpose>,
+    overlay: Overlay<TalkAction>,
+    calls: Calls,
     talk: TalkServer,
-    searches: Searches<TalkAction>,
-    actions: VecDeque<Action>,
     counters: Counters,
+    rng: StdRng,
     /// Where the message being made is encoded.
     message: BytesMut,
     /// Where the message being read was opened to.
@@ -104,15 +58,9 @@ pub struct Engine<C> {
 
 impl<C: Crypto> fmt::Debug for Engine<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wire, table, calls, .. } = self;
-        let (record, sessions) = (wire.record(), wire.sessions());
-        write!(
-            f,
-            "Engine({record:?}, {} nodes, {:?} sessions, {} requests)",
-            table.len(),
-            sessions.len(),
-            calls.len()
-        )
+        let (record, nodes) = (self.wire.record(), self.overlay.table().len());
+        let (sessions, requests) = (self.wire.sessions().len(), self.calls.len());
+        write!(f, "Engine({record:?}, {nodes} nodes, {sessions:?} sessions, {requests} requests)")
     }
 }
 
@@ -121,31 +69,25 @@ impl<C: Crypto> Engine<C> {
     #[must_use]
     pub fn new(now: Now, config: Config, crypto: C, record: Record, mut rng: StdRng) -> Self {
         let Config { sessions, restrict, bootnodes, strangers_per_second } = config;
-        let own = Target::from(record.public_key());
-        let mut engine = Self {
+        Self {
             wire: Wire::new(crypto, record.clone(), sessions, strangers_per_second, &mut rng),
-            reach: Reach::new(restrict, &record),
-            table: Table::new(record.id(), &mut rng),
+            overlay: Overlay::new(now, Protocol::V5, &record, restrict, bootnodes, &mut rng),
             calls: Calls::default(),
             talk: TalkServer::default(),
-            searches: Searches::new(Protocol::V5, own, bootnodes, now.mono, &mut rng),
-            actions: VecDeque::new(),
             counters: Counters::default(),
             message: BytesMut::new(),
             plaintext: Vec::new(),
             rng,
-        };
-        engine.set_local_record(record);
-        engine
+        }
     }
 
-    /// A datagram came. Those that are not for us are counted and forgotten.
+    /// Takes a datagram. Those that are not for us are counted and forgotten.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         self.receive(now, from, bytes);
         self.drive(now);
     }
 
-    /// The time that [`Self::poll_timeout`] named has come.
+    /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
         // What is done may make something else due at once: a bootnode that was added during a refresh makes the next
         // one due at its end. A time left in the past would wake the driver again for nothing. The bound is far above
@@ -158,95 +100,21 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    fn do_due(&mut self, now: Now) {
-        while let Some(id) = self.calls.expired(now.mono) {
-            self.counters.requests_timed_out += 1;
-            self.end_call(now, &id, Err(CallError::Timeout));
-        }
-        while let Some((_, asker)) = self.talk.expired(now.mono) {
-            self.counters.talk_expired += 1;
-            self.respond_talk(now, &asker, &[]);
-        }
-        self.check_table(now);
-        self.searches.handle_timeout(now, &mut self.table, &self.reach);
-        self.drive(now);
-    }
-
-    /// When [`Self::handle_timeout`] is to be called.
+    /// When [`Self::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let timers = [
-            self.calls.next_timeout(),
-            self.talk.next_timeout(),
-            self.table.poll_timeout(),
-            self.searches.poll_timeout(&self.table),
-        ];
-        timers.into_iter().flatten().min()
+        let times = [self.calls.next_timeout(), self.talk.next_timeout(), self.overlay.poll_timeout()];
+        times.into_iter().flatten().min()
     }
 
-    /// The next thing that happened.
+    /// The next action.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.overlay.poll_action()
     }
 
-    /// Appends the next packet to send to `out` and says where it goes.
+    /// Appends the next packet to `out` and returns where it goes.
     pub fn poll_transmit(&mut self, _now: Now, out: &mut BytesMut) -> Option<SocketAddr> {
         self.wire.poll_transmit(&mut self.counters, out)
-    }
-
-    /// What tells discv5 packets for us from all others; the demultiplexer keeps a copy.
-    #[must_use]
-    pub fn unmasker(&self) -> &Unmasker {
-        self.wire.unmasker()
-    }
-
-    /// The table, for snapshots.
-    #[must_use]
-    pub fn table(&self) -> &Table {
-        &self.table
-    }
-
-    /// What was counted.
-    #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// Whether searches and requests keep their bounds; for tests and fuzzing.
-    #[must_use]
-    #[cfg(any(test, feature = "internals"))]
-    pub fn is_consistent(&self) -> bool {
-        self.searches.is_consistent() && self.calls.len() <= super::call::MAX_CALLS
-    }
-
-    /// Replaces our record. It must be signed by the same key.
-    pub fn set_local_record(&mut self, record: Record) {
-        debug_assert_eq!(record.id(), self.table.own_id(), "a node keeps its id");
-        self.reach.set_local_record(&record);
-        self.table.set_private(self.reach.is_private());
-        self.wire.set_record(record);
-    }
-
-    /// Adds a node that every refresh starts from, and refreshes. Its record may be missing: the key is enough.
-    pub fn add_bootnode(&mut self, now: Now, node: Contact) {
-        self.searches.add_bootnode(now, node);
-    }
-
-    /// Offers a node of the node database to the table.
-    pub fn add_seed(&mut self, now: Now, node: Contact) {
-        self.offer(now, node, Source::Database);
-        self.drive(now);
-    }
-
-    /// How many [`Action::Discovered`] are wanted from now on. None are looked for while it is zero.
-    pub fn set_demand(&mut self, now: Now, wanted: usize) {
-        self.searches.set_demand(wanted);
-        self.drive(now);
-    }
-
-    /// Which TALKREQ protocols are served.
-    pub fn set_talk_protocols(&mut self, protocols: impl IntoIterator<Item = Vec<u8>>) {
-        self.talk.set_protocols(protocols);
     }
 
     /// Answers a caller's query by an action that names `id`, or refuses it at once.
@@ -260,12 +128,12 @@ impl<C: Crypto> Engine<C> {
 
     /// Pings a node; ends in [`Action::PingResult`].
     pub fn ping(&mut self, now: Now, query: QueryId, node: &Contact) -> Result<(), CallError> {
-        self.begin_call(now, node, &Request::Ping, Purpose::Ping(query))
+        self.ask(now, node, &Request::Ping, Purpose::Ping(query))
     }
 
     /// Looks for the nodes closest to `target`; ends in [`Action::LookupDone`].
     pub fn lookup(&mut self, now: Now, query: QueryId, target: impl Into<Target>) -> Result<(), CallError> {
-        let begun = self.searches.lookup(&self.table, query, target.into());
+        let begun = self.overlay.lookup(query, target.into());
         self.drive(now);
         begun
     }
@@ -279,7 +147,7 @@ impl<C: Crypto> Engine<C> {
         target: impl Into<Target>,
         hint: Option<Contact>,
     ) -> Result<(), CallError> {
-        let begun = self.searches.resolve(&self.table, query, target.into(), hint);
+        let begun = self.overlay.resolve(query, target.into(), hint);
         self.drive(now);
         begun
     }
@@ -293,7 +161,7 @@ impl<C: Crypto> Engine<C> {
         protocol: &[u8],
         request: &[u8],
     ) -> Result<(), CallError> {
-        self.begin_call(now, node, &Request::Talk { protocol, request }, Purpose::Talk(query))
+        self.ask(now, node, &Request::Talk { protocol, request }, Purpose::Talk(query))
     }
 
     /// Answers a TALKREQ.
@@ -305,33 +173,368 @@ impl<C: Crypto> Engine<C> {
         if self.respond_talk(now, &asker, response) { Ok(()) } else { Err(TalkError::Expired) }
     }
 
-    /// Offers a node to the table, if the restriction allows it.
-    fn offer(&mut self, now: Now, contact: Contact, source: Source) {
-        if self.reach.allows(contact.endpoint.ip) {
-            self.table.insert(now, contact, source);
-        }
+    /// Which TALKREQ protocols are served.
+    pub fn set_talk_protocols(&mut self, protocols: impl IntoIterator<Item = Vec<u8>>) {
+        self.talk.set_protocols(protocols);
     }
 
-    fn is_exempt(&self, peer: &Peer) -> bool {
-        is_exempt(peer.addr.ip(), self.reach.is_private())
+    /// How many [`Action::Discovered`] are wanted from now on. None are looked for while it is zero.
+    pub fn set_demand(&mut self, now: Now, wanted: usize) {
+        self.overlay.set_demand(wanted);
+        self.drive(now);
+    }
+
+    /// Replaces our record. It must be signed by the same key.
+    pub fn set_local_record(&mut self, record: Record) {
+        self.overlay.set_local_record(&record);
+        self.wire.set_record(record);
+    }
+
+    /// Adds a node that every refresh starts from, and refreshes. Its record may be missing: the key is enough.
+    pub fn add_bootnode(&mut self, now: Now, node: Contact) {
+        self.overlay.add_bootnode(now, node);
+    }
+
+    /// Offers a node of the node database to the table.
+    pub fn add_seed(&mut self, now: Now, node: Contact) {
+        self.overlay.offer(now, node, Source::Database);
+        self.drive(now);
+    }
+
+    /// What tells discv5 packets for us from all others; the demultiplexer keeps a copy.
+    #[must_use]
+    pub fn unmasker(&self) -> &Unmasker {
+        self.wire.unmasker()
+    }
+
+    /// The table, for its snapshot.
+    #[must_use]
+    pub fn table(&self) -> &Table {
+        self.overlay.table()
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether searches and requests keep their bounds; for tests and fuzzing.
+    #[must_use]
+    #[cfg(any(test, feature = "internals"))]
+    pub fn is_consistent(&self) -> bool {
+        self.overlay.is_consistent() && self.calls.len() <= super::call::MAX_CALLS
+    }
+
+    fn do_due(&mut self, now: Now) {
+        while let Some(id) = self.calls.expired(now.mono) {
+            self.counters.requests_timed_out += 1;
+            self.request_ended(now, &id, Err(CallError::Timeout));
+        }
+        while let Some((_, asker)) = self.talk.expired(now.mono) {
+            self.counters.talk_expired += 1;
+            self.respond_talk(now, &asker, &[]);
+        }
+        while let Some(contact) = self.overlay.poll_check(now) {
+            match self.ask(now, &contact, &Request::Ping, Purpose::Check) {
+                Ok(()) => {}
+                // The queue says nothing about the node; an address that we may not write to does.
+                Err(CallError::QueueFull) => self.overlay.check_skipped(&contact.id),
+                Err(_) => self.overlay.check_failed(now, &contact.id),
+            }
+        }
+        self.overlay.handle_timeout(now);
+        self.drive(now);
     }
 
     /// Asks what the searches want to know, and passes on what came of them and what happened in the table.
     fn drive(&mut self, now: Now) {
-        while let Some(question) = self.searches.poll_question(now, &mut self.table) {
-            if self.ask(now, &question).is_err() {
-                self.searches.unasked(&self.table, &question);
+        while let Some(question) = self.overlay.poll_question(now) {
+            if self.ask_for(now, &question).is_err() {
+                self.overlay.unasked(&question);
             }
         }
-        self.counters.lookups_refused += self.searches.take_refused();
-        self.actions.extend(std::iter::from_fn(|| self.searches.poll_action()));
-        while let Some(event) = self.table.poll_event() {
-            if matches!(event, Event::Removed(..)) && self.table.is_empty() {
-                self.searches.table_emptied(now);
+        self.counters.lookups_refused += self.overlay.settle(now);
+    }
+
+    /// Asks a node what a search wants to know: both its record and other nodes are asked for by distance.
+    fn ask_for(&mut self, now: Now, question: &Question) -> Result<(), CallError> {
+        let Question { search, to, wants } = question;
+        let (distances, purpose) = match (wants, self.overlay.target(*search)) {
+            (Wants::Nodes, Some(target)) if target.id() != to.id => {
+                (lookup_distances(&target.id(), &to.id), Purpose::Nodes(*search))
             }
-            self.actions.push_back(Action::Table(event));
+            // The target itself: whether it answers is what counts.
+            (Wants::Nodes, _) => (vec![0], Purpose::Nodes(*search)),
+            (Wants::Record, _) => (vec![0], Purpose::Record(Some(*search))),
+        };
+        self.ask(now, to, &Request::FindNode(distances), purpose)
+    }
+
+    /// Asks a node, at once or after the requests that wait for the same node, and says why if it cannot be asked.
+    fn ask(
+        &mut self,
+        now: Now,
+        to: &Contact,
+        request: &Request<'_>,
+        purpose: Purpose,
+    ) -> Result<(), CallError> {
+        let addr = self.overlay.may_ask(to)?;
+        let id = RequestId::from_u64(self.rng.next_u64());
+        self.message.clear();
+        let expects = request.encode(id, self.wire.record().seq(), &mut self.message);
+        if self.message.len() > MAX_MESSAGE {
+            return Err(CallError::TooLarge(self.message.len(), MAX_MESSAGE));
+        }
+        let message = Bytes::copy_from_slice(&self.message);
+        let (peer, distances) = (Peer::new(to.id, addr), request.distances().to_vec());
+        let call = Call { to: to.clone(), peer, purpose, id, message, expects, distances };
+        match self.calls.enqueue(call, now.mono) {
+            Ok(true) => self.send_request(now, &to.id),
+            Ok(false) => {}
+            Err(full) => {
+                self.counters.requests_refused += 1;
+                return Err(full);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the active request to `id`: in the session if there is one, else a packet that asks for a challenge.
+    fn send_request(&mut self, now: Now, id: &NodeId) {
+        let Some((peer, message)) = self.calls.active(id) else { return };
+        let nonce = match self.wire.send(now.mono, peer, message, &mut self.counters) {
+            Some(nonce) => nonce,
+            None => self.wire.ask_for_challenge(peer, &mut self.counters),
+        };
+        self.calls.touch(id, Some(nonce), now.mono);
+        self.counters.requests_sent += 1;
+    }
+
+    /// Sends what `encode` writes, in the session with `peer`. False if there is none any more.
+    fn send(&mut self, now: Now, peer: Peer, encode: impl FnOnce(&mut BytesMut)) -> bool {
+        self.message.clear();
+        encode(&mut self.message);
+        self.wire.send(now.mono, peer, &self.message, &mut self.counters).is_some()
+    }
+
+    fn receive(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+        self.counters.packets_received += 1;
+        let from = canonical_addr(from);
+        let mut buf = HeaderBuf::default();
+        let packet = match self.wire.unmasker().open(bytes, &mut buf) {
+            Ok(packet) => packet,
+            Err(HeaderError::Protocol | HeaderError::Size) => return self.counters.noise += 1,
+            Err(_) => return self.counters.malformed += 1,
+        };
+        let (src, is_handshake) = match packet.auth {
+            Auth::WhoAreYou { enr_seq, data } => {
+                return self.challenge_came(now, from, packet.nonce, enr_seq, data);
+            }
+            Auth::Message { src } => (src, false),
+            Auth::Handshake { src, .. } => (src, true),
+        };
+        if src == self.overlay.table().own_id() || from.port() == 0 {
+            return self.counters.malformed += 1;
+        }
+        if !self.overlay.reach().allows(from.ip()) {
+            return self.counters.restricted += 1;
+        }
+        let peer = Peer::new(src, from);
+        let limits = (self.overlay.table(), self.is_exempt(&peer));
+        // Taken out while it is read, so that the engine may be changed by what it says.
+        let mut plaintext = std::mem::take(&mut self.plaintext);
+        if self.wire.open(now.mono, peer, &packet, limits, &mut self.counters, &mut plaintext) {
+            if is_handshake
+                && let Some(contact) = self.wire.record_of(&peer).and_then(|record| at_home(&peer, record))
+            {
+                self.overlay.offer(now, contact, Source::Inbound);
+            }
+            self.message_came(now, peer, &plaintext);
+        }
+        self.plaintext = plaintext;
+    }
+
+    /// Whether the limits per subnet leave the peer out.
+    fn is_exempt(&self, peer: &Peer) -> bool {
+        is_exempt(peer.addr.ip(), self.overlay.reach().is_private())
+    }
+
+    /// A WHOAREYOU: if it answers a request of ours, the request is sent again in a handshake.
+    fn challenge_came(
+        &mut self,
+        now: Now,
+        from: SocketAddr,
+        nonce: Nonce,
+        enr_seq: u64,
+        data: &ChallengeData,
+    ) {
+        let Some((to, peer, mut message)) = self.calls.challenged(&nonce, from) else {
+            return self.counters.challenges_unsolicited += 1;
+        };
+        if message.len() > MAX_PACKET - HANDSHAKE_OVERHEAD - self.wire.record().encoded().len() {
+            // Only a TALKREQ is that large. A PING makes the session; the request follows when it is answered.
+            let id = RequestId::from_u64(self.rng.next_u64());
+            self.calls.warm(&peer.id, id);
+            self.message.clear();
+            Ping { id, enr_seq: self.wire.record().seq() }.encode(&mut self.message);
+            message = self.message.split().freeze();
+        }
+        let (to, challenge, exempt) = ((&to, peer), (data, enr_seq), self.is_exempt(&peer));
+        let shaken = self.wire.shake_hands(now.mono, to, challenge, &message, exempt, &mut self.counters);
+        if let Some(nonce) = shaken {
+            self.calls.touch(&peer.id, Some(nonce), now.mono);
         }
     }
+
+    fn message_came(&mut self, now: Now, peer: Peer, plaintext: &[u8]) {
+        match Message::decode(plaintext) {
+            Ok(Message::Ping(ping)) => self.ping_came(now, peer, ping),
+            Ok(Message::FindNode(find)) => self.find_node_came(now, peer, &find),
+            Ok(Message::TalkRequest(talk)) => self.talk_came(now, peer, &talk),
+            Ok(response) => self.response_came(now, peer, &response),
+            Err(MessageError::Unknown(_)) => self.counters.messages_unknown += 1,
+            Err(_) => self.counters.messages_malformed += 1,
+        }
+    }
+
+    fn ping_came(&mut self, now: Now, peer: Peer, ping: Ping) {
+        self.counters.requests_received += 1;
+        let pong = Pong { id: ping.id, enr_seq: self.wire.record().seq(), recipient: peer.addr };
+        self.send(now, peer, |out| pong.encode(out));
+    }
+
+    fn find_node_came(&mut self, now: Now, peer: Peer, find: &FindNode<'_>) {
+        self.counters.requests_received += 1;
+        let records =
+            answer::find(self.overlay.table(), self.wire.record(), peer.addr.ip(), find.distances());
+        let packets = answer::divide(&records);
+        for range in &packets {
+            let records = records.get(range.clone()).unwrap_or_default();
+            self.send(now, peer, |out| encode_nodes(out, find.id, packets.len() as u64, records));
+        }
+    }
+
+    fn talk_came(&mut self, now: Now, peer: Peer, talk: &TalkRequest<'_>) {
+        self.counters.requests_received += 1;
+        let asker = Asker { peer, id: talk.id };
+        match self.talk.admit(talk.protocol, asker, now.mono) {
+            Admission::Waits(token) => self.overlay.tell(Action::Own(TalkAction::Requested {
+                token,
+                from: peer,
+                protocol: Bytes::copy_from_slice(talk.protocol),
+                request: Bytes::copy_from_slice(talk.request),
+            })),
+            refused => {
+                let full = refused == Admission::Full;
+                let counter =
+                    if full { &mut self.counters.talk_refused } else { &mut self.counters.talk_unknown };
+                *counter += 1;
+                self.respond_talk(now, &asker, &[]);
+            }
+        }
+    }
+
+    /// Sends a TALKRESP. False if the session is gone.
+    fn respond_talk(&mut self, now: Now, asker: &Asker, response: &[u8]) -> bool {
+        self.send(now, asker.peer, |out| TalkResponse { id: asker.id, response }.encode(out))
+    }
+
+    /// A response came in the session with `peer`: to the request that is open, or to none.
+    fn response_came(&mut self, now: Now, peer: Peer, message: &Message<'_>) {
+        let round_trip = match self.calls.response_came(now.mono, &peer, message) {
+            Response::Unsolicited => return self.counters.responses_unsolicited += 1,
+            Response::Warmed => return self.send_request(now, &peer.id),
+            Response::Answer(round_trip) => round_trip,
+        };
+        let exempt = self.is_exempt(&peer);
+        self.wire.answered(&peer, exempt);
+        let reply = match message {
+            Message::Nodes(nodes) => {
+                let decode = |raw: &[u8]| self.wire.crypto().decode_record(raw).ok();
+                let reach = self.overlay.reach();
+                let may_be_told = |told| reach.may_be_told(peer.addr.ip(), told);
+                let (complete, refused) = self.calls.collect(now.mono, &peer, nodes, decode, may_be_told);
+                self.counters.records_refused += refused;
+                if !complete {
+                    return;
+                }
+                Reply::Nodes
+            }
+            Message::TalkResponse(talk) => Reply::Talk(Bytes::copy_from_slice(talk.response)),
+            Message::Pong(pong) => Reply::Pong(Ponged {
+                enr_seq: Some(pong.enr_seq),
+                sees_us_at: Some(pong.recipient),
+                round_trip,
+            }),
+            Message::Ping(_) | Message::FindNode(_) | Message::TalkRequest(_) => return,
+        };
+        self.request_ended(now, &peer.id, Ok(reply));
+    }
+
+    /// The active request to `id` ended. Sends the next one that waits for the node.
+    fn request_ended(&mut self, now: Now, id: &NodeId, result: Result<Reply, CallError>) {
+        let Some(Ended { to, purpose, records, next }) = self.calls.finish(id, now.mono) else { return };
+        if next {
+            self.send_request(now, id);
+        }
+        match (purpose, result) {
+            (Purpose::Check, Ok(Reply::Pong(pong))) => self.check_passed(now, to, pong),
+            (Purpose::Check, _) => self.overlay.check_failed(now, id),
+            (Purpose::Record(search), result) => {
+                let own = records.into_iter().find(|record| record.id() == *id);
+                let contact = own.and_then(Contact::from_record);
+                if let Some(contact) = &contact {
+                    self.overlay.offer(now, contact.clone(), Source::Relayed { by: *id });
+                }
+                if let Some(search) = search {
+                    self.overlay.record_came(search, contact, result.is_ok());
+                }
+            }
+            (Purpose::Nodes(search), result) => {
+                // What came before a NODES packet was lost is as good as if all had come.
+                let answered = result.is_ok() || !records.is_empty();
+                let told = records.into_iter().filter_map(Contact::from_record).collect();
+                self.overlay.told(now, search, *id, told);
+                self.overlay.answered(now, search, id, answered);
+            }
+            (Purpose::Ping(query), Ok(Reply::Pong(pong))) => {
+                self.overlay.tell(Action::PingResult { query, pong: Ok(pong) });
+            }
+            (Purpose::Talk(query), Ok(Reply::Talk(response))) => {
+                self.overlay.tell(Action::Own(TalkAction::Result { query, response: Ok(response) }));
+            }
+            (Purpose::Ping(query), Err(error)) => {
+                self.overlay.tell(Action::PingResult { query, pong: Err(error) });
+            }
+            (Purpose::Talk(query), Err(error)) => {
+                self.overlay.tell(Action::Own(TalkAction::Result { query, response: Err(error) }));
+            }
+            // An answer of another type was refused when it came.
+            (Purpose::Ping(_) | Purpose::Talk(_), Ok(_)) => {}
+        }
+    }
+
+    fn check_passed(&mut self, now: Now, contact: Contact, pong: Ponged) {
+        let Some(passed) = self.overlay.check_passed(now, &contact.id, pong.enr_seq) else { return };
+        let (by, from) = (contact.id, contact.endpoint.ip);
+        if let Some(sees_us_at) = pong.sees_us_at {
+            self.overlay.tell(Action::EndpointStatement { by, from, sees_us_at });
+        }
+        self.overlay.tell(Action::Persist { contact: contact.clone(), checks: passed.checks });
+        if passed.wants_record {
+            // A full queue means that it is busy with us; the next check asks again.
+            let _ = self.ask(now, &contact, &Request::FindNode(vec![0]), Purpose::Record(None));
+        }
+    }
+}
+
+/// A node that proved who it is and where it is, if its record names that endpoint: others could not reach it elsewhere,
+/// and we must not write to an address because a stranger claims it.
+fn at_home(peer: &Peer, record: &Record) -> Option<Contact> {
+    let endpoints = [record.endpoint4(), record.endpoint6()];
+    let endpoint = endpoints.into_iter().flatten().find(|endpoint| endpoint.udp_addr() == Some(peer.addr))?;
+    Some(Contact { id: peer.id, public_key: record.public_key(), endpoint, record: Some(record.clone()) })
 }
 
 #[cfg(test)]

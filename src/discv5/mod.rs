@@ -8,7 +8,7 @@
 //!
 //! Reading order: [`header`] and [`packet`] (bytes on the wire), [`crypto`], [`message`]; [`peer`] (an id at an
 //! endpoint), [`session`], [`challenge`], [`handshake`], `outbox` (packets that wait to be sent), [`wire`], which holds them together; [`call`] (what we
-//! ask), [`answer`] and [`talk`] (what we are asked); [`engine`], which puts them together.
+//! ask), [`answer`] and [`talk`] (what we are asked); [`action`]; [`engine`], which puts them together.
 //! Which node is asked next is decided in [`crate::kademlia::searches`].
 //!
 //! Identities cost nothing and UDP addresses are easily forged, so every store here has a capacity and a share per
@@ -21,6 +21,7 @@
 //!
 //! Sources: devp2p, discv5/discv5-wire.md and discv5-theory.md. Constants are go-ethereum's where nothing else is said.
 
+pub mod action;
 pub mod answer;
 pub mod call;
 pub mod challenge;
@@ -36,7 +37,8 @@ pub mod session;
 pub mod talk;
 mod wire;
 
+pub use action::{Config, Counters, TalkAction};
 pub use challenge::STRANGERS_PER_SECOND;
-pub use engine::{Config, Counters, Engine, MAX_TALK_RESPONSE, TalkAction, TalkError};
+pub use engine::Engine;
 pub use header::Unmasker;
-pub use talk::TalkToken;
+pub use talk::{MAX_TALK_RESPONSE, TalkError, TalkToken};

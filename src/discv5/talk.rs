@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{message::RequestId, peer::Peer};
+use super::{header::MAX_MESSAGE, message::RequestId, peer::Peer};
 use crate::node::NodeId;
 
 /// How long an application may take.
@@ -18,6 +18,21 @@ pub const ANSWER_TIME: Duration = Duration::from_millis(500);
 pub const MAX_OUTSTANDING: usize = 1024;
 /// The most of one node. Nodes that ask one thing at a time have one.
 pub const MAX_PER_NODE: usize = 16;
+
+/// The most bytes that an application may answer to a TALKREQ, so that the TALKRESP fits a packet. Beside them stand the
+/// type byte, the list's header, the request id with its header, and the header of the response.
+pub const MAX_TALK_RESPONSE: usize = MAX_MESSAGE - (1 + 3 + 9 + 3);
+
+/// Why an answer to a TALKREQ was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TalkError {
+    /// The asker got an empty answer meanwhile, or cannot be reached any more.
+    #[error("the time to answer this TALKREQ is up")]
+    Expired,
+    /// The answer does not fit into a packet. It may be tried again with a shorter one.
+    #[error("the response has {0} bytes; a packet has room for {1}")]
+    TooLarge(usize, usize),
+}
 
 /// Names a TALKREQ that waits for its answer. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

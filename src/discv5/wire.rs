@@ -11,9 +11,9 @@ use bytes::BytesMut;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
 use super::{
+    action::Counters,
     challenge::{Challenges, Standing},
     crypto::Crypto,
-    engine::Counters,
     handshake::{self, Answer, HandshakeError, Local},
     header::{Auth, ChallengeData, Nonce, Packet, Unmasker, WriteAuth},
     outbox::Outbox,

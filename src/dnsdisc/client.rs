@@ -41,7 +41,7 @@ pub struct Config {
 
 /// Identifies a request, for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct QueryId(u64);
+pub struct LookupId(u64);
 
 /// The result from the resolver.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,7 @@ pub enum Action {
     /// Resolve the TXT records at `name` (without the final dot), and report the result, whatever it is.
     Resolve {
         /// Identifies the request, for its answer.
-        id: QueryId,
+        id: LookupId,
         /// The name.
         name: String,
     },
@@ -162,7 +162,7 @@ pub struct Client {
     config: Config,
     rng: StdRng,
     trees: BTreeMap<u64, Tree>,
-    queries: HashMap<QueryId, Query>,
+    queries: HashMap<LookupId, Query>,
     next_number: u64,
     limiter: Limiter,
     /// The time of the last call.
@@ -218,7 +218,7 @@ impl Client {
     }
 
     /// Takes the answer to a request. Each request is answered once.
-    pub fn handle_answer(&mut self, now: Now, id: QueryId, answer: Answer<'_>) {
+    pub fn handle_answer(&mut self, now: Now, id: LookupId, answer: Answer<'_>) {
         let Some(query) = self.queries.remove(&id) else { return };
         if matches!(answer, Answer::Failed) {
             self.counters.unanswered += 1;
@@ -299,7 +299,7 @@ impl Client {
             };
             self.limiter.take(now.mono);
             self.counters.requests += 1;
-            let id = QueryId(self.number());
+            let id = LookupId(self.number());
             self.queries.insert(id, Query { tree: number, step });
             self.actions.push_back(Action::Resolve { id, name });
         }

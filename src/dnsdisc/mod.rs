@@ -19,7 +19,7 @@ mod tree;
 #[cfg(test)]
 pub(crate) mod zone;
 
-pub use client::{Action, Answer, Client, Config, Counters, QueryId};
+pub use client::{Action, Answer, Client, Config, Counters, LookupId};
 pub use link::Link;
 
 #[cfg(test)]

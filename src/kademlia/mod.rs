@@ -4,7 +4,7 @@
 //! a node is asked. So this room never speaks to anybody: the engines tell it what they saw, and it answers whom to
 //! keep, whom to check next and whom to ask next. Reading order: [`distance`], [`contact`], [`table`] (with its parts
 //! [`entry`], [`bucket`], [`subnets`], [`revalidation`]), [`lookup`], [`refresh`], [`walk`], and [`searches`], which runs
-//! these three. [`protocol`], [`query`] and [`action`] are what both engines say to their owner.
+//! these three; [`overlay`], which keeps table and searches in step for an engine. [`protocol`], [`query`] and [`action`] are what both engines say to their owner.
 //!
 //! Strangers choose their ids and addresses, and they push as fast as the line carries. Therefore no operation here
 //! is linear in the number of strangers: a table never holds more than 17 × (16 + 10) of them, ids and subnets are
@@ -19,6 +19,7 @@ pub mod contact;
 pub mod distance;
 pub mod entry;
 pub mod lookup;
+pub mod overlay;
 pub mod protocol;
 pub mod query;
 pub mod refresh;
@@ -32,6 +33,7 @@ pub use action::Action;
 pub use contact::{Contact, Source};
 pub use entry::{Entry, Placement};
 pub use lookup::Lookup;
+pub use overlay::Overlay;
 pub use protocol::Protocol;
 pub use query::{CallError, Ponged, Query, QueryId, Target};
 pub use refresh::Refresh;

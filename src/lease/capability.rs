@@ -1,13 +1,13 @@
-//! A devp2p capability as applications register it, and what can be known about it without its specification.
+//! A devp2p capability as applications register it, and the message counts that are known without its specification.
 //!
 //! All capabilities of a session share one space of message codes: each takes `message_count` codes, in the order of
 //! their names. So a wrong count in one registration shifts the codes of every capability after it, those of other
-//! applications included. For the capabilities that everybody speaks the right count is known here.
+//! applications included. This file has the right counts of the capabilities in common use.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A capability: its name, one version, and how many message codes it takes.
+/// A capability: its name, one version, and the number of message codes that it takes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Capability {
     /// The name: 1 to 8 printable ASCII characters ([`check_name`]).
@@ -19,7 +19,7 @@ pub struct Capability {
 }
 
 impl Capability {
-    /// A capability; nothing is checked.
+    /// Returns a capability. The values are not checked.
     #[must_use]
     pub fn new(name: &str, version: u32, message_count: u64) -> Self {
         Self { name: name.into(), version, message_count }
@@ -36,21 +36,21 @@ impl fmt::Display for Capability {
 /// characters).
 const MAX_NAME_LEN: usize = 8;
 
-/// The most message codes a capability may take. No capability in use takes more than 33; the bound keeps the offsets
-/// of 16 capabilities far inside 32 bits.
+/// The most message codes that a capability may take. No capability in use takes more than 33. The bound keeps the
+/// offsets of 16 capabilities far inside 32 bits.
 pub const MAX_MESSAGE_COUNT: u64 = 4_096;
 
-/// Whether `name` can stand in a Hello: 1 to 8 printable ASCII characters, no space, no `/` (which separates name and
-/// version wherever people write them).
+/// Whether `name` is valid in a Hello: 1 to 8 printable ASCII characters, no space, and no `/`, which separates name
+/// and version in text.
 #[must_use]
 pub fn check_name(name: &str) -> bool {
     (1..=MAX_NAME_LEN).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
 }
 
-/// The message count of a capability that is the same wherever it is spoken (the specifications in `devp2p/caps`,
-/// EIPs 7642, 7975, 8159 and 8070 for eth/69 to eth/72, EIP-8189 for snap/2; `bsc` as BNB Smart Chain speaks it, `wit`
-/// as Polygon's Bor does), or `None` for one we do not know.
+/// Returns the message count of a known capability, or `None`. Its sources: the specifications in `devp2p/caps`, EIPs
+/// 7642, 7975, 8159 and 8070 for eth/69 to eth/72, EIP-8189 for snap/2, BNB Smart Chain for `bsc`, and Polygon's Bor
+/// for `wit`.
 #[must_use]
 pub fn known_message_count(name: &str, version: u32) -> Option<u64> {
     match (name, version) {
@@ -69,7 +69,7 @@ pub fn known_message_count(name: &str, version: u32) -> Option<u64> {
     }
 }
 
-/// Whose capability it is, where the name alone may be taken for another one.
+/// Returns the network that defines a capability, where the name alone may be taken for another one.
 #[must_use]
 pub(super) fn network_of(name: &str) -> Option<&'static str> {
     match name {

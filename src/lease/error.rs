@@ -1,4 +1,4 @@
-//! Why a registration was refused: each with what its message needs to say what would be right.
+//! Why a call on a registration was refused. Each error has the values with which its text says what would be right.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,14 @@ pub enum LeaseError {
         owner: Arc<str>,
         /// The state of the owner's lease.
         state: StateName,
-        /// When the owner's lease ends unless it comes back (time since the Unix epoch); `None` while attached.
+        /// The time at which the owner's lease ends unless the owner attaches, since the Unix epoch; `None` while
+        /// attached.
         expire_time: Option<Duration>,
     },
-    /// Nobody registered the capability.
+    /// No application registered the capability.
     #[error("no application registered {protocol:?}; ListRegistrations shows what is registered")]
     ProtocolNotRegistered {
-        /// The capability as it was asked for.
+        /// The beginning of the capability, as the caller wrote it.
         protocol: String,
     },
     /// The caller's registration is attached to another stream.
@@ -33,23 +34,23 @@ pub enum LeaseError {
         "the registration of client {client_id:?} is attached to another stream; attach with its resume token, or set takeover"
     )]
     RegistrationAttached {
-        /// Whose registration.
+        /// The client id of the registration.
         client_id: Arc<str>,
     },
-    /// No such registration.
+    /// There is no such registration.
     #[error("no registration {what}; its lease ended or the sidecar restarted: register again")]
     RegistrationNotFound {
-        /// By what it was looked for, without secrets.
+        /// The property by which it was looked up, for example `has the id …`; without secrets.
         what: String,
     },
-    /// The token was current once; a newer stream or process holds the registration.
+    /// The token was current earlier. A newer stream or process holds the registration.
     #[error("the resume token is stale: a newer stream holds the registration (generation {generation})")]
     ResumeTokenStale {
         /// The generation of the current token.
         generation: u64,
     },
     /// With these capabilities our Hello would be larger than peers accept.
-    #[error("the limit of {limit} bytes of Hello, with these capabilities is reached")]
+    #[error("our Hello would exceed the {limit} bytes that peers accept: register fewer capabilities")]
     HelloTooLarge {
         /// The largest Hello, in bytes.
         limit: usize,
@@ -57,26 +58,26 @@ pub enum LeaseError {
     /// A limit is reached.
     #[error("the limit of {limit} {what} is reached")]
     LimitReached {
-        /// Of what.
+        /// The items that are limited, in the plural.
         what: &'static str,
         /// The limit.
         limit: usize,
     },
-    /// A field has a value that cannot be right.
+    /// A field has an invalid value.
     #[error("{field}: {problem}")]
     InvalidField {
-        /// The path of the field, as `protocols[1].message_count`.
+        /// The path of the field, for example `spec.protocols[1].message_count`.
         field: String,
-        /// What is wrong and what would be right.
+        /// What is wrong, and what would be right.
         problem: String,
     },
-    /// Several fields have values that cannot be right: path and problem of each.
+    /// Several fields have invalid values: the path and the problem of each.
     #[error("{}", list(_0))]
     InvalidFields(Vec<(String, String)>),
     /// The caller may not do this.
     #[error("{what}")]
     NotAuthorized {
-        /// What is missing.
+        /// What the caller lacks.
         what: &'static str,
     },
 }
@@ -108,17 +109,17 @@ fn list(problems: &[(String, String)]) -> String {
     each.join("; ")
 }
 
-/// What is wrong with the fields of one request: all of it, so that a caller does not mend one field for the next error.
+/// The invalid fields of one request. It collects all of them, so that a caller can correct them in one step.
 #[derive(Debug, Default)]
 pub(super) struct Wrong(Vec<(String, String)>);
 
 impl Wrong {
-    /// A field has a value that cannot be right.
+    /// Adds a field with an invalid value.
     pub(super) fn field(&mut self, field: impl Into<String>, problem: impl Into<String>) {
         self.0.push((field.into(), problem.into()));
     }
 
-    /// Notes the fields that a check found. Other errors stand alone and are returned.
+    /// Adds the fields that a check found invalid. Other errors are not collected: they are returned.
     pub(super) fn note(&mut self, checked: Result<(), LeaseError>) -> Result<(), LeaseError> {
         match checked {
             Err(LeaseError::InvalidField { field, problem }) => self.0.push((field, problem)),
@@ -128,7 +129,7 @@ impl Wrong {
         Ok(())
     }
 
-    /// Nothing, or what was found.
+    /// Returns the error for the fields that were added, if there are any.
     pub(super) fn verdict(mut self) -> Result<(), LeaseError> {
         match (self.0.pop(), self.0.is_empty()) {
             (None, _) => Ok(()),
@@ -141,7 +142,7 @@ impl Wrong {
     }
 }
 
-/// At most 40 characters of what a caller wrote, as it stands there: for particulars that programs compare.
+/// Returns the first 40 characters of a caller's text, unescaped: for values that programs compare.
 pub(super) fn cut(text: &str) -> String {
     text.chars().take(40).collect()
 }
@@ -150,7 +151,7 @@ fn until(expire_time: Option<Duration>) -> String {
     expire_time.map_or_else(String::new, |time| format!(", lease ends at {} s Unix time", time.as_secs()))
 }
 
-/// At most 40 characters of what a caller wrote, escaped, for a message.
+/// Returns the first 40 characters of a caller's text, escaped and in quotation marks: for the text of an error.
 pub(super) fn shown(text: &str) -> String {
     let mut short: String = text.chars().take(40).collect();
     if short.len() < text.len() {

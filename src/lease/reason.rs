@@ -1,7 +1,7 @@
 //! Why a call or a send was refused, as a word that programs can compare.
 //!
-//! The same words travel in `google.rpc.ErrorInfo.reason` and in stream events, so that a client has one set of
-//! constants. Texts are for people; nobody may match on them.
+//! `google.rpc.ErrorInfo.reason` and stream events have the same words, so that a client has one set of constants. The
+//! texts of errors are for people; programs must not compare them.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use std::fmt;
 pub enum ErrorReason {
     /// Another application owns the capability's name.
     ProtocolAlreadyRegistered,
-    /// Nobody registered the capability.
+    /// No application registered the capability.
     ProtocolNotRegistered,
-    /// The registration is attached elsewhere.
+    /// The registration is attached to another stream.
     RegistrationAttached,
     /// The lease ended, or the sidecar restarted.
     RegistrationNotFound,
@@ -22,13 +22,13 @@ pub enum ErrorReason {
     PeerNotConnected,
     /// The peer is connected and does not speak this capability or version.
     ProtocolNotShared,
-    /// As much as is allowed is on its way to this peer already.
+    /// The messages that wait for this peer already use all that is allowed.
     SendWindowExceeded,
     /// The message is larger than the capability or RLPx allows.
     MessageTooLarge,
     /// The code is not below the capability's message count.
     MessageCodeOutOfRange,
-    /// A field has a value that cannot be right.
+    /// A field has an invalid value.
     InvalidField,
     /// With these capabilities our Hello would be larger than peers accept.
     HelloTooLarge,
@@ -39,7 +39,7 @@ pub enum ErrorReason {
 }
 
 impl ErrorReason {
-    /// The word, without the enum's prefix.
+    /// Returns the word, without the enum's prefix.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

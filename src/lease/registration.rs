@@ -1,23 +1,25 @@
-//! One registration: what was asked for, who holds it, and with which token it is claimed.
+//! One registration: its contents, its holder, and the token with which it is claimed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::spec::RegistrationSpec;
-use super::state::{LeaseStream, State, StateName};
-use super::token::{RegistrationId, ResumeToken, Secret};
+use super::state::{State, StateName};
+use super::token::{ResumeToken, Secret};
 use crate::Now;
+use crate::delivery::StreamId;
+use crate::node::RegistrationId;
 
-/// A registration made by a call waits at least so long for its stream.
+/// The shortest time that a registration made by a call waits for its stream.
 const MIN_DETACHED: Duration = Duration::from_secs(30);
 
-/// How the current token came about, so that the same attempt can be answered again.
+/// The attempt that made the current token, kept so that a repeated attempt gets the same answer.
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) request_id: Arc<str>,
     /// Whether it attached a stream.
     pub(super) stream: bool,
-    /// The token it came with; `None` if it named the client.
+    /// The token that the attempt had; `None` if it named the client id.
     pub(super) preceding: Option<Secret>,
 }
 
@@ -40,13 +42,13 @@ impl Registration {
         self.id
     }
 
-    /// What was registered.
+    /// Its contents.
     #[must_use]
     pub fn spec(&self) -> &RegistrationSpec {
         &self.spec
     }
 
-    /// How often it was attached or taken over.
+    /// How many resume tokens it has had: 1 when it is new, and one more for each claim that is not a repeated attempt.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -58,13 +60,13 @@ impl Registration {
         self.state.name()
     }
 
-    /// When it ends unless its application comes back; `None` while attached.
+    /// When the lease ends unless a stream attaches; `None` while attached.
     #[must_use]
     pub fn expires(&self) -> Option<Instant> {
         self.state.expires()
     }
 
-    /// [`expires`](Self::expires) as wall time since the Unix epoch.
+    /// [`expires`](Self::expires) as the time since the Unix epoch.
     #[must_use]
     pub fn expire_time(&self, now: Now) -> Option<Duration> {
         let left = self.expires()?.saturating_duration_since(now.mono);
@@ -73,7 +75,7 @@ impl Registration {
 
     /// The stream that holds it.
     #[must_use]
-    pub fn stream(&self) -> Option<LeaseStream> {
+    pub fn stream(&self) -> Option<StreamId> {
         self.state.stream()
     }
 
@@ -81,7 +83,7 @@ impl Registration {
         ResumeToken { id: self.id, secret: self.secret.clone() }
     }
 
-    /// The lease of an application that is not attached begins anew.
+    /// Starts the lease anew, unless a stream holds it.
     pub(super) fn renew(&mut self, now: Now) {
         let linger = self.spec.linger();
         match &mut self.state {

@@ -1,6 +1,6 @@
 //! The registry: all registrations, whose leases begin, change and end here.
 //!
-//! Left out: what a request to hold a registration says (`claim`), and what a registration may contain (`spec`, `wanted`).
+//! Left out: the parts of a claim (`claim`), and the values that a registration may have (`spec`, `wanted`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -12,24 +12,27 @@ use super::claim::{Caller, Changes, Claim, Claimed, Who};
 use super::error::{LeaseError, cut, shown};
 use super::registration::{Attempt, Registration};
 use super::spec::{Greeting, MAX_HELLO, RegistrationSpec, check_greeting, hello_len};
-use super::state::{LeaseStream, State};
-use super::token::{RegistrationId, ResumeToken, Secret};
+use super::state::State;
+use super::token::{ResumeToken, Secret};
 use crate::Now;
+use crate::delivery::StreamId;
+use crate::node::RegistrationId;
 
-/// What the operator may set.
+/// The settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The most registrations.
+    /// The largest number of registrations.
     pub max_registrations: usize,
-    /// The most registrations of one principal.
+    /// The largest number of registrations of one principal.
     pub max_per_principal: usize,
-    /// Whether message counts other than those everybody knows are accepted.
+    /// Whether message counts are accepted that differ from those in `capability`.
     pub any_message_count: bool,
-    /// Whether the sidecar was started for a network, whose chain registrations may ask for without describing it.
+    /// Whether the sidecar was started for a network. If so, registrations may ask for its chain without describing it.
     pub has_network: bool,
-    /// Capabilities whose message counts the operator knows, beside those that everybody knows.
+    /// The operator's table of message counts, beside those in `capability`.
     pub message_counts: Vec<Capability>,
-    /// Whether only a resume token may act for a registration, not its client id or a protocol's name.
+    /// Whether callers must name a registration by its resume token. If so, a client id or a protocol's name does not
+    /// suffice.
     pub require_resume_token: bool,
     /// The length of our client name in the Hello, in bytes.
     pub client_name_len: usize,
@@ -37,7 +40,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        // 32 applications on one node are more than anybody runs; the bound is there for clients in a loop.
+        // No node runs 32 applications; the bound is for clients that register in a loop.
         Self {
             max_registrations: 32,
             max_per_principal: 32,
@@ -50,14 +53,14 @@ impl Default for Config {
     }
 }
 
-/// What happened on its own.
+/// A registration ended.
 #[derive(Debug)]
 pub enum Action {
-    /// A registration is gone: its names are free. Its stream, if one is left, has to end.
+    /// A registration has ended and its names are free. If a stream still holds it, the stream has to end.
     Ended {
-        /// What it was.
+        /// The registration as it was.
         registration: Box<Registration>,
-        /// Whether its lease ran out, rather than being deleted.
+        /// Whether its lease ran out; false if it was deleted.
         expired: bool,
     },
 }
@@ -79,7 +82,7 @@ impl Registry {
         Self { config, rng, registrations: BTreeMap::new(), streams: 0, actions: VecDeque::new() }
     }
 
-    /// Makes or resumes a registration by a call; its lease waits for a stream.
+    /// Makes or resumes a registration by a call. Its lease then waits for a stream.
     pub fn register(
         &mut self,
         now: Now,
@@ -94,7 +97,7 @@ impl Registry {
         self.claim(now, caller, claim, true)
     }
 
-    /// The registration a caller may act for. A token must be the current one.
+    /// Returns the registration that `who` names, if the caller may act for it. A token must be the current one.
     pub fn resolve(
         &mut self,
         now: Now,
@@ -248,7 +251,7 @@ impl Registry {
         Ok(Claimed { resumed: false, ..claimed })
     }
 
-    /// Gives the registration to the caller's stream or, without one, lets its lease wait for one.
+    /// Gives the registration to the caller's stream. Without a stream, its lease waits for one.
     fn answer(
         &mut self,
         now: Now,
@@ -260,7 +263,7 @@ impl Registry {
         let replaced = registration.stream();
         registration.state = if stream {
             self.streams = self.streams.saturating_add(1);
-            State::Attached { stream: LeaseStream(self.streams) }
+            State::Attached { stream: StreamId(self.streams) }
         } else {
             State::Detached { expires: now.mono }
         };
@@ -297,8 +300,8 @@ impl Registry {
         })
     }
 
-    /// The stream broke: the lease lingers. Ignored if another stream holds it.
-    pub fn detach(&mut self, now: Now, id: RegistrationId, stream: LeaseStream) {
+    /// Reports that a stream broke: the lease lingers. Ignored if another stream holds the registration.
+    pub fn detach(&mut self, now: Now, id: RegistrationId, stream: StreamId) {
         let Some(registration) = self.registrations.get_mut(&id) else { return };
         if registration.stream() != Some(stream) {
             return;
@@ -308,14 +311,14 @@ impl Registry {
         self.handle_timeout(now);
     }
 
-    /// Begins the lease of a registration without stream anew, as each call that acts for it does.
+    /// Starts the lease anew unless a stream holds it. Each call that acts for the registration does this.
     pub fn renew(&mut self, now: Now, id: RegistrationId) {
         if let Some(registration) = self.registrations.get_mut(&id) {
             registration.renew(now);
         }
     }
 
-    /// Changes what is registered: all of it or nothing.
+    /// Changes the contents of a registration: all of the spec, or nothing if it is refused.
     pub fn update(
         &mut self,
         now: Now,
@@ -370,7 +373,7 @@ impl Registry {
         self.registrations.values()
     }
 
-    /// Who owns a capability's name.
+    /// Returns the registration that owns a capability's name.
     #[must_use]
     pub fn owner(&self, name: &str) -> Option<&Registration> {
         self.iter().find(|registration| registration.spec.protocol(name, None).is_some())
@@ -393,12 +396,12 @@ impl Registry {
         self.iter().filter_map(Registration::expires).min()
     }
 
-    /// What happened on its own.
+    /// Returns the next registration that ended.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// Whether a spec has the message counts of the operator's table.
+    /// Checks that a spec has the message counts of the operator's table.
     fn check_message_counts(&self, spec: &RegistrationSpec) -> Result<(), LeaseError> {
         for (index, protocol) in spec.protocols.iter().enumerate() {
             let Capability { name, version, message_count } = &protocol.capability;
@@ -416,7 +419,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether a spec can be registered beside what the others registered.
+    /// Checks that a spec can be registered beside the other registrations.
     fn check(&self, now: Now, id: Option<RegistrationId>, spec: &RegistrationSpec) -> Result<(), LeaseError> {
         spec.check(self.config.any_message_count)?;
         spec.wanted.check(self.config.has_network)?;

@@ -1,4 +1,4 @@
-//! What an application registers, and whether it can be right.
+//! The contents of a registration, and the check that its values are valid.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::delivery::{MAX_KEEP_FIRST, OverflowPolicy};
 use crate::node::{ForkSchedule, Head};
 use crate::policy::DialFilter;
 
-/// The linger of a registration that names none.
+/// The linger of a registration that sets none.
 const DEFAULT_LINGER: Duration = Duration::from_secs(30);
 
 /// The longest linger.
@@ -30,16 +30,17 @@ const MAX_CLIENT_ID: usize = 64;
 /// The most messages of a greeting.
 const MAX_GREETING: usize = 8;
 
-/// The most bytes of a greeting.
+/// The most bytes of a greeting's payloads in all.
 const MAX_GREETING_BYTES: usize = 64 << 10;
 
 /// The largest message RLPx can carry: snappy lengths and frame sizes have 24 bits.
 pub const MAX_MESSAGE_BYTES: u32 = (1 << 24) - 1;
 
-/// Our Hello stays within this, in bytes of RLP: what every known peer accepts (geth refuses base messages over 2 KiB).
+/// The largest Hello that we send, in bytes of RLP. Every known peer accepts it (geth refuses base messages over 2
+/// KiB).
 pub(super) const MAX_HELLO: usize = 2 << 10;
 
-/// A message the sidecar sends by itself on every new channel.
+/// A message that the sidecar itself sends on every new channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
     /// Its code inside the capability.
@@ -53,53 +54,54 @@ pub struct Greeting {
 pub struct ProtocolSpec {
     /// Name, version and message count.
     pub capability: Capability,
-    /// The largest inbound message the application takes; 0 for the sidecar's limit.
+    /// The largest inbound message that the application takes, in bytes; 0 for the sidecar's limit.
     pub max_message_bytes: u32,
-    /// How many first inbound messages to keep for each channel, at most [`MAX_KEEP_FIRST`].
+    /// The number of first inbound messages to keep for each channel, at most [`MAX_KEEP_FIRST`].
     pub keep_first: usize,
-    /// What is sent on every new channel.
+    /// The messages that are sent on every new channel.
     pub greeting: Vec<Greeting>,
 }
 
-/// What an application registers.
+/// The contents of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistrationSpec {
     /// The application's name for itself: 1 to 64 printable ASCII characters.
     pub client_id: Arc<str>,
     /// Its capabilities; it owns their names with all versions.
     pub protocols: Vec<ProtocolSpec>,
-    /// How long the lease outlives the stream; `None` for [`DEFAULT_LINGER`], zero for not at all.
+    /// The time for which the lease outlives the stream; `None` for [`DEFAULT_LINGER`]. With zero the lease ends with
+    /// the stream.
     pub linger: Option<Duration>,
-    /// What happens when the application does not keep up.
+    /// The policy for the case that the application does not keep up.
     pub overflow: OverflowPolicy,
     /// The bound of a channel's queue in bytes; 0 for the default.
     pub channel_queue_bytes: u64,
-    /// Which nodes are worth a dial.
+    /// The nodes that are dialed for the application.
     pub wanted: Wanted,
-    /// Peers it wants; 0 for as many as there are slots.
+    /// The number of peers that the application asks for; 0 for as many as there are slots.
     pub desired_peers: usize,
 }
 
 impl RegistrationSpec {
-    /// The policy's filter. `network` is the fork schedule of the network that the sidecar was started for.
+    /// Returns the policy's filter. `network` is the fork schedule of the network that the sidecar was started for.
     #[must_use]
     pub fn dial_filter(&self, network: Option<&Arc<ForkSchedule>>) -> DialFilter {
         self.wanted.dial_filter(network, self.protocol(ETH, None).is_some())
     }
 
-    /// The chain that our record is to announce for the registration, if it asks for that.
+    /// Returns the chain that our record announces for the registration; `None` if it does not ask for that.
     #[must_use]
     pub fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
         self.wanted.announced(network)
     }
 
-    /// How long the lease outlives the stream.
+    /// The time for which the lease outlives the stream: as set, or [`DEFAULT_LINGER`].
     #[must_use]
     pub fn linger(&self) -> Duration {
         self.linger.unwrap_or(DEFAULT_LINGER)
     }
 
-    /// The capability of this name, and version if one is asked for.
+    /// Returns the capability with this name, and with this version if one is given.
     #[must_use]
     pub fn protocol(&self, name: &str, version: Option<u32>) -> Option<&ProtocolSpec> {
         self.protocols.iter().find(|protocol| {
@@ -108,8 +110,8 @@ impl RegistrationSpec {
         })
     }
 
-    /// Whether everything in it can be right. `any_message_count`: the operator allows other counts than
-    /// the known ones.
+    /// Checks that every field is valid. `any_message_count`: the operator allows other message counts than the known
+    /// ones.
     pub fn check(&self, any_message_count: bool) -> Result<(), LeaseError> {
         let mut wrong = Wrong::default();
         let id = &*self.client_id;
@@ -123,11 +125,11 @@ impl RegistrationSpec {
             wrong.field("spec.linger", problem);
         }
         if self.overflow.stall_limit > MAX_STALL_LIMIT {
-            let problem = format!("more than the {} s that a peer waits for", MAX_STALL_LIMIT.as_secs());
+            let problem = format!("must be at most {} s: peers wait no longer", MAX_STALL_LIMIT.as_secs());
             wrong.field("spec.overflow_policy.stall_limit", problem);
         }
         if self.protocols.is_empty() {
-            wrong.field("spec.protocols", "at least one is needed");
+            wrong.field("spec.protocols", "must have at least one protocol");
         }
         if self.protocols.len() > MAX_PROTOCOLS {
             return Err(LeaseError::LimitReached {
@@ -140,7 +142,7 @@ impl RegistrationSpec {
             let field = |name: &str| format!("spec.protocols[{index}].{name}");
             wrong.note(protocol.check(any_message_count, field))?;
             if !seen.insert((&protocol.capability.name, protocol.capability.version)) {
-                let problem = format!("{} stands twice in the list", protocol.capability);
+                let problem = format!("{} is in the list twice", protocol.capability);
                 wrong.field(field("name"), problem);
             }
         }
@@ -186,7 +188,7 @@ impl ProtocolSpec {
     }
 }
 
-/// Whether a greeting can be sent on a capability with so many codes.
+/// Checks that a greeting can be sent on a capability with `message_count` codes.
 pub(super) fn check_greeting(
     greeting: &[Greeting],
     message_count: u64,
@@ -203,7 +205,7 @@ pub(super) fn check_greeting(
     match greeting.iter().position(|message| u64::from(message.code) >= message_count) {
         None => Ok(()),
         Some(index) => {
-            let problem = format!("not below the message count {message_count}");
+            let problem = format!("must be below the message count {message_count}");
             Err(LeaseError::field(field(&format!("greeting[{index}].code")), problem))
         }
     }

@@ -1,4 +1,4 @@
-//! The state of a lease: whether a stream holds it, and when it ends otherwise.
+//! The state of a lease: whether a stream holds it, and when it ends if none does.
 //!
 //! ```text
 //!   registered by a call          stream attaches             stream breaks
@@ -6,28 +6,26 @@
 //!                             │                   ▲   ▲                    │
 //!                             │ expires           │   └────────────────────┤ stream attaches
 //!                             ▼                   │                        ▼ expires
-//!                            gone                 └── another stream      gone
+//!                           ended                 └── another stream     ended
 //! ```
 
 use std::fmt;
 use std::time::Instant;
 
-/// Names one attachment of a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LeaseStream(pub(super) u64);
+use crate::delivery::StreamId;
 
 /// The state of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Made by a call, no stream yet.
+    /// Registered by a call, and no stream has attached since then.
     Detached {
         /// When it ends.
         expires: Instant,
     },
     /// A stream holds it.
     Attached {
-        /// Which.
-        stream: LeaseStream,
+        /// The stream's number.
+        stream: StreamId,
     },
     /// The stream broke.
     Lingering {
@@ -45,7 +43,7 @@ impl State {
         }
     }
 
-    /// When the lease ends unless its application comes back; `None` while attached.
+    /// When the lease ends unless a stream attaches; `None` while attached.
     pub(super) fn expires(self) -> Option<Instant> {
         match self {
             Self::Detached { expires } | Self::Lingering { expires } => Some(expires),
@@ -54,7 +52,7 @@ impl State {
     }
 
     /// The stream that holds it.
-    pub(super) fn stream(self) -> Option<LeaseStream> {
+    pub(super) fn stream(self) -> Option<StreamId> {
         match self {
             Self::Attached { stream } => Some(stream),
             Self::Detached { .. } | Self::Lingering { .. } => None,
@@ -65,7 +63,7 @@ impl State {
 /// A state without its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateName {
-    /// No stream yet.
+    /// Registered by a call, and no stream has attached since then.
     Detached,
     /// A stream holds it.
     Attached,

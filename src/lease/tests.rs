@@ -1,4 +1,4 @@
-//! Scripts of applications that register, crash, come back and fight.
+//! Scripts of applications that register, crash, come back and compete for a registration.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::Now;
+use crate::node::RegistrationId;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -143,18 +144,18 @@ fn tokens_by_the_table() {
     // The current token attaches even while another stream holds the lease.
     let one = world.attach(Who::Token(&first), "try-1", false).unwrap();
     let generation = world.generation(one.id);
-    // Its answer is lost: the same attempt is answered again, and the stream nobody reads ends.
+    // Its answer is lost: the same attempt gets the same answer, and the stream that no client reads ends.
     let again = world.attach(Who::Token(&first), "try-1", false).unwrap();
     assert_eq!(again.token.expose(), one.token.expose());
     assert_eq!((world.generation(again.id), again.replaced), (generation, one.stream));
-    // Another attempt with the same old token is an old process.
+    // Another attempt with the same old token comes from an old process.
     assert_eq!(reason(world.attach(Who::Token(&first), "try-2", false)), stale);
     assert_eq!(reason(world.attach(Who::Token(&first), "", false)), stale);
     let call = Claim { who: Who::Token(&first), spec: None, request_id: "try-1", takeover: false };
     assert_eq!(reason(world.claim(call, false)), stale, "a call is another attempt than a stream");
     let two = world.attach(Who::Token(&one.token.expose()), "try-1", false).unwrap();
     assert_eq!(two.replaced, again.stream);
-    // Once the current token moved on, the attempt before it cannot be repeated.
+    // After the current token is replaced, the attempt before it cannot be repeated.
     assert_eq!(reason(world.attach(Who::Token(&first), "try-1", false)), stale);
 
     // By client id: not while attached, unless it takes over.
@@ -169,12 +170,12 @@ fn tokens_by_the_table() {
         assert_eq!(reason(world.attach(Who::Token(token), "try-1", false)), stale);
         assert_eq!(world.resolve(Who::Token(token)).unwrap_err().reason(), stale);
     }
-    // The take-over's own answer lost: the same attempt, no takeover needed.
+    // The answer to the take-over is lost: the same attempt is repeated, and needs no `takeover`.
     let again = world.attach(Who::Client("a"), "try-1", false).unwrap();
     assert_eq!((again.token.expose(), again.replaced), (taken.token.expose(), taken.stream));
     assert_eq!(world.resolve(Who::Token(&taken.token.expose())), Ok(made.id));
 
-    // Not a token at all, or of a registration that never was.
+    // Texts that are not tokens, and a token of a registration that never existed.
     for token in ["", "zz", &"0".repeat(48)] {
         assert_eq!(
             reason(world.attach(Who::Token(token), "try-1", false)),
@@ -185,8 +186,8 @@ fn tokens_by_the_table() {
 
 #[test]
 fn a_crash_at_every_point_of_coming_back_ends_well() {
-    // What the client remembers when it crashes: the token it used last, or the one it was given. It repeats its
-    // attempt under the same request id, or begins anew by client id.
+    // The client remembers one token when it crashes: the one that it used last, or the one that it was given. Then it
+    // repeats its attempt under the same request id, or attaches by client id.
     for lost_answer in [false, true] {
         for stream_noticed in [false, true] {
             for by_client in [false, true] {
@@ -291,7 +292,7 @@ fn a_resume_with_a_changed_spec_keeps_what_is_the_same() {
 #[test]
 fn linger_and_renewal() {
     let mut world = World::new(Config::default());
-    // linger asked for → seconds a detached and a lingering lease live
+    // the requested linger → the seconds for which a detached and a lingering lease last
     for (linger, detached, lingering) in
         [(None, 30, 30), (Some(0), 30, 0), (Some(5), 30, 5), (Some(600), 600, 600)]
     {
@@ -318,7 +319,7 @@ fn who_may_act_for_a_registration() {
     let made = world.register(spec("a", &[("eth", 69, 18)])).unwrap();
     let token = made.token.expose();
     let acts = |world: &mut World, who: Who<'_>| world.resolve(who).map_err(|error| error.reason());
-    // who → as the same principal, as another one
+    // the target → the result for the same principal, and for another one
     let not_found = Err(ErrorReason::RegistrationNotFound);
     let unknown = Err(ErrorReason::ProtocolNotRegistered);
     let table = [
@@ -446,7 +447,7 @@ fn our_hello_stays_within_what_peers_accept() {
     let protocols = world.registry.iter().flat_map(|registration| &registration.spec().protocols);
     let len = hello_len(128, protocols.map(|protocol| &protocol.capability));
     assert!(len <= MAX_HELLO && len > MAX_HELLO - 16 * 15, "{len}");
-    // Exactly as an encoder of another shape counts: list(version, name, list(list(cap, version)), port, id).
+    // Checked against a computation by hand: list(version, name, list(list(cap, version)), port, id).
     let caps = [Capability::new("eth", 68, 17)];
     // eth/68: c5 83 "eth" 44 → 6 bytes; list header 1; body 1 + 4 + 7 + 3 + 66, list header 2.
     assert_eq!(hello_len(3, caps.iter()), 2 + 1 + 4 + 7 + 3 + 66);

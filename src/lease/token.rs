@@ -1,44 +1,16 @@
-//! Resume tokens: what proves that a caller is the process that holds a registration.
+//! Resume tokens: the proof that a caller is the process that holds a registration.
 //!
-//! A token is the registration's id, which is public, and a secret of 128 random bits. The id lets the sidecar find
-//! the registration without keeping the tokens it retired: a right id with a wrong secret is an old token, an unknown
-//! id is a registration that is gone. Ids are random so that this stays true over a restart of the sidecar.
+//! A token is the registration's id, which is public, and a secret of 128 random bits. The id lets the sidecar find the
+//! registration without keeping retired tokens: a known id with a wrong secret is an old token, and an unknown id is a
+//! registration that has ended. Ids are random so that this holds after a restart of the sidecar too.
 
 use std::fmt;
 
+use crate::node::RegistrationId;
 use data_encoding::HEXLOWER;
 use rand::Rng;
 use rand::rngs::StdRng;
 use zeroize::Zeroize;
-
-/// Names a registration; public. Random, so that no id of an earlier run of the sidecar means another one.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RegistrationId(u64);
-
-impl RegistrationId {
-    pub(super) fn random(rng: &mut StdRng) -> Self {
-        Self(rng.random())
-    }
-
-    /// Reads the 16 hex digits of [`Display`](fmt::Display).
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; 8] = HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()?;
-        Some(Self(u64::from_be_bytes(bytes)))
-    }
-}
-
-impl fmt::Display for RegistrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for RegistrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// The secret half of a token. Wiped when dropped, never printed, compared in constant time.
 #[derive(Clone)]
@@ -49,7 +21,7 @@ impl Secret {
         Self(rng.random())
     }
 
-    /// Whether both are the same, in a time that does not depend on where they differ.
+    /// Whether both are equal, in a time that does not depend on where they differ.
     pub(super) fn is(&self, other: &Self) -> bool {
         let difference =
             self.0.iter().zip(&other.0).fold(0, |sum, (a, b)| std::hint::black_box(sum | (a ^ b)));
@@ -69,7 +41,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A resume token. [`expose`](Self::expose) is the only way to its text.
+/// A resume token. [`expose`](Self::expose) is the only method that returns its text.
 #[derive(Clone, Debug)]
 pub struct ResumeToken {
     pub(super) id: RegistrationId,
@@ -77,13 +49,13 @@ pub struct ResumeToken {
 }
 
 impl ResumeToken {
-    /// The text that is given to its holder and to nobody else: 48 lowercase hex digits.
+    /// The text of the token, which only its holder may get: 48 lowercase hex digits.
     #[must_use]
     pub fn expose(&self) -> String {
         format!("{}{}", self.id, HEXLOWER.encode(&self.secret.0))
     }
 
-    /// Reads a token; `None` for anything that never was one.
+    /// Parses a token. Returns `None` if the text does not have the form of a token.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (id, secret) = text.split_at_checked(16)?;

@@ -1,7 +1,7 @@
-//! Which nodes an application wants dialed, as it says it, and whether that can be right.
+//! The nodes that an application asks to have dialed, as it wrote them, and the check that its values are valid.
 //!
-//! Kept as it was said, because that is what registrations show; the policy's filter is made from it. Left out: what a
-//! filter accepts (`policy::dial_filter`).
+//! The application's own form is kept, because registrations are shown in it. The policy's filter is made from it. Left
+//! out: the nodes that a filter accepts (`policy::dial_filter`).
 
 use std::sync::Arc;
 
@@ -11,41 +11,42 @@ use crate::{
     policy::DialFilter,
 };
 
-/// The longest key of a record entry that a filter names. A record has at most 300 bytes.
+/// The longest key of a record entry that a filter names, in bytes. A record has at most 300 bytes.
 const MAX_KEY: usize = 64;
 
-/// The most values that a filter accepts, and the bytes of each.
+/// The most values that a filter accepts, and the most bytes of each.
 const MAX_VALUES: usize = 16;
 const MAX_VALUE: usize = 300;
 
-/// The most forks of one kind; mainnet has some twenty in ten years.
+/// The most forks by height, and the most by time. Mainnet has had about twenty in ten years.
 const MAX_FORKS: usize = 256;
 
-/// The protocol whose nodes the presets of a network tell apart.
+/// The protocol whose nodes belong to different networks, which the preset of a network tells apart.
 pub(super) const ETH: &str = "eth";
 
-/// Which nodes are worth a dial.
+/// The nodes that are dialed for an application.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Wanted {
-    /// Not said: those of the network that the sidecar was started for, if the application speaks `eth`, else all.
+    /// The application set no filter: the nodes of the sidecar's network if it speaks `eth` and there is a network,
+    /// else all.
     #[default]
     Unsaid,
-    /// All.
+    /// All nodes.
     Any,
-    /// Those with an entry in their record.
+    /// Nodes with an entry in their record.
     Entry {
         /// The entry's key.
         key: String,
-        /// Accepted values, each one RLP item. Empty: whatever it is.
+        /// Accepted values, each one RLP item. If empty, every value is accepted.
         accepted: Vec<Vec<u8>>,
     },
-    /// Those that can be of a chain.
+    /// Nodes whose fork id is compatible with a chain.
     Fork(Arc<Chain>),
-    /// Those of the network that the sidecar was started for.
+    /// Nodes of the network that the sidecar was started for.
     Network {
-        /// How far the application has followed it.
+        /// The head of the chain, as far as the application has followed it.
         head: Head,
-        /// Whether our record says that we are on it.
+        /// Whether our record announces this chain.
         announce: bool,
     },
 }
@@ -55,20 +56,20 @@ pub enum Wanted {
 pub struct Chain {
     /// The hash of the genesis block.
     pub genesis_hash: [u8; 32],
-    /// Its time, Unix seconds.
+    /// The time of the genesis block, in Unix seconds.
     pub genesis_time: u64,
     /// Forks by height.
     pub fork_heights: Vec<u64>,
     /// Forks by Unix time.
     pub fork_times: Vec<u64>,
-    /// How far the application has followed it.
+    /// The head of the chain, as far as the application has followed it.
     pub head: Head,
-    /// Whether our record says that we are on it.
+    /// Whether our record announces this chain.
     pub announce: bool,
 }
 
 impl Chain {
-    /// The forks, with their checksums.
+    /// Returns the chain's forks with their checksums.
     #[must_use]
     pub fn schedule(&self) -> ForkSchedule {
         ForkSchedule::new(self.genesis_hash, self.genesis_time, &self.fork_heights, &self.fork_times)
@@ -76,7 +77,7 @@ impl Chain {
 }
 
 impl Wanted {
-    /// Whether it can be right. `has_network` says whether the sidecar was started for a network.
+    /// Checks that the values are valid. `has_network` says whether the sidecar was started for a network.
     pub(super) fn check(&self, has_network: bool) -> Result<(), LeaseError> {
         let wrong = |field: &str, problem: String| {
             Err(LeaseError::field(format!("spec.dial_filter.{field}"), problem))
@@ -94,7 +95,7 @@ impl Wanted {
             }
             Self::Entry { accepted, .. } if accepted.len() > MAX_VALUES => wrong(
                 "record_entry.accepted_values",
-                format!("{} are more than {MAX_VALUES}", accepted.len()),
+                format!("{} values are more than the {MAX_VALUES} allowed", accepted.len()),
             ),
             Self::Entry { accepted, .. } => {
                 let bad = |value: &Vec<u8>| value.len() > MAX_VALUE || crate::rlp::validate(value).is_err();
@@ -111,7 +112,7 @@ impl Wanted {
                     [("fork_heights", &chain.fork_heights), ("fork_times", &chain.fork_times)]
                 {
                     if forks.len() > MAX_FORKS {
-                        return wrong(&format!("fork.{field}"), format!("more than {MAX_FORKS}"));
+                        return wrong(&format!("fork.{field}"), format!("must have at most {MAX_FORKS} forks"));
                     }
                 }
                 Ok(())
@@ -119,8 +120,8 @@ impl Wanted {
         }
     }
 
-    /// The policy's filter. `network` is the fork schedule of the network that the sidecar was started for; `speaks_eth`
-    /// says whether the registration has the protocol [`ETH`].
+    /// Returns the policy's filter. `network` is the fork schedule of the network that the sidecar was started for;
+    /// `speaks_eth` says whether the registration has the protocol [`ETH`].
     pub(super) fn dial_filter(&self, network: Option<&Arc<ForkSchedule>>, speaks_eth: bool) -> DialFilter {
         match (self, network) {
             (Self::Unsaid, Some(schedule)) if speaks_eth => {
@@ -129,7 +130,7 @@ impl Wanted {
             (Self::Network { head, .. }, Some(schedule)) => {
                 DialFilter::Fork { schedule: Arc::clone(schedule), head: *head }
             }
-            // A network that is not there was refused when it was registered.
+            // Without a network, the check refuses `Network` at registration, so this arm never sees it.
             (Self::Unsaid | Self::Any | Self::Network { .. }, _) => DialFilter::Any,
             (Self::Entry { key, accepted }, _) if accepted.is_empty() => {
                 DialFilter::HasKey(key.as_bytes().to_vec())
@@ -143,7 +144,7 @@ impl Wanted {
         }
     }
 
-    /// The chain that our record is to announce for the registration, if it asks for that.
+    /// Returns the chain that our record announces for the registration; `None` if it does not ask for that.
     pub(super) fn announced(&self, network: Option<&Arc<ForkSchedule>>) -> Option<(Arc<ForkSchedule>, Head)> {
         match self {
             Self::Network { head, announce: true } => Some((Arc::clone(network?), *head)),

@@ -2,7 +2,7 @@
 //!
 //! The task decides nothing about peers. At the engine's two checkpoints it asks the owner of peers (the switch) with
 //! an [`Event`], and does what the reply says. After that, a message goes from here directly to the queue of the
-//! registration that owns its capability ([`MessageSink`]), and messages to the peer come directly from the session's
+//! registration that owns its capability ([`ChannelInbox`]), and messages to the peer come directly from the session's
 //! [`Outbound`]. Neither passes the switch, and nothing here waits for another peer.
 //!
 //! One read takes all bytes that are there, and one write carries all bytes that are queued. The engine's intake
@@ -29,7 +29,7 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-pub use crate::p2p::session::{ConnectionId, Control, End, MessageSink, Open, Role, Sinks};
+pub use crate::p2p::session::{ChannelInbox, ChannelInboxes, ConnectionId, Control, End, Open, Role};
 pub use checkpoint::Event;
 
 use super::{
@@ -41,7 +41,7 @@ use super::{
 use crate::{
     Now,
     delivery::{Budget, Share},
-    p2p::{self, Action, BaseTotals, LocalNode, Outbound, ToSinks, Traffic},
+    p2p::{self, Action, BaseTotals, LocalNode, Outbound, SessionDelivery, Traffic},
 };
 use checkpoint::{Awaiting, Verdict};
 
@@ -85,7 +85,7 @@ pub struct Connection {
     pub outbound: Arc<Outbound>,
     /// The counters of this connection.
     pub traffic: Arc<Traffic>,
-    /// Notified when a sink that asked for a hold has room again.
+    /// Notified when a inbox that asked for a hold has room again.
     pub space: Arc<Notify>,
     /// Orders of the owner of peers.
     pub control: mpsc::Receiver<Control>,
@@ -117,7 +117,7 @@ impl Connection {
             traffic: &traffic,
             events: &events,
             shared: &shared,
-            sinks: Vec::new(),
+            inboxes: Vec::new(),
             awaiting: Awaiting::Nothing,
             received: ReceiveBuffer::new(&shared.pool, &shared.budget),
             waiting: Share::new(Arc::clone(&shared.inbound)),
@@ -127,7 +127,7 @@ impl Connection {
         };
         let mut end = task.drive(&stream, &mut control, &work, &space).await;
         end.proven = task.engine.remote_hello().is_some();
-        task.engine.deliver_last(clock::now(), &mut ToSinks::new(&task.sinks, &traffic));
+        task.engine.deliver_last(clock::now(), &mut SessionDelivery::new(&task.inboxes, &traffic));
         shared.base.add(task.engine.counters());
         outbound.close();
         drop(stream);
@@ -143,7 +143,7 @@ struct Task<'a> {
     traffic: &'a Traffic,
     events: &'a mpsc::Sender<Event>,
     shared: &'a Shared,
-    sinks: Sinks,
+    inboxes: ChannelInboxes,
     awaiting: Awaiting,
     /// Received bytes that are not a whole frame yet, or that the engine has not read.
     received: ReceiveBuffer<'a>,
@@ -190,7 +190,7 @@ impl Task<'_> {
             }
             arm(timer.as_mut(), self.engine.poll_timeout());
             // Wait for the first of these: bytes from the peer, if the engine wants any; room in the receive budget;
-            // room in the socket, if bytes wait for it; messages to send (`work`); room in a sink, during a hold
+            // room in the socket, if bytes wait for it; messages to send (`work`); room in an inbox, during a hold
             // (`space`); the reply at a checkpoint; an order of the switch; a deadline of the engine.
             tokio::select! {
                 ready = stream.readable(), if self.engine.wants_bytes() => {
@@ -211,7 +211,8 @@ impl Task<'_> {
                 () = work.notified() => {}
                 () = space.notified(), if self.engine.hold().is_some() => {}
                 verdict = self.awaiting.reply() => self.obey(verdict),
-                Some(control) = control.recv() => self.control(control),
+                // The switch gives orders after its verdict on the Hello. Both travel apart, so an order waits for the verdict.
+                Some(control) = control.recv(), if self.engine.is_open() => self.control(control),
                 () = timer.as_mut() => self.engine.handle_timeout(clock::now()),
             }
         }
@@ -231,9 +232,9 @@ impl Task<'_> {
 
     /// Delivers the messages that were read to the queues of their registrations.
     async fn deliver(&mut self, now: Now) {
-        let mut sinks = ToSinks::new(&self.sinks, self.traffic);
-        self.engine.deliver(now, &mut sinks);
-        let closed = sinks.take_closed();
+        let mut inboxes = SessionDelivery::new(&self.inboxes, self.traffic);
+        self.engine.deliver(now, &mut inboxes);
+        let closed = inboxes.take_closed();
         match self.engine.backlog() {
             0 => self.waiting.release(),
             bytes => self.waiting.hold(bytes as u64),
@@ -329,8 +330,8 @@ impl Task<'_> {
         let now = clock::now();
         match verdict {
             Verdict::Admission(Ok(capabilities)) => self.engine.greet(now, &capabilities),
-            Verdict::Opening(Ok(Open::Session(sinks))) => {
-                self.sinks = sinks;
+            Verdict::Opening(Ok(Open::Session(inboxes))) => {
+                self.inboxes = inboxes;
                 self.engine.open(now);
             }
             Verdict::Opening(Ok(Open::Parked)) => self.engine.park(now),
@@ -344,8 +345,8 @@ impl Task<'_> {
         let now = clock::now();
         match control {
             Control::Probe => self.engine.probe(now),
-            Control::Promote(sinks) => {
-                self.sinks = sinks;
+            Control::Promote(inboxes) => {
+                self.inboxes = inboxes;
                 self.engine.promote(now);
             }
         }

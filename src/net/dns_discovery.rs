@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{clock, resolver::Resolver, running::Running};
 use crate::{
-    dnsdisc::{self, Action, Answer, Client, Counters, Link, QueryId},
+    dnsdisc::{self, Action, Answer, Client, Counters, Link, LookupId},
     node::Record,
     policy::dial::{Candidate, Source},
 };
@@ -84,7 +84,7 @@ async fn offer(feed: Feed, counters: watch::Sender<Counters>) {
 }
 
 /// Lookups in progress. Each returns the texts of the resolver; `None` if the lookup failed.
-type Lookups = JoinSet<(QueryId, Option<Vec<String>>)>;
+type Lookups = JoinSet<(LookupId, Option<Vec<String>>)>;
 
 /// Runs `client` until the receiver of `nodes` is closed. `counters` always holds the newest counters.
 async fn run(

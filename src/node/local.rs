@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    AddressClass, ForkId, ForkSchedule, Head, NodeKey, Record, RecordBuilder,
+    AddressClass, ForkId, ForkSchedule, Head, NodeKey, Record, RecordBuilder, RegistrationId,
     endpoint::canonical,
     record::{MAX_RECORD_BYTES, RecordError},
     votes::EndpointVotes,
@@ -52,7 +52,7 @@ pub enum EntryOwner {
     /// The operator, by call or configuration. The operator takes precedence over every registration.
     Operator,
     /// A registration, until its lease ends.
-    Registration(u64),
+    Registration(RegistrationId),
 }
 
 /// The reason why an entry cannot be set or deleted.
@@ -144,8 +144,9 @@ pub struct LocalRecord {
     votes4: EndpointVotes,
     votes6: EndpointVotes,
     entries: BTreeMap<String, Entry>,
-    /// Chains to announce. The first one is in the record, unless an entry `eth` was set.
-    announced: BTreeMap<EntryOwner, Announced>,
+    /// Chains to announce, with their owners, in the order in which they came. The first one is in the record, unless an
+    /// entry `eth` was set.
+    announced: Vec<(EntryOwner, Announced)>,
     record: Record,
 }
 
@@ -173,7 +174,7 @@ impl LocalRecord {
             votes4: EndpointVotes::default(),
             votes6: EndpointVotes::default(),
             entries: BTreeMap::new(),
-            announced: BTreeMap::new(),
+            announced: Vec::new(),
         })
     }
 
@@ -235,8 +236,8 @@ impl LocalRecord {
 
     /// Keeps an `eth` entry with the fork id of a node that has followed the chain of `schedule` to the present time
     /// (EIP-2124), and updates it at each fork. `head` is how far the owner has come; [`Head::default`] if it does not
-    /// know. An `eth` entry that was set takes precedence while it exists. If several owners announce chains, the chain
-    /// of the first owner is in the record.
+    /// know. An `eth` entry that was set takes precedence while it exists. If several owners announce chains, the record
+    /// has the chain of the owner that has announced for the longest time.
     pub fn announce(
         &mut self,
         now: Now,
@@ -244,12 +245,15 @@ impl LocalRecord {
         schedule: Arc<ForkSchedule>,
         head: Head,
     ) -> Result<Option<Record>, EntryError> {
-        let before = self.announced.insert(owner, Announced::at(schedule, head, now.unix));
+        let announced = Announced::at(schedule, head, now.unix);
+        if let Some((_, before)) = self.announced.iter_mut().find(|(of, _)| *of == owner) {
+            // All announcements are checked at the size of the longest one, so a changed one fits as well.
+            *before = announced;
+            return Ok(self.renew());
+        }
+        self.announced.push((owner, announced));
         if let Err(error) = self.check_size() {
-            match before {
-                Some(announced) => self.announced.insert(owner, announced),
-                None => self.announced.remove(&owner),
-            };
+            self.announced.pop();
             return Err(error);
         }
         Ok(self.renew())
@@ -258,7 +262,8 @@ impl LocalRecord {
     /// Stops announcing the owner's chain ([`Self::announce`]).
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn withdraw(&mut self, owner: EntryOwner) -> Option<Record> {
-        self.announced.remove(&owner)?;
+        let at = self.announced.iter().position(|(of, _)| *of == owner)?;
+        self.announced.remove(at);
         self.renew()
     }
 
@@ -266,7 +271,7 @@ impl LocalRecord {
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn handle_timeout(&mut self, now: Now) -> Option<Record> {
         let time = now.unix.as_secs();
-        for announced in self.announced.values_mut() {
+        for (_, announced) in &mut self.announced {
             if announced.next.is_some_and(|next| next <= time) {
                 *announced = Announced::at(Arc::clone(&announced.schedule), announced.head, now.unix);
             }
@@ -277,7 +282,7 @@ impl LocalRecord {
     /// The time at which to call [`Self::handle_timeout`]; `None` if no fork is awaited.
     #[must_use]
     pub fn poll_timeout(&self, now: Now) -> Option<Instant> {
-        let next = self.announced.values().filter_map(|announced| announced.next).min()?;
+        let next = self.announced.iter().filter_map(|(_, announced)| announced.next).min()?;
         Some(now.mono + Duration::from_secs(next).saturating_sub(now.unix).min(LOOK_AGAIN))
     }
 
@@ -309,7 +314,7 @@ impl LocalRecord {
     #[must_use = "a new record is to be published and its sequence number persisted"]
     pub fn release(&mut self, owner: EntryOwner) -> Option<Record> {
         self.entries.retain(|_, entry| entry.owner != owner);
-        self.announced.remove(&owner);
+        self.announced.retain(|(of, _)| *of != owner);
         self.renew()
     }
 
@@ -318,7 +323,7 @@ impl LocalRecord {
         if reserved || RESERVED.contains(&key) {
             return Err(EntryError::Reserved(key.to_owned()));
         }
-        let announcer = self.announced.keys().next().filter(|_| key == ETH);
+        let announcer = self.announced.first().map(|(owner, _)| owner).filter(|_| key == ETH);
         let holder = self.entries.get(key).map(|entry| &entry.owner).or(announcer);
         match holder {
             Some(holder) if *holder != owner && owner != EntryOwner::Operator => {
@@ -347,7 +352,7 @@ impl LocalRecord {
     }
 
     fn write_entries(&self, builder: &mut RecordBuilder) {
-        if let Some(announced) = self.announced.values().next() {
+        if let Some((_, announced)) = self.announced.first() {
             builder.set_raw(ETH.as_bytes(), &announced.id.encode_entry());
         }
         self.write_set_entries(builder);

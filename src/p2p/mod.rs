@@ -13,7 +13,7 @@
 //! | [`outgoing`] | the trait by which the engine pulls from that queue |
 //! | `in_flight` | which messages the socket has taken whole |
 //! | [`pings`] | the Ping and the Pongs that are due |
-//! | `sinks` | the way from the intake to the queues of applications |
+//! | `session_delivery` | the way from the intake to the queues of applications |
 //! | [`wire`] | the transport below messages: RLPx |
 //! | [`session`] | the values that a connection and the owner of peers exchange |
 //! | [`traffic`] | the counters of a connection |
@@ -41,7 +41,7 @@ pub mod outbound;
 pub mod outgoing;
 pub mod pings;
 pub mod session;
-mod sinks;
+mod session_delivery;
 pub mod traffic;
 pub mod wire;
 
@@ -55,7 +55,7 @@ pub use intake::{Delivery, HeldTime, Inbound, Intake, Offer};
 pub use local::LocalNode;
 pub use outbound::{ChannelLimits, Lane, MESSAGE_COST, Outbound, OutboundBudget, Refused, SEND_WINDOW};
 pub use outgoing::{Next, Outgoing, Source};
-pub use sinks::ToSinks;
+pub use session_delivery::SessionDelivery;
 pub use traffic::{BaseTotals, ChannelTraffic, Traffic};
 
 /// The version of the base protocol in our Hello. Version 5 brought snappy (EIP-706).

@@ -219,14 +219,14 @@ struct Inner {
     /// The part of the budget that this session holds.
     held: u64,
     hooks: Vec<Option<ProgressHook>>,
-    watched: Vec<Watched>,
+    waiters: Vec<WriteWaiter>,
     disconnect: Option<DisconnectReason>,
     closed: bool,
 }
 
 /// A call that waits for one message. There is at most one for each message that is not written yet, which bounds the
 /// list.
-struct Watched {
+struct WriteWaiter {
     lane: Lane,
     channel: ChannelIndex,
     number: u64,
@@ -252,15 +252,15 @@ impl Inner {
     }
 
     /// Removes and returns the calls whose message is decided.
-    fn decided(&mut self) -> Vec<Watched> {
-        if self.watched.is_empty() {
+    fn decided(&mut self) -> Vec<WriteWaiter> {
+        if self.waiters.is_empty() {
             return Vec::new();
         }
-        let watched = std::mem::take(&mut self.watched);
-        let (open, decided) = watched
+        let waiters = std::mem::take(&mut self.waiters);
+        let (open, decided) = waiters
             .into_iter()
-            .partition(|watched| self.fate(watched.lane, watched.channel, watched.number).is_none());
-        self.watched = open;
+            .partition(|waiter| self.fate(waiter.lane, waiter.channel, waiter.number).is_none());
+        self.waiters = open;
         decided
     }
 }
@@ -296,7 +296,7 @@ impl Outbound {
                 ended: Vec::new(),
                 held: 0,
                 hooks: Vec::new(),
-                watched: Vec::new(),
+                waiters: Vec::new(),
                 disconnect: None,
                 closed: false,
             }),
@@ -379,7 +379,7 @@ impl Outbound {
         let mut inner = self.lock();
         let fate = inner.fate(lane, channel, number);
         if fate.is_none() {
-            inner.watched.push(Watched { lane, channel, number, wake });
+            inner.waiters.push(WriteWaiter { lane, channel, number, wake });
         }
         fate
     }
@@ -418,7 +418,7 @@ impl Outbound {
         };
         // The lock is released here: a hook takes the lock of a stream, and streams take this lock.
         hook.iter().for_each(|hook| hook());
-        decided.iter().for_each(|watched| watched.wake.wake());
+        decided.iter().for_each(|waiter| waiter.wake.wake());
         unwritten
     }
 
@@ -484,12 +484,12 @@ impl Outbound {
         };
         // The lock is released here: a hook takes the lock of a stream, and streams take this lock.
         hooks.iter().for_each(|hook| hook());
-        decided.iter().for_each(|watched| watched.wake.wake());
+        decided.iter().for_each(|waiter| waiter.wake.wake());
     }
 
     /// The session has ended: nothing more is taken or written.
     pub fn close(&self) {
-        let (hooks, decided): (Vec<ProgressHook>, Vec<Watched>) = {
+        let (hooks, decided): (Vec<ProgressHook>, Vec<WriteWaiter>) = {
             let mut inner = self.lock();
             if !std::mem::replace(&mut inner.closed, true) {
                 self.budget.give(std::mem::take(&mut inner.held));
@@ -499,7 +499,7 @@ impl Outbound {
             (inner.hooks.drain(..).flatten().collect(), inner.decided())
         };
         hooks.iter().for_each(|hook| hook());
-        decided.iter().for_each(|watched| watched.wake.wake());
+        decided.iter().for_each(|waiter| waiter.wake.wake());
     }
 }
 

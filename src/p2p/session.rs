@@ -1,5 +1,5 @@
 //! The values that a connection and the owner of peers exchange: the answers to the two checkpoints, the orders to a
-//! running connection, and how it ended. [`MessageSink`] is the interface by which its messages leave.
+//! running connection, and how it ended. [`ChannelInbox`] is the interface by which its messages leave.
 //!
 //! Left out: how a value gets there (`net::connection` has tasks and reply channels for that), and the decisions
 //! (`switch`, `policy`).
@@ -15,7 +15,7 @@ pub struct ConnectionId(pub u64);
 
 /// The result of handing a message to an application's queue.
 #[derive(Debug)]
-pub enum Sunk {
+pub enum ChannelOffer {
     /// The connection has to act on this.
     Offer(Offer),
     /// The message is accounted for, and its channel was closed: the application is late, and its policy is to
@@ -24,9 +24,9 @@ pub enum Sunk {
 }
 
 /// The queue that takes the messages of one channel.
-pub trait MessageSink: Send + Sync {
+pub trait ChannelInbox: Send + Sync {
     /// Takes a message of the channel, or returns why it cannot be taken now. Codes are relative to the capability.
-    fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> Sunk;
+    fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> ChannelOffer;
     /// Takes a message that was read before the connection ended.
     fn offer_last(&self, now: Instant, message: Inbound);
 }
@@ -35,7 +35,7 @@ pub trait MessageSink: Send + Sync {
 pub type Admission = Result<Vec<LocalCapability>, DisconnectReason>;
 
 /// The queues that take the messages of each channel, by index.
-pub type Sinks = Vec<Box<dyn MessageSink>>;
+pub type ChannelInboxes = Vec<Box<dyn ChannelInbox>>;
 
 /// The answer to the second checkpoint: how the connection goes on, or the reason to refuse it.
 pub type Opening = Result<Open, DisconnectReason>;
@@ -43,7 +43,7 @@ pub type Opening = Result<Open, DisconnectReason>;
 /// How a connection goes on once its handshake is complete.
 pub enum Open {
     /// A session: messages flow.
-    Session(Sinks),
+    Session(ChannelInboxes),
     /// The node is a peer over another connection. The connection stays, answers pings and holds the first message,
     /// until [`Control::Promote`] or a Disconnect.
     Parked,
@@ -54,7 +54,7 @@ pub enum Control {
     /// Send a Ping now, and report the next frame that is read ([`Action::Heard`](super::Action::Heard)).
     Probe,
     /// A parked connection becomes the session.
-    Promote(Sinks),
+    Promote(ChannelInboxes),
 }
 
 /// Which side opened the connection.

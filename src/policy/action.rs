@@ -6,7 +6,7 @@ use std::{fmt, net::SocketAddr};
 
 use super::{
     cause::Cause,
-    dial::{ConnectOutcome, Dial, Kind, QueryId, TaskId},
+    dial::{ConnectId, ConnectOutcome, Dial, Kind, TaskId},
     fork_following::News,
     one_source::OneSource,
     refusal::Refusal,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     node::{NodeId, PublicKey},
-    p2p::session::ConnectionId as ConnId,
+    p2p::session::ConnectionId,
 };
 
 /// What is to be done.
@@ -44,7 +44,7 @@ pub enum Action {
     /// A one-off dial ended.
     ConnectDone {
         /// Which one.
-        query: QueryId,
+        connect: ConnectId,
         /// The node that was dialed.
         id: NodeId,
         /// How it ended.
@@ -68,15 +68,15 @@ pub enum Action {
     /// So many more candidates are wanted from all sources together. 0: stop looking.
     Demand(usize),
     /// Disconnect, flush, close. The connection is forgotten here already.
-    Close(ConnId, CloseReason),
+    Close(ConnectionId, CloseReason),
     /// Send a Ping and report the next message with [`Policy::conn_heard`](super::Policy::conn_heard).
-    Probe(ConnId),
+    Probe(ConnectionId),
     /// A parked connection is the node's from now on: open its session, and end that of `before` if it is open.
     Promoted {
         /// The connection that stays.
-        conn: ConnId,
+        conn: ConnectionId,
         /// The one in whose place it is.
-        before: ConnId,
+        before: ConnectionId,
         /// Whose.
         id: NodeId,
     },

@@ -15,12 +15,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use super::fork_following::{Followed, Follower, News, Opinion};
 use crate::{
     Now,
-    node::{ForkId, ForkSchedule, Head, Record},
+    node::{ForkId, ForkSchedule, Head, Record, RegistrationId},
 };
-
-/// A registration's name in this room: the switch's number for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RegistrationId(pub u64);
 
 /// How a registration recognises the nodes it wants dialed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -28,12 +28,12 @@ use rand::{RngCore, SeedableRng, rngs::StdRng};
 
 use super::{
     action::{Action, CloseReason},
-    admission::{Admission, Closed, ConnId, PeerView, Verdict},
+    admission::{Admission, Closed, PeerView, Verdict},
     bans::{Ban, BanError, BanTarget},
     cause::Cause,
     churn::{Choice, Churn},
-    dial::{AddError, Candidate, List, ListEntry, ListSource, QueryId, RemoveError, Scheduler, TaskId},
-    dial_filter::{DialFilter, RegistrationId},
+    dial::{AddError, Candidate, ConnectId, List, ListEntry, ListSource, RemoveError, Scheduler, TaskId},
+    dial_filter::DialFilter,
     fork_following::Followed,
     lists::{Lists, Parsed},
     one_source::{OneSource, Sources},
@@ -45,7 +45,8 @@ use super::{
 };
 use crate::{
     Now,
-    node::{AddressClass, Enode, NodeId, NodeRef, endpoint::canonical},
+    node::{AddressClass, Enode, NodeId, NodeRef, RegistrationId, endpoint::canonical},
+    p2p::session::ConnectionId,
 };
 
 /// Everything this room decides. See the [module](self) for the order of calls.
@@ -57,7 +58,7 @@ pub struct Policy {
     churn: Churn,
     rng: StdRng,
     /// The dial that each outbound connection in handshake belongs to.
-    task_of: BTreeMap<ConnId, TaskId>,
+    task_of: BTreeMap<ConnectionId, TaskId>,
     actions: VecDeque<Action>,
     lists_changed: bool,
     reached_from_outside: bool,
@@ -124,13 +125,13 @@ impl Policy {
     }
 
     /// A dial opened a TCP connection to `ip`.
-    pub fn conn_opened(&mut self, conn: ConnId, task: TaskId, ip: IpAddr) {
+    pub fn conn_opened(&mut self, conn: ConnectionId, task: TaskId, ip: IpAddr) {
         self.task_of.insert(conn, task);
         self.admission.dialed(conn, ip, self.dial.is_one_off(task));
     }
 
     /// A TCP connection was accepted. Refused: close it without a byte.
-    pub fn conn_accepted(&mut self, now: Now, conn: ConnId, ip: IpAddr) -> Result<(), Refusal> {
+    pub fn conn_accepted(&mut self, now: Now, conn: ConnectionId, ip: IpAddr) -> Result<(), Refusal> {
         let result = self.admission.accept(now, &self.rules, conn, ip);
         self.note_refusal(now, result.err());
         self.note_source(now, Some(ip), result.err());
@@ -143,7 +144,7 @@ impl Policy {
     /// Who dialed us has proved nothing yet: an auth message may name the key of any node, and a recorded one may be
     /// sent again. The first frame, which is Hello, is the proof. So nothing but this connection may depend on the
     /// claim; above all, a dial of ours to that node goes on.
-    pub fn conn_identified(&mut self, now: Now, conn: ConnId, id: NodeId) -> Result<(), Refusal> {
+    pub fn conn_identified(&mut self, now: Now, conn: ConnectionId, id: NodeId) -> Result<(), Refusal> {
         let listed = self.dial.listed().contains(&id);
         let inbound = !self.task_of.contains_key(&conn);
         let ip = self.admission.address(conn).filter(|_| inbound);
@@ -159,7 +160,7 @@ impl Policy {
     pub fn conn_ready(
         &mut self,
         now: Now,
-        conn: ConnId,
+        conn: ConnectionId,
         served: &[RegistrationId],
     ) -> Result<Verdict, Refusal> {
         let identity = self.admission.identity(conn);
@@ -185,13 +186,13 @@ impl Policy {
     }
 
     /// A message came on a connection that was probed.
-    pub fn conn_heard(&mut self, now: Now, conn: ConnId) {
+    pub fn conn_heard(&mut self, now: Now, conn: ConnectionId) {
         self.admission.heard(now, &self.rules, conn);
         self.drain_admission(now);
     }
 
     /// A connection closed: `cause` and `detail` say why, if it was not us.
-    pub fn conn_closed(&mut self, now: Now, conn: ConnId, cause: Cause, detail: &str) {
+    pub fn conn_closed(&mut self, now: Now, conn: ConnectionId, cause: Cause, detail: &str) {
         if let Closed::Peer { id, .. } = self.admission.closed(&self.rules, conn) {
             self.dial.peer_disconnected(now, &self.rules, &id, cause, detail);
         }
@@ -418,11 +419,11 @@ impl Policy {
     pub fn connect(
         &mut self,
         now: Now,
-        query: QueryId,
+        connect: ConnectId,
         node: &NodeRef,
         timeout: Duration,
     ) -> Result<(), Refusal> {
-        self.dial.connect(now, &self.rules, query, node, timeout)
+        self.dial.connect(now, &self.rules, connect, node, timeout)
     }
 
     /// Bans a node, an address or a network for `duration`, and closes what it hits. Static and trusted peers need
@@ -578,13 +579,13 @@ impl Policy {
     }
 
     /// Closes a connection from here.
-    fn close(&mut self, now: Now, conn: ConnId, reason: CloseReason) {
+    fn close(&mut self, now: Now, conn: ConnectionId, reason: CloseReason) {
         self.actions.push_back(Action::Close(conn, reason));
         self.conn_closed(now, conn, reason.cause(), &reason.to_string());
     }
 
     /// A checkpoint refused a connection, which admission has forgotten.
-    fn refuse(&mut self, now: Now, conn: ConnId, refusal: Refusal) {
+    fn refuse(&mut self, now: Now, conn: ConnectionId, refusal: Refusal) {
         match self.task_of.remove(&conn) {
             Some(task) => {
                 self.dial.dial_failed(now, &self.rules, task, refusal.cause(), &refusal.to_string());

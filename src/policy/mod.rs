@@ -49,7 +49,7 @@ pub use action::{Action, CloseReason};
 pub use bans::{Ban, BanError, BanTarget};
 pub use cause::Cause;
 pub use churn::ChurnSettings;
-pub use dial_filter::{DialFilter, RegistrationId};
+pub use dial_filter::DialFilter;
 pub use engine::Policy;
 pub use refusal::Refusal;
 pub use settings::{Settings, Slots};

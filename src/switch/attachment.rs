@@ -1,11 +1,11 @@
-//! One attached stream: what an application sees of its registration, and what it sends.
+//! One attached stream: the events that an application reads from its registration, and the messages that it sends.
 //!
-//! An [`Attachment`] is held by one gRPC stream. Reading pulls from the registration's inbox; sending goes straight to
-//! the outbound queues of the sessions. Neither passes the switch, and neither waits for a peer. When it ends, however
-//! that came about, the registration's linger begins.
+//! One gRPC stream holds an [`Attachment`]. Reading pulls from the registration's inbox; sending adds to the outbound
+//! queues of the sessions. Neither passes through the engine, and neither waits for a peer. When the attachment ends
+//! for any reason, the registration's linger begins.
 //!
-//! What the sender must hear (failures, results, credit, answers to barriers) waits in a queue of its own, which is
-//! bounded because its reader may be asleep while it writes: beyond [`MAX_REPLIES`] the stream is ended.
+//! The replies to the sender (failures, results, credit, answers to barriers) wait in a queue of their own. The queue
+//! is bounded, because a client may send without reading: beyond [`MAX_REPLIES`] the stream is ended.
 //!
 //! Left out: how a task waits until there is something to read (`net::switch`).
 
@@ -20,17 +20,17 @@ pub use super::channel::{Encoded, Encoder, PeerChannel, SendError};
 use super::shared::{Ended, SharedRegistration};
 use crate::{
     delivery::{CreditError, Event, Pull, StreamId},
-    lease::RegistrationId,
+    node::RegistrationId,
     p2p::{Lane, SEND_WINDOW},
     rlpx::snappy::MAX_PAYLOAD,
 };
 
-/// Replies that may wait for a stream whose reader is asleep. At about a hundred bytes each this is some MiB; an
-/// application that sends without reading has used up its windows long before.
+/// The most replies that may wait for a stream whose client does not read. At about a hundred bytes each they take
+/// about 6 MiB. An application that sends without reading has used up its windows long before.
 pub const MAX_REPLIES: usize = 65_536;
 
-/// Credit is returned to the sender in steps of this size: a quarter of the window, so that a window cannot run dry
-/// unnoticed and small messages do not cost a reply each.
+/// Credit is returned to the sender in steps of this size, a quarter of the window. So the sender gets credit before
+/// its window is used up, and small messages do not cost a reply each.
 const CREDIT_STEP: u64 = SEND_WINDOW / 4;
 
 /// A message of a stream, for numbered channels of that stream.
@@ -40,15 +40,15 @@ pub struct StreamMessage<'a> {
     pub channels: &'a [u32],
     /// The message code inside the capability.
     pub code: u32,
-    /// What is sent, uncompressed.
+    /// The payload, uncompressed.
     pub payload: &'a [u8],
     /// The sender's number for the message.
     pub send_id: u64,
-    /// Whether the sender wants to hear when a socket took it.
+    /// Whether the sender asks for a reply when a socket has taken the message.
     pub want_result: bool,
 }
 
-/// Something that the sender of messages must hear.
+/// A reply to the sender of messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// A message was not accepted for a channel.
@@ -57,10 +57,10 @@ pub enum Reply {
         send_id: u64,
         /// The channel.
         channel: u32,
-        /// Why.
+        /// Why it was refused.
         reason: SendError,
     },
-    /// What became of an accepted message whose sender asked.
+    /// The outcome of an accepted message for which the sender asked.
     Result {
         /// The sender's number for the message.
         send_id: u64,
@@ -69,14 +69,14 @@ pub enum Reply {
         /// Whether the socket took it before the session ended.
         written: bool,
     },
-    /// Room came back on a channel.
+    /// The sender may send more on a channel.
     Credit {
         /// The channel.
         channel: u32,
-        /// How much, in bytes and the cost per message.
+        /// The credit, in bytes: payloads and the cost per message.
         bytes: u64,
     },
-    /// Everything before the barrier was accepted or refused.
+    /// All messages before the barrier were accepted or refused.
     Barrier {
         /// The sender's number for the barrier.
         nonce: u64,
@@ -88,37 +88,38 @@ pub enum Reply {
     },
 }
 
-/// What a numbered channel of the stream leads to.
-struct Target {
+/// A numbered channel of the stream, for sending.
+struct SendChannel {
     peer: PeerChannel,
-    /// Cost of written messages that was returned as credit.
+    /// The cost of written messages that was returned as credit.
     credited: u64,
-    /// Accepted messages whose sender wants to hear: the message's number on the channel's lane, and its send id.
+    /// Accepted messages for which the sender asked for a result: the message's number on the channel's lane, and its
+    /// send id.
     results: VecDeque<(u64, u64)>,
-    /// Whether the channel stands in `moved`.
+    /// Whether the channel is in [`SendState::moved`].
     moved: bool,
 }
 
 #[derive(Default)]
-struct Sending {
-    targets: HashMap<u32, Target>,
+struct SendState {
+    channels: HashMap<u32, SendChannel>,
     /// The highest number that a channel of this stream has had.
     highest_channel: u32,
-    /// Channels whose sockets took something since the reader looked.
+    /// Channels whose sockets have taken messages since the last read.
     moved: Vec<u32>,
     replies: VecDeque<Reply>,
     last_send_id: u64,
     overrun: bool,
     draining: bool,
-    /// Another stream holds the registration, or it is gone: nothing that comes on this one counts any more.
+    /// Another stream holds the registration, or it has ended: messages on this stream do not count any more.
     fenced: bool,
 }
 
-/// Ends the sending half of a stream whose registration another one takes, or is gone.
+/// Ends the sending half of a stream whose registration has ended, or is taken by another stream.
 ///
-/// The stream itself may live on for a while: a client that is gone without a word, data that is still in a buffer. What
-/// was accepted from it must be final before the next one is told of it.
-pub(super) struct Fence(Arc<Mutex<Sending>>);
+/// The stream itself may exist for a while longer: its client may have vanished, or data may still be in a buffer. The
+/// last send id of this stream must be final before the next stream gets it.
+pub(super) struct Fence(Arc<Mutex<SendState>>);
 
 impl std::fmt::Debug for Fence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -127,7 +128,7 @@ impl std::fmt::Debug for Fence {
 }
 
 impl Fence {
-    /// The last send of the stream that counted, if it sent any.
+    /// Ends the sending, and returns the last send id of the stream, if it sent messages.
     pub(super) fn close(&self) -> Option<u64> {
         let mut sending = lock(&self.0);
         sending.fenced = true;
@@ -136,11 +137,11 @@ impl Fence {
     }
 }
 
-/// State of one attached stream, shared by its reading and its sending half.
+/// The state of one attached stream, which its reading and its sending half share.
 pub struct Attachment {
     registration: Arc<SharedRegistration>,
     stream: StreamId,
-    sending: Arc<Mutex<Sending>>,
+    sending: Arc<Mutex<SendState>>,
 }
 
 impl std::fmt::Debug for Attachment {
@@ -149,7 +150,7 @@ impl std::fmt::Debug for Attachment {
     }
 }
 
-/// What one read of a stream found: replies, and the events that stand behind them. Kept and filled again by each read.
+/// The result of one read of a stream: replies, and the events that follow them. It is reused by each read.
 #[derive(Debug, Default)]
 pub struct Batch {
     replies: Vec<Reply>,
@@ -159,8 +160,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Takes everything out: the replies; and the events, each with the send window of the channel that it opens, in bytes
-    /// (0 for all other events).
+    /// Takes out the replies, and the events. Each event has the send window of the channel that it opens, in bytes (0
+    /// for all other events).
     pub fn drain(&mut self) -> (Drain<'_, Reply>, impl Iterator<Item = (Event<PeerChannel>, u64)>) {
         let Self { replies, events, windows } = self;
         let events = events.drain(..).map(|event| {
@@ -178,20 +179,20 @@ impl Batch {
     }
 }
 
-/// How reading went.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
     /// There are events or replies.
     Some,
-    /// There is nothing now. The stream is woken when there is.
+    /// There is nothing now. The stream is woken when there are events or replies.
     Nothing,
     /// Another stream took over, or the registration has ended.
     Ended,
-    /// The application sent without reading its replies.
+    /// The application sent without reading, and has more than [`MAX_REPLIES`] replies.
     Overrun,
 }
 
-fn lock(sending: &Mutex<Sending>) -> MutexGuard<'_, Sending> {
+fn lock(sending: &Mutex<SendState>) -> MutexGuard<'_, SendState> {
     sending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -200,18 +201,18 @@ impl Attachment {
         Self { registration, stream, sending: Arc::default() }
     }
 
-    /// What ends its sending when another stream takes the registration.
+    /// Returns the fence that ends its sending when another stream takes the registration.
     pub(super) fn fence(&self) -> Fence {
         Fence(Arc::clone(&self.sending))
     }
 
-    /// Whether another stream holds the registration, or it is gone.
+    /// Whether another stream holds the registration, or the registration has ended.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
         lock(&self.sending).fenced
     }
 
-    /// The registration the stream holds.
+    /// The registration that the stream holds.
     #[must_use]
     pub fn registration(&self) -> RegistrationId {
         self.registration.id()
@@ -223,13 +224,14 @@ impl Attachment {
         self.registration.why_ended()
     }
 
-    /// Which of the registration's streams it is.
+    /// The number of the stream.
     #[must_use]
     pub fn stream(&self) -> StreamId {
         self.stream
     }
 
-    /// Fills `batch` with what is ready: replies first, then events, at most `max_events` and about `max_bytes`.
+    /// Fills `batch` with what is ready: replies first, then events. Takes at most `max_events` in all, and about
+    /// `max_bytes` of events.
     pub fn read(&self, max_bytes: usize, max_events: usize, batch: &mut Batch) -> Read {
         batch.clear();
         {
@@ -255,8 +257,8 @@ impl Attachment {
         if batch.replies.is_empty() && batch.events.is_empty() { Read::Nothing } else { Read::Some }
     }
 
-    /// Learns the numbers of channels from the events on their way to the application, and how much it may send on each.
-    /// Results of a channel that ends become replies, which stand before the events.
+    /// Learns from the events the numbers of channels, and how much the application may send on each. Results of a
+    /// channel that closes become replies, which come before the events.
     fn note(&self, batch: &mut Batch) {
         let Batch { replies, events, windows } = batch;
         for event in events.iter() {
@@ -269,32 +271,32 @@ impl Attachment {
                     if sending.fenced {
                         return;
                     }
-                    // What an earlier stream sent and the socket has not taken yet comes back as credit on this one: both
-                    // numbers are of one moment. A session that has ended, and is only told of for what it left behind,
-                    // takes nothing.
+                    // Messages that an earlier stream sent and that the socket has not taken yet use a part of the
+                    // window. They come back as credit on this stream; so both numbers are from one snapshot. A session
+                    // that has ended takes no messages: its channel is opened only for the events that it left behind.
                     let progress = outbound.progress(index).stream;
                     windows.push_back(match outbound.is_closed() {
                         true => 0,
                         false => SEND_WINDOW.saturating_sub(progress.waiting_cost()),
                     });
-                    let target = Target {
+                    let open = SendChannel {
                         peer,
                         credited: progress.written_cost,
                         results: VecDeque::new(),
-                        // Looked at once more with the next read: what is written before the hook is set below tells
-                        // nobody.
+                        // The next read checks the channel again, because a write before the hook is set below wakes no
+                        // task.
                         moved: true,
                     };
                     sending.highest_channel = sending.highest_channel.max(number);
-                    sending.targets.insert(number, target);
+                    sending.channels.insert(number, open);
                     sending.moved.push(number);
                     let (weak, stream) =
                         (Arc::downgrade(&self.sending), Arc::clone(self.registration.stream()));
                     let hook = move || {
                         let Some(sending) = weak.upgrade() else { return };
                         let mut sending = lock(&sending);
-                        if let Some(target) = sending.targets.get_mut(&number)
-                            && !std::mem::replace(&mut target.moved, true)
+                        if let Some(open) = sending.channels.get_mut(&number)
+                            && !std::mem::replace(&mut open.moved, true)
                         {
                             sending.moved.push(number);
                             drop(sending);
@@ -305,9 +307,9 @@ impl Attachment {
                 }
                 Event::Closed { channel, .. } => {
                     let mut sending = lock(&self.sending);
-                    if let Some(mut target) = sending.targets.remove(channel) {
+                    if let Some(mut open) = sending.channels.remove(channel) {
                         let mut results = VecDeque::new();
-                        target.settle(*channel, &mut results, true);
+                        open.settle(*channel, &mut results, true);
                         replies.extend(results);
                     }
                 }
@@ -316,10 +318,10 @@ impl Attachment {
         }
     }
 
-    /// Sends a message on numbered channels. Refusals become replies; nothing waits.
+    /// Sends a message on numbered channels. Refusals become replies. Never waits.
     pub fn send(&self, encoder: &mut Encoder, message: &StreamMessage<'_>) {
         let StreamMessage { channels, code, payload, send_id, want_result } = *message;
-        // Encoded before the lock is taken: the reading half waits for it.
+        // Encoded before the lock is taken, because the reading half waits for this lock.
         let too_large = |_| SendError::TooLarge { bytes: payload.len(), limit: MAX_PAYLOAD };
         let encoded = encoder.encode(code, payload).map_err(too_large);
         let mut wake = false;
@@ -330,8 +332,8 @@ impl Attachment {
             }
             sending.last_send_id = send_id;
             for &channel in channels {
-                // The outbound queue's lock is taken inside this one; progress hooks, which take this one, are called
-                // without it.
+                // Lock order: the outbound queue's lock is taken while this lock is held. Progress hooks take this
+                // lock, and are called without the queue's lock.
                 let sent = match &encoded {
                     Ok(message) => sending.send(channel, message, send_id, want_result),
                     Err(error) => Err(*error),
@@ -347,25 +349,25 @@ impl Attachment {
         }
     }
 
-    /// Puts a reply behind all that came before.
+    /// Adds a reply after all earlier ones.
     pub fn reply(&self, reply: Reply) {
         lock(&self.sending).reply(reply);
         self.registration.stream().wake();
     }
 
-    /// The application can take more: on one channel, or on the stream (channel 0).
+    /// Adds credit: the application can take more, on one channel or on the stream (channel 0).
     ///
     /// # Errors
     ///
-    /// Credit that cannot be right.
+    /// The channel was never opened on this stream, or the amount is too large.
     pub fn credit(&self, channel: u32, bytes: u64) -> Result<(), CreditError> {
         self.registration.inbox().lock().credit(self.stream, channel, bytes)
     }
 
-    /// The session and channel behind a number.
+    /// Returns the session and the channel of a number.
     #[must_use]
     pub fn target(&self, channel: u32) -> Option<PeerChannel> {
-        lock(&self.sending).targets.get(&channel).map(|target| target.peer.clone())
+        lock(&self.sending).channels.get(&channel).map(|open| open.peer.clone())
     }
 
     /// Wakes the reading half.
@@ -373,8 +375,8 @@ impl Attachment {
         self.registration.stream().wake();
     }
 
-    /// The stream has ended: nothing is sent or told on it any more. Returns the last send that was processed, which the
-    /// registration keeps for the next stream.
+    /// Ends the sending: nothing is sent or reported on the stream any more. Returns the last send id that was
+    /// processed, which the registration keeps for the next stream.
     pub fn end(&self) -> u64 {
         let mut sending = lock(&self.sending);
         sending.let_go();
@@ -382,7 +384,7 @@ impl Attachment {
         sending.last_send_id
     }
 
-    /// Tells the application once that the sidecar is stopping.
+    /// Adds the notice that the sidecar is stopping. Only the first call has an effect.
     pub fn announce_drain(&self, deadline: Duration) {
         let mut sending = lock(&self.sending);
         if !std::mem::replace(&mut sending.draining, true) {
@@ -391,7 +393,7 @@ impl Attachment {
     }
 }
 
-impl Sending {
+impl SendState {
     fn send(
         &mut self,
         channel: u32,
@@ -402,18 +404,18 @@ impl Sending {
         let highest = self.highest_channel;
         let missing =
             || if channel > highest { SendError::NeverOpened { channel } } else { SendError::NotConnected };
-        let target = self.targets.get_mut(&channel).ok_or_else(missing)?;
-        let number = target.peer.queue(Lane::Stream, message)?;
+        let open = self.channels.get_mut(&channel).ok_or_else(missing)?;
+        let number = open.peer.queue(Lane::Stream, message)?;
         if want_result {
-            target.results.push_back((number, send_id));
+            open.results.push_back((number, send_id));
         }
         Ok(())
     }
 
-    /// Asks no channel to tell of its progress any more. The stream that comes next asks them anew.
+    /// Forgets the channels, and removes their progress hooks. The next stream sets its own.
     fn let_go(&mut self) {
-        for (_, target) in self.targets.drain() {
-            target.peer.session.outbound.on_progress(target.peer.channel.index, None);
+        for (_, open) in self.channels.drain() {
+            open.peer.session.outbound.on_progress(open.peer.channel.index, None);
         }
     }
 
@@ -425,18 +427,20 @@ impl Sending {
         }
     }
 
-    /// Turns what the sockets took into credit and results.
+    /// Adds replies for the messages that the sockets have taken: credit and results.
     fn settle(&mut self) {
         for channel in std::mem::take(&mut self.moved) {
-            if let Some(target) = self.targets.get_mut(&channel) {
-                target.moved = false;
-                target.settle(channel, &mut self.replies, false);
+            if let Some(open) = self.channels.get_mut(&channel) {
+                open.moved = false;
+                open.settle(channel, &mut self.replies, false);
             }
         }
     }
 }
 
-impl Target {
+impl SendChannel {
+    /// Adds results of written messages, and credit once it is a whole step. If the channel is `closed`, no more
+    /// messages are written: the results of all others are final, and there is no credit.
     fn settle(&mut self, channel: u32, replies: &mut VecDeque<Reply>, closed: bool) {
         let progress = self.peer.session.outbound.progress(self.peer.channel.index).stream;
         while let Some((number, send_id)) = self.results.front().copied()

@@ -1,8 +1,8 @@
 //! Callers that wait: for a one-off dial, and for the outcome of the first dial of a listed peer.
 //!
-//! A caller is known by the number that its driver gave it, and gets at most one answer. A wait for a listed peer ends with
-//! an outcome (connected, an error that was not there before, a refusal) or when its caller gives up; a caller that finds
-//! no place is answered at once.
+//! A caller is known by the number that its driver gave it, and gets at most one answer. A wait for a listed peer ends
+//! with an outcome (connected, an error that was not there before, a refusal) or when its caller gives up. If
+//! `MAX_WAITING` callers wait already, the next one gets the entry at once.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,23 +12,23 @@ use crate::{
     node::{NodeId, NodeRef},
     policy::{
         Policy,
-        dial::{ConnectOutcome, EntryState, LastError, ListEntry, QueryId},
+        dial::{ConnectId, ConnectOutcome, EntryState, LastError, ListEntry},
     },
 };
 
-/// Callers that may wait for listed peers at once.
+/// The most callers that may wait for listed peers at once.
 const MAX_WAITING: usize = 256;
 
-/// Numbers the callers that wait. The driver chooses; never reused.
+/// The number of a caller that waits. The driver chooses it, and never uses it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub u64);
 
 /// The answer to a caller that waited.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// How a one-off dial ended.
+    /// The outcome of a one-off dial.
     Connect(ConnectReply),
-    /// The listed peer shows an outcome. `None`: it is on no list any more.
+    /// The entry of the listed peer, after an outcome. `None`: the peer is on no list any more.
     Entry(Option<Box<ListEntry>>),
 }
 
@@ -42,13 +42,13 @@ struct Waiting {
 /// All callers that wait. See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    /// One-off dials, each answered by the policy's outcome.
-    connects: BTreeMap<QueryId, CallId>,
+    /// One-off dials. The policy reports an outcome for each, which answers the caller.
+    connects: BTreeMap<ConnectId, CallId>,
     waiting: Vec<Waiting>,
-    queries_made: u64,
+    connects_made: u64,
 }
 
-/// Whether an entry shows an outcome since it had the error `before`.
+/// Whether an entry shows an outcome that is newer than the error `before`.
 fn is_settled(entry: &ListEntry, before: &Option<LastError>) -> bool {
     match entry.state {
         EntryState::Connected { .. } | EntryState::Refused(_) => true,
@@ -61,8 +61,8 @@ fn is_settled(entry: &ListEntry, before: &Option<LastError>) -> bool {
 }
 
 impl Calls {
-    /// Dials a node once. Returns the answer if the policy refuses, else `call` gets it when the dial is over; a dial of
-    /// our own has no caller.
+    /// Dials a node once. If the policy refuses, returns the answer; else `call` is answered when the dial has ended. A
+    /// dial that the switch itself starts has no caller.
     pub(super) fn connect(
         &mut self,
         now: Now,
@@ -71,25 +71,26 @@ impl Calls {
         node: &NodeRef,
         timeout: Duration,
     ) -> Option<Answer> {
-        self.queries_made += 1;
-        let query = QueryId(self.queries_made);
-        match policy.connect(now, query, node, timeout) {
+        self.connects_made += 1;
+        let connect = ConnectId(self.connects_made);
+        match policy.connect(now, connect, node, timeout) {
             Ok(()) => {
-                self.connects.extend(call.map(|call| (query, call)));
+                self.connects.extend(call.map(|call| (connect, call)));
                 None
             }
             Err(refusal) => Some(Answer::Connect(Err(ConnectOutcome::Refused(refusal)))),
         }
     }
 
-    /// A one-off dial is over; `peer` is the session with its node. Returns the caller that waits for it, and its answer.
-    pub(super) fn query_over(
+    /// Ends a one-off dial. `peer` is the session with its node, if there is one. Returns the caller that waits, and
+    /// its answer.
+    pub(super) fn connect_over(
         &mut self,
-        query: QueryId,
+        connect: ConnectId,
         outcome: ConnectOutcome,
         peer: Option<PeerView>,
     ) -> Option<(CallId, Answer)> {
-        let call = self.connects.remove(&query)?;
+        let call = self.connects.remove(&connect)?;
         let reply = match (outcome, peer) {
             (ConnectOutcome::Connected, Some(peer)) => Ok(peer),
             (outcome, _) => Err(outcome),
@@ -97,8 +98,8 @@ impl Calls {
         Some((call, Answer::Connect(reply)))
     }
 
-    /// A caller waits until the entry of a listed peer shows an outcome. Returns the answer if it does already, if there
-    /// is no such entry, or if too many wait.
+    /// Makes a caller wait until the entry of a listed peer shows an outcome. Returns the answer at once if there is an
+    /// outcome already, if there is no such entry, or if too many callers wait.
     pub(super) fn wait_for_entry(
         &mut self,
         call: CallId,
@@ -114,7 +115,8 @@ impl Calls {
         None
     }
 
-    /// A listed peer, or its state, changed. Returns the callers that wait no longer, each with its answer.
+    /// Checks the callers that wait for a listed peer, after the peer or its state changed. Returns those whose wait is
+    /// over, each with its answer.
     pub(super) fn entry_changed(&mut self, now: Now, policy: &Policy, id: NodeId) -> Vec<(CallId, Answer)> {
         if self.waiting.iter().all(|waiting| waiting.id != id) {
             return Vec::new();
@@ -127,7 +129,7 @@ impl Calls {
         self.waiting.extract_if(.., over).map(answer).collect()
     }
 
-    /// A caller has given up.
+    /// Forgets a caller that has given up.
     pub(super) fn give_up(&mut self, call: CallId) {
         self.waiting.retain(|waiting| waiting.call != call);
         self.connects.retain(|_, waiting| *waiting != call);

@@ -1,13 +1,13 @@
-//! Why connections ended, in the words of the dial policy, and why we end them, in the words of the wire.
+//! Why connections ended, as a cause of the dial policy, and why we end them, as a reason on the wire.
 //!
-//! Left out: dials that never became a connection, whose errors are the driver's to judge.
+//! Left out: dials that never became a connection. The driver determines the causes of their errors.
 
 use crate::{
     p2p::{DisconnectReason, Side, session::End},
     policy::{Cause, Refusal},
 };
 
-/// Why a connection ended. `established`: it had become a session.
+/// Returns why a connection ended. `established`: it had become a session.
 pub(super) fn of_end(end: &End, established: bool) -> Cause {
     match (end.by, end.reason) {
         (Side::Remote, Some(reason)) => match reason {
@@ -38,13 +38,13 @@ pub(super) fn of_end(end: &End, established: bool) -> Cause {
             DisconnectReason::Quitting => Cause::LocalFault,
             _ => Cause::Operator,
         },
-        // Without keys there is no reason to give: the handshake timed out or was no handshake.
+        // Without keys no reason was sent: the handshake timed out, or its bytes were not a handshake.
         (Side::Local, None) if end.timed_out => Cause::Silent,
         (Side::Local, None) => Cause::Garbled,
     }
 }
 
-/// What the other side is told when we refuse it.
+/// Returns the reason that the other side reads when we refuse it.
 pub(super) fn of_refusal(refusal: Refusal) -> DisconnectReason {
     match refusal {
         Refusal::OwnIdentity => DisconnectReason::ConnectedToSelf,

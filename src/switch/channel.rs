@@ -1,4 +1,4 @@
-//! The channel of one peer that an application sees, the messages that are queued for it, and why one is refused.
+//! The channel of one peer that an application sees, the messages that are queued for it, and why a message is refused.
 //!
 //! Left out: the queue itself (`p2p::outbound`), and the numbers that a stream has for its channels (`attachment`).
 
@@ -20,7 +20,8 @@ pub struct Encoded {
     payload: Compressed,
 }
 
-/// Encodes messages for peers. It keeps its tables and its buffer from one message to the next, so each stream has its own.
+/// Encodes messages for peers. It reuses its tables and its buffer for the next message, so each stream has its own
+/// encoder.
 #[derive(Debug, Default)]
 pub struct Encoder(Compressor);
 
@@ -29,7 +30,7 @@ impl Encoder {
     ///
     /// # Errors
     ///
-    /// No frame of any peer has room for the payload.
+    /// The compressed payload does not fit a frame of RLPx.
     pub fn encode(&mut self, code: u32, payload: &[u8]) -> Result<Encoded, MessageTooLarge> {
         Ok(Encoded { code, payload: self.0.compress(payload)? })
     }
@@ -40,12 +41,12 @@ impl Encoder {
 pub struct PeerChannel {
     /// The session.
     pub session: Arc<Session>,
-    /// Which of its channels.
+    /// The channel of the session.
     pub channel: SessionChannel,
 }
 
 impl PeerChannel {
-    /// Queues a message of a call for this peer, or refuses it; never waits. Returns the message's number, for
+    /// Queues a message of a call for this peer, or refuses it. Never waits. Returns the message's number, for
     /// `net::wake`.
     ///
     /// # Errors
@@ -55,7 +56,7 @@ impl PeerChannel {
         self.queue(Lane::Call, message)
     }
 
-    /// The same for a message that goes to this peer alone.
+    /// Encodes and queues a message that goes to this peer alone.
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ impl PeerChannel {
         self.send(&Encoder::default().encode(code, payload).map_err(too_large)?)
     }
 
-    /// The one way into the queue of a peer, for streams and calls.
+    /// Queues a message for the peer. Streams and calls have no other way into this queue.
     pub(super) fn queue(&self, lane: Lane, message: &Encoded) -> Result<u64, SendError> {
         let (index, code) = (self.channel.index, u64::from(message.code));
         Ok(self.session.outbound.send(lane, index, code, message.payload.clone())?)
@@ -85,26 +86,26 @@ pub enum SendError {
     #[error("the channel is closed")]
     NotConnected,
     /// No channel has had this number on this stream.
-    #[error("no channel {channel} was opened on this stream; channel_opened tells the numbers")]
+    #[error("no channel {channel} was opened on this stream; the channel_opened events have the numbers")]
     NeverOpened {
         /// The number.
         channel: u32,
     },
-    /// The capability has fewer codes.
+    /// The code is not below the message count of the capability.
     #[error("the protocol has message codes 0 to {}", message_count.saturating_sub(1))]
     CodeOutOfRange {
-        /// How many it has.
+        /// The number of codes that the capability has.
         message_count: u64,
     },
-    /// It is larger than the protocol's owner allows, or than a frame carries.
+    /// The message is larger than the protocol's owner allows, or than a frame carries.
     #[error(
         "{bytes} bytes; a message has at most {limit} bytes, and its compressed frame must fit 24 bits (16776442 bytes of \
          data that does not compress)"
     )]
     TooLarge {
-        /// Its size.
+        /// The message's size, in bytes.
         bytes: usize,
-        /// The limit: the owner's for its protocol, or RLPx's.
+        /// The limit, in bytes: that of the protocol's owner, or of RLPx.
         limit: usize,
     },
 }

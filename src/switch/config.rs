@@ -1,4 +1,4 @@
-//! What the switch is made with.
+//! The settings of the switch, and the parts that it shares with others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,31 +13,32 @@ use crate::{
     policy::Settings,
 };
 
-/// What the engine is made with.
+/// The settings of the engine, and the parts that it shares with others.
 #[derive(Debug)]
 pub struct Config {
-    /// Who we are.
+    /// Our node id.
     pub local_id: NodeId,
-    /// This run of the sidecar: random, told to applications so that they notice a restart.
+    /// A random name of this run of the sidecar. Applications get it, so that they notice a restart.
     pub instance_id: Arc<str>,
     /// Limits of leases.
     pub leases: lease::Config,
     /// Limits of peers.
     pub settings: Settings,
-    /// What watchers see.
+    /// The state that can be watched.
     pub views: Views,
-    /// What waits for all applications, messages that connections hold included.
+    /// The memory of all inboxes, and of the messages that connections hold.
     pub inbound: Arc<Budget>,
-    /// What was counted on connections that have ended. Their drivers add to it.
+    /// Counters of connections that have ended. Their drivers add to it.
     pub base: Arc<BaseTotals>,
-    /// For how long a channel may hold the socket of a session that another application shares (0: never).
+    /// The longest time for which a channel may hold the socket of a session that another application shares (0:
+    /// never).
     pub max_shared_stall: Duration,
     /// Whether an application may end a session that another one shares.
     pub end_shared_sessions: bool,
     /// The forks of the network that we were started for, if it is a public one.
     pub network: Option<Arc<ForkSchedule>>,
-    /// Whether connected peers learn of a protocol that is registered late, by being reconnected.
+    /// Whether connected peers are reconnected, so that they learn of a protocol that is registered later.
     pub rehello: bool,
-    /// Where the randomness of everything comes from.
+    /// The source of all randomness.
     pub rng: StdRng,
 }

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! begin ─▶ handshake ─▶ greeted ─▶ session
-//!                          └─────▶ parked ─▶ session (or gone)
+//!                          └─────▶ parked ─▶ session (or closed)
 //! ```
 //!
-//! What our Hello offered is fixed when it is written, with the owners at that time: a name that changes hands later
-//! never leads an old session's messages to a new owner.
+//! The capabilities of our Hello are fixed when it is written, with their owners at that time. So if a name gets
+//! another owner later, an old session's messages never reach the new owner.
 //!
-//! Left out: sockets and tasks (the driver's), which connections are wanted (`policy`), and the inboxes that a session's
-//! channels lead to (`registrations`).
+//! Left out: sockets and tasks (the driver's), the decision which connections are wanted (`policy`), and the inboxes of
+//! a session's channels (`registrations`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,14 +21,14 @@ use rand::{RngCore as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     cause,
+    channel_inbox::Sharers,
     session::{Session, SessionChannel},
-    sink::Sharers,
 };
 use crate::{
     Now, WakeSlot,
     delivery::{ChannelKey, ClosedBy},
-    lease::{Capability, RegistrationId},
-    node::{Enode, PublicKey, Record},
+    lease::Capability,
+    node::{Enode, PublicKey, Record, RegistrationId},
     p2p::{
         self, Channel, ChannelIndex, ChannelLimits, DisconnectReason, LocalCapability, Outbound,
         OutboundBudget, RemoteHello, Side, Traffic,
@@ -40,19 +40,19 @@ use crate::{
     },
 };
 
-/// A connection that is about to run: what its driver needs beside the socket.
+/// A connection that is about to run: the values that its driver needs in addition to the socket.
 pub struct Run {
     /// Its number.
     pub id: ConnectionId,
     /// Which side opened it.
     pub role: Role,
-    /// For keys, nonces and padding of this connection.
+    /// The generator for keys, nonces and padding of this connection.
     pub rng: StdRng,
-    /// Messages to the peer.
+    /// The queue of messages to the peer.
     pub outbound: Arc<Outbound>,
-    /// Counters.
+    /// The counters of the connection.
     pub traffic: Arc<Traffic>,
-    /// Woken when an inbox that the connection waits for has room. The driver fills it.
+    /// The wake-up for the connection when an inbox has room for which it waits. The driver fills it.
     pub space: Arc<WakeSlot>,
 }
 
@@ -64,21 +64,21 @@ impl std::fmt::Debug for Run {
 
 /// A capability of our Hello, and its owner at that time.
 #[derive(Clone, Debug)]
-pub(super) struct Offered {
+pub(super) struct OfferedCapability {
     pub(super) capability: Capability,
     pub(super) owner: RegistrationId,
     pub(super) max_message: usize,
 }
 
-impl Offered {
-    /// The capability as our Hello says it.
+impl OfferedCapability {
+    /// The capability as it is in our Hello.
     pub(super) fn local(&self) -> LocalCapability {
         let Capability { name, version, message_count } = self.capability.clone();
         LocalCapability { name, version, message_count }
     }
 }
 
-/// Both Hellos of a connection.
+/// The results of both Hellos of a connection.
 #[derive(Debug)]
 pub(super) struct Negotiated {
     public_key: PublicKey,
@@ -87,7 +87,7 @@ pub(super) struct Negotiated {
 }
 
 impl Negotiated {
-    /// Who the peer is.
+    /// The peer's key.
     pub(super) fn public_key(&self) -> PublicKey {
         self.public_key
     }
@@ -98,7 +98,7 @@ impl Negotiated {
     }
 }
 
-/// A channel of a session that leads to an inbox.
+/// A channel of a session that has an inbox.
 #[derive(Clone, Debug)]
 pub(super) struct OpenChannel {
     pub(super) owner: RegistrationId,
@@ -106,16 +106,16 @@ pub(super) struct OpenChannel {
     pub(super) channel: SessionChannel,
 }
 
-/// How far a connection has come.
+/// The stage of a connection.
 #[derive(Debug)]
 enum Stage {
-    /// It is not known who it is.
+    /// The remote has not proved its key.
     Handshake,
-    /// We know who it is, and offered these.
-    Greeted(PublicKey, Vec<Offered>),
-    /// Both Hellos are there; the node is a peer over another connection.
+    /// The remote proved this key, and our Hello offered these capabilities.
+    Greeted(PublicKey, Vec<OfferedCapability>),
+    /// Both Hellos were exchanged, and the node is a peer over another connection.
     Parked(Negotiated),
-    /// A session.
+    /// The connection is a session.
     Open { session: Arc<Session>, channels: Vec<OpenChannel>, sharers: Arc<Sharers> },
 }
 
@@ -126,15 +126,15 @@ struct Connection {
     inbound: bool,
     dialed_as: Option<Kind>,
     enode: Option<Enode>,
-    /// What the node was offered with, until it is a peer.
+    /// The record with which the node was offered for the dial. The session takes it.
     record: Option<Record>,
     outbound: Arc<Outbound>,
     traffic: Arc<Traffic>,
     space: Arc<WakeSlot>,
     stage: Stage,
-    /// Why we are ending it, if we are.
+    /// Set if we end the connection: the origin of the decision, and its description.
     closing: Option<(ClosedBy, Arc<str>)>,
-    /// The decision against it, and the node that it hit as far as that is known.
+    /// The refusal of the connection, and the key of the refused node if it is known.
     refused: Option<(Option<PublicKey>, Refusal)>,
 }
 
@@ -143,28 +143,28 @@ struct Connection {
 pub(super) struct Ended {
     pub(super) cause: Cause,
     pub(super) by: ClosedBy,
-    /// In words; never empty.
+    /// A description of the end; never empty.
     pub(super) said: String,
     pub(super) reason: DisconnectReason,
     /// The address of an inbound connection whose remote proved its key.
     pub(super) reached_by: Option<SocketAddr>,
     /// Set for an inbound connection that never became a session.
-    pub(super) not_admitted: Option<NotLetIn>,
+    pub(super) not_admitted: Option<RefusedInbound>,
 }
 
 /// An inbound connection that did not become a session.
 #[derive(Debug)]
-pub(super) struct NotLetIn {
+pub(super) struct RefusedInbound {
     pub(super) remote: SocketAddr,
     pub(super) node: Option<PublicKey>,
     pub(super) refusal: Option<Refusal>,
 }
 
-/// Channels of one registration that were taken from sessions.
+/// Channels of one registration that were taken out of sessions.
 #[derive(Debug, Default)]
 pub(super) struct Released {
     pub(super) channels: Vec<(Arc<Session>, OpenChannel)>,
-    /// Connections whose sessions lead nowhere any more.
+    /// Connections whose sessions have no channel any more.
     pub(super) useless: Vec<ConnectionId>,
 }
 
@@ -178,18 +178,18 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// No connections. `rng` makes the generator of each.
+    /// Returns a set without connections. `rng` seeds the generator of each connection.
     pub(super) fn new(rng: StdRng) -> Self {
         Self { all: BTreeMap::new(), made: 0, budget: Arc::default(), rng }
     }
 
-    /// A number for a connection that is about to begin.
+    /// Returns the number for a connection that is about to begin.
     pub(super) fn next_id(&mut self) -> ConnectionId {
         self.made += 1;
         ConnectionId(self.made)
     }
 
-    /// A socket is connected. `dial`: by us.
+    /// Adds a connection whose socket is connected. `dial`: set if we opened it.
     pub(super) fn begin(
         &mut self,
         id: ConnectionId,
@@ -223,15 +223,15 @@ impl Connections {
         run
     }
 
-    /// The remote is known, and our Hello offers this.
-    pub(super) fn greeted(&mut self, id: ConnectionId, remote: PublicKey, offered: Vec<Offered>) {
+    /// Notes that the remote proved its key, and the capabilities that our Hello offers.
+    pub(super) fn greeted(&mut self, id: ConnectionId, remote: PublicKey, offered: Vec<OfferedCapability>) {
         if let Some(connection) = self.all.get_mut(&id) {
             connection.stage = Stage::Greeted(remote, offered);
         }
     }
 
-    /// Both Hellos are there: what is shared, and who owned it when our Hello was written. `None` for a connection that
-    /// was never greeted.
+    /// Returns the shared capabilities, each with its owner at the time of our Hello. `None` for a connection whose
+    /// remote has not proved its key, or that is past this stage.
     pub(super) fn negotiated(
         &self,
         id: ConnectionId,
@@ -254,7 +254,7 @@ impl Connections {
             })
         };
         let ours = |said: &p2p::Capability| {
-            offered.iter().any(|Offered { capability, .. }| *capability.name == *said.name)
+            offered.iter().any(|OfferedCapability { capability, .. }| *capability.name == *said.name)
         };
         Some(Negotiated {
             public_key: *public_key,
@@ -263,14 +263,14 @@ impl Connections {
         })
     }
 
-    /// The connection waits behind the session of its node.
+    /// Parks a connection: the node has a session on another connection.
     pub(super) fn park(&mut self, id: ConnectionId, negotiated: Negotiated) {
         if let Some(connection) = self.all.get_mut(&id) {
             connection.stage = Stage::Parked(negotiated);
         }
     }
 
-    /// Takes what was negotiated on a connection that waited.
+    /// Takes the results of the Hellos from a parked connection.
     pub(super) fn unpark(&mut self, id: ConnectionId) -> Option<Negotiated> {
         let connection = self.all.get_mut(&id)?;
         if !matches!(connection.stage, Stage::Parked(_)) {
@@ -282,8 +282,8 @@ impl Connections {
         }
     }
 
-    /// The session that the connection becomes, and what is woken when its inboxes have room. `listed`: whether the node
-    /// is static, and whether it is trusted.
+    /// Returns the session that the connection becomes, and the slot that is woken when its inboxes have room.
+    /// `listed`: whether the node is static, and whether it is trusted.
     pub(super) fn session(
         &mut self,
         now: Now,
@@ -322,7 +322,7 @@ impl Connections {
         Some((Arc::new(session), Arc::clone(&connection.space)))
     }
 
-    /// The session's channels lead to inboxes from now on.
+    /// Notes that the connection is a session, and the inboxes of its channels.
     pub(super) fn opened(
         &mut self,
         session: &Arc<Session>,
@@ -334,8 +334,8 @@ impl Connections {
         }
     }
 
-    /// Takes the channels of a session that ends. `None` for a connection without a session, or whose session has ended
-    /// already.
+    /// Takes the channels of a session that ends. `None` for a connection without a session. If the session has ended
+    /// already, it has no channels.
     pub(super) fn end_session(&mut self, id: ConnectionId) -> Option<(Arc<Session>, Vec<OpenChannel>)> {
         match &mut self.all.get_mut(&id)?.stage {
             Stage::Open { session, channels, .. } => Some((Arc::clone(session), std::mem::take(channels))),
@@ -343,7 +343,8 @@ impl Connections {
         }
     }
 
-    /// Takes one registration's channels from all sessions. `only`: from this connection alone.
+    /// Takes one registration's channels from all sessions. `only`: from this connection alone. `released` selects the
+    /// channels.
     pub(super) fn release(
         &mut self,
         owner: RegistrationId,
@@ -361,7 +362,7 @@ impl Connections {
             out.channels.extend(gone.map(|open| (Arc::clone(session), open)));
             if before > channels.len() {
                 let owners: BTreeSet<_> = channels.iter().map(|open| open.owner).collect();
-                // An application that is left alone on a connection has its whole limit again.
+                // An application that is the only one left on a connection may hold it for its own stall limit again.
                 sharers.set(owners.len());
             }
             if before > 0 && channels.is_empty() {
@@ -371,21 +372,29 @@ impl Connections {
         out
     }
 
-    /// The registration whose inbox a channel leads to.
+    /// Returns why a connection ends when another one of its node takes its place: by whose decision, and in words. A
+    /// decision to end it that was made before stands.
+    pub(super) fn replaced(&self, id: ConnectionId) -> (ClosedBy, Arc<str>) {
+        let decided = self.all.get(&id).and_then(|connection| connection.closing.clone());
+        decided.unwrap_or_else(|| (ClosedBy::Sidecar, "replaced by a second connection".into()))
+    }
+
+    /// Returns the registration that owns the inbox of a channel.
     pub(super) fn owner_of(&self, id: ConnectionId, channel: ChannelIndex) -> Option<RegistrationId> {
         let Stage::Open { channels, .. } = &self.all.get(&id)?.stage else { return None };
         channels.iter().find(|open| open.channel.index == channel).map(|open| open.owner)
     }
 
-    /// How many registrations beside `owner` have a channel on a session. One may have several. `None` without a session.
+    /// Returns the number of registrations other than `owner` that have a channel on a session. One may have several.
+    /// `None` without a session.
     pub(super) fn others_than(&self, owner: RegistrationId, id: ConnectionId) -> Option<usize> {
         let Stage::Open { channels, .. } = &self.all.get(&id)?.stage else { return None };
         let others = channels.iter().map(|open| open.owner).filter(|other| *other != owner);
         Some(others.collect::<BTreeSet<_>>().len())
     }
 
-    /// Ends a connection from here: what was accepted for it is flushed, then the reason is sent. Returns true if it has
-    /// no keys, so that nothing could be written: it is forgotten, and its driver has to cut it.
+    /// Ends a connection: the messages that were accepted for it are written, then the reason. Returns true if the
+    /// connection has no keys, so that nothing can be written. Then it is forgotten, and its driver has to abort it.
     pub(super) fn disconnect(
         &mut self,
         id: ConnectionId,
@@ -403,7 +412,7 @@ impl Connections {
         false
     }
 
-    /// A checkpoint decided against a connection.
+    /// Notes that a checkpoint refused a connection. Returns the remote's address.
     pub(super) fn refuse(
         &mut self,
         id: ConnectionId,
@@ -416,15 +425,15 @@ impl Connections {
         Some(connection.remote)
     }
 
-    /// The policy decided against a connection after its checkpoint. Returns the address of an inbound one without keys,
-    /// which is cut and never reports its end.
+    /// Notes that the policy refused a connection after its checkpoint. Returns the remote's address if the connection
+    /// is inbound and without keys: then it is aborted, and never reports its end.
     pub(super) fn refuse_later(&mut self, id: ConnectionId, refusal: Refusal) -> Option<SocketAddr> {
         let connection = self.all.get_mut(&id)?;
         connection.refused.get_or_insert((None, refusal));
         (connection.inbound && matches!(connection.stage, Stage::Handshake)).then_some(connection.remote)
     }
 
-    /// How a connection ended, by what its driver reports and by what we had decided.
+    /// Returns how a connection ended, from its driver's report and from our own decision.
     pub(super) fn ended(&self, id: ConnectionId, end: &End) -> Option<Ended> {
         let connection = self.all.get(&id)?;
         let established = matches!(connection.stage, Stage::Open { .. });
@@ -439,8 +448,8 @@ impl Connections {
             Stage::Parked(negotiated) => Some(negotiated.public_key),
             Stage::Handshake | Stage::Open { .. } => None,
         };
-        // Dials that failed are told by the policy, which knows of those too that never had a connection.
-        let not_admitted = (connection.inbound && !established).then(|| NotLetIn {
+        // The policy reports failed dials, because it also knows those that never had a connection.
+        let not_admitted = (connection.inbound && !established).then(|| RefusedInbound {
             remote: connection.remote,
             node: node.or(connection.refused.and_then(|(node, _)| node)),
             refusal: connection.refused.map(|(_, refusal)| refusal),
@@ -455,14 +464,14 @@ impl Connections {
         })
     }
 
-    /// Forgets a connection that has ended. Its queue refuses from here on, whatever its driver did.
+    /// Forgets a connection that has ended. Its queue refuses messages from now on, in every state of its driver.
     pub(super) fn forget(&mut self, id: ConnectionId) {
         if let Some(connection) = self.all.remove(&id) {
             connection.outbound.close();
         }
     }
 
-    /// All connections.
+    /// The numbers of all connections.
     pub(super) fn ids(&self) -> impl Iterator<Item = ConnectionId> {
         self.all.keys().copied()
     }
@@ -471,7 +480,7 @@ impl Connections {
         self.all.len()
     }
 
-    /// What waits for all peers.
+    /// The bytes that wait for all peers.
     pub(super) fn queued(&self) -> u64 {
         self.budget.used()
     }

@@ -1,4 +1,4 @@
-//! What the engine wants done. Each effect is an id and values; the driver has the sockets, tasks and callers.
+//! The orders of the engine. Each effect has an id and values; the driver has the sockets, tasks and callers.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,50 +23,51 @@ use crate::{
     },
 };
 
-/// What the driver does for the engine.
+/// An order to the driver.
 pub enum Effect {
-    /// Tell a connection.
+    /// Send an order to a connection.
     Control(ConnectionId, Control),
-    /// End a connection that has no keys yet, without a word. It reports no end.
+    /// End a connection that has no keys yet, without a Disconnect. It reports no end.
     AbortConnection(ConnectionId),
-    /// Look up a host name, and report with `host_resolved`.
+    /// Look up a host name. Report with `host_resolved`.
     LookupHost(TaskId, String),
-    /// Open a TCP connection, and report with `dialed`.
+    /// Open a TCP connection. Report with `dialed` or `dial_failed`.
     Dial(Dial),
-    /// Give a dial or its lookup up; no report is owed.
+    /// Abort a dial or its lookup. It need not report.
     AbortDial(TaskId),
-    /// Ask discovery where a node is, and report with `located`.
+    /// Ask discovery for the address of a node. Report with `located`.
     Resolve(NodeId, Option<PublicKey>),
-    /// Our record announces the chain of a registration from now on, or does not any more.
+    /// Announce the chain of a registration in our record from now on; with `None`, no longer.
     Announce(EntryOwner, Option<(Arc<ForkSchedule>, Head)>),
-    /// A registration's entries leave our record.
+    /// Remove a registration's entries from our record.
     ReleaseEntries(EntryOwner),
-    /// So many candidates are wanted.
+    /// Tell discovery how many candidates the dialer has room for.
     Demand(usize),
-    /// Keep this peer for the next run.
+    /// Store this peer for the next run.
     Remember(Box<Acquaintance>),
-    /// A peer that we dialed left too soon to be kept anew.
+    /// Report to the database that a peer that we dialed left before [`GOOD_AFTER`]. The database removes the peer if
+    /// it never had a longer session.
     PeerLeft(NodeId),
-    /// Keep the lists. Only the newest count.
+    /// Store the lists. Only the newest lists count.
     Persist(Lists),
-    /// A caller that waited has its answer.
+    /// Send the answer to a caller that waited.
     Reply(CallId, Answer),
     /// Write a line into the log.
     Log(LogLine),
 }
 
-/// A peer that we dialed, for the next run.
+/// A peer that we dialed, as it is stored for the next run.
 #[derive(Clone, Debug)]
 pub struct Acquaintance {
     /// Its key.
     pub public_key: PublicKey,
-    /// Where it listens.
+    /// The address at which it listens.
     pub addr: SocketAddr,
     /// Its record, if we have it.
     pub record: Option<Record>,
-    /// How long the session lasted; zero while it does.
+    /// How long the session lasted; zero while it is open.
     pub served: Duration,
-    /// Wall time, in seconds.
+    /// The time of this entry, in Unix seconds.
     pub last: u64,
 }
 
@@ -77,18 +78,18 @@ pub enum LogLine {
     Connected(Arc<Session>),
     /// A session ended.
     Disconnected {
-        /// Which.
+        /// The session that ended.
         session: Arc<Session>,
-        /// The reason on the wire, or what stands for it.
+        /// The reason on the wire, or the one that stands for the end if none was sent.
         reason: DisconnectReason,
-        /// In more words; a peer may have written some of them.
+        /// A description. The peer may have written parts of it.
         detail: String,
     },
     /// An inbound connection was refused before its handshake, or a connection at a checkpoint.
     Refused {
         /// The other end.
         remote: SocketAddr,
-        /// Why.
+        /// Why it was refused.
         refusal: Refusal,
     },
     /// A registration is new.
@@ -102,35 +103,35 @@ pub enum LogLine {
     RegistrationEnded {
         /// Its client id.
         client: Arc<str>,
-        /// Whether its lease ran out, rather than being deleted.
+        /// Whether its lease ran out; false if it was deleted.
         expired: bool,
     },
     /// An application lost messages.
     Lost(LossLine),
     /// A peer is reconnected, so that it learns of a protocol.
     Rehello(NodeId),
-    /// A fork that schedules lack is followed, or is not any more.
+    /// A fork that schedules lack is followed, or is not followed any more.
     Fork(News),
-    /// Something is wrong that was not before.
+    /// A warning has begun.
     Warn(Warning),
-    /// The warning of this name does not hold any more.
+    /// The warning of this name has ended.
     WarningOver(&'static str),
     /// Most refused connections come from one private address.
     OneSource(OneSource),
-    /// A peer that was listed in an earlier run has no place any more.
+    /// A peer that was listed in an earlier run cannot be listed any more.
     LeftOut {
-        /// The node, in words.
+        /// The node, as it was stored.
         node: String,
-        /// Why.
+        /// Why it cannot be listed.
         error: AddError,
     },
 }
 
-/// How long a peer must have been one to be worth a dial at the next start. Those that find us useless, or are full, say
-/// so within seconds.
+/// The shortest session after which a peer is worth a dial at the next start. Peers that find us useless, or that have
+/// no free slot, disconnect within seconds.
 const GOOD_AFTER: Duration = Duration::from_secs(60);
 
-/// Effects that the driver has not taken yet, in order.
+/// The effects that the driver has not taken yet, in order.
 #[derive(Default)]
 pub(super) struct Effects(VecDeque<Effect>);
 
@@ -157,12 +158,12 @@ impl Effects {
         self.push(Effect::Log(line));
     }
 
-    /// The lists are kept already.
+    /// Drops the orders to store the lists, because the lists are stored already.
     pub(super) fn persist_nothing(&mut self) {
         self.0.retain(|effect| !matches!(effect, Effect::Persist(_)));
     }
 
-    /// A session ended. `stopping`: because we stop, so that its length says nothing about the peer.
+    /// Notes a session that ended. `stopping`: it ended because we stop, so its length says nothing about the peer.
     pub(super) fn left(&mut self, now: Now, session: &Session, stopping: bool) {
         let served = now.unix.saturating_sub(session.since);
         if served >= GOOD_AFTER || stopping {
@@ -172,8 +173,8 @@ impl Effects {
         }
     }
 
-    /// Notes a peer for the next run, which dials those that served longest first. Peers that dialed us are left out:
-    /// where they listen is not known.
+    /// Stores a peer for the next run, which first dials the peers that served longest. Peers that dialed us are left
+    /// out: the address at which they listen is not known.
     pub(super) fn remember(&mut self, now: Now, session: &Session, served: Duration) {
         let Host::Ip(ip) = session.enode.host else { return };
         if !session.inbound {

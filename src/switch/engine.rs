@@ -1,10 +1,10 @@
-//! The switch's engine: something happens, its parts are told, and what follows leaves as [`Effect`]s.
+//! The switch's engine: it takes an event or a call, changes the parts that it concerns, and gives out [`Effect`]s.
 //!
 //! The parts keep their own state and know nothing of each other: connections, sessions, registrations, the policy,
-//! re-Hello, callers that wait, and views. What concerns more than one of them is done here, and only here. The methods
-//! come in three groups: what a driver reports, what callers ask, and what the driver is to do.
+//! re-Hello, callers that wait, and views. Only this file makes the changes that concern more than one of them. The
+//! methods come in three groups: the reports of a driver, the calls, and the orders to the driver.
 //!
-//! Left out: sockets, tasks, reply channels and the log, which are the driver's (`net::switch`).
+//! Left out: sockets, tasks, reply channels and the log; the driver has them (`net::switch`).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,28 +18,30 @@ use super::{
     calls::{CallId, Calls},
     cause,
     channel::PeerChannel,
+    channel_inbox::Sharers,
     config::Config,
-    connections::{Connections, Negotiated, Offered, OpenChannel, Released, Run},
+    connections::{Connections, Negotiated, OfferedCapability, OpenChannel, Released, Run},
     effect::{Effect, Effects, LogLine},
     error::{ListError, SwitchError},
     metrics::Metrics,
     peers::{self, PeerView, Peers},
-    registration::{Acting, AttachRequest, Attached, Principal, Registered, RegistrationView, Target, cut},
+    registration::{
+        Acting, AttachRequest, Attached, Principal, Registered, RegistrationRef, RegistrationView, cut,
+    },
     registrations::{Change, Registrations, Stands},
     rehello::{self, Rehello},
     session::{Session, SessionChannel},
     sessions::Sessions,
-    sink::{Mute, Sharers},
     views::{Attempt, NotAdmitted, PeerEnd, Views},
 };
 use crate::{
     Now, Wake,
     delivery::{Budget, ClosedBy},
-    lease::{RegistrationId, RegistrationSpec},
-    node::{Enode, NodeId, NodeRef, PublicKey, local::EntryOwner},
+    lease::RegistrationSpec,
+    node::{Enode, NodeId, NodeRef, PublicKey, RegistrationId, local::EntryOwner},
     p2p::{
         BaseTotals, Channel, ChannelIndex, DisconnectReason, RemoteHello,
-        session::{Admission, ConnectionId, Control, End, Open, Opening, Sinks},
+        session::{Admission, ChannelInboxes, ConnectionId, Control, End, Open, Opening},
     },
     policy::{
         Action, Cause, CloseReason, Policy, Refusal,
@@ -50,7 +52,7 @@ use crate::{
     rlpx::Compressor,
 };
 
-/// Why a dial fails while we stop.
+/// The detail of a dial that fails because the sidecar stops.
 const STOPPING: &str = "this sidecar is stopping";
 
 /// See the [module](self).
@@ -74,7 +76,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// A switch without peers and registrations.
+    /// Returns a switch without peers and registrations.
     #[must_use]
     pub fn new(now: Now, mut config: Config) -> Self {
         let mut fork = || StdRng::seed_from_u64(config.rng.next_u64());
@@ -99,8 +101,8 @@ impl Engine {
         }
     }
 
-    /// Takes in the lists of the configuration and of earlier runs, before anything runs. Fails for an entry of the
-    /// configuration only.
+    /// Restores the lists of the configuration and of earlier runs, before the switch runs. Fails only for an entry of
+    /// the configuration.
     pub fn restore(
         &mut self,
         now: Now,
@@ -111,20 +113,21 @@ impl Engine {
         for (node, error) in self.policy.restore(now, statics, trusted, lists)? {
             self.effects.log(LogLine::LeftOut { node, error });
         }
-        // What was just read need not be written.
+        // The lists were just read, so they need not be stored.
         self.settle(now);
         self.effects.persist_nothing();
         Ok(())
     }
 
-    /// Sets what wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier between two calls.
+    /// Sets the wake-up for the driver. It is used when [`poll_timeout`](Self::poll_timeout) becomes earlier between
+    /// two calls.
     pub fn wake_by(&self, wake: Arc<dyn Wake>) {
         self.registrations.attention().fill(wake);
     }
 
-    // What a driver reports.
+    // The reports of a driver.
 
-    /// A TCP connection was accepted. `None`: it is refused, and to be closed without a byte.
+    /// A TCP connection was accepted. `None`: it is refused, and the driver closes it without sending a byte.
     #[must_use]
     pub fn accepted(&mut self, now: Now, remote: SocketAddr, local: SocketAddr) -> Option<Run> {
         if self.draining {
@@ -139,11 +142,12 @@ impl Engine {
         Some(self.connections.begin(id, remote, local, None))
     }
 
-    /// A dial opened a connection from `local` to its first address. `None`: it is not wanted any more, and to be closed.
+    /// A dial opened a connection from `local` to its first address. `None`: it is not wanted any more, and the driver
+    /// closes it.
     #[must_use]
     pub fn dialed(&mut self, now: Now, dial: &Dial, local: SocketAddr) -> Option<Run> {
         if self.draining {
-            // Every dial is owed its answer, or its caller waits for ever.
+            // Every dial must get an outcome. Without one, its caller would wait for ever.
             self.policy.dial_failed(now, dial.task, Cause::LocalFault, STOPPING);
             return None;
         }
@@ -157,36 +161,37 @@ impl Engine {
         self.policy.dial_failed(now, task, cause, detail);
     }
 
-    /// A host name was looked up, or why it was not.
+    /// A host name was looked up, or the lookup failed.
     pub fn host_resolved(&mut self, now: Now, task: TaskId, addrs: Result<&[IpAddr], &str>) {
         self.policy.host_resolved(now, task, addrs);
     }
 
-    /// Discovery has found where a node is, or does not know.
+    /// Discovery has found the address of a node, or has not found it.
     pub fn located(&mut self, now: Now, id: NodeId, found: Option<Enode>) {
         self.policy.node_resolved(now, &id, found.filter(|enode| enode.tcp != 0));
     }
 
-    /// A source offers a node. The policy counts a refusal, which its source learns from the demand alone.
+    /// A source offers a node. The policy counts a refusal. The source does not get it: it only gets the demand.
     pub fn candidate(&mut self, now: Now, candidate: Candidate) {
         if !self.draining {
             let _ = self.policy.candidate(now, candidate);
         }
     }
 
-    /// First checkpoint of a connection: the remote proved its identity. Returns what our Hello offers, or why the
-    /// connection goes.
+    /// First checkpoint of a connection: the remote proved its key. Returns the capabilities that our Hello offers, or
+    /// why the connection is refused.
     pub fn authenticated(&mut self, now: Now, id: ConnectionId, remote: PublicKey) -> Admission {
         if let Err(refusal) = self.policy.conn_identified(now, id, remote.id()) {
             return Err(self.refuse(id, remote, refusal));
         }
         let offered = self.registrations.offered();
-        let hello = offered.iter().map(Offered::local).collect();
+        let hello = offered.iter().map(OfferedCapability::local).collect();
         self.connections.greeted(id, remote, offered);
         Ok(hello)
     }
 
-    /// Second checkpoint of a connection: Hellos are exchanged. Returns what becomes of it, or why it goes.
+    /// Second checkpoint of a connection: Hellos are exchanged. Returns how the connection goes on, or why it is
+    /// refused.
     pub fn negotiated(
         &mut self,
         now: Now,
@@ -197,7 +202,7 @@ impl Engine {
         let Some(negotiated) = self.connections.negotiated(id, hello, channels) else {
             return Err(DisconnectReason::SubprotocolError);
         };
-        let served = self.registrations.policy_ids(negotiated.channels());
+        let served: Vec<_> = self.registrations.owners(negotiated.channels()).into_iter().collect();
         match self.policy.conn_ready(now, id, &served) {
             Err(refusal) => Err(self.refuse(id, negotiated.public_key(), refusal)),
             Ok(Verdict::Admitted) => Ok(Open::Session(self.open(now, id, negotiated))),
@@ -208,12 +213,13 @@ impl Engine {
         }
     }
 
-    /// Something was heard on a connection that was probed.
+    /// A frame was read on a connection that was probed.
     pub fn heard(&mut self, now: Now, id: ConnectionId) {
         self.policy.conn_heard(now, id);
     }
 
-    /// An inbox let go of a peer that another application uses as well: one channel closes, the session goes on.
+    /// The application of a channel is too slow, and its policy is to disconnect the peer. Another application uses the
+    /// peer too, so only the channel closes, and the session goes on.
     pub fn channel_closed(&mut self, now: Now, id: ConnectionId, channel: ChannelIndex) {
         let Some(owner) = self.connections.owner_of(id, channel) else { return };
         let released = self.connections.release(owner, |of| of.index == channel, Some(id));
@@ -221,7 +227,7 @@ impl Engine {
         self.release(now, released, DisconnectReason::SubprotocolError, detail);
     }
 
-    /// A connection is over. Its last event.
+    /// A connection has ended. This is its last event.
     pub fn closed(&mut self, now: Now, id: ConnectionId, end: &End) {
         let Some(ended) = self.connections.ended(id, end) else { return };
         if let Some(remote) = ended.reached_by {
@@ -237,12 +243,12 @@ impl Engine {
         self.policy.conn_closed(now, id, ended.cause, &ended.said);
         if let Some(node) = self.rehello.returning(id) {
             let timeout = self.policy.settings().dial_timeout;
-            // A refusal (it dialed us meanwhile, it was banned) is as good an answer.
+            // A refusal needs no action: the node has dialed us in the meantime, or it was banned.
             let _ = self.calls.connect(now, &mut self.policy, None, &node, timeout);
         }
     }
 
-    /// Time passed.
+    /// A deadline has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.policy.handle_timeout(now);
         self.registrations.handle_timeout(now);
@@ -257,34 +263,34 @@ impl Engine {
         timeouts.into_iter().flatten().min()
     }
 
-    // What the driver is to do.
+    // The orders to the driver.
 
-    /// The next thing to do. To be called until `None` after each other call.
+    /// Returns the next effect. The driver calls this after each other call, until it returns `None`.
     pub fn poll_effect(&mut self, now: Now) -> Option<Effect> {
         self.settle(now);
         self.effects.pop()
     }
 
-    // What callers ask.
+    // The calls.
 
-    /// The calls about peers.
+    /// The calls that are about peers only.
     pub fn peers(&mut self) -> Peers<'_> {
         Peers::new(&mut self.policy, &self.sessions)
     }
 
-    /// The calls about registrations that concern nothing else.
+    /// The calls that are about registrations only.
     pub fn registrations(&mut self) -> &mut Registrations {
         &mut self.registrations
     }
 
-    /// Connections that are left.
+    /// The number of connections that have not ended.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// Ends the session with a node. Returns when a static peer will be dialed again, in wall time: after the dial history
-    /// lets it, unless the peer dials first.
+    /// Ends the session with a node. Returns the wall time at which we dial a static peer again, unless it dials us
+    /// first: the end of the dial history's window. `None` for other peers.
     pub fn disconnect_peer(
         &mut self,
         now: Now,
@@ -303,7 +309,7 @@ impl Engine {
         }
     }
 
-    /// Answers the caller once the entry of a listed peer shows an outcome that it did not show at `before`.
+    /// Answers the caller when the entry of a listed peer shows an outcome that is newer than the error `before`.
     pub fn wait_for_dial(&mut self, now: Now, call: CallId, id: NodeId, before: Option<LastError>) {
         if let Some(answer) = self.calls.wait_for_entry(call, id, self.policy.entry(now, &id), before) {
             self.effects.reply(call, answer);
@@ -320,7 +326,7 @@ impl Engine {
         &mut self,
         now: Now,
         principal: &Principal,
-        target: &Target,
+        target: &RegistrationRef,
         request_id: &str,
         takeover: bool,
     ) -> Result<Registered, SwitchError> {
@@ -335,7 +341,7 @@ impl Engine {
         })
     }
 
-    /// Attaches a stream. `wake` is called whenever it may read again.
+    /// Attaches a stream. `wake` is called whenever the stream may read again.
     pub fn attach(
         &mut self,
         now: Now,
@@ -349,7 +355,7 @@ impl Engine {
         self.registrations.open_stream(now, claimed, request, wake, &self.instance_id)
     }
 
-    /// Changes what a registration says, while its holder goes on.
+    /// Changes the contents of a registration. Its stream stays attached.
     pub fn update_registration(
         &mut self,
         now: Now,
@@ -363,7 +369,8 @@ impl Engine {
         self.registrations.view(now, id)
     }
 
-    /// The channel on which a call sends: of the caller's registration, to a connected peer that shares the protocol.
+    /// Returns the channel on which a call sends: it belongs to the caller's registration, and its peer is connected
+    /// and shares the protocol.
     pub fn sender(
         &mut self,
         now: Now,
@@ -378,7 +385,7 @@ impl Engine {
         sending.channel(session).ok_or_else(unshared)
     }
 
-    /// The channels on which a call sends to all peers that share the protocol. The order is random.
+    /// Returns the channels on which a call sends to all peers that share the protocol. The order is random.
     pub fn senders(
         &mut self,
         now: Now,
@@ -393,7 +400,7 @@ impl Engine {
         Ok(channels)
     }
 
-    /// An application lets go of one of its channels. The session ends with it, unless another application uses it.
+    /// Ends one channel of an application.
     pub fn disconnect_channel(
         &mut self,
         now: Now,
@@ -404,6 +411,8 @@ impl Engine {
     ) -> Result<(), SwitchError> {
         let connection = target.session.id;
         let Some(others) = self.connections.others_than(id, connection) else { return Ok(()) };
+        // An application that is alone on the session ends it. With other applications on it, only the channel closes,
+        // unless the caller asks for the end of the session, which the configuration must allow.
         if others > 0 && end_session && !self.end_shared_sessions {
             return Err(SwitchError::SharedSession { node: target.session.node_id, others });
         }
@@ -418,7 +427,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The numbers at this time.
+    /// Returns the current numbers.
     pub fn metrics(&mut self, now: Now) -> Metrics {
         let Self { policy, sessions, registrations, .. } = self;
         Metrics {
@@ -429,7 +438,7 @@ impl Engine {
         }
     }
 
-    /// No more dials, accepts and registrations.
+    /// Begins the drain: no more dials, accepts and registrations.
     pub fn drain(&mut self) {
         self.draining = true;
         self.rehello.stop();
@@ -437,7 +446,7 @@ impl Engine {
         self.registrations.wake_streams();
     }
 
-    /// Ends all connections with "quitting", after what was accepted for them is written.
+    /// Ends all connections with "quitting", after the messages that were accepted for them are written.
     pub fn quit(&mut self) {
         let ids: Vec<_> = self.connections.ids().collect();
         for id in ids {
@@ -445,10 +454,12 @@ impl Engine {
         }
     }
 
-    // What follows.
+    // The consequences.
 
-    /// Lets the parts follow each other until nothing more follows.
+    /// Carries out the consequences of changes in all parts, until there are no more.
     fn settle(&mut self, now: Now) {
+        // Registrations come first, because their changes cause actions of the policy. The log and the views come last,
+        // so that they show the state after all actions.
         loop {
             self.follow_registrations(now);
             let Some(action) = self.policy.poll_action() else { break };
@@ -464,7 +475,7 @@ impl Engine {
 
     fn follow_policy(&mut self, now: Now, action: Action) {
         match action {
-            // While draining there are no more dials: each gets its answer at once, and so does the caller that waits.
+            // While draining there are no more dials. Each fails at once, which answers the caller that waits for it.
             Action::LookupHost { task, .. } | Action::Dial(Dial { task, .. }) if self.draining => {
                 self.policy.dial_failed(now, task, Cause::LocalFault, STOPPING);
             }
@@ -478,9 +489,9 @@ impl Engine {
             Action::DialFailed { id, addr, kind, cause, detail } => {
                 self.views.attempt(now, Attempt::Dial { id, addr, kind, cause }, &detail);
             }
-            Action::ConnectDone { query, id, outcome } => {
+            Action::ConnectDone { connect, id, outcome } => {
                 let peer = self.sessions.get(&id).map(|session| self.view(session));
-                if let Some((call, answer)) = self.calls.query_over(query, outcome, peer) {
+                if let Some((call, answer)) = self.calls.connect_over(connect, outcome, peer) {
                     self.effects.reply(call, answer);
                 }
             }
@@ -503,16 +514,15 @@ impl Engine {
         }
     }
 
-    /// Brings sessions, policy and our record in step with registrations.
+    /// Brings sessions, the policy and our record in step with registrations.
     fn follow_registrations(&mut self, now: Now) {
         while let Some(change) = self.registrations.poll_change() {
             match change {
                 Change::Stands(stands) => self.registration_stands(now, *stands),
-                Change::Ended { id, policy_id, client, expired } => {
+                Change::Ended { id, client, expired } => {
                     self.effects.log(LogLine::RegistrationEnded { client, expired });
-                    self.policy.unregister(now, policy_id);
-                    let owner = EntryOwner::Registration(policy_id.0);
-                    self.effects.push(Effect::ReleaseEntries(owner));
+                    self.policy.unregister(now, id);
+                    self.effects.push(Effect::ReleaseEntries(EntryOwner::Registration(id)));
                     let released = self.connections.release(id, |_| true, None);
                     self.release(now, released, DisconnectReason::Requested, "the registration ended");
                     self.registrations.forget(id);
@@ -522,7 +532,7 @@ impl Engine {
     }
 
     fn registration_stands(&mut self, now: Now, stands: Stands) {
-        let Stands { id, policy_id, begun, removed, added, filter, desired, announce } = stands;
+        let Stands { id, begun, removed, added, filter, desired, announce } = stands;
         if let Some((client, protocols)) = begun {
             self.effects.log(LogLine::Registered { client, protocols });
         }
@@ -533,47 +543,51 @@ impl Engine {
             self.release(now, released, DisconnectReason::Requested, detail);
         }
         if let Some(announced) = announce {
-            let owner = EntryOwner::Registration(policy_id.0);
-            self.effects.push(Effect::Announce(owner, announced));
+            self.effects.push(Effect::Announce(EntryOwner::Registration(id), announced));
         }
-        self.policy.register(now, policy_id, filter, desired);
+        self.policy.register(now, id, filter, desired);
         if added {
             self.policy.protocols_added(now);
             self.rehello.registered(now.mono);
         }
     }
 
-    /// A connection becomes its node's session: channels open in the inboxes of their owners, greetings go out.
-    fn open(&mut self, now: Now, id: ConnectionId, negotiated: Negotiated) -> Sinks {
+    /// Makes a connection its node's session: its channels open in the inboxes of their owners, and greetings are sent.
+    fn open(&mut self, now: Now, id: ConnectionId, negotiated: Negotiated) -> ChannelInboxes {
         let node = negotiated.public_key().id();
         let listed = (self.policy.is_static(&node), self.policy.is_trusted(&node));
         let Some((session, space)) = self.connections.session(now, id, negotiated, listed) else {
-            return Sinks::new();
+            return ChannelInboxes::new();
         };
+        // The policy forgets a peer when it decides to close its connection, and lets the node in again while that
+        // connection still writes what was accepted for it. A node has one session, so the old one ends here.
+        if let Some(before) = self.sessions.get(&node).map(|session| session.id) {
+            let (by, detail) = self.connections.replaced(before);
+            self.end_session(now, before, &by, DisconnectReason::AlreadyConnected, &detail);
+        }
         let owners = self.registrations.owners(&session.channels);
         let sharers = Sharers::new(owners.len(), self.max_shared_stall);
         let mut compressor = Compressor::default();
-        let (mut sinks, mut channels) = (Sinks::new(), Vec::new());
+        let (mut inboxes, mut channels) = (ChannelInboxes::new(), Vec::new());
         for channel in &session.channels {
-            let opened =
+            let (key, inbox) =
                 self.registrations.open_channel(&session, channel, &sharers, &space, &mut compressor);
-            match opened {
-                Some((key, sink)) => {
-                    channels.push(OpenChannel { owner: channel.owner, key, channel: channel.clone() });
-                    sinks.push(sink);
-                }
-                None => sinks.push(Box::new(Mute)),
-            }
+            channels.extend(key.map(|key| OpenChannel {
+                owner: channel.owner,
+                key,
+                channel: channel.clone(),
+            }));
+            inboxes.push(inbox);
         }
         self.effects.log(LogLine::Connected(Arc::clone(&session)));
         self.connections.opened(&session, channels, sharers);
         self.effects.remember(now, &session, Duration::ZERO);
         self.views.connected(self.view(&session));
         self.sessions.add(session);
-        sinks
+        inboxes
     }
 
-    /// A parked connection takes the place of another one of its node.
+    /// Makes a parked connection the session of its node, in place of the connection `before`.
     fn promote(&mut self, now: Now, id: ConnectionId, before: ConnectionId) {
         let (reason, by) = (DisconnectReason::AlreadyConnected, ClosedBy::Sidecar);
         let detail = "replaced by a second connection";
@@ -581,15 +595,15 @@ impl Engine {
         self.connections.disconnect(before, reason, by, detail);
         if let Some(negotiated) = self.connections.unpark(id) {
             let is_useless = self.registrations.owners(negotiated.channels()).is_empty();
-            let sinks = self.open(now, id, negotiated);
-            self.effects.push(Effect::Control(id, Control::Promote(sinks)));
-            // The registrations that its Hello named may have ended while it was parked.
+            let inboxes = self.open(now, id, negotiated);
+            self.effects.push(Effect::Control(id, Control::Promote(inboxes)));
+            // All owners of its channels may have ended while it was parked. Then no registration uses the peer.
             let useless = is_useless.then_some(id).into_iter().collect();
             self.release(now, Released { useless, ..Released::default() }, reason, detail);
         }
     }
 
-    /// The policy wants a connection gone.
+    /// Closes a connection because of a decision of the policy.
     fn close(&mut self, now: Now, id: ConnectionId, reason: CloseReason) {
         if let CloseReason::Refused(refusal) = reason
             && let Some(remote) = self.connections.refuse_later(id, refusal)
@@ -604,7 +618,7 @@ impl Engine {
         self.disconnect(id, wire, by, &reason.to_string());
     }
 
-    /// Ends a connection from here: what was accepted for it is flushed, then the reason.
+    /// Ends a connection: the messages that were accepted for it are written, then the reason.
     fn disconnect(&mut self, id: ConnectionId, reason: DisconnectReason, by: ClosedBy, detail: &str) {
         if self.connections.disconnect(id, reason, by, detail) {
             self.effects.push(Effect::AbortConnection(id));
@@ -640,7 +654,7 @@ impl Engine {
         self.effects.log(LogLine::Disconnected { session, reason, detail: detail.to_owned() });
     }
 
-    /// Closes channels that were taken from sessions, and lets go of peers that no registration uses any more.
+    /// Closes channels that were taken out of sessions, and disconnects peers that no registration uses any more.
     fn release(&mut self, now: Now, released: Released, reason: DisconnectReason, detail: &str) {
         for (session, open) in &released.channels {
             self.registrations.close_channel(now, session, open, &ClosedBy::Sidecar, reason, detail);
@@ -651,7 +665,7 @@ impl Engine {
         }
     }
 
-    /// Reconnects the next peer of a re-Hello pass, if its time has come.
+    /// Reconnects the next peer of a re-Hello pass, if one is due.
     fn reconnect_one(&mut self, now: Now) {
         if !self.rehello.is_due(now.mono) {
             return;
@@ -663,7 +677,8 @@ impl Engine {
         }
     }
 
-    /// A listed peer, or its state, changed: callers that wait for it are answered, and a peer shows its new roles.
+    /// Follows a change of a listed peer or its state: answers the callers that wait for it, and updates its roles in
+    /// the view.
     fn entry_changed(&mut self, now: Now, id: NodeId) {
         if let Some(session) = self.sessions.get(&id) {
             self.views.listed(self.view(session));
@@ -677,6 +692,7 @@ impl Engine {
         peers::view(&self.policy, session)
     }
 
+    /// Refuses the call if the sidecar is stopping.
     fn open_for_business(&self) -> Result<(), SwitchError> {
         if self.draining { Err(SwitchError::Stopped) } else { Ok(()) }
     }

@@ -9,38 +9,38 @@ use crate::{
 /// Why the switch refuses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SwitchError {
-    /// The process is ending.
+    /// The sidecar is stopping.
     #[error("the sidecar is stopping")]
     Stopped,
-    /// The lease says no.
+    /// The lease refuses.
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// The peer is not connected.
-    #[error("no session with node {node}; ListPeers shows who is connected")]
+    #[error("no session with node {node}; ListPeers lists the connected peers")]
     PeerNotConnected {
-        /// Who.
+        /// The node that was named.
         node: NodeId,
     },
     /// The peer is connected but does not speak the protocol.
-    #[error("node {node} is connected and does not share {protocol}")]
+    #[error("node {node} is connected, but does not share {protocol}")]
     ProtocolNotShared {
-        /// Who.
+        /// The peer.
         node: NodeId,
-        /// What was asked for.
+        /// The protocol that the caller named.
         protocol: String,
     },
     /// Another application uses the session too.
     #[error(
-        "other applications use the session with node {node} too, {others} of them; ending it for all needs the admin \
+        "the session with node {node} is shared with {others} other application(s); ending it for all needs the admin \
          role, or end-shared-sessions in the configuration"
     )]
     SharedSession {
-        /// Whose session.
+        /// The peer of the session.
         node: NodeId,
-        /// How many others.
+        /// The number of other applications.
         others: usize,
     },
-    /// A list of peers says no.
+    /// A list of peers refuses.
     #[error(transparent)]
     List(#[from] ListError),
 }
@@ -48,10 +48,10 @@ pub enum SwitchError {
 /// Why a list was not changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
-    /// Not added.
+    /// The node was not added.
     #[error(transparent)]
     Add(#[from] AddError),
-    /// Not removed.
+    /// The node was not removed.
     #[error(transparent)]
     Remove(#[from] RemoveError),
 }

@@ -1,10 +1,10 @@
-//! When the log says that an application lost messages, and how many.
+//! When the log reports that an application lost messages, and how many.
 //!
-//! Each loss stands in the application's stream as a gap and in the metrics. An operator must see it as well, without a
-//! line for each message: a registration has at most one line in [`QUIET`], which sums up what was lost since the line
-//! before it. Connections note losses as they happen; the engine takes a line when it is due.
+//! Each loss is reported in the application's stream as a gap, and in the metrics. An operator must see it too, without
+//! a line for each message. So a registration has at most one line in [`QUIET`], which sums up the losses since the
+//! line before it. Connections note losses as they happen, and the engine takes a line when it is due.
 //!
-//! Left out: writing the line, which is the driver's.
+//! Left out: writing the line. The driver does that.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,27 +14,28 @@ use std::{
 use super::{channel::Inbox, session::Session};
 use crate::{Wake as _, WakeSlot, delivery::Lost, node::NodeId};
 
-/// The least time between two lines about one registration.
+/// The shortest time between two lines about one registration.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// A line for the log: what an application lost since the line before it.
+/// A line for the log: the losses of an application since the line before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LossLine {
     /// The application's client id.
     pub client: Arc<str>,
-    /// The peer and the protocol of the latest loss; `None` when several have one.
+    /// The peer and the protocol of the latest loss on one channel; `None` if no loss since the line before it was on
+    /// one channel.
     pub origin: Option<(NodeId, Arc<str>)>,
-    /// What was lost.
+    /// The messages that were lost.
     pub lost: Lost,
-    /// Whether the application is attached: it is slow, and not absent.
+    /// Whether the application is attached: then it is slow, and not absent.
     pub attached: bool,
 }
 
-/// What a registration lost, and what of it stands in the log.
+/// The losses of a registration, and how many of them are in the log.
 #[derive(Debug)]
 pub(super) struct LossLog {
     client: Arc<str>,
-    /// Wakes the engine's driver: a line is due that was not.
+    /// Wakes the engine's driver when a line becomes due that was not.
     attention: Arc<WakeSlot>,
     state: Mutex<State>,
 }
@@ -43,9 +44,9 @@ pub(super) struct LossLog {
 struct State {
     logged: Lost,
     lost: Lost,
-    /// No line before this.
+    /// There is no line before this time.
     quiet_until: Option<Instant>,
-    /// When the next line is due, if there is something to say.
+    /// When the next line is due, if there are losses to report.
     due: Option<Instant>,
     /// The channel of the latest loss.
     latest: Option<Origin>,
@@ -67,8 +68,8 @@ impl LossLog {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at what the registration has lost in all. A line about it is due now, or when the quiet time after the last
-    /// one is over.
+    /// Compares the total losses of the registration with those known. If there are more, a line is due: now, or when
+    /// the quiet time after the last line is over.
     pub(super) fn note(&self, now: Instant, inbox: &Inbox, origin: Option<&Origin>) {
         let lost = inbox.lock().counters().lost();
         self.lost_in_all(now, lost, origin);
@@ -95,7 +96,7 @@ impl LossLog {
         self.state().due
     }
 
-    /// The line that is due.
+    /// Takes the line that is due.
     pub(super) fn take_due(&self, now: Instant, attached: bool) -> Option<LossLine> {
         let mut state = self.state();
         let due = state.due.take_if(|due| *due <= now)?;
@@ -103,7 +104,7 @@ impl LossLog {
         Some(self.line(&mut state, attached))
     }
 
-    /// The registration has ended: the last line, due or not, if there is anything to say.
+    /// Takes the last line of a registration that has ended, due or not, if there are losses to report.
     pub(super) fn take_last(&self, attached: bool) -> Option<LossLine> {
         let mut state = self.state();
         state.due.take()?;

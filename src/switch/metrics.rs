@@ -1,6 +1,4 @@
-//! The switch in numbers, all peers together: for metrics.
-//!
-//! Nothing here names a peer.
+//! The numbers of the switch for metrics: sums over all peers. No value names a peer.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,9 +25,9 @@ pub struct Metrics {
     pub inbound_used: usize,
     /// Dialed peers that take a slot.
     pub dialed_used: usize,
-    /// What became of candidates, dials and connections since the start.
+    /// The outcomes of candidates, dials and connections since the start.
     pub counts: Counts,
-    /// What went over all sessions since the start.
+    /// The traffic of all sessions since the start.
     pub traffic: Totals,
     /// Messages that applications lost because they did not keep up, each reported in a gap.
     pub lost: Lost,
@@ -39,22 +37,22 @@ pub struct Metrics {
     pub outbound_queued: u64,
     /// Messages of the base protocol that had no effect, on connections that have ended.
     pub base: Counters,
-    /// What applications lost and hold now, by client id.
+    /// The losses and the current queues of applications, by client id.
     pub applications: BTreeMap<Arc<str>, Application>,
     /// Registrations by state.
     pub registrations: [(StateName, usize); 3],
-    /// Bans that stand.
+    /// The number of current bans.
     pub bans: usize,
-    /// What the operator should know.
+    /// The warnings for the operator.
     pub warnings: Vec<Warning>,
-    /// How many forks are followed although schedules lack them.
+    /// The number of forks that are followed although schedules lack them.
     pub followed_forks: usize,
-    /// The last round trips of peers that have had one, shortest first.
+    /// The latest round trip of each peer that has had one, shortest first.
     pub round_trips: Vec<Duration>,
 }
 
 impl Metrics {
-    /// What policy, sessions and registrations say. Connections add what they have queued and counted.
+    /// Returns the numbers of policy, sessions and registrations. The engine adds those of queues and connections.
     pub(super) fn of(
         now: Now,
         policy: &mut Policy,
@@ -88,7 +86,7 @@ impl Metrics {
         }
     }
 
-    /// The round trip that this share of peers, from 0 to 1, does not exceed.
+    /// Returns the round trip that this share of peers, from 0 to 1, does not exceed.
     #[must_use]
     pub fn round_trip(&self, share: f64) -> Option<Duration> {
         let last = self.round_trips.len().checked_sub(1)?;

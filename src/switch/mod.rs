@@ -1,26 +1,26 @@
 //! The switch: the one owner of peers and registrations, as an engine.
 //!
 //! It stands between peers and the applications that registered for their messages. Names are leased in
-//! [`lease`](crate::lease), messages wait in [`delivery`](crate::delivery), `policy` decides about peers, and watchers see
-//! copies by [`watch`](crate::watch). Events and calls go into [`Engine`], [`Effect`]s come out. Messages do not pass it:
-//! a session's queues are shared by the connection and the application's stream.
+//! [`lease`](crate::lease), messages wait in [`delivery`](crate::delivery), `policy` decides about peers, and watchers
+//! get copies through [`watch`](crate::watch). Events and calls go into [`Engine`], and [`Effect`]s come out. Messages
+//! do not pass through the engine: the connection and the application's stream share the queues of a session.
 //!
-//! Each part owns its state, in the file that bears its name:
+//! Each part owns its state, in the file that has its name:
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`engine`] | what concerns more than one part, and the order of business |
-//! | [`config`], [`effect`] | what the engine is made with, and what it wants done |
-//! | `connections` | from accept or dial to the end: stages, parked ones, why one is closed |
+//! | [`engine`] | the steps that concern more than one part, and their order |
+//! | [`config`], [`effect`] | the settings of the engine, and the orders to its driver |
+//! | `connections` | a connection from accept or dial to its end: its stage, and why we close it |
 //! | `sessions`, [`session`] | at most one session for each node, and the facts of one |
-//! | [`registrations`], [`registration`] | lease, inbox and the policy's number of each, in step; one as callers see it |
-//! | `shared`, [`attachment`], `channel`, `sink` | what streams and connections share; where a stream reads and sends, and where a connection delivers |
+//! | [`registrations`], [`registration`] | the lease and the inbox of each, kept in step; one registration as callers see it |
+//! | `shared`, [`attachment`], `channel`, `channel_inbox` | the state that streams and connections share; where a stream reads and sends; where a connection delivers |
 //! | [`error`] | why a call is refused |
 //! | `rehello` | reconnecting peers, so that they learn of a protocol |
 //! | [`calls`] | callers that wait |
 //! | [`peers`] | calls about peers |
-//! | [`views`], [`metrics`] | what watchers see, and the numbers |
-//! | [`losses`], `cause` | when the log tells of losses, and why connections end |
+//! | [`views`], [`metrics`] | the state that can be watched, and the numbers |
+//! | [`losses`], `cause` | when the log reports losses, and why connections end |
 //!
 //! Left out: sockets, tasks and reply channels ([`net::switch`](crate::net::switch)).
 
@@ -28,6 +28,7 @@ pub mod attachment;
 pub mod calls;
 mod cause;
 mod channel;
+mod channel_inbox;
 pub mod config;
 mod connections;
 pub mod effect;
@@ -42,7 +43,6 @@ mod rehello;
 pub mod session;
 mod sessions;
 mod shared;
-mod sink;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

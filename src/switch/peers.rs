@@ -1,8 +1,9 @@
-//! Peers as operators ask about them, and the lists that operators keep.
+//! The calls of operators about peers and about their lists.
 //!
-//! [`Peers`] is lent by the engine for one call: the policy, which decides, beside the sessions, which it does not know.
+//! The engine makes a [`Peers`] for one call. It combines the policy, which decides, and the sessions, which the policy
+//! does not know.
 //!
-//! Left out: calls whose answer comes later, which the engine takes itself.
+//! Left out: calls whose answer comes later; the engine takes these itself.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::{
     },
 };
 
-/// A session beside what the lists say of its node.
+/// A session, and the lists that have its node.
 #[derive(Clone, Debug)]
 pub struct PeerView {
     /// The session.
@@ -31,23 +32,23 @@ pub struct PeerView {
     pub is_trusted: bool,
 }
 
-/// A ban as it is asked for.
+/// A request to ban.
 #[derive(Clone, Debug)]
 pub struct BanRequest {
-    /// What it hits.
+    /// The node, address or network to ban.
     pub target: BanTarget,
-    /// How long.
+    /// The length of the ban.
     pub duration: Duration,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
     /// Whether it may hit static and trusted peers.
     pub force: bool,
 }
 
-/// How it goes with peers, summed up.
+/// A summary of the peers.
 #[derive(Clone, Debug)]
 pub struct PeersSummary {
-    /// Connected peers in all.
+    /// The number of connected peers.
     pub connected: usize,
     /// Slots for peers on no list.
     pub slots: Slots,
@@ -55,29 +56,29 @@ pub struct PeersSummary {
     pub inbound: usize,
     /// Dialed peers that take a slot.
     pub dialed: usize,
-    /// What became of candidates, dials and connections in the last minutes.
+    /// The outcomes of candidates, dials and connections in the last minutes.
     pub recent: Counts,
-    /// Whether anybody on the Internet has ever dialed us.
+    /// Whether a node on the Internet has ever dialed us.
     pub reached_from_outside: bool,
-    /// What the operator should know.
+    /// The warnings for the operator.
     pub warnings: Vec<Warning>,
     /// The forks that are followed although schedules lack them.
     pub followed_forks: Vec<Followed>,
-    /// The private address from which most refused connections came lately, if there is one.
+    /// The private address from which most refused connections came recently, if there is one.
     pub one_source: Option<OneSource>,
 }
 
 /// A list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// The static one.
+    /// The static list.
     Static,
-    /// The trusted one.
+    /// The trusted list.
     Trusted,
 }
 
 impl Listed {
-    /// Its setting in the configuration.
+    /// The name of its setting in the configuration.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {
@@ -87,7 +88,7 @@ impl Listed {
     }
 }
 
-/// What a one-off dial came to: the peer, or why not.
+/// The outcome of a one-off dial: the peer, or why there is none.
 pub type ConnectReply = Result<PeerView, ConnectOutcome>;
 
 /// The calls about peers. See the [module](self).
@@ -114,14 +115,14 @@ impl<'a> Peers<'a> {
         Ok(view(self.policy, session))
     }
 
-    /// The peers by the policy's own count, and the connection of each: always those of [`all`](Self::all).
+    /// The peers and their connections as the policy counts them: always those of [`all`](Self::all).
     #[must_use]
     #[cfg(any(test, feature = "internals"))]
     pub fn counted(&self) -> Vec<(NodeId, crate::p2p::session::ConnectionId)> {
         self.policy.peers().map(|peer| (peer.id, peer.conn)).collect()
     }
 
-    /// All peers summed up.
+    /// Returns a summary of the peers.
     pub fn summary(&mut self, now: Now) -> PeersSummary {
         let (slots, inbound, dialed) = self.policy.slot_use();
         PeersSummary {
@@ -148,7 +149,7 @@ impl<'a> Peers<'a> {
         self.policy.set_settings(now, settings);
     }
 
-    /// Our own address is of this class from now on.
+    /// Sets the class of our announced address.
     pub fn announced(&mut self, now: Now, class: AddressClass) {
         let settings = self.policy.settings();
         if settings.announced != class {
@@ -167,7 +168,7 @@ impl<'a> Peers<'a> {
         self.policy.unban(now, target)
     }
 
-    /// All bans that stand.
+    /// All current bans.
     #[must_use]
     pub fn bans(&self, now: Now) -> Vec<Ban> {
         self.policy.bans(now).cloned().collect()
@@ -179,7 +180,7 @@ impl<'a> Peers<'a> {
         self.policy.entry(now, &id)
     }
 
-    /// Adds a static peer, or returns the entry that is there.
+    /// Adds a static peer, or returns its entry if it is one already.
     pub fn add_static(&mut self, now: Now, node: &NodeRef) -> Result<ListEntry, SwitchError> {
         let entry = self.policy.add_static(now, node, ListSource::Call).map_err(ListError::Add)?;
         entry.ok_or(SwitchError::Stopped)
@@ -196,7 +197,7 @@ impl<'a> Peers<'a> {
         self.policy.entries(now).filter(|entry| entry.as_static.is_some()).collect()
     }
 
-    /// Adds a trusted peer, or returns the entry that is there.
+    /// Adds a trusted peer, or returns its entry if it is one already.
     pub fn add_trusted(&mut self, now: Now, node: &NodeRef) -> Result<ListEntry, SwitchError> {
         let entry = self.policy.add_trusted(now, node, ListSource::Call).map_err(ListError::Add)?;
         entry.ok_or(SwitchError::Stopped)
@@ -213,7 +214,8 @@ impl<'a> Peers<'a> {
         self.policy.entries(now).filter(|entry| entry.as_trusted.is_some()).collect()
     }
 
-    /// Takes over a list of the configuration that was read again. Returns the nodes that cannot be listed, and why.
+    /// Applies a change of a list in the configuration, which was read again. Returns the nodes that cannot be listed,
+    /// and why.
     pub fn relist(
         &mut self,
         now: Now,
@@ -222,7 +224,7 @@ impl<'a> Peers<'a> {
         removed: &BTreeSet<NodeId>,
     ) -> Vec<(NodeRef, AddError)> {
         for id in removed {
-            // A node that a call has taken off already needs nothing.
+            // If a call has removed the node already, there is nothing to do.
             let _ = match list {
                 Listed::Static => self.policy.unconfigure_static(now, id),
                 Listed::Trusted => self.policy.unconfigure_trusted(now, id),
@@ -242,7 +244,7 @@ impl<'a> Peers<'a> {
     }
 }
 
-/// A session beside what the lists say of its node.
+/// Returns a session, and the lists that have its node.
 pub(super) fn view(policy: &Policy, session: &Arc<Session>) -> PeerView {
     let id = &session.node_id;
     PeerView {

@@ -1,4 +1,4 @@
-//! One registration as callers name it, claim it and see it, and why a call of theirs is refused.
+//! One registration as callers name it, claim it and see it.
 //!
 //! Left out: the registrations themselves (`registrations`).
 
@@ -8,17 +8,18 @@ use super::{attachment::Attachment, channel::PeerChannel, session::Session};
 pub use super::{error::SwitchError, shared::Ended};
 use crate::{
     delivery::{AttachParams, Lost},
-    lease::{Caller, Claim, RegistrationId, RegistrationSpec, ResumeToken, StateName, Who},
+    lease::{Caller, Claim, RegistrationSpec, ResumeToken, StateName, Who},
+    node::RegistrationId,
 };
 
 /// The caller, as the transport knows it.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// The name under which registrations are kept.
+    /// The name to which registrations belong.
     pub name: Arc<str>,
-    /// Whether it is proven, so that taking over is allowed.
+    /// Whether it is authenticated, so that it may take over registrations.
     pub proven: bool,
-    /// Whether it is an operator, who may end every registration.
+    /// Whether it is an operator, which may end every registration.
     pub operator: bool,
 }
 
@@ -28,31 +29,31 @@ impl Principal {
     }
 }
 
-/// Which registration a stream is for.
+/// Names the registration that a stream is for.
 #[derive(Clone, Debug)]
-pub enum Target {
-    /// The one with this token.
+pub enum RegistrationRef {
+    /// The registration with this token.
     Token(String),
-    /// A new one, or the client's own with a changed spec.
+    /// A new registration, or the principal's registration with this client id and a changed spec.
     Spec(RegistrationSpec),
-    /// The client's own.
+    /// The principal's registration with this client id.
     Client(Arc<str>),
 }
 
-/// A stream's wish to attach.
+/// A stream's request to attach.
 #[derive(Clone, Debug)]
 pub struct AttachRequest {
-    /// Which registration.
-    pub target: Target,
-    /// Windows and frame sizes.
+    /// The registration to attach to.
+    pub target: RegistrationRef,
+    /// The windows and frame sizes of the stream.
     pub params: AttachParams,
-    /// Names the attempt, so that a repeated one gets the same answer; empty for none.
+    /// The client's name for the attempt, so that a repeated attempt gets the same answer; empty for none.
     pub request_id: String,
     /// Whether an attached registration may be taken over.
     pub takeover: bool,
 }
 
-/// On whose behalf a call acts.
+/// Names the registration for which a call acts.
 #[derive(Clone, Debug)]
 pub enum Acting {
     /// The holder of a resume token.
@@ -73,7 +74,7 @@ impl Acting {
     }
 }
 
-/// How a registration is looked up by whoever wants to see it.
+/// Names a registration that a caller wants to see.
 #[derive(Clone, Debug)]
 pub enum Lookup {
     /// By its public id.
@@ -84,33 +85,33 @@ pub enum Lookup {
     Protocol(String),
 }
 
-/// A registration as everybody may see it.
+/// A registration as every caller may see it.
 #[derive(Clone, Debug)]
 pub struct RegistrationView {
     /// Its public id.
     pub id: RegistrationId,
-    /// What was registered.
+    /// Its contents.
     pub spec: RegistrationSpec,
     /// The lease's state.
     pub state: StateName,
-    /// How many tokens it has had.
+    /// How many resume tokens it has had.
     pub generation: u64,
-    /// Wall time at which the lease ends unless its application comes back.
+    /// Wall time at which the lease ends unless a stream attaches; `None` while attached.
     pub expire_time: Option<Duration>,
-    /// Open channels.
+    /// The number of open channels.
     pub open_channels: usize,
-    /// What waits for the application: bytes, and a cost for each message.
+    /// What waits for the application, in bytes: the payloads, and a cost for each message.
     pub waiting_bytes: u64,
-    /// Channels that hold their connection.
+    /// The number of channels that hold their connection.
     pub holding_channels: usize,
     /// Wall time at which the longest of these holds began.
     pub holding_since: Option<Duration>,
-    /// What the application lost so far.
+    /// The messages that the application lost so far.
     pub lost: Lost,
 }
 
 impl RegistrationView {
-    /// What it takes in memory, in bytes: greetings above all.
+    /// Returns the memory that the view takes, in bytes: mostly greetings.
     pub(super) fn bytes(&self) -> usize {
         let protocols = self.spec.protocols.iter().map(|protocol| {
             size_of_val(protocol)
@@ -120,64 +121,65 @@ impl RegistrationView {
     }
 }
 
-/// The part of the registrations with one client id.
+/// The numbers of the registrations with one client id.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Application {
-    /// Messages that it lost, and the bytes of their payloads.
+    /// The messages that it lost, and the bytes of their payloads.
     pub lost: Lost,
-    /// Bytes that wait for it.
+    /// What waits for it, in bytes.
     pub waiting_bytes: u64,
-    /// Its channels that hold their connection.
+    /// The number of its channels that hold their connection.
     pub holding_channels: usize,
-    /// Messages on channels that had closed: its capability is mute there.
+    /// The messages that were discarded because their channel had closed: the capability is mute on the session.
     pub discarded: u64,
-    /// How often the memory of the whole process, and not a channel's own bound, decided that a message does not fit.
+    /// How often a message did not fit because of the memory bound of the whole process, and not of the channel's own
+    /// bound.
     pub forced: u64,
 }
 
-/// The answer to a registration by call.
+/// The answer to a registration by a call.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// What was registered.
+    /// The registration after the call.
     pub registration: RegistrationView,
-    /// The secret that stands for it.
+    /// The resume token, which is a secret.
     pub token: ResumeToken,
     /// Whether it existed before.
     pub resumed: bool,
-    /// This run of the sidecar.
+    /// The id of this run of the sidecar.
     pub instance_id: Arc<str>,
 }
 
-/// The answer to a stream.
+/// The answer to a stream that attached.
 #[derive(Debug)]
 pub struct Attached<A = Attachment> {
-    /// What it holds now.
+    /// The registration that the stream holds.
     pub registration: RegistrationView,
-    /// The secret that stands for it.
+    /// The resume token, which is a secret.
     pub token: ResumeToken,
     /// Whether it existed before.
     pub resumed: bool,
-    /// This run of the sidecar.
+    /// The id of this run of the sidecar.
     pub instance_id: Arc<str>,
-    /// The last send that an earlier stream's task processed.
+    /// The id of the last send that an earlier stream processed; 0 if there was none.
     pub last_send_id: u64,
-    /// How many channels of earlier streams will be told to this one.
+    /// The number of channels that were announced on earlier streams and are announced again on this one.
     pub existing_channels: usize,
     /// The largest frame that the client takes, in bytes.
     pub max_frame: usize,
-    /// The stream's hold: [`Attachment`], or what a driver wraps around it.
+    /// The stream's side of the registration: [`Attachment`], or a driver's type around it.
     pub attachment: A,
 }
 
-/// The registration for which a call sends, and the protocol that it means.
+/// The registration for which a call sends, and the protocol that it names.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sending<'p> {
+pub(super) struct Sender<'p> {
     pub(super) owner: RegistrationId,
     pub(super) name: &'p str,
     pub(super) version: Option<u32>,
 }
 
-impl Sending<'_> {
+impl Sender<'_> {
     /// The registration's channel on a session, if they share the protocol.
     pub(super) fn channel(&self, session: &Arc<Session>) -> Option<PeerChannel> {
         let channel = session.channel(self.name)?;
@@ -187,17 +189,17 @@ impl Sending<'_> {
     }
 }
 
-/// The claim that a stream's target makes on the lease.
-pub(super) fn claim<'a>(target: &'a Target, request_id: &'a str, takeover: bool) -> Claim<'a> {
+/// Returns the claim on the lease that a stream's target makes.
+pub(super) fn claim<'a>(target: &'a RegistrationRef, request_id: &'a str, takeover: bool) -> Claim<'a> {
     let (who, spec) = match target {
-        Target::Token(token) => (Who::Token(token), None),
-        Target::Spec(spec) => (Who::Client(&spec.client_id), Some(spec.clone())),
-        Target::Client(client) => (Who::Client(client), None),
+        RegistrationRef::Token(token) => (Who::Token(token), None),
+        RegistrationRef::Spec(spec) => (Who::Client(&spec.client_id), Some(spec.clone())),
+        RegistrationRef::Client(client) => (Who::Client(client), None),
     };
     Claim { who, spec, request_id, takeover }
 }
 
-/// The beginning of what a caller wrote, short enough for an error's text.
+/// Returns the first 40 characters of a caller's text, for the text of an error.
 pub(super) fn cut(text: &str) -> String {
     text.chars().take(40).collect()
 }

@@ -1,11 +1,11 @@
-//! Registrations: the lease (who owns which names, for how long), the inbox (what waits for the application) and the
-//! policy's number for it, kept in step.
+//! Registrations: the lease (which application owns which names, and for how long) and the inbox (the messages that
+//! wait for the application), kept in step.
 //!
-//! [`Registrations`] is the one place where a registration begins, changes and ends. What follows from that for sessions,
-//! for the policy and for our record leaves as a [`Change`], in the order in which it happened; so no call can forget a
-//! part of it.
+//! [`Registrations`] is the only place where a registration begins, changes and ends. The consequences for sessions,
+//! for the policy and for our record leave as a [`Change`], in the order in which they happened. So no call can forget
+//! one of them.
 //!
-//! Left out: sessions and their channels (`connections`), and what the policy makes of a registration.
+//! Left out: sessions and their channels (`connections`), and the effect of a registration on the policy.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -18,11 +18,11 @@ use rand::rngs::StdRng;
 use super::{
     attachment::{Attachment, Fence},
     channel::PeerChannel,
-    connections::{Offered, OpenChannel},
+    channel_inbox::{Mute, RegistrationInbox, Sharers},
+    connections::{OfferedCapability, OpenChannel},
     losses::{LossLine, Losses, Origin},
     session::{Session, SessionChannel},
     shared::{SharedRegistration, inbox_config},
-    sink::{InboxSink, Sharers},
 };
 use crate::{
     Now, Wake, WakeSlot,
@@ -30,32 +30,30 @@ use crate::{
         About, Budget, ChannelKey, Close, ClosedBy, DEFAULT_MAX_FRAME, Lost, MIN_MAX_FRAME, StreamId,
     },
     lease::{
-        self, Capability, Changes, Claimed, Greeting, LeaseError, LeaseStream, ProtocolSpec, Registration,
+        self, Capability, Changes, Claimed, Greeting, LeaseError, ProtocolSpec, Registration,
         RegistrationSpec, Registry, StateName, Who,
     },
-    node::{ForkSchedule, Head, local::EntryOwner},
-    p2p::{DisconnectReason, Lane, session::MessageSink},
-    policy::{self, DialFilter},
+    node::{ForkSchedule, Head, RegistrationId, local::EntryOwner},
+    p2p::{DisconnectReason, Lane, session::ChannelInbox},
+    policy::DialFilter,
     rlpx::{Compressor, snappy::MAX_PAYLOAD},
 };
 
 pub use super::registration::{
-    Acting, AttachRequest, Attached, Ended, Lookup, Principal, RegistrationView, SwitchError, Target,
+    Acting, AttachRequest, Attached, Ended, Lookup, Principal, RegistrationRef, RegistrationView, SwitchError,
 };
-use super::registration::{Application, Sending, claim, cut};
-pub use crate::lease::RegistrationId;
+use super::registration::{Application, Sender, claim, cut};
 
-/// What follows from a registration that began, changed or ended.
+/// A registration that began, changed or ended.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// It is there, and this is what it says now.
+    /// The registration began or changed. The value has its current contents.
     Stands(Box<Stands>),
-    /// It is gone. Its inbox stays until [`Registrations::forget`], so that its channels can be closed.
+    /// The registration has ended. Its inbox stays until [`Registrations::forget`], so that its channels can be closed.
     Ended {
         id: RegistrationId,
-        policy_id: policy::RegistrationId,
         client: Arc<str>,
-        /// Whether its lease ran out, rather than being deleted.
+        /// Whether its lease ran out; false if it was deleted.
         expired: bool,
     },
 }
@@ -64,37 +62,34 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Stands {
     pub(super) id: RegistrationId,
-    pub(super) policy_id: policy::RegistrationId,
     /// Set when it is new: the client and its protocols, for the log.
     pub(super) begun: Option<(Arc<str>, String)>,
-    /// Capabilities that it has no more: their channels close.
+    /// Capabilities that it does not have any more: their channels close.
     pub(super) removed: Vec<Capability>,
-    /// Whether it has capabilities that it had not before.
+    /// Whether it has capabilities that it did not have before.
     pub(super) added: bool,
     pub(super) filter: DialFilter,
     pub(super) desired: Option<usize>,
-    /// Set when our record is to change: the chain it announces for this registration, or none.
+    /// Set if our record is to change: the chain that it announces for this registration, or none.
     pub(super) announce: Option<Option<(Arc<ForkSchedule>, Head)>>,
 }
 
-/// What the leases do not know of a registration.
+/// The parts of a registration that are not in its lease.
 #[derive(Debug)]
 struct Entry {
     shared: Arc<SharedRegistration>,
-    /// Its number in the policy.
-    policy_id: policy::RegistrationId,
-    /// The stream that is attached, as lease and inbox name it.
-    stream: Option<(LeaseStream, StreamId)>,
-    /// Ends what that stream sends.
+    /// The stream that is attached.
+    stream: Option<StreamId>,
+    /// Ends the sending of that stream.
     fence: Option<Fence>,
-    /// Of the latest stream that sent anything.
+    /// The last send id of the latest stream that sent messages; 0 if there was none.
     last_send_id: u64,
     /// Whether our record announces its chain.
     announces: bool,
 }
 
 impl Entry {
-    /// The stream that was attached sends no more; what it sent until now counts.
+    /// Ends the sending of the attached stream. Messages that it sent until now count.
     fn fence(&mut self) {
         if let Some(last) = self.fence.take().and_then(|fence| fence.close()) {
             self.last_send_id = last;
@@ -111,17 +106,15 @@ impl Entry {
 pub struct Registrations {
     leases: Registry,
     entries: BTreeMap<RegistrationId, Entry>,
-    /// Numbers registrations for the policy.
-    numbered: u64,
-    /// What all inboxes share.
+    /// The memory that all inboxes share.
     budget: Arc<Budget>,
     network: Option<Arc<ForkSchedule>>,
-    /// What was lost by registrations that have ended.
+    /// The losses of registrations that have ended.
     lost_before: Lost,
     changes: VecDeque<Change>,
-    /// Registrations whose view is behind.
+    /// Registrations whose view in the watches is not up to date.
     touched: BTreeSet<RegistrationId>,
-    /// Last lines about registrations that have ended.
+    /// The last log lines of registrations that have ended.
     last_lines: Vec<LossLine>,
     /// Wakes the driver when a line for the log is due.
     attention: Arc<WakeSlot>,
@@ -137,7 +130,6 @@ impl Registrations {
         Self {
             leases: Registry::new(leases, rng),
             entries: BTreeMap::new(),
-            numbered: 0,
             budget,
             network,
             lost_before: Lost::default(),
@@ -148,19 +140,20 @@ impl Registrations {
         }
     }
 
-    /// What wakes the driver when [`poll_timeout`](Self::poll_timeout) has become earlier between two calls.
+    /// Returns the slot of the wake-up for the driver. It is used when [`poll_timeout`](Self::poll_timeout) becomes
+    /// earlier between two calls.
     pub(super) fn attention(&self) -> &WakeSlot {
         &self.attention
     }
 
     // Calls.
 
-    /// Makes or resumes a registration without a stream. The stream of another holder ends.
+    /// Makes or resumes a registration without a stream. A stream that holds the registration ends.
     pub(super) fn register(
         &mut self,
         now: Now,
         principal: &Principal,
-        target: &Target,
+        target: &RegistrationRef,
         request_id: &str,
         takeover: bool,
     ) -> Result<Claimed, LeaseError> {
@@ -168,7 +161,7 @@ impl Registrations {
         self.changed(claimed.id, &claimed.changes);
         if let Some(entry) = self.entries.get_mut(&claimed.id)
             && claimed.replaced.is_some()
-            && let Some((_, stream)) = entry.stream.take()
+            && let Some(stream) = entry.stream.take()
         {
             entry.fence();
             entry.shared.inbox().lock().detach(stream);
@@ -177,8 +170,8 @@ impl Registrations {
         Ok(claimed)
     }
 
-    /// Makes or resumes a registration for a stream. [`open_stream`](Self::open_stream) comes next, once the channels of
-    /// capabilities that are gone have closed.
+    /// Makes or resumes a registration for a stream. The caller then closes the channels of removed capabilities, and
+    /// calls [`open_stream`](Self::open_stream).
     pub(super) fn claim_for_stream(
         &mut self,
         now: Now,
@@ -191,8 +184,8 @@ impl Registrations {
         Ok(claimed)
     }
 
-    /// Gives the inbox to a stream whose claim was granted. `wake` is called whenever the stream may read again. A stream
-    /// that had the inbox before ends.
+    /// Gives the inbox to a stream whose claim was granted. `wake` is called whenever the stream may read again. A
+    /// stream that had the inbox before ends.
     pub(super) fn open_stream(
         &mut self,
         now: Now,
@@ -203,20 +196,24 @@ impl Registrations {
     ) -> Result<Attached, SwitchError> {
         let registration = self.view(now, claimed.id)?;
         let entry = self.entries.get_mut(&claimed.id).ok_or(SwitchError::Stopped)?;
-        // The stream that was there learns its end from its next read. It is fenced only after that: what it has read
-        // before it may still be noting.
-        let (existing_channels, stream) = {
+        let stream = claimed.stream.ok_or(SwitchError::Stopped)?;
+        // The stream that had the inbox learns of its end from its next read. It is fenced only after that, because it
+        // may still be noting the events of its last read.
+        let existing_channels = {
             let mut inbox = entry.shared.inbox().lock();
-            (inbox.existing_channels(), inbox.attach(request.params))
+            let existing_channels = inbox.existing_channels();
+            inbox.attach(stream, request.params);
+            existing_channels
         };
         entry.fence();
         entry.shared.stream().set(wake);
-        entry.stream = claimed.stream.map(|lease| (lease, stream));
+        entry.stream = Some(stream);
         let attachment = Attachment::new(Arc::clone(&entry.shared), stream);
         entry.fence = Some(attachment.fence());
         let last_send_id = entry.last_send_id;
-        if !matches!(request.target, Target::Token(_)) {
-            // Perhaps another process, which counts anew: what was before it says nothing to its next stream.
+        if !matches!(request.target, RegistrationRef::Token(_)) {
+            // Without the token, this may be another process, which numbers its sends anew. Then the old number means
+            // nothing to its next stream.
             entry.last_send_id = 0;
         }
         Ok(Attached {
@@ -234,22 +231,22 @@ impl Registrations {
         })
     }
 
-    /// A stream is gone. Ignored if another one holds the registration.
+    /// Reports that a stream has ended. Ignored if another stream holds the registration.
     pub fn detach(&mut self, now: Now, id: RegistrationId, stream: StreamId, last_send_id: u64) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        if let Some((lease, _)) = entry.stream.take_if(|(_, of)| *of == stream) {
+        if entry.stream.take_if(|attached| *attached == stream).is_some() {
             entry.fence = None;
             if last_send_id > 0 {
                 entry.last_send_id = last_send_id;
             }
             entry.shared.inbox().lock().detach(stream);
             entry.shared.losses().note(now.mono, entry.shared.inbox(), None);
-            self.leases.detach(now, id, lease);
+            self.leases.detach(now, id, stream);
             self.touched.insert(id);
         }
     }
 
-    /// Begins the lease of a registration anew.
+    /// Starts the lease of a registration anew, unless a stream holds it.
     pub fn renew(
         &mut self,
         now: Now,
@@ -266,7 +263,8 @@ impl Registrations {
     pub fn delete(&mut self, now: Now, principal: &Principal, acting: &Acting) -> Result<(), SwitchError> {
         let own = self.leases.resolve(now, principal.caller(), acting.who());
         let id = match (own, acting) {
-            // An application whose token was withdrawn keeps its stream: an operator must be able to end it.
+            // A principal whose access token was withdrawn cannot end its registration, and its stream stays. So an
+            // operator may name every registration by its client id.
             (Err(error), Acting::Client(client)) if principal.operator => {
                 let named = self.leases.iter().find(|have| have.spec().client_id == *client);
                 named.map(Registration::id).ok_or(error)?
@@ -277,7 +275,7 @@ impl Registrations {
         Ok(())
     }
 
-    /// Changes what a registration says, while its holder goes on.
+    /// Changes the contents of a registration. Its stream stays attached.
     pub(super) fn update(
         &mut self,
         now: Now,
@@ -291,7 +289,7 @@ impl Registrations {
         Ok(id)
     }
 
-    /// Replaces what is sent on every new channel of a capability.
+    /// Replaces the messages that are sent on every new channel of a capability.
     pub fn set_greeting(
         &mut self,
         id: RegistrationId,
@@ -303,7 +301,7 @@ impl Registrations {
         Ok(self.leases.set_greeting(id, name, version, greeting)?)
     }
 
-    /// [`set_greeting`](Self::set_greeting) for a caller.
+    /// [`set_greeting`](Self::set_greeting) for a caller that names its registration.
     pub fn set_greeting_of(
         &mut self,
         now: Now,
@@ -318,15 +316,16 @@ impl Registrations {
         self.set_greeting(id, name, version, greeting)
     }
 
-    /// The registration for which a call sends, and the protocol that it means.
+    /// Returns the registration for which a call sends, and the protocol that it names.
     pub(super) fn sending_for<'p>(
         &mut self,
         now: Now,
         principal: &Principal,
         acting: &Acting,
         protocol: &'p str,
-    ) -> Result<Sending<'p>, SwitchError> {
-        // A version that is not registered is one that the peer cannot share either: the name decides who acts.
+    ) -> Result<Sender<'p>, SwitchError> {
+        // Only the name selects the registration. A version that is not registered is refused later, because no peer
+        // shares it.
         let unknown = || LeaseError::ProtocolNotRegistered { protocol: cut(protocol) };
         let (name, version) = match protocol.split_once('/') {
             Some((name, version)) => (name, Some(version.parse::<u32>().map_err(|_| unknown())?)),
@@ -345,10 +344,10 @@ impl Registrations {
             }
         };
         self.leases.renew(now, id);
-        Ok(Sending { owner: id, name, version })
+        Ok(Sender { owner: id, name, version })
     }
 
-    /// Under which name a registration sets entries of our record.
+    /// Returns the owner under which a registration sets entries of our record.
     pub fn entry_owner(
         &mut self,
         now: Now,
@@ -356,19 +355,17 @@ impl Registrations {
         acting: &Acting,
     ) -> Result<EntryOwner, SwitchError> {
         let id = self.leases.resolve(now, principal.caller(), acting.who())?;
-        let entry = self.entries.get(&id).ok_or(SwitchError::Stopped)?;
-        Ok(EntryOwner::Registration(entry.policy_id.0))
+        Ok(EntryOwner::Registration(id))
     }
 
-    /// The client id of the registration that owns an entry of our record.
+    /// Returns the client id of the registration that owns an entry of our record.
     #[must_use]
     pub fn entry_client(&self, owner: EntryOwner) -> Option<Arc<str>> {
-        let EntryOwner::Registration(number) = owner else { return None };
-        let (id, _) = self.entries.iter().find(|(_, entry)| entry.policy_id.0 == number)?;
-        self.client(*id)
+        let EntryOwner::Registration(id) = owner else { return None };
+        self.client(id)
     }
 
-    /// One registration.
+    /// Returns the registration that a caller wants to see.
     pub fn registration(&self, now: Now, lookup: &Lookup) -> Result<RegistrationView, SwitchError> {
         let found = match lookup {
             Lookup::Id(id) => self.leases.get(*id),
@@ -399,13 +396,13 @@ impl Registrations {
         self.registration(now, &Lookup::Id(id))
     }
 
-    /// Attached streams.
+    /// The number of attached streams.
     #[must_use]
     pub fn attached(&self) -> usize {
         self.entries.values().filter(|entry| entry.is_attached()).count()
     }
 
-    /// Lets every stream look up, so that it sees how far a drain has come.
+    /// Wakes every stream, so that it sees the state of the drain.
     pub fn wake_streams(&self) {
         self.entries.values().for_each(|entry| entry.shared.stream().wake());
     }
@@ -417,9 +414,9 @@ impl Registrations {
         self.leases.get(id).map(|registration| Arc::clone(&registration.spec().client_id))
     }
 
-    /// What our Hello offers now, and the owner of each capability.
-    pub(super) fn offered(&self) -> Vec<Offered> {
-        let offer = |owner: RegistrationId, protocol: &ProtocolSpec| Offered {
+    /// Returns the capabilities that our Hello offers now, each with its owner.
+    pub(super) fn offered(&self) -> Vec<OfferedCapability> {
+        let offer = |owner: RegistrationId, protocol: &ProtocolSpec| OfferedCapability {
             capability: protocol.capability.clone(),
             owner,
             max_message: match protocol.max_message_bytes {
@@ -434,20 +431,22 @@ impl Registrations {
         self.leases.iter().flat_map(of).collect()
     }
 
-    /// The policy's numbers of the registrations that own these channels and are still there.
-    pub(super) fn policy_ids(&self, channels: &[SessionChannel]) -> Vec<policy::RegistrationId> {
-        let number = |channel: &SessionChannel| self.entries.get(&channel.owner).map(|entry| entry.policy_id);
-        channels.iter().filter_map(number).collect()
-    }
-
-    /// The registrations that own these channels and are still there, each once.
+    /// Returns the owners of these channels that still serve the protocol, each once. A registration may have ended, or
+    /// given up the protocol, since our Hello offered it.
     pub(super) fn owners(&self, channels: &[SessionChannel]) -> BTreeSet<RegistrationId> {
-        let owners = channels.iter().map(|channel| channel.owner);
-        owners.filter(|owner| self.entries.contains_key(owner)).collect()
+        let serving = channels.iter().filter(|channel| self.protocol(channel).is_some());
+        serving.map(|channel| channel.owner).collect()
     }
 
-    /// Opens a channel of a new session in its owner's inbox and sends the owner's greeting. `None` when the owner is gone
-    /// or its inbox takes no more channels; the name then stays mute on this session.
+    /// Returns the protocol of a channel as its owner serves it now.
+    fn protocol(&self, channel: &SessionChannel) -> Option<&ProtocolSpec> {
+        let spec = self.leases.get(channel.owner)?.spec();
+        spec.protocol(&channel.name, Some(channel.version))
+    }
+
+    /// Opens a channel of a new session in its owner's inbox, and sends the owner's greeting. If the owner has ended, has
+    /// given up the protocol, or has an inbox that takes no more channels, there is no channel, and the capability stays
+    /// mute on this session.
     pub(super) fn open_channel(
         &mut self,
         session: &Arc<Session>,
@@ -455,15 +454,12 @@ impl Registrations {
         sharers: &Arc<Sharers>,
         space: &Arc<WakeSlot>,
         compressor: &mut Compressor,
-    ) -> Option<(ChannelKey, Box<dyn MessageSink>)> {
-        let entry = self.entries.get(&channel.owner)?;
-        self.touched.insert(channel.owner);
-        let spec = self
-            .leases
-            .get(channel.owner)
-            .and_then(|registration| registration.spec().protocol(&channel.name, Some(channel.version)));
+    ) -> (Option<ChannelKey>, Box<dyn ChannelInbox>) {
+        let Some(entry) = self.entries.get(&channel.owner) else { return (None, Box::new(Mute(None))) };
+        let mute = || (None, Box::new(Mute(Some(entry.shared.inbox().clone()))) as Box<dyn ChannelInbox>);
+        let Some(spec) = self.protocol(channel) else { return mute() };
         let mut greeting_sent = false;
-        for greeting in spec.map(|spec| spec.greeting.as_slice()).unwrap_or_default() {
+        for greeting in &spec.greeting {
             // A greeting has at most 64 KiB, far below every limit of a message.
             if let Ok(message) = compressor.compress(&greeting.payload) {
                 let code = u64::from(greeting.code);
@@ -473,24 +469,25 @@ impl Registrations {
         let about = About {
             session_id: session.id.0,
             peer: PeerChannel { session: Arc::clone(session), channel: channel.clone() },
-            keep_first: spec.map_or(0, |spec| spec.keep_first),
+            keep_first: spec.keep_first,
             greeting_sent,
         };
         let shared = &entry.shared;
-        let key = shared.inbox().lock().open(about)?;
+        let Some(key) = shared.inbox().lock().open(about) else { return mute() };
+        self.touched.insert(channel.owner);
         shared.on_space(key, Arc::clone(space));
         let origin = Origin { session: Arc::clone(session), protocol: Arc::clone(&channel.name) };
-        let sink = InboxSink {
+        let inbox = RegistrationInbox {
             inbox: shared.inbox().clone(),
             key,
             max_message: channel.max_message,
             sharers: Arc::clone(sharers),
             losses: Losses { log: Arc::clone(shared.losses()), origin },
         };
-        Some((key, Box::new(sink)))
+        (Some(key), Box::new(inbox))
     }
 
-    /// A channel of a session has ended, and its owner is told if it is still there.
+    /// Closes a channel of a session in its owner's inbox, unless the owner has ended.
     pub(super) fn close_channel(
         &mut self,
         now: Now,
@@ -505,7 +502,7 @@ impl Registrations {
             reason: reason.code(),
             by: by.clone(),
             detail: detail.into(),
-            // Final from here on: no later write counts.
+            // This count is final: later writes are not counted.
             unsent_messages: session.outbound.end_channel(channel.index),
         };
         self.touched.insert(*owner);
@@ -515,8 +512,7 @@ impl Registrations {
         entry.shared.forget_space(*key);
     }
 
-    /// Whether the peer of a session speaks a capability that is registered and that the session does not carry for its
-    /// owner.
+    /// Whether the peer of a session has a registered capability that the session does not carry for its owner.
     pub(super) fn lacks_one(&self, session: &Session) -> bool {
         self.leases.iter().any(|registration| {
             registration.spec().protocols.iter().any(|protocol| {
@@ -549,7 +545,7 @@ impl Registrations {
         self.last_lines.pop().or_else(|| self.entries.values().find_map(due))
     }
 
-    /// What is to be done because of a registration that began, changed or ended.
+    /// Returns the next registration that began, changed or ended.
     pub(super) fn poll_change(&mut self) -> Option<Change> {
         if let Some(change) = self.changes.pop_front() {
             return Some(change);
@@ -558,14 +554,14 @@ impl Registrations {
             let lease::Action::Ended { registration, expired } = self.leases.poll_action()?;
             let id = registration.id();
             self.touched.insert(id);
-            if let Some(entry) = self.entries.get(&id) {
+            if self.entries.contains_key(&id) {
                 let client = Arc::clone(&registration.spec().client_id);
-                return Some(Change::Ended { id, policy_id: entry.policy_id, client, expired });
+                return Some(Change::Ended { id, client, expired });
             }
         }
     }
 
-    /// Lets go of a registration that has ended, once its channels are closed: its stream ends.
+    /// Removes a registration that has ended, after its channels are closed. Its stream ends.
     pub(super) fn forget(&mut self, id: RegistrationId) {
         let Some(mut entry) = self.entries.remove(&id) else { return };
         let lost = entry.shared.inbox().lock().counters().lost();
@@ -573,19 +569,19 @@ impl Registrations {
         self.lost_before.bytes += lost.bytes;
         self.last_lines.extend(entry.shared.losses().take_last(entry.is_attached()));
         entry.shared.end();
-        // After its end is said, so that its reader knows why. The stream may live on for a moment, and its protocols
-        // may have another owner by then.
+        // Fenced only after `end`, so that the stream finds the reason of its end. The stream may still exist for a
+        // short time, and its protocols may have another owner by then.
         entry.fence();
     }
 
-    /// Registrations whose views are behind, as they are now.
+    /// Returns the registrations whose views are not up to date, as they are now; `None` for those that have ended.
     pub(super) fn take_touched(&mut self, now: Now) -> Vec<(RegistrationId, Option<RegistrationView>)> {
         let touched = std::mem::take(&mut self.touched);
         let now_is = |id: &RegistrationId| self.leases.get(*id).map(|found| self.view_of(now, found));
         touched.into_iter().map(|id| (id, now_is(&id))).collect()
     }
 
-    /// What applications lost since the start.
+    /// Returns the messages that applications lost since the start.
     pub(super) fn lost(&self) -> Lost {
         let each = self.entries.values().map(|entry| entry.shared.inbox().lock().counters().lost());
         each.fold(self.lost_before, |sum, lost| Lost {
@@ -594,12 +590,12 @@ impl Registrations {
         })
     }
 
-    /// How many registrations are in this state.
+    /// The number of registrations in this state.
     pub(super) fn in_state(&self, state: StateName) -> usize {
         self.leases.iter().filter(|registration| registration.state_name() == state).count()
     }
 
-    /// What applications lost and hold now, by client id.
+    /// Returns the losses and the current queues of applications, by client id.
     pub(super) fn applications(&self) -> BTreeMap<Arc<str>, Application> {
         let mut applications = BTreeMap::<Arc<str>, Application>::new();
         for (id, entry) in &self.entries {
@@ -617,7 +613,7 @@ impl Registrations {
         applications
     }
 
-    /// Brings the inbox in step with the lease, and queues what follows for the rest.
+    /// Brings the inbox in step with the lease, and queues the change for the other parts.
     fn changed(&mut self, id: RegistrationId, changes: &Changes) {
         self.touched.insert(id);
         let Some(registration) = self.leases.get(id) else { return };
@@ -626,12 +622,9 @@ impl Registrations {
         if let Some(entry) = self.entries.get(&id) {
             entry.shared.inbox().lock().configure(inbox_config(spec));
         } else {
-            self.numbered += 1;
-            let policy_id = policy::RegistrationId(self.numbered);
             let (budget, attention) = (Arc::clone(&self.budget), Arc::clone(&self.attention));
             let shared = SharedRegistration::new(id, spec, budget, attention);
-            let entry =
-                Entry { shared, policy_id, stream: None, fence: None, last_send_id: 0, announces: false };
+            let entry = Entry { shared, stream: None, fence: None, last_send_id: 0, announces: false };
             self.entries.insert(id, entry);
             begun = Some((Arc::clone(&spec.client_id), names(&spec.protocols)));
         }
@@ -643,7 +636,6 @@ impl Registrations {
         });
         self.changes.push_back(Change::Stands(Box::new(Stands {
             id,
-            policy_id: entry.policy_id,
             begun,
             removed: changes.removed.clone(),
             added: !changes.added.is_empty(),

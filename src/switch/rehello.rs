@@ -1,10 +1,10 @@
-//! How a protocol that is registered late reaches peers that are connected: by reconnecting them, one at a time.
+//! How connected peers learn of a protocol that is registered later: they are reconnected, one at a time.
 //!
-//! What a session speaks is fixed when the Hellos cross. So a pass goes over the peers that said they speak what was
-//! registered since, and reconnects one every [`PAUSE`], static and trusted ones last; other applications see their
-//! channels close with the detail `rehello` and open again. There is at most one pass in [`EVERY`], and it takes no peer
-//! twice. A peer that we would not find again (it dialed us, and neither its record nor discovery says where it listens)
-//! is left alone.
+//! The capabilities of a session are fixed when the Hellos cross. So a pass goes over the peers whose Hello named a
+//! capability that was registered since then. It reconnects one every [`PAUSE`], static and trusted peers last. Other
+//! applications get their channels closed with the detail `rehello`, and opened again. There is at most one pass in
+//! [`EVERY`], and it takes no peer twice. A peer that we could not find again stays connected: it dialed us, and
+//! neither its record nor discovery says where it listens.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,19 +19,19 @@ use crate::{
     policy::Policy,
 };
 
-/// Between two peers of one pass.
+/// The pause between two peers of one pass, so that other applications keep their other peers meanwhile.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Between the beginnings of two passes.
+/// The shortest time between the beginnings of two passes, because each pass closes channels of other applications.
 const EVERY: Duration = Duration::from_secs(600);
 
-/// From a registration to its pass: applications that start together are served by one.
+/// The time from a registration to its pass, so that one pass serves applications that start together.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What ChannelClosed says.
+/// The detail of the `ChannelClosed` event.
 pub(super) const DETAIL: &str = "rehello";
 
-/// The passes.
+/// The state of the current pass, and the time of the next one.
 #[derive(Debug, Default)]
 pub(super) struct Rehello {
     rolling: bool,
@@ -47,7 +47,7 @@ impl Rehello {
         Self { rolling, ..Self::default() }
     }
 
-    /// A protocol was registered. A pass that is under way takes it along.
+    /// Notes that a protocol was registered. A pass that is under way includes it.
     pub(super) fn registered(&mut self, now: Instant) {
         if self.rolling && self.due.is_none() {
             let earliest = self.last_pass.map(|last| last + EVERY);
@@ -55,7 +55,7 @@ impl Rehello {
         }
     }
 
-    /// No more passes: the sidecar stops. A pass that is due is not due any more.
+    /// Ends all passes, because the sidecar stops. A pass that is due is cancelled.
     pub(super) fn stop(&mut self) {
         (self.rolling, self.due) = (false, None);
     }
@@ -64,7 +64,7 @@ impl Rehello {
         self.due
     }
 
-    /// Whether the next peer's turn has come. The first of a pass begins it.
+    /// Whether the next peer is to be reconnected now. The first call of a pass that returns true begins it.
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
         let due = self.due.is_some_and(|due| due <= now);
         if due && self.last_pass.is_none_or(|last| now >= last + EVERY) {
@@ -74,8 +74,8 @@ impl Rehello {
         due
     }
 
-    /// Chooses the next peer of the pass among sessions that lack a protocol and whose nodes can be found again. Listed
-    /// peers come last. Returns its connection, which is to be closed, or `None` when the pass is over.
+    /// Chooses the next peer of the pass, among sessions that lack a protocol and whose nodes can be found again.
+    /// Listed peers come last. Returns its connection, which is to be closed, or `None` when the pass is over.
     pub(super) fn choose<'a>(
         &mut self,
         now: Instant,
@@ -95,13 +95,14 @@ impl Rehello {
         Some((session.id, session.node_id))
     }
 
-    /// A connection has ended. Returns the node to dial again if the connection was closed by a pass.
+    /// Returns the node to dial again, if the connection that has ended was closed by a pass.
     pub(super) fn returning(&mut self, connection: ConnectionId) -> Option<NodeRef> {
         self.returning.remove(&connection)
     }
 }
 
-/// How we would find the peer of a session again. `discovery`: whether nodes can be looked up by their key.
+/// Returns the reference by which the peer of a session can be found again. `discovery`: whether nodes can be looked up
+/// by their key.
 fn way_back(session: &Session, discovery: bool) -> Option<NodeRef> {
     if !session.inbound {
         return Some(NodeRef::Enode(session.enode.clone()));

@@ -1,6 +1,6 @@
 //! All sessions, by node: at most one for each.
 //!
-//! Left out: the connections below them (`connections`), and what a session is ([`session`](super::session)).
+//! Left out: the connections below them (`connections`), and the facts of a session ([`session`](super::session)).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,18 +10,18 @@ use crate::{
     p2p::{ChannelTraffic, session::ConnectionId},
 };
 
-/// Protocols that are counted apart.
+/// The most protocols (name and version) that are counted separately.
 const MAX_PROTOCOLS: usize = 256;
 
-/// What went over some sessions, by protocol. Names are the applications', and beyond [`MAX_PROTOCOLS`] they are counted as
-/// one, so that a client in a loop does not make a monitor grow.
+/// The traffic of some sessions, by protocol. Applications choose the names. Beyond [`MAX_PROTOCOLS`] they are counted
+/// together as `other`, so that a client that registers in a loop does not fill the memory of a monitor.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    /// By protocol name and version.
+    /// The traffic by protocol name and version.
     pub protocols: BTreeMap<(Arc<str>, u32), ChannelTraffic>,
     /// Bytes read from sockets.
     pub bytes_in: u64,
-    /// Bytes that sockets took.
+    /// Bytes written to sockets.
     pub bytes_out: u64,
 }
 
@@ -43,7 +43,7 @@ impl Totals {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     open: BTreeMap<NodeId, Arc<Session>>,
-    /// What went over sessions that have ended.
+    /// The traffic of sessions that have ended.
     before: Totals,
 }
 
@@ -62,13 +62,13 @@ impl Sessions {
         self.open.len()
     }
 
-    /// A session has opened.
+    /// Adds a session that has opened.
     pub(super) fn add(&mut self, session: Arc<Session>) {
         self.open.insert(session.node_id, session);
     }
 
-    /// The connection of a session has ended, or another one takes its place. Returns false if the node's session is on
-    /// another connection.
+    /// Ends the session with a node, because its connection ended or another connection takes its place. Returns false
+    /// if the node's session is on another connection.
     pub(super) fn end(&mut self, node: &NodeId, connection: ConnectionId) -> bool {
         if self.open.get(node).is_none_or(|standing| standing.id != connection) {
             return false;
@@ -79,7 +79,7 @@ impl Sessions {
         true
     }
 
-    /// What went over all sessions since the start.
+    /// Returns the traffic of all sessions since the start.
     pub(super) fn totals(&self) -> Totals {
         let mut totals = self.before.clone();
         self.open.values().for_each(|session| totals.add(session));

@@ -1,8 +1,9 @@
-//! What the streams, the connections and the owner of one registration share: its inbox, and the wake-ups around it.
+//! The state that the streams, the connections and the owner of one registration share: its inbox, and the wake-ups
+//! around it.
 //!
-//! It outlives each of them, so that a message that comes while an application restarts has a place.
+//! It outlives each of them, so that messages are queued while an application restarts.
 //!
-//! Left out: who may hold the registration (`lease`), and its number in the policy (`registrations`).
+//! Left out: the right to hold the registration (`lease`).
 
 use std::{
     collections::HashMap,
@@ -14,7 +15,8 @@ use super::{channel::Inbox, losses::LossLog};
 use crate::{
     Wake, WakeSlot,
     delivery::{self, Budget, ChannelKey, Hooks, SharedInbox},
-    lease::{RegistrationId, RegistrationSpec},
+    lease::RegistrationSpec,
+    node::RegistrationId,
 };
 
 /// Why a stream ended that its client did not end.
@@ -22,9 +24,9 @@ use crate::{
 pub enum Ended {
     /// Another stream holds the registration.
     TakenOver,
-    /// The registration is gone.
+    /// The registration has ended.
     Deleted,
-    /// The process is ending.
+    /// The sidecar is stopping.
     Drained,
 }
 
@@ -33,12 +35,12 @@ pub enum Ended {
 pub(super) struct StreamSlot(Mutex<Option<Arc<dyn Wake>>>);
 
 impl StreamSlot {
-    /// The stream that is woken from now on.
+    /// Sets the stream that is woken from now on.
     pub(super) fn set(&self, wake: Arc<dyn Wake>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(wake);
     }
 
-    /// Wakes it.
+    /// Wakes the stream.
     pub(super) fn wake(&self) {
         let wake = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(wake) = wake {
@@ -94,22 +96,22 @@ impl SharedRegistration {
         self.id
     }
 
-    /// What waits for the application.
+    /// The messages that wait for the application.
     pub(super) fn inbox(&self) -> &Inbox {
         &self.inbox
     }
 
-    /// The stream that is attached.
+    /// Returns the wake-up of the stream that is attached.
     pub(super) fn stream(&self) -> &Arc<StreamSlot> {
         &self.stream
     }
 
-    /// What its application lost, for the log.
+    /// The losses of the application, for the log.
     pub(super) fn losses(&self) -> &Arc<LossLog> {
         &self.losses
     }
 
-    /// Names the connection that is told of room on a channel: the one that holds for it.
+    /// Sets the connection that is woken when a channel has room: the connection that waits for it.
     pub(super) fn on_space(&self, key: ChannelKey, space: Arc<WakeSlot>) {
         self.spaces.lock().unwrap_or_else(PoisonError::into_inner).insert(key, space);
     }
@@ -118,7 +120,7 @@ impl SharedRegistration {
         self.spaces.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 
-    /// The registration is gone.
+    /// Notes that the registration has ended, and wakes its stream.
     pub(super) fn end(&self) {
         let _ = self.deleted.set(());
         self.inbox.lock().clear();
@@ -131,7 +133,7 @@ impl SharedRegistration {
     }
 }
 
-/// The queues that a spec asks for.
+/// Returns the configuration of the inbox that a spec asks for.
 pub(super) fn inbox_config(spec: &RegistrationSpec) -> delivery::Config {
     let defaults = delivery::Config::default();
     delivery::Config {

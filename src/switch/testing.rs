@@ -4,8 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::session::{Session, SessionChannel};
 use crate::{
-    lease::RegistrationId,
-    node::{Enode, NodeKey},
+    node::{Enode, NodeKey, RegistrationId},
     p2p::{self, ChannelIndex, Outbound, RemoteHello, session::ConnectionId},
 };
 

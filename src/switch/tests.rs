@@ -1,5 +1,7 @@
-//! Scripts of what happens to one switch, in virtual time: no task, no socket, no driver. After each step the parts must
+//! Scripts of events for one switch, in virtual time: no task, no socket, no driver. After each step the parts must
 //! agree with each other ([`World::check`]).
+
+mod peers;
 
 use std::{
     collections::BTreeSet,
@@ -16,8 +18,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::{
     attachment::{Attachment, Batch, PeerChannel, Read},
     calls::{Answer, CallId},
-    registration::{Acting, AttachRequest, Attached, Ended, Lookup, SwitchError, Target},
-    registrations::RegistrationId,
+    registration::{Acting, AttachRequest, Attached, Ended, Lookup, RegistrationRef, SwitchError},
     testing::key,
     views::{PeerState, Views},
     *,
@@ -26,10 +27,11 @@ use crate::{
     Now, Wake,
     delivery::{Budget, Event},
     lease::{Capability, MAX_LINGER, ProtocolSpec, RegistrationSpec},
-    node::{Enode, NodeId, NodeRef},
+    node::{Enode, NodeId, NodeRef, RegistrationId},
     p2p::{
-        self, Channel, ChannelIndex, DisconnectReason, HeldTime, Inbound, RemoteHello, Side, Source as _,
-        session::{ConnectionId, Control, End, Open, Opening, Sinks},
+        self, Channel, ChannelIndex, DisconnectReason, HeldTime, Inbound, LocalCapability, RemoteHello, Side,
+        Source as _,
+        session::{ChannelInboxes, ConnectionId, Control, End, Open, Opening},
     },
     policy::{
         Cause, Settings,
@@ -47,7 +49,7 @@ impl Wake for Count {
     }
 }
 
-/// A switch, its time, and the effects that nobody has looked at.
+/// A switch, its time, and the effects that no test has taken yet.
 struct World {
     now: Now,
     engine: Engine,
@@ -99,7 +101,7 @@ impl World {
         let mono = Instant::now();
         let now = Now { mono, unix: Duration::from_secs(1_800_000_000) };
         let views = Views::new(1);
-        // The throttle is not what these tests are about.
+        // Without the throttle, which other tests check.
         let settings = Settings { inbound_throttle: Duration::ZERO, ..settings };
         let config = Config {
             local_id: id(0),
@@ -125,7 +127,7 @@ impl World {
         (world, echo)
     }
 
-    /// Collects what is to be done, and looks whether the parts agree.
+    /// Collects the effects, and checks that the parts agree.
     fn settle(&mut self) {
         while let Some(effect) = self.engine.poll_effect(self.now) {
             self.effects.push(effect);
@@ -133,14 +135,18 @@ impl World {
         self.check();
     }
 
-    /// What must hold whenever nothing is left to do: no session without a connection and a place in the policy, no node
-    /// with two sessions, and watchers that see the same peers and registrations as callers.
+    /// The conditions that hold whenever there are no more effects: no session without a connection and, unless it is being
+    /// ended, a place in the policy; no node with two sessions; watchers see the same peers and registrations as callers.
     fn check(&mut self) {
         let peers = self.engine.peers().all();
         let nodes: BTreeSet<NodeId> = peers.iter().map(|peer| peer.session.node_id).collect();
         assert_eq!(nodes.len(), peers.len(), "two sessions with one node");
         let in_policy: BTreeSet<(NodeId, ConnectionId)> = self.engine.peers().counted().into_iter().collect();
-        let open = peers.iter().map(|peer| (peer.session.node_id, peer.session.id)).collect();
+        let stays = |peer: &&PeerView| {
+            in_policy.contains(&(peer.session.node_id, peer.session.id))
+                || (&*peer.session.outbound).leaving().is_none()
+        };
+        let open = peers.iter().filter(stays).map(|peer| (peer.session.node_id, peer.session.id)).collect();
         assert_eq!(in_policy, open, "the policy's peers are the sessions");
         assert!(peers.len() <= self.engine.connections());
         let shown = self.views.peers().read(|views| {
@@ -178,7 +184,7 @@ impl World {
     }
 
     fn register(&mut self, client: &str, protocols: &[&str]) -> RegistrationId {
-        let target = Target::Spec(spec(client, protocols));
+        let target = RegistrationRef::Spec(spec(client, protocols));
         let registered = self.engine.register(self.now, &principal(), &target, "", false).unwrap();
         self.settle();
         registered.registration.id
@@ -186,7 +192,7 @@ impl World {
 
     fn attach(&mut self, client: &str, takeover: bool) -> Result<(Attached, Arc<Count>), SwitchError> {
         let request = AttachRequest {
-            target: Target::Client(client.into()),
+            target: RegistrationRef::Client(client.into()),
             params: Default::default(),
             request_id: String::new(),
             takeover,
@@ -209,10 +215,15 @@ impl World {
         run.id
     }
 
-    /// Both checkpoints of a connection with node `n`, which says that it speaks these.
+    /// Both checkpoints of a connection with node `n`, whose Hello names these capabilities.
     fn shake(&mut self, connection: ConnectionId, n: u8, speaks: &[&str]) -> Opening {
         let offered = self.engine.authenticated(self.now, connection, key(n).public())?;
         self.settle();
+        self.hello(connection, &offered, speaks)
+    }
+
+    /// The second checkpoint: the node's Hello says that it speaks these.
+    fn hello(&mut self, connection: ConnectionId, offered: &[LocalCapability], speaks: &[&str]) -> Opening {
         let shared = offered.iter().filter(|ours| speaks.contains(&&*ours.name));
         let channels: Vec<Channel> = shared
             .enumerate()
@@ -233,10 +244,10 @@ impl World {
     }
 
     /// Node `n` dials us and becomes a peer.
-    fn peer(&mut self, n: u8, speaks: &[&str]) -> (ConnectionId, Sinks) {
+    fn peer(&mut self, n: u8, speaks: &[&str]) -> (ConnectionId, ChannelInboxes) {
         let connection = self.accept(n);
         match self.shake(connection, n, speaks) {
-            Ok(Open::Session(sinks)) => (connection, sinks),
+            Ok(Open::Session(inboxes)) => (connection, inboxes),
             Ok(Open::Parked) => panic!("parked"),
             Err(reason) => panic!("refused: {reason}"),
         }
@@ -267,7 +278,7 @@ impl World {
         self.settle();
     }
 
-    /// Looks for effects, and forgets all of them.
+    /// Returns the effects that `look` selects, and drops all.
     fn take<T>(&mut self, look: impl Fn(&Effect) -> Option<T>) -> Vec<T> {
         std::mem::take(&mut self.effects).iter().filter_map(look).collect()
     }
@@ -277,7 +288,7 @@ impl World {
     }
 }
 
-/// Reads what is there: how reading ended, and the events in short.
+/// Reads the events that are ready. Returns how reading ended, and each event as a short text.
 fn read(attachment: &Attachment) -> (Read, Vec<String>) {
     let mut batch = Batch::default();
     let read = attachment.read(1 << 20, 100, &mut batch);
@@ -299,7 +310,7 @@ fn held() -> HeldTime {
     HeldTime { channel: Duration::ZERO, total: Duration::ZERO }
 }
 
-/// What our side asked of the connection's task by its queue: to leave for this reason, if it did.
+/// Returns the reason for which our side ends the connection, if it does. The connection's task finds it in its queue.
 fn told_to_leave(world: &mut World, n: u8) -> Option<DisconnectReason> {
     let peer = world.engine.peers().get(id(n)).unwrap();
     (&*peer.session.outbound).leaving()
@@ -335,10 +346,10 @@ fn a_registration_that_ends_lets_go_of_its_channels_and_of_peers_that_no_other_u
 fn a_name_that_changes_hands_never_leads_an_old_session_to_its_new_owner() {
     let (mut world, _) = World::with_echo();
     world.register("other", &["ping"]);
-    let (_, sinks) = world.peer(1, &["echo", "ping"]);
+    let (_, inboxes) = world.peer(1, &["echo", "ping"]);
     world.delete("app");
     let heir = world.register("heir", &["echo"]);
-    sinks[0].offer(world.now.mono, message(0), held());
+    inboxes[0].offer(world.now.mono, message(0), held());
     assert_eq!(world.channels(heir), 0);
     let (attached, _) = world.attach("heir", false).unwrap();
     assert_eq!(read(&attached.attachment), (Read::Nothing, Vec::new()));
@@ -387,10 +398,10 @@ fn of_two_crossing_connections_one_is_parked_and_takes_the_place_of_the_other() 
     assert_eq!(probed, [standing, parked]);
     assert_eq!((world.channels(echo), world.engine.connections()), (1, 2));
 
-    // The other side closes one: it has chosen.
+    // The other side closes one connection: it has chosen the other one.
     world.close(standing, Side::Remote, Some(DisconnectReason::AlreadyConnected));
     let promoted = world.take(|effect| match effect {
-        Effect::Control(id, Control::Promote(sinks)) => Some((*id, sinks.len())),
+        Effect::Control(id, Control::Promote(inboxes)) => Some((*id, inboxes.len())),
         _ => None,
     });
     assert_eq!(promoted, [(parked, 1)]);
@@ -436,15 +447,15 @@ fn while_it_stops_nothing_is_dialed_accepted_or_registered_and_every_caller_is_a
     world.effects.clear();
     world.engine.drain();
     assert!(world.engine.accepted(world.now, addr(9), addr(0)).is_none());
-    // A dial that was under way opens its connection now: it is closed, and the dial has failed.
+    // A dial that was under way opens its connection now. The connection is closed, and the dial has failed.
     assert!(world.engine.dialed(world.now, &under_way, addr(0)).is_none());
-    // New wishes of all kinds.
+    // New requests of all kinds.
     world.engine.peers().add_static(world.now, &node(2)).unwrap();
     world.engine.connect(world.now, call, &node(3), Duration::from_secs(5));
     let (public_key, addr) = (key(4).public(), addr(4));
     let candidate = Candidate { public_key, addr, record: None, source: Source::V4, served: Duration::ZERO };
     world.engine.candidate(world.now, candidate);
-    let target = Target::Spec(spec("late", &["late"]));
+    let target = RegistrationRef::Spec(spec("late", &["late"]));
     let refused = world.engine.register(world.now, &principal(), &target, "", false);
     assert_eq!(refused.map(|_| ()), Err(SwitchError::Stopped));
     world.settle();
@@ -487,10 +498,10 @@ fn a_stream_that_takes_over_ends_the_one_before_and_its_late_end_means_nothing()
     let (mut world, echo) = World::with_echo();
     let (first, first_wake) = world.attach("app", false).unwrap();
     assert!(world.attach("app", false).is_err(), "it is attached");
-    let (_, sinks) = world.peer(1, &["echo"]);
+    let (_, inboxes) = world.peer(1, &["echo"]);
     assert_eq!(read(&first.attachment).1, ["opened 1"]);
     assert_eq!(read(&first.attachment).0, Read::Nothing);
-    sinks[0].offer(world.now.mono, message(0), held());
+    inboxes[0].offer(world.now.mono, message(0), held());
     assert!(first_wake.0.swap(0, Ordering::Relaxed) > 0);
 
     let (second, second_wake) = world.attach("app", true).unwrap();
@@ -503,12 +514,12 @@ fn a_stream_that_takes_over_ends_the_one_before_and_its_late_end_means_nothing()
     world.engine.registrations().detach(world.now, echo, first.attachment.stream(), late);
     world.settle();
     assert_eq!(world.engine.registrations().attached(), 1);
-    sinks[0].offer(world.now.mono, message(0), held());
+    inboxes[0].offer(world.now.mono, message(0), held());
     assert!(second_wake.0.load(Ordering::Relaxed) > 0);
     assert_eq!(read(&second.attachment).1, ["message 1"]);
 
-    // A registration that takes over without a stream ends the stream as well.
-    let target = Target::Spec(spec("app", &["echo"]));
+    // A registration that takes over without a stream ends the stream too.
+    let target = RegistrationRef::Spec(spec("app", &["echo"]));
     world.engine.register(world.now, &principal(), &target, "", true).unwrap();
     world.settle();
     assert_eq!(read(&second.attachment).0, Read::Ended);
@@ -540,7 +551,9 @@ fn a_protocol_that_is_registered_late_reaches_a_peer_by_one_reconnection() {
     });
     let [dial] = &dials[..] else { panic!("{dials:?}") };
     let again = world.engine.dialed(world.now, dial, addr(0)).unwrap().id;
-    assert!(matches!(world.shake(again, 1, &["echo", "late"]), Ok(Open::Session(sinks)) if sinks.len() == 2));
+    assert!(
+        matches!(world.shake(again, 1, &["echo", "late"]), Ok(Open::Session(inboxes)) if inboxes.len() == 2)
+    );
     world.pass(Duration::from_secs(2_000));
     assert_eq!(told_to_leave(&mut world, 1), None, "it lacks nothing any more");
 }
@@ -552,7 +565,7 @@ fn events_that_are_lost_repeated_or_out_of_order_change_nothing() {
     let unknown = ConnectionId(99);
     let hello =
         Arc::new(RemoteHello { version: 5, client: "far".into(), capabilities: Vec::new(), listen_port: 0 });
-    // Of a connection that is not there.
+    // Events of a connection that does not exist.
     world.engine.heard(world.now, unknown);
     world.engine.channel_closed(world.now, unknown, ChannelIndex(0));
     world.close(unknown, Side::Remote, None);
@@ -563,7 +576,7 @@ fn events_that_are_lost_repeated_or_out_of_order_change_nothing() {
     assert!(world.engine.negotiated(world.now, connection, hello, &[]).is_err());
     world.settle();
     assert_eq!(world.channels(echo), 1);
-    // A channel that is no channel, one that closes twice.
+    // A channel that does not exist, and a channel that closes twice.
     world.engine.channel_closed(world.now, connection, ChannelIndex(7));
     world.settle();
     assert_eq!(world.channels(echo), 1);
@@ -571,7 +584,7 @@ fn events_that_are_lost_repeated_or_out_of_order_change_nothing() {
     world.engine.channel_closed(world.now, connection, ChannelIndex(0));
     world.settle();
     assert_eq!(world.channels(echo), 0);
-    // An end that is reported twice.
+    // The end of a connection that is reported twice.
     world.close(connection, Side::Remote, None);
     world.close(connection, Side::Remote, None);
     world.close(fresh, Side::Remote, None);
@@ -585,7 +598,7 @@ fn an_answer_to_a_dial_that_was_given_up_opens_no_session() {
     world.engine.peers().remove_static(world.now, id(1), false).unwrap();
     world.settle();
     assert_eq!(world.take(|effect| matches!(effect, Effect::AbortDial(_)).then_some(())).len(), 1);
-    // The abort and the answer cross.
+    // The abort and the report of the dial cross.
     world.engine.dial_failed(world.now, dial.task, Cause::Unreachable, "late");
     world.settle();
     assert_eq!((world.engine.connections(), world.engine.peers().static_peers(world.now).len()), (0, 0));
@@ -619,7 +632,7 @@ fn a_caller_that_waits_for_a_dial_is_answered_once() {
     world.settle();
     assert_eq!(answers(&mut world).len(), 1, "the error is there already");
 
-    // A one-off dial: answered with the peer once there is one.
+    // A one-off dial is answered with the peer after the session has opened.
     world.engine.connect(world.now, CallId(5), &node(3), Duration::from_secs(5));
     world.settle();
     let dials = world.take(|effect| match effect {
@@ -647,31 +660,6 @@ fn an_entry_that_is_taken_off_answers_the_caller_that_waits_for_it() {
         _ => None,
     });
     assert_eq!(answers, [(CallId(1), false)]);
-}
-
-#[test]
-fn an_application_lets_go_of_its_channel_and_of_the_session_only_if_it_is_alone() {
-    let (mut world, echo) = World::with_echo();
-    world.register("other", &["ping", "pong"]);
-    world.peer(1, &["echo", "ping", "pong"]);
-    world.peer(2, &["echo"]);
-    let target = |world: &mut World, n| {
-        let acting = Acting::Client("app".into());
-        world.engine.sender(world.now, &principal(), &acting, id(n), "echo").unwrap()
-    };
-    let (shared, alone) = (target(&mut world, 1), target(&mut world, 2));
-    let reason = DisconnectReason::Requested;
-    let refused = world.engine.disconnect_channel(world.now, echo, &shared, reason, true);
-    let shared_with = SwitchError::SharedSession { node: id(1), others: 1 };
-    assert_eq!(refused, Err(shared_with), "applications are counted and not their channels");
-    world.engine.disconnect_channel(world.now, echo, &shared, reason, false).unwrap();
-    world.engine.disconnect_channel(world.now, echo, &alone, reason, false).unwrap();
-    world.settle();
-    assert_eq!(told_to_leave(&mut world, 1), None);
-    assert_eq!(told_to_leave(&mut world, 2), Some(reason));
-    world.engine.disconnect_channel(world.now, echo, &shared, reason, false).unwrap();
-    world.settle();
-    assert_eq!(told_to_leave(&mut world, 1), None, "a channel that has ended ends nothing");
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! What watchers see of the switch: connected peers and failed attempts, and registrations.
+//! The state of the switch that can be watched: connected peers, failed attempts, and registrations.
 //!
-//! Each view is filled by the switch and read by any number of watchers. What a view holds is bounded by what it mirrors:
-//! peer slots and registrations. Of those that ended a view keeps little, and all of that within a number of bytes
-//! ([`MAX_GONE_BYTES`](crate::watch::MAX_GONE_BYTES)): a peer that left leaves a [`GonePeer`] and not its session.
-//! Failed attempts have keys that strangers choose, so they go through a ring.
+//! The switch fills each view, and any number of watchers read it. The size of a view is bounded by the peer slots and
+//! the registrations. Ended peers and registrations stay in a view for a while, within a number of bytes
+//! ([`MAX_GONE_BYTES`](crate::watch::MAX_GONE_BYTES)). Of a peer that left, a [`GonePeer`] is kept and not its session.
+//! The keys of failed attempts are chosen by strangers, so attempts are kept in a ring.
 //!
 //! Left out: how a watcher waits for a change, and how many may watch (`net::switch`).
 
@@ -13,33 +13,32 @@ use super::{peers::PeerView, registration::RegistrationView};
 use crate::{
     Now,
     delivery::ClosedBy,
-    lease::RegistrationId,
-    node::{Enode, NodeId},
+    node::{Enode, NodeId, RegistrationId},
     p2p::{DisconnectReason, session::ConnectionId},
     policy::{Cause, Refusal, dial::Kind},
     watch::{Happenings, MAX_CHANGES, MAX_HAPPENINGS, Shared, Watch},
 };
 
-/// Characters of an attempt's detail that are kept.
+/// The most characters of a detail that are kept.
 const MAX_DETAIL: usize = 200;
 
-/// Bytes of a client's name that are kept of a peer that went.
+/// The most bytes of the client name that are kept of a peer that left.
 const MAX_GONE_CLIENT: usize = 128;
 
-/// A peer, as watchers are told.
+/// The state of a peer, as watchers get it.
 #[derive(Clone, Debug)]
 pub enum PeerState {
     /// The session and its roles.
     Connected(PeerView),
-    /// What is left of a session that ended.
+    /// The facts that are kept of a session that ended.
     Gone(Box<GonePeer>),
 }
 
-/// What is kept of a peer that went: who it was, and how it ended. No capabilities, no record and no reference to its
-/// session, for strangers come and go by the thousand.
+/// The facts that are kept of a peer that left: its identity, and how its session ended. Capabilities, the record and
+/// the session are not kept, because thousands of strangers come and go.
 #[derive(Clone, Debug)]
 pub struct GonePeer {
-    /// Who it was.
+    /// The peer's node id.
     pub node_id: NodeId,
     /// The URL it was dialed by, or the address it came from.
     pub enode: Enode,
@@ -49,13 +48,13 @@ pub struct GonePeer {
     pub local: SocketAddr,
     /// Whether it dialed us.
     pub inbound: bool,
-    /// Why we dialed it, if we did.
+    /// Why we dialed it; `None` if it dialed us.
     pub dialed_as: Option<Kind>,
     /// Whether it was on the static list.
     pub is_static: bool,
     /// Whether it was on the trusted list.
     pub is_trusted: bool,
-    /// The name of its software, cut to 128 bytes. From a stranger: escape it before showing it.
+    /// The name of its software, cut to 128 bytes. A stranger wrote it, so escape it before you show it.
     pub client: Box<str>,
     /// Wall time at which the session opened.
     pub since: Duration,
@@ -87,7 +86,7 @@ impl GonePeer {
         }
     }
 
-    /// What it takes in memory, in bytes.
+    /// Returns the memory that it takes, in bytes.
     fn bytes(&self) -> usize {
         size_of::<PeerState>() + size_of::<Self>() + self.client.len() + self.end.detail.len()
     }
@@ -98,63 +97,64 @@ impl GonePeer {
 pub struct PeerEnd {
     /// Wall time.
     pub time: Duration,
-    /// The reason on the wire, or what stands for it.
+    /// The reason on the wire, or the one that stands for the end if none was sent.
     pub reason: DisconnectReason,
-    /// Who ended it.
+    /// The party that ended it.
     pub by: ClosedBy,
-    /// In more words.
+    /// A description. In a view it has at most 200 characters.
     pub detail: Arc<str>,
 }
 
 /// Why an accepted connection did not become a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAdmitted {
-    /// We decided so.
+    /// We refused it.
     Refused(Refusal),
-    /// It failed.
+    /// It failed without a decision of ours.
     Failed(Cause),
 }
 
-/// An attempt at a connection that came to nothing.
+/// An attempt at a connection that did not become a session.
 #[derive(Clone, Debug)]
 pub struct FailedAttempt {
     /// Wall time.
     pub time: Duration,
-    /// Which.
+    /// The attempt.
     pub attempt: Attempt,
-    /// In more words; strangers may have written some of them.
+    /// A description. Strangers may have written parts of it.
     pub detail: String,
 }
 
-/// Which attempt it was.
+/// The kind of an attempt, and its facts.
 #[derive(Clone, Debug)]
 pub enum Attempt {
     /// A dial of ours.
     Dial {
-        /// Whom we dialed.
+        /// The node that we dialed.
         id: NodeId,
-        /// Where, if that was known by then.
+        /// The address, if it was known.
         addr: Option<SocketAddr>,
         /// Why we dialed.
         kind: Kind,
         /// Why it failed.
         cause: Cause,
     },
-    /// A connection that somebody opened to us.
+    /// A connection that another node opened to us.
     Inbound {
-        /// Where it came from.
+        /// The address from which it came.
         remote: SocketAddr,
-        /// Who it was, if it got that far.
+        /// The node id, if the remote proved its key.
         id: Option<NodeId>,
-        /// Why it did not stay.
+        /// Why it was not admitted.
         why: NotAdmitted,
     },
 }
 
-/// How many causes there are.
+/// The number of causes.
 const CAUSES: usize = Cause::ALL.len();
 
-/// Reasons in the ring: causes of failed dials, causes of failed inbound connections, our refusals of those.
+/// The reasons in the ring: the causes of failed dials, the causes of failed inbound connections, and our refusals of
+/// inbound connections.
 const REASONS: usize = 2 * CAUSES + Refusal::ALL.len();
 
 impl Attempt {
@@ -170,7 +170,7 @@ impl Attempt {
     }
 }
 
-/// A numbered reason of the ring in words: whether it is of inbound connections, and its name.
+/// Returns the name of a numbered reason of the ring, and whether the reason is one of inbound connections.
 #[must_use]
 pub fn reason_name(reason: usize) -> (bool, &'static str) {
     let inbound = reason >= CAUSES;
@@ -181,16 +181,16 @@ pub fn reason_name(reason: usize) -> (bool, &'static str) {
     (inbound, name.unwrap_or("other"))
 }
 
-/// Peers and attempts.
+/// The views of peers and attempts.
 #[derive(Debug)]
 pub struct PeerViews {
     /// Connected peers.
     pub peers: Watch<NodeId, PeerState>,
-    /// Attempts that came to nothing.
+    /// Attempts that did not become a session.
     pub attempts: Happenings<FailedAttempt>,
 }
 
-/// All that can be watched of a switch. Clones name the same views.
+/// All views of a switch. Clones share the views.
 #[derive(Clone, Debug)]
 pub struct Views {
     peers: Shared<PeerViews>,
@@ -198,7 +198,7 @@ pub struct Views {
 }
 
 impl Views {
-    /// Empty views. `instance` tells this run of the sidecar from others, so it must be random.
+    /// Returns empty views. `instance` distinguishes this run of the sidecar from others, so it must be random.
     #[must_use]
     pub fn new(instance: u64) -> Self {
         let attempts = Happenings::new(REASONS, MAX_HAPPENINGS);
@@ -208,25 +208,25 @@ impl Views {
         }
     }
 
-    /// Peers and attempts.
+    /// Returns the views of peers and attempts.
     #[must_use]
     pub fn peers(&self) -> &Shared<PeerViews> {
         &self.peers
     }
 
-    /// Registrations. A value is as of its last change of state, spec or channels.
+    /// Returns the view of registrations. A value is as of its last change of state, spec or channels.
     #[must_use]
     pub fn registrations(&self) -> &Shared<Watch<RegistrationId, RegistrationView>> {
         &self.registrations
     }
 
-    /// A session opened.
+    /// Adds a peer whose session opened.
     pub(super) fn connected(&self, view: PeerView) {
         let id = view.session.node_id;
         self.peers.update(|views| views.peers.set(id, PeerState::Connected(view)));
     }
 
-    /// A peer may be on other lists than before.
+    /// Updates the lists of a peer, if they changed.
     pub(super) fn listed(&self, view: PeerView) {
         let id = view.session.node_id;
         let roles = |view: &PeerView| (view.is_static, view.is_trusted);
@@ -239,7 +239,7 @@ impl Views {
         }
     }
 
-    /// A peer's session ended.
+    /// Removes a peer whose session ended.
     pub(super) fn gone(&self, view: &PeerView, end: PeerEnd) {
         let detail = end.detail.chars().take(MAX_DETAIL).collect::<String>().into();
         let gone = GonePeer::new(view, PeerEnd { detail, ..end });
@@ -247,7 +247,7 @@ impl Views {
         self.peers.update(|views| views.peers.remove(&id, PeerState::Gone(Box::new(gone)), bytes));
     }
 
-    /// An attempt at a connection came to nothing.
+    /// Adds an attempt at a connection that did not become a session.
     pub(super) fn attempt(&self, now: Now, attempt: Attempt, detail: &str) {
         let reason = attempt.reason();
         let detail = detail.chars().take(MAX_DETAIL).collect();
@@ -255,7 +255,7 @@ impl Views {
             .update(|views| views.attempts.record(reason, FailedAttempt { time: now.unix, attempt, detail }));
     }
 
-    /// An accepted connection came to nothing.
+    /// Adds an accepted connection that did not become a session.
     pub(super) fn not_admitted(
         &self,
         now: Now,
@@ -267,7 +267,7 @@ impl Views {
         self.attempt(now, Attempt::Inbound { remote, id, why }, detail);
     }
 
-    /// A registration as it is now, or `None` once it has ended.
+    /// Updates a registration, or removes it if it has ended (`None`).
     pub(super) fn registration(&self, id: RegistrationId, view: Option<RegistrationView>) {
         self.registrations.update(|views| match view {
             Some(view) => views.set(id, view),
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(numbers.len(), REASONS);
     }
 
-    /// A peer with a Hello of 2 KiB that says as much as it can.
+    /// A peer with a long client name, and with 600 capabilities in its Hello.
     fn loud(n: u8) -> PeerView {
         let mut scalar = [1; 32];
         scalar[31] = n;
@@ -368,7 +368,8 @@ mod tests {
         let mut cursor = views.peers.read(|views| views.peers.watch(Some(token)));
         views.peers.read(|views| while views.peers.pull(&mut cursor, 500, &mut told).more {});
         assert!(views.peers.read(|views| views.peers.is_empty()));
-        // Each came and went before this watcher was told, so it may or may not hear of it; what is kept is small.
+        // Each peer left before this watcher read its state, so the watcher may or may not get it. The kept facts are
+        // small.
         for change in &told {
             let PeerState::Gone(gone) = &*change.value else { panic!("{change:?} is there") };
             assert!(gone.is_trusted && gone.client.len() == MAX_GONE_CLIENT);

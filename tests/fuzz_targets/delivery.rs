@@ -1,6 +1,7 @@
 //! The delivery contract under any sequence of operations: inbox, lease and watch, each against a model.
 //!
-//! The bytes are a script, mostly two an operation. The models are simpler than what they check: they count.
+//! The input is a script; most operations take two bytes. The models are simpler than the code that they check: they
+//! only count.
 
 mod inbox;
 mod lease;
@@ -10,18 +11,20 @@ use std::time::{Duration, Instant};
 
 use devp2pd::Now;
 
-/// Pushes, pulls, credit, streams that come and break, sessions that end: never twice, never lost unreported, never
-/// above the bound, in order, within credit.
+/// Runs pushes, pulls, credit, streams that begin and break, and sessions that end. No message is delivered twice, lost
+/// without a report, out of order or without credit, and the queue stays below its bound.
 pub fn inbox(data: &[u8]) {
     inbox::run(data);
 }
 
-/// Claims, breaks, time and mistakes: one owner a name, one valid token a registration, no lease beyond its time.
+/// Runs claims, broken streams, the passing of time, and wrong requests. Each name has one owner and each registration
+/// one valid token; no lease outlives its time.
 pub fn lease(data: &[u8]) {
     lease::run(data);
 }
 
-/// Changes, slow pulls, resumption: a watcher that catches up has the state, whatever it missed.
+/// Runs changes, slow pulls and resumptions. A watcher that has caught up has the current state, whichever changes it
+/// missed.
 pub fn watch(data: &[u8]) {
     watch::run(data);
 }

@@ -1,4 +1,4 @@
-//! discv4, as strangers write it: packets, and whole conversations with the engine.
+//! discv4 with input from strangers: single packets, and conversations with the engine.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,15 +21,11 @@ use rlp::RlpStream;
 const TYPES: [Type; 6] =
     [Type::Ping, Type::Pong, Type::FindNode, Type::Neighbors, Type::EnrRequest, Type::EnrResponse];
 
-/// A signature that is the signer's key: recovering costs nothing, and the fuzzer can make any.
+/// A signature is the signer's public key. Recovery costs nothing, and the fuzzer can make any signature.
 #[derive(Clone)]
 struct Fake(PublicKey);
 
 impl Crypto for Fake {
-    fn public_key(&self) -> PublicKey {
-        self.0
-    }
-
     fn sign(&self, _: &[u8; 32]) -> [u8; 65] {
         let mut signature = [0; 65];
         signature[..64].copy_from_slice(&self.0.to_uncompressed());
@@ -45,7 +41,8 @@ fn key(byte: u8) -> NodeKey {
     NodeKey::from_bytes(&[byte; 32]).expect("one of the valid keys")
 }
 
-/// Any datagram, and any body behind a header that is right. A packet that is accepted is read again as it was.
+/// Reads any datagram, and any body behind a correct header. An accepted packet is equal after it is written and read
+/// again.
 pub fn discv4_packet(data: &[u8]) {
     let crypto = Fake(key(1).public());
     if let Ok(header) = Header::read(data) {
@@ -78,8 +75,9 @@ fn append(packet: &Packet<'_>, stream: &mut RlpStream) {
     }
 }
 
-/// A conversation of three nodes with the engine, of the steps that the input says. Whatever they do, packets keep
-/// their size, timers make progress, its indices agree, and who proved nothing gets little.
+/// Runs a conversation of three nodes with the engine; the input chooses the steps. Packets keep their size limit,
+/// timers make progress, and the engine's indices agree. A node without endpoint proof receives at most 2.5 times the
+/// bytes of its packet.
 pub fn discv4_engine(data: &[u8]) {
     let mut scene = Scene::new();
     let mut rest = data;
@@ -104,10 +102,10 @@ struct Actor {
     crypto: Fake,
     addr: SocketAddr,
     record: Record,
-    /// The newest packets of the engine that want an answer.
+    /// The hashes of the engine's newest PING and ENRRequest to this node.
     pinged: [u8; 32],
     asked_for_record: [u8; 32],
-    /// Whether it has ever written a PONG: only then it may have proven itself.
+    /// Whether it has ever sent a PONG. Without one it has no endpoint proof.
     has_ponged: bool,
 }
 
@@ -202,7 +200,7 @@ impl Scene {
         }
     }
 
-    /// A packet of an actor, rightly signed and hashed.
+    /// Sends a packet of an actor, with a correct signature and hash.
     fn send(&mut self, index: usize, kind: Type, append: impl FnOnce(&mut RlpStream)) {
         let mut out = BytesMut::new();
         let actor = &self.actors[index];
@@ -212,7 +210,8 @@ impl Scene {
         self.drain(unproven.then_some((addr, out.len())));
     }
 
-    /// Takes what the engine wants and writes. `caused` is who proved nothing and just sent how many bytes.
+    /// Takes the engine's actions and packets. `caused` is the address of a node without endpoint proof that has just
+    /// sent a packet, and the size of that packet in bytes.
     fn drain(&mut self, caused: Option<(SocketAddr, usize)>) {
         while self.engine.poll_action().is_some() {}
         let (mut out, mut sent) = (BytesMut::new(), 0);

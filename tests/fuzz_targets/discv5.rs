@@ -1,4 +1,4 @@
-//! discv5, as strangers write it: packets, messages, and whole conversations with the engine.
+//! discv5 with input from strangers: packets, messages, and conversations with the engine.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use devp2pd::Now;
 use devp2pd::discv5::crypto::{Crypto, MessageKey, SessionKeys, proof_digest};
-use devp2pd::discv5::engine::{Action, Config, Engine, TalkAction};
 use devp2pd::discv5::header::{self, Auth, ChallengeData, HeaderBuf, Nonce, Unmasker, WriteAuth};
 use devp2pd::discv5::message::{
     Message, Ping, Pong, RequestId, TalkRequest, TalkResponse, encode_findnode, encode_nodes,
 };
 use devp2pd::discv5::packet;
+use devp2pd::discv5::{Config, Engine, TalkAction, action::Action};
 use devp2pd::kademlia::{Contact, QueryId};
 use devp2pd::node::record::RecordError;
 use devp2pd::node::{NodeId, NodeKey, PublicKey, Record, RecordBuilder};
@@ -21,15 +21,16 @@ use zeroize::Zeroizing;
 
 const US: NodeId = NodeId([0x42; 32]);
 
-/// The input is the packet before masking, as nobody would find the mask by mutation. What is opened is what was
-/// written, and masking it again gives the packet.
+/// The input is the packet before masking, because mutation would not find the mask. The opened packet equals the
+/// input. A challenge that is written again gives the same packet.
 pub fn discv5_packet(data: &[u8]) {
     let unmasker = Unmasker::new(&US);
     let mut buf = HeaderBuf::default();
     assert!(unmasker.open(data, &mut buf).is_err() || data.len() >= header::MIN_PACKET);
 
     let mut masked = data.to_vec();
-    // What a receiver unmasks is IV, static header, and as much as the last field of that says.
+    // A receiver unmasks the static header, which follows the IV, and the auth data, whose size is the last field of
+    // that header.
     let size = data.get(37..39).map_or(0, |size| usize::from(u16::from_be_bytes([size[0], size[1]])));
     header::mask(&mut masked, (39 + size).min(data.len()), &US);
     let Ok(packet) = unmasker.open(&masked, &mut buf) else { return };
@@ -42,7 +43,7 @@ pub fn discv5_packet(data: &[u8]) {
     }
 }
 
-/// A message that is accepted is written again as it was read, except for what has two spellings.
+/// An accepted message gives the same bytes when it is written again, unless its content can be encoded in two ways.
 pub fn discv5_message(data: &[u8]) {
     let Ok(message) = Message::decode(data) else { return };
     assert!(message.id().as_bytes().len() <= 8);
@@ -51,7 +52,7 @@ pub fn discv5_message(data: &[u8]) {
         Message::Ping(ping) => ping.encode(&mut out),
         Message::Pong(pong) => {
             pong.encode(&mut out);
-            // A mapped address may have been written as IPv6.
+            // An IPv4 address may have been written as a mapped IPv6 address.
             assert!(matches!(Message::decode(&out), Ok(Message::Pong(again)) if again == pong));
             return;
         }
@@ -76,7 +77,7 @@ pub fn discv5_message(data: &[u8]) {
     assert_eq!(out, data);
 }
 
-/// Handshakes without elliptic curves: a fuzzer spends its time on the machine behind them.
+/// Handshakes without elliptic curves, so that the fuzzer spends its time on the engine.
 struct Fake(NodeId);
 
 impl Fake {
@@ -118,13 +119,13 @@ impl Crypto for Fake {
     }
 }
 
-/// A peer of the engine, as far as the fuzzer lets it keep to the protocol.
+/// A node that talks to the engine. The fuzzer decides how far it keeps to the protocol.
 struct Actor {
     record: Record,
     addr: SocketAddr,
     session: Option<(MessageKey, MessageKey)>,
     challenge: Option<ChallengeData>,
-    /// The nonce of the engine's newest packet that could not be read, and the id of its newest request.
+    /// The nonce of the engine's newest packet except challenges, and the id of its newest message that could be read.
     unread: Nonce,
     request: RequestId,
 }
@@ -138,8 +139,8 @@ struct Scene {
     talks: Vec<devp2pd::discv5::talk::TalkToken>,
 }
 
-/// A conversation of three nodes with the engine, of the steps that the input says. Whatever they do, packets keep
-/// their size, timers make progress, and what is held is bounded.
+/// Runs a conversation of three nodes with the engine; the input chooses the steps. Packets keep their size limits,
+/// timers make progress, and the engine's state is bounded.
 pub fn discv5_engine(data: &[u8]) {
     let mut scene = Scene::new();
     let mut rest = data;
@@ -245,7 +246,7 @@ impl Scene {
         self.now = self.now.after(end - self.now.mono);
     }
 
-    /// A message of the actor: in its session, or one that nobody can read.
+    /// Sends a message of the actor: encrypted in its session, or random bytes if there is no session.
     fn write(&mut self, index: usize, plaintext: &[u8]) {
         let Some(actor) = self.actors.get(index) else { return };
         let (mut out, src) = (BytesMut::new(), actor.record.id());

@@ -1,5 +1,4 @@
-//! Node lists in the DNS: the entries as anybody may write them, and the client against a zone that does what the
-//! input says.
+//! Node lists in the DNS: entries of any text, and the client against a zone whose answers the input chooses.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -7,12 +6,12 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64URL_NOPAD;
 use devp2pd::Now;
 use devp2pd::dnsdisc::entry::{Entry, Hash, Root};
-use devp2pd::dnsdisc::{Action, Answer, Client, Config, Link, QueryId};
+use devp2pd::dnsdisc::{Action, Answer, Client, Config, Link, LookupId};
 use devp2pd::node::{NodeKey, RecordBuilder, id::keccak256};
 use rand::{SeedableRng, rngs::StdRng};
 
-/// An entry that is accepted says the same when it is written out and read again; no text is a root of a key that
-/// did not sign it.
+/// An accepted entry is equal after it is written and read again. No text is accepted as a root under a key that did
+/// not sign it.
 pub fn dns_entry(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match text.parse::<Entry>() {
@@ -35,8 +34,8 @@ fn key(number: u8) -> NodeKey {
     NodeKey::from_bytes(&[number; 32]).expect("one of the valid keys")
 }
 
-/// The client keeps its promises whatever the zone does: never more nodes than wanted, four requests in flight,
-/// three a second after a burst of ten, seventeen trees.
+/// The client keeps its limits whatever the zone answers: no more nodes than wanted, at most 4 requests in flight, 3
+/// requests a second after a burst of 10, and at most 17 trees.
 pub fn dns_tree(data: &[u8]) {
     let (build, operations) = data.split_at(data.len().min(32));
     let zone = Zone::new(build);
@@ -44,7 +43,7 @@ pub fn dns_tree(data: &[u8]) {
     let begin = now;
     let config = Config { allow_private: build.first().is_some_and(|byte| byte & 1 == 1) };
     let mut client = Client::new(now, config, &[zone.link(0)], StdRng::seed_from_u64(1));
-    let mut asked: VecDeque<(QueryId, String)> = VecDeque::new();
+    let mut asked: VecDeque<(LookupId, String)> = VecDeque::new();
     let (mut requests, mut allowed) = (0_u128, 0_usize);
     for pair in operations.chunks(2) {
         let argument = pair.get(1).copied().unwrap_or(0);
@@ -95,7 +94,7 @@ fn start() -> Now {
     Now { mono: Instant::now(), unix: Duration::from_secs(1_700_000_000) }
 }
 
-/// Three trees whose entries point at each other as the input says.
+/// Three trees. The input chooses which entries point at which.
 struct Zone {
     entries: Vec<String>,
     by_hash: HashMap<String, String>,
@@ -134,7 +133,7 @@ impl Zone {
         Link { public_key: key(number + 1).public(), domain: format!("tree{number}").into() }
     }
 
-    /// What stands at a name: the entry of that hash, or a root that the argument makes.
+    /// Returns the texts at a name: the entry with that hash, or a root that `argument` selects.
     fn at(&self, name: &str, argument: u8) -> Vec<String> {
         if let Some((hash, _)) = name.split_once('.') {
             return self.by_hash.get(hash).cloned().into_iter().collect();

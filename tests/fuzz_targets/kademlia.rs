@@ -1,4 +1,4 @@
-//! The table of both discovery protocols, under any sequence of what its owner may do with it.
+//! The table of both discovery protocols, under any sequence of operations of its owner.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,7 +14,7 @@ use devp2pd::node::{Endpoint, NodeId, NodeKey, PublicKey};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// Enough nodes to fill the two farthest buckets and their waiting lists.
+/// Enough nodes to fill the two farthest buckets and their lists of replacements.
 static KEYS: LazyLock<Vec<PublicKey>> = LazyLock::new(|| {
     let mut rng = StdRng::seed_from_u64(1);
     (0..128).map(|_| NodeKey::random(&mut rng).public()).collect()
@@ -22,8 +22,8 @@ static KEYS: LazyLock<Vec<PublicKey>> = LazyLock::new(|| {
 
 const US: NodeId = NodeId([0x42; 32]);
 
-/// Three bytes an operation: which, with whom, and a number. After each the table has its shape, and what it said
-/// happened is what happened.
+/// Each operation takes three bytes: the operation, the node, and a number. After each operation the table keeps its
+/// invariants, and its events agree with its content.
 pub fn kademlia_table(data: &[u8]) {
     let mut scene = Scene::new();
     for operation in data.chunks_exact(3) {
@@ -34,7 +34,7 @@ pub fn kademlia_table(data: &[u8]) {
 struct Scene {
     table: Table,
     now: Now,
-    /// The nodes in use, as the table's events tell.
+    /// The nodes in use, according to the table's events.
     told: HashSet<NodeId>,
 }
 
@@ -79,7 +79,7 @@ impl Scene {
         self.table.insert(self.now, Contact::new(KEYS[who], endpoint), source);
     }
 
-    /// Lets time pass. The nodes that are checked answer or not, by the bits of `number`; returns those.
+    /// Lets time pass. The bits of `number` choose which of the checked nodes answer. Returns the checked nodes.
     fn pass(&mut self, number: u8) -> HashSet<NodeId> {
         let mut checked = HashSet::new();
         self.now = self.now.after(Duration::from_secs(u64::from(number)));

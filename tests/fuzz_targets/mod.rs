@@ -1,10 +1,10 @@
-//! What the fuzzer runs: one function per codec and per engine, from any bytes to a panic or to nothing.
+//! The fuzz targets: one function per codec and per engine. Each takes any bytes, and panics if it finds a fault.
 //!
-//! They are compiled twice. `fuzz/` gives each of them to libFuzzer; `tests/fuzz_corpus.rs` replays the inputs kept
-//! in `fuzz/corpus/`, so that `cargo test` on a stable toolchain walks every path that fuzzing ever found.
+//! The functions are compiled twice. `fuzz/` runs each of them with libFuzzer. `tests/fuzz_corpus.rs` replays the
+//! inputs in `fuzz/corpus/`, so that `cargo test` on a stable toolchain runs every path that those inputs reach.
 //!
-//! To add one: write the function, add a line to [`TARGETS`] and one to `fuzz/Cargo.toml`, put an input into
-//! `fuzz/corpus/<name>/`. The replay fails, and says what is missing, if any of the four is forgotten.
+//! To add a target: write the function, add a line to [`TARGETS`] and one to `fuzz/Cargo.toml`, and put an input into
+//! `fuzz/corpus/<name>/`. The replay fails if one of the four is missing, and names it.
 
 mod delivery;
 mod discv4;
@@ -16,7 +16,7 @@ mod p2p;
 mod policy;
 mod rlpx;
 
-/// A target: its name, which is also its binary's and its corpus's, and its function.
+/// A target: its name, which its binary and its corpus have as well, and its function.
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets, room by room.

@@ -1,9 +1,9 @@
-//! Who a node is, as strangers write it: enode URLs, node records, and the RLP under all of it.
+//! The identity of a node in input from strangers: enode URLs, node records, and RLP.
 
 use devp2pd::node::{Enode, NodeKey, NodeRef, Record, RecordBuilder};
 use devp2pd::rlp::{Reader, validate};
 
-/// A URL that is accepted says the same when it is written out and read again.
+/// An accepted URL is equal after it is written and read again.
 pub fn enode_url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(enode) = text.parse::<Enode>() {
@@ -11,15 +11,15 @@ pub fn enode_url(data: &[u8]) {
         assert_eq!(again, enode, "{text}");
         assert_eq!(again.to_string(), enode.to_string());
     }
-    // The other three forms go through the same door, and an error must be fit to print.
+    // `NodeRef` parses the other three forms as well. The text of an error has a bounded length.
     match text.parse::<NodeRef>() {
         Ok(node) => assert_eq!(node.id().to_string().len(), 64),
         Err(error) => assert!(error.to_string().len() < 1024, "{error}"),
     }
 }
 
-/// Bytes that are a record are kept as they are. Entries of any content make a record that we can read again, and
-/// which is refused once a byte of it is changed.
+/// A decoded record keeps its bytes. A record that is signed over entries of any content can be read again, and is
+/// refused after one bit of it is changed.
 pub fn record(data: &[u8]) {
     if let Ok(record) = Record::decode(data) {
         assert_eq!(record.encoded(), data);
@@ -28,7 +28,7 @@ pub fn record(data: &[u8]) {
             (record.endpoint(), record.endpoint4(), record.endpoint6(), record.udp_addr(), record.tcp_addr());
     }
 
-    // The first byte says which byte to change; then entries, each a key length, a value length, key and value.
+    // The first byte selects the byte to change. The rest is entries: key length, value length, key and value.
     let Some((change, mut rest)) = data.split_first() else { return };
     let mut builder = RecordBuilder::new(u64::from(*change));
     while let [key_len, value_len, tail @ ..] = rest {
@@ -50,8 +50,8 @@ pub fn record(data: &[u8]) {
     assert!(Record::decode(&forged).is_err(), "a changed record was accepted: byte {at}");
 }
 
-/// What validates is canonical: written again from what was read, it is the same bytes. And the reader and the
-/// validation agree on what a list is.
+/// Valid RLP is canonical: items that are read and written again give the same bytes. The reader and the validation
+/// agree on which items are lists.
 pub fn rlp(data: &[u8]) {
     if validate(data).is_ok() {
         let mut stream = ::rlp::RlpStream::new();

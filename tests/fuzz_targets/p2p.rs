@@ -22,7 +22,7 @@ fn key(byte: u8) -> NodeKey {
     NodeKey::from_bytes(&[byte; 32]).expect("one of the valid keys")
 }
 
-/// What is read of a Hello is bounded by its bytes; what we write is read back.
+/// The fields of a decoded Hello are bounded by its size. A Hello that we write is equal after it is read.
 pub fn hello(data: &[u8]) {
     if let Ok((hello, key)) = RemoteHello::decode(data) {
         assert!(hello.client.len() <= hello::MAX_CLIENT);
@@ -44,7 +44,7 @@ pub fn hello(data: &[u8]) {
     assert!(client.starts_with(&read.client));
 }
 
-/// Any payload is some reason, compressed or not, and every reason is read back.
+/// Any payload decodes to a reason, compressed or not. A reason is equal after it is encoded and decoded.
 pub fn disconnect(data: &[u8]) {
     for snappy in [false, true] {
         let reason = DisconnectReason::decode(data, snappy);
@@ -53,7 +53,7 @@ pub fn disconnect(data: &[u8]) {
     }
 }
 
-/// The input as a list of small numbers and byte strings; an input that has ended says zero.
+/// The input as a list of small numbers and byte strings. After its end all numbers are zero.
 struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
@@ -83,7 +83,7 @@ fn capabilities(choice: u8) -> Vec<LocalCapability> {
         .collect()
 }
 
-/// Queues that have room for so many messages.
+/// Queues with room for `room` messages.
 struct Queues<'a> {
     room: usize,
     channels: &'a [u64],
@@ -104,14 +104,14 @@ impl Delivery for Queues<'_> {
 
     fn offer_last(&mut self, _: Instant, message: Inbound) {
         let Inbound { channel, code, payload, wire_bytes } = message;
-        // The driver may open, and deliver, before it takes the action that tells of the channels.
+        // The driver may open the session and deliver before it takes `Action::Negotiated`, which names the channels.
         assert!(self.channels.is_empty() || code < self.channels[usize::from(channel.0)]);
         assert!(wire_bytes >= 64 && payload.len() <= wire_bytes * 22);
         self.bytes += payload.len();
     }
 }
 
-/// A queue behind a cap that is exceeded until then.
+/// A queue behind a cap that allows no message before `until`.
 struct Capped<'a> {
     queue: &'a Outbound,
     until: Instant,
@@ -133,31 +133,31 @@ impl Source for Capped<'_> {
     }
 }
 
-/// What messages may be as large as.
+/// The largest payload of a message, in bytes.
 const MAX_MESSAGE: usize = 200;
 
-/// An engine and a peer that shook hands with it, and what must hold between them.
+/// An engine, a peer that has completed the RLPx handshake with it, and the checks between the two.
 struct World {
     now: Now,
     engine: Connection,
     peer: Session,
-    /// The engine's receive buffer, and what it wrote.
+    /// The engine's receive buffer, and the bytes that it wrote.
     received: BytesMut,
     sent: BytesMut,
-    /// Messages to the peer, and until when a cap holds them back.
+    /// Messages to the peer, and the time until which a cap delays them.
     queue: Arc<Outbound>,
     capped: Instant,
-    /// Codes on the wire and payloads that the queue accepted and the peer has not read.
+    /// Messages that the queue accepted and the peer has not read: the code on the wire, and the payload.
     accepted: VecDeque<(u64, Vec<u8>)>,
-    /// Messages that the queue accepted, that the peer read, and that the socket took whole.
+    /// The numbers of messages that the queue accepted, that the peer read, and that the socket took completely.
     sums: [u64; 3],
     /// Bytes in the send buffer.
     unwritten: usize,
-    /// The socket takes nothing any more.
+    /// Whether writes to the socket fail.
     unwritable: bool,
-    /// How many codes each channel has; empty before there are channels.
+    /// The number of message codes of each channel; empty before `Action::Negotiated`.
     channels: Vec<u64>,
-    /// Closed was taken.
+    /// Whether `Action::Closed` was taken.
     closed: bool,
 }
 
@@ -201,7 +201,7 @@ impl World {
         assert!(self.engine.backlog() <= MAX_BACKLOG + MAX_FRAME);
     }
 
-    /// All that the engine has to say, and all of it must be frames that the peer can read.
+    /// Takes all that the engine writes. It must be complete frames that the peer can read.
     fn transmit(&mut self) {
         loop {
             let mut source = Capped { queue: &self.queue, until: self.capped, appended: 0 };
@@ -233,7 +233,7 @@ impl World {
         }
     }
 
-    /// The socket takes so many bytes of the send buffer.
+    /// The socket takes `bytes` bytes of the send buffer.
     fn written(&mut self, bytes: usize) {
         self.unwritten -= bytes;
         let messages = self.engine.handle_written(self.now, bytes);
@@ -242,7 +242,7 @@ impl World {
         self.count();
     }
 
-    /// Each message that was accepted waits, or is in the send buffer, or was written: once.
+    /// Checks that each accepted message is in exactly one place: it waits, is in the send buffer, or was written.
     fn count(&self) {
         let [accepted, read, written] = self.sums;
         assert!(written <= read && read <= accepted);
@@ -256,7 +256,8 @@ impl World {
         let mut queues = Queues { room, channels: &self.channels, bytes: 0 };
         self.engine.deliver(self.now, &mut queues);
         assert!(queues.bytes <= MAX_BACKLOG + MAX_FRAME && room - queues.room <= MAX_BACKLOG_MESSAGES);
-        // A connection that is closing offers nothing until it is over: then what waits is delivered for the last time.
+        // A closing connection offers nothing until it is closed. Then its waiting messages are delivered for the last
+        // time.
         assert!(self.engine.hold().is_none() || queues.room == 0 || !self.engine.is_open());
         assert!(self.engine.hold().is_none() || !self.engine.wants_bytes(), "a held connection is not read");
     }
@@ -317,7 +318,7 @@ impl World {
     }
 }
 
-/// An engine whose peer, driver and clock do anything in any order.
+/// Runs the engine with any sequence of events from its peer, its driver and its clock.
 pub fn p2p_connection(data: &[u8]) {
     let mut script = Script(data);
     let mut world = World::new();
@@ -336,7 +337,7 @@ pub fn p2p_connection(data: &[u8]) {
                 let compressed = Compressor::default().compress(payload).expect("a small message");
                 world.say(u64::from(code), compressed.as_bytes());
             }
-            // Bytes from anybody: whoever can inject into the stream.
+            // Bytes that an attacker injects into the stream.
             3 => world.received.extend_from_slice(script.bytes()),
             4 => {
                 let cut = world.received.len() * usize::from(script.byte()) / 256;
@@ -349,7 +350,7 @@ pub fn p2p_connection(data: &[u8]) {
                 world.now = world.now.after(Duration::from_millis(u64::from(script.byte()) * 100));
                 world.engine.handle_timeout(world.now);
                 world.deliver(0);
-                // Delivery may hold the connection, and a held peer is pinged sooner: that may be due at once.
+                // Delivery may hold the connection. A held peer is pinged earlier, and that Ping may be due at once.
                 if world.engine.poll_timeout().is_some_and(|next| next <= world.now.mono) {
                     world.engine.handle_timeout(world.now);
                     world.deliver(0);
@@ -381,7 +382,7 @@ pub fn p2p_connection(data: &[u8]) {
                 room => world.deliver(usize::from(room - 9)),
             },
             14 => {
-                // More pings than pongs can be owed.
+                // More Pings than the engine queues Pongs for.
                 for _ in 0..20 {
                     world.say(2, &[0xc0]);
                 }
@@ -394,7 +395,7 @@ pub fn p2p_connection(data: &[u8]) {
             },
         }
     }
-    // However it went, it ends, and nothing is lost in silence.
+    // After any script the connection ends, and every lost message is counted.
     world.engine.disconnect(world.now, DisconnectReason::Quitting);
     world.transmit();
     while !world.closed {

@@ -1,5 +1,5 @@
-//! Who is dialed and who is let in, under any sequence of operations: limits hold, nothing is counted twice, and the
-//! timers move on.
+//! Dials and admission under any sequence of operations: limits hold, nothing is counted twice, and the timers make
+//! progress.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -7,17 +7,17 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use devp2pd::Now;
-use devp2pd::node::{AddressClass, Enode, Host, NodeId, NodeKey, NodeRef, PublicKey};
-use devp2pd::policy::admission::{ConnId, Verdict};
+use devp2pd::node::{AddressClass, Enode, Host, NodeId, NodeKey, NodeRef, PublicKey, RegistrationId};
+use devp2pd::p2p::session::ConnectionId;
+use devp2pd::policy::admission::Verdict;
 use devp2pd::policy::dial::{
-    Candidate, Dial, EntryState, Kind, List, ListSource, QueryId, Scheduler, Source, TaskId,
+    Candidate, ConnectId, Dial, EntryState, Kind, List, ListSource, Scheduler, Source, TaskId,
 };
-use devp2pd::policy::{
-    Action, BanTarget, Cause, ChurnSettings, DialFilter, Policy, RegistrationId, Settings, rules::Rules,
-};
+use devp2pd::policy::{Action, BanTarget, Cause, ChurnSettings, DialFilter, Policy, Settings, rules::Rules};
 use rand::{SeedableRng, rngs::StdRng};
 
-/// The nodes of a run; enough to meet again, few enough to be made once. The last one is us.
+/// The public keys of the nodes, made once. They are so few that a run uses the same node repeatedly. The last one is
+/// ours.
 static KEYS: LazyLock<Vec<PublicKey>> = LazyLock::new(|| {
     let key = |n: u8| NodeKey::from_bytes(&[n + 1; 32]).expect("one of the valid keys").public();
     (0..33).map(key).collect()
@@ -28,7 +28,7 @@ fn key(n: u8) -> PublicKey {
     KEYS[usize::from(n) % US]
 }
 
-/// Four networks with four addresses each, of all kinds.
+/// Four networks with four addresses each: public, private, IPv6 and loopback.
 fn ip(n: u8) -> IpAddr {
     let host = n % 4 + 1;
     match n / 4 % 4 {
@@ -43,7 +43,7 @@ fn addr(n: u8) -> SocketAddr {
     (ip(n), u16::from(n / 16)).into()
 }
 
-/// A node with an address, a name, or neither.
+/// A reference to a node: with an address, with a name, or with neither.
 fn node(n: u8, at: u8) -> NodeRef {
     let enode = |host| NodeRef::Enode(Enode { public_key: key(n), host, tcp: 30303, udp: 0 });
     match at % 8 {
@@ -62,7 +62,7 @@ fn cause(n: u8) -> Cause {
     Cause::ALL[usize::from(n) % Cause::ALL.len()]
 }
 
-/// Small limits, so that they are met.
+/// Small limits, so that a run reaches them.
 fn settings(n: u8) -> Settings {
     Settings {
         max_peers: usize::from(n % 8),
@@ -87,7 +87,7 @@ fn start() -> Now {
     Now { mono, unix: Duration::from_secs(1_700_000_000) }
 }
 
-/// The dial scheduler with a driver that answers as the input says.
+/// Runs the dial scheduler with a driver whose results the input chooses.
 pub fn dial_scheduler(data: &[u8]) {
     let mut now = start();
     let mut rules = Rules::new(KEYS[US].id(), Settings::default());
@@ -108,10 +108,10 @@ pub fn dial_scheduler(data: &[u8]) {
                 let _ = dial.candidate(now, &rules, candidate, false);
             }
             6 => {
-                let (query, timeout) = (QueryId(world.queries), Duration::from_secs(b.into()));
-                world.queries += 1;
-                if dial.connect(now, &rules, query, &node(a, b), timeout).is_ok() {
-                    world.asked.insert(query);
+                let (connect, timeout) = (ConnectId(world.connects), Duration::from_secs(b.into()));
+                world.connects += 1;
+                if dial.connect(now, &rules, connect, &node(a, b), timeout).is_ok() {
+                    world.asked.insert(connect);
                 }
             }
             7 | 8 => {
@@ -153,7 +153,7 @@ pub fn dial_scheduler(data: &[u8]) {
                     dial.peer_disconnected(now, &rules, &id, cause(b), "fuzzed");
                 }
             }
-            // Free: the recorded inputs use the numbers behind it.
+            // Unused. The numbers after it stay as they are, because the inputs of the corpus use them.
             15 => {}
             16 if b % 2 == 0 => {
                 let desired = (b > 8).then_some(usize::from(b % 4));
@@ -185,16 +185,16 @@ pub fn dial_scheduler(data: &[u8]) {
     }
 }
 
-/// What the driver of the scheduler knows.
+/// The state of the scheduler's driver.
 #[derive(Default)]
 struct Driver {
     lookups: BTreeSet<TaskId>,
     dials: BTreeMap<NodeId, Dial>,
     peers: BTreeSet<NodeId>,
-    /// When each address was last dialed for a stranger.
+    /// The time of the last dynamic dial to each address.
     tried: BTreeMap<SocketAddr, Instant>,
-    queries: u64,
-    asked: BTreeSet<QueryId>,
+    connects: u64,
+    asked: BTreeSet<ConnectId>,
 }
 
 impl Driver {
@@ -217,8 +217,8 @@ impl Driver {
                 self.lookups.remove(&task);
                 self.dials.retain(|_, dial| dial.task != task);
             }
-            Action::ConnectDone { query, .. } => {
-                assert!(self.asked.remove(&query) || query.0 + 1 == self.queries, "answered twice");
+            Action::ConnectDone { connect, .. } => {
+                assert!(self.asked.remove(&connect) || connect.0 + 1 == self.connects, "answered twice");
             }
             Action::Fork(_) => {}
             Action::Demand(n) => assert!(n <= rules.settings.max_pending_dials),
@@ -228,7 +228,7 @@ impl Driver {
     }
 
     fn check(&self, now: Now, rules: &Rules, dial: &Scheduler) {
-        // A bound that was lowered holds for what comes; none of the settings here is above the default.
+        // A lowered bound applies to later dials only. So the default is checked: no setting here is above it.
         assert!(self.dials.len() + self.lookups.len() <= Settings::default().max_pending_dials);
         for entry in dial.entries(now, rules) {
             let connected = matches!(entry.state, EntryState::Connected { .. });
@@ -238,18 +238,18 @@ impl Driver {
     }
 }
 
-/// Some time later: up to two hours, so that all waits are met, and mostly much less.
+/// A later time: up to two hours, so that every timer is reached, and mostly much less.
 fn later(now: Now, step: u8) -> Now {
     now.after(Duration::from_millis(u64::from(step).pow(3) / 2))
 }
 
-/// Admission behind the room's door, with a switch that answers as the input says.
+/// Runs admission through `Policy`, with a switch whose steps the input chooses.
 pub fn admission(data: &[u8]) {
     let mut now = start();
     let mut policy = Policy::new(now, KEYS[US].id(), settings(6), StdRng::seed_from_u64(2));
     policy.register(now, RegistrationId(0), DialFilter::Any, None);
-    // Every open connection, and how far it is.
-    let mut open: BTreeMap<ConnId, Stage> = BTreeMap::new();
+    // Every open connection, and its stage.
+    let mut open: BTreeMap<ConnectionId, Stage> = BTreeMap::new();
     let mut dials: Vec<Dial> = Vec::new();
     let mut next = 0;
     for op in data.chunks_exact(3) {
@@ -259,15 +259,15 @@ pub fn admission(data: &[u8]) {
         match op % 14 {
             0..=2 => {
                 next += 1;
-                if policy.conn_accepted(now, ConnId(next), ip(a)).is_ok() {
-                    open.insert(ConnId(next), Stage::Open { dialed: None });
+                if policy.conn_accepted(now, ConnectionId(next), ip(a)).is_ok() {
+                    open.insert(ConnectionId(next), Stage::Open { dialed: None });
                 }
             }
             3 => {
                 if let Some(dial) = dials.pop() {
                     next += 1;
-                    policy.conn_opened(ConnId(next), dial.task, dial.addr.ip());
-                    open.insert(ConnId(next), Stage::Open { dialed: Some(dial.id) });
+                    policy.conn_opened(ConnectionId(next), dial.task, dial.addr.ip());
+                    open.insert(ConnectionId(next), Stage::Open { dialed: Some(dial.id) });
                 }
             }
             4 | 5 => {
@@ -342,22 +342,22 @@ pub fn admission(data: &[u8]) {
     }
 }
 
-/// How far a connection is.
+/// The stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// TCP is open; `dialed` says who should be there.
+    /// TCP is open; `dialed` is the node that was dialed.
     Open { dialed: Option<NodeId> },
-    /// It said who it is.
+    /// Its node id is known.
     Identified,
-    /// Second connection of a peer.
+    /// A second connection of a peer.
     Parked,
-    /// A peer's.
+    /// The connection of a peer.
     Peer,
     /// To be closed by the switch.
     Gone,
 }
 
-fn check(now: Now, policy: &Policy, open: &BTreeMap<ConnId, Stage>) {
+fn check(now: Now, policy: &Policy, open: &BTreeMap<ConnectionId, Stage>) {
     let (_, inbound, dialed) = policy.slot_use();
     let peers: Vec<_> = policy.peers().collect();
     let taking =

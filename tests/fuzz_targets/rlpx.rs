@@ -1,4 +1,4 @@
-//! The encrypted transport, as strangers and as peers with keys write it.
+//! The encrypted transport, with input from strangers and from peers that have keys.
 
 use bytes::{BufMut, BytesMut};
 use devp2pd::node::NodeKey;
@@ -12,7 +12,7 @@ fn key(byte: u8) -> NodeKey {
     NodeKey::from_bytes(&[byte; 32]).expect("one of the valid keys")
 }
 
-/// Any bytes as the first packet, and any bytes inside a packet that decrypts. Nothing is answered that is refused.
+/// Reads any bytes as the first packet, and any bytes inside a packet that decrypts. A refused packet gets no answer.
 pub fn rlpx_handshake(data: &[u8]) {
     let (ours, theirs) = (key(1), key(2));
     let mut received = BytesMut::from(data);
@@ -44,7 +44,8 @@ fn answer(key: &NodeKey, packet: &[u8]) {
     }
 }
 
-/// Any bytes are refused as a ciphertext; as a plaintext they come back, and not if the ciphertext is changed.
+/// Any bytes are refused as a ciphertext. As a plaintext they are equal after encryption and decryption, and a changed
+/// ciphertext is refused.
 pub fn rlpx_ecies(data: &[u8]) {
     let key = key(1);
     assert!(ecies::decrypt(&key, data, b"").is_err(), "forged in one try");
@@ -65,8 +66,8 @@ fn sessions() -> (Session, Session) {
     (initiator.finish(&a, &ack).expect("a good ack"), recipient)
 }
 
-/// Messages of any code and length, the stream cut anywhere and changed at one place: what is read is what was
-/// written, in order, up to the change. Any bytes as a stream are refused at the first header.
+/// Writes messages of any code and length, cuts the stream anywhere and changes at most one byte. The reader returns
+/// the messages in order, up to the change. A stream of any other bytes is refused at the first header.
 pub fn rlpx_frame(data: &[u8]) {
     let (a, b) = sessions();
     let mut garbage = BytesMut::from(data);
@@ -114,7 +115,8 @@ fn idle(reader: &FrameReader) {
     assert!(!reader.is_inside_frame());
 }
 
-/// What decompresses is bounded and the same as another decoder's; what is compressed comes back.
+/// A decompressed payload is bounded, and equal to the result of another decoder. A payload is equal after compression
+/// and decompression.
 pub fn snappy(data: &[u8]) {
     let mut decompressor = Decompressor::default();
     if let Ok(payload) = decompressor.decompress(data, MAX_PAYLOAD) {

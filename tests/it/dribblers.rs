@@ -13,11 +13,13 @@ use devp2pd::{
     net::{
         bandwidth::Bandwidth,
         buffers::{BufferPool, CHUNK, ReceiveBudget},
-        connection::{Connection, ConnectionId, Event, MessageSink, Open, Role, Shared},
+        connection::{ChannelInbox, Connection, ConnectionId, Event, Open, Role, Shared},
         turns::Turns,
     },
     node::{NodeKey, PublicKey},
-    p2p::{BaseTotals, HeldTime, Inbound, LocalCapability, LocalNode, Offer, Outbound, session::Sunk},
+    p2p::{
+        BaseTotals, HeldTime, Inbound, LocalCapability, LocalNode, Offer, Outbound, session::ChannelOffer,
+    },
 };
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
@@ -45,10 +47,10 @@ struct Place {
 /// Says how long each message was.
 struct Lengths(mpsc::Sender<usize>);
 
-impl MessageSink for Lengths {
-    fn offer(&self, now: Instant, message: Inbound, _: HeldTime) -> Sunk {
+impl ChannelInbox for Lengths {
+    fn offer(&self, now: Instant, message: Inbound, _: HeldTime) -> ChannelOffer {
         self.offer_last(now, message);
-        Sunk::Offer(Offer::Taken)
+        ChannelOffer::Offer(Offer::Taken)
     }
 
     fn offer_last(&self, _: Instant, message: Inbound) {
@@ -59,10 +61,10 @@ impl MessageSink for Lengths {
 /// Has no room, ever.
 struct Full;
 
-impl MessageSink for Full {
-    fn offer(&self, now: Instant, message: Inbound, _: HeldTime) -> Sunk {
+impl ChannelInbox for Full {
+    fn offer(&self, now: Instant, message: Inbound, _: HeldTime) -> ChannelOffer {
         let until = now + Duration::from_secs(1);
-        Sunk::Offer(Offer::Hold { payload: message.payload, until, charged: true })
+        ChannelOffer::Offer(Offer::Hold { payload: message.payload, until, charged: true })
     }
 
     fn offer_last(&self, _: Instant, _: Inbound) {}
@@ -86,9 +88,9 @@ impl Place {
                         let _ = reply.send(Ok(vec![echo]));
                     }
                     Event::Negotiated { reply, .. } => {
-                        let sink: Box<dyn MessageSink> =
+                        let inbox: Box<dyn ChannelInbox> =
                             if takes { Box::new(Lengths(lengths.clone())) } else { Box::new(Full) };
-                        let _ = reply.send(Ok(Open::Session(vec![sink])));
+                        let _ = reply.send(Ok(Open::Session(vec![inbox])));
                     }
                     Event::Heard { .. } | Event::ChannelClosed { .. } | Event::Closed { .. } => {}
                 }

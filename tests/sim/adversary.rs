@@ -1,13 +1,13 @@
-//! One who wants to be all the neighbours that a node has: ten thousand identities against a fresh victim, and against
-//! one that was restarted, with the poisoned lists that such a one finds.
+//! An eclipse attack: an attacker with ten thousand identities tries to become all neighbours of a node. The victim is
+//! a fresh node, or one that was restarted, with the poisoned lists that such a node may find.
 //!
-//! The attacker answers everything, at once and truthfully about nobody but itself, never leaves, and knocks without
-//! pause. Honest nodes are half full and come and go. What is judged is what the victim ends up with: the attacker's
-//! share of the table and of the dialed slots is printed, and held to what the limits promise:
+//! The attacker answers every request at once, names only its own nodes, never leaves, and pings without pause. Honest
+//! nodes refuse half of the dials, and their sessions end. The tests print the attacker's share of the victim's table
+//! and of its dialed slots, and compare it with the limits:
 //!
 //! - the table takes 10 nodes of one IPv4 /24 or IPv6 /48 (`kademlia::subnets`);
-//! - of the dialed slots 5 may be in one IPv4 /24 or IPv6 /64, 10 in one /48 (`policy::settings`);
-//! - no source of candidates holds over half of them while another one offers (`policy::dial`).
+//! - at most 5 of the dialed slots are in one IPv4 /24 or IPv6 /64, and 10 in one /48 (`policy::settings`);
+//! - no source of candidates holds over half of the slots while another one offers (`policy::dial`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -27,10 +27,10 @@ use devp2pd::{
         },
     },
     kademlia::Contact,
-    node::{AddressClass, Endpoint, NodeId, NodeKey, PublicKey, Record, RecordBuilder},
+    node::{AddressClass, Endpoint, NodeId, NodeKey, PublicKey, Record, RecordBuilder, RegistrationId},
+    p2p::session::ConnectionId,
     policy::{
-        self, Cause, DialFilter, Policy, RegistrationId, Settings,
-        admission::ConnId,
+        self, Cause, DialFilter, Policy, Settings,
         dial::{Candidate, Source},
     },
 };
@@ -46,38 +46,39 @@ use crate::{
 const HONEST: usize = 60;
 const BOOTNODES: usize = 3;
 
-/// Honest nodes that are known from lists alone: a tree names thousands, and to simulate them is not to the point.
+/// Honest nodes that only lists name. A tree names thousands, and these tests do not need them to run.
 const LISTED: usize = 500;
 
-/// The first of the attacker's names; before it come the victim, honest nodes, and those that are only listed.
+/// The index of the attacker's first identity. Before it are the victim, the honest nodes, and those that are only
+/// listed.
 const FIRST: usize = 1 + HONEST + LISTED;
 
-/// The attacker's names.
+/// The number of the attacker's identities.
 const IDENTITIES: usize = 10_000;
 
-/// PINGs of the attacker to the victim, a second. An unoptimized build makes do with fewer, and with less time.
+/// PINGs of the attacker to the victim, per second. An unoptimized build uses fewer, and less time.
 const KNOCKS: u32 = if cfg!(debug_assertions) { 50 } else { 200 };
 
-/// How long it goes on: long enough for every honest peer to have left at least once.
+/// The duration of an attack: long enough for every honest peer to leave at least once.
 const DURATION: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 * 60 } else { 30 * 60 });
 
-/// How long an honest peer stays, in the mean. The attacker's stay for ever.
+/// The mean duration of a session with an honest peer. Sessions with the attacker's nodes do not end.
 const STAY: Duration = Duration::from_secs(5 * 60);
 
-/// The wire's name for what is no node: the attacker's clock, and everybody's.
+/// The node numbers on the wire of two clocks: one for the attacker's PINGs, and one that ticks every second.
 const KNOCK: usize = usize::MAX;
 const SECOND: usize = usize::MAX - 1;
 
 const REGISTRATION: RegistrationId = RegistrationId(1);
 
-/// Where the attacker's names live.
+/// The addresses of the attacker's identities.
 #[derive(Clone, Copy, Debug)]
 enum Homes {
-    /// On two machines with an address each.
+    /// Two hosts with one address each.
     TwoHosts,
-    /// On 28 addresses in as many networks.
+    /// 28 addresses in as many networks.
     Addresses28,
-    /// All over one IPv6 /48.
+    /// Addresses all over one IPv6 /48.
     Site,
 }
 
@@ -88,22 +89,22 @@ impl Homes {
         match self {
             Self::TwoHosts => SocketAddr::from(([45, 1, (n % 2) as u8, 1], port)),
             Self::Addresses28 => SocketAddr::from(([45, 2, (n % 28) as u8, 1], port)),
-            // A network of 64 bits for each name: there are 65,536 in a site.
+            // One /64 for each identity: a site (a /48) has 65,536 of them.
             Self::Site => SocketAddr::from(([0x2a00, 0x1450, 7, n, 0, 0, 0, 1], port)),
         }
     }
 }
 
-/// What else the victim believes.
+/// The state and the lists with which the victim starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// It knows its bootnodes and a DNS list.
+    /// It has its bootnodes and a DNS list.
     Fresh,
-    /// It was restarted: its database knows honest nodes and some of the attacker's.
+    /// It was restarted. Its database has honest nodes and some of the attacker's.
     Restarted,
-    /// It was restarted, and the attacker owns the database.
+    /// It was restarted. Its database has only the attacker's nodes.
     PoisonedDatabase,
-    /// The attacker owns the DNS list.
+    /// The DNS list has only the attacker's nodes.
     PoisonedDns,
 }
 
@@ -119,7 +120,7 @@ struct PeerOf {
     leaves: Option<Instant>,
 }
 
-/// All names; made once, for arithmetic is what takes time here.
+/// The keys of all nodes. They are made once, because making them takes most of the time.
 struct Names {
     secrets: Vec<NodeKey>,
     keys: Arc<Vec<PublicKey>>,
@@ -141,11 +142,11 @@ struct World<'a> {
     rng: StdRng,
     wire: Wire,
     addrs: Vec<SocketAddr>,
-    /// The victim is the first.
+    /// The engines of the victim, which is the first, and of the honest nodes.
     engines: Vec<Engine<Notary>>,
     timers: Vec<Option<Instant>>,
     policy: Policy,
-    peers: BTreeMap<ConnId, PeerOf>,
+    peers: BTreeMap<ConnectionId, PeerOf>,
     conns: u64,
     demand: usize,
     dns: VecDeque<usize>,
@@ -185,7 +186,8 @@ impl<'a> World<'a> {
         let mut policy = Policy::new(now, keys[0].id(), settings, StdRng::from_rng(&mut rng));
         policy.register(now, REGISTRATION, DialFilter::Any, None);
 
-        // Honest lists are of honest nodes; a database of an honest life has met the attacker too.
+        // An honest DNS list has only honest nodes. A database that is not poisoned also has nodes of the attacker,
+        // which the victim has met.
         let honest: Vec<usize> = (1..=HONEST).collect();
         let attackers: Vec<usize> = (FIRST..count).collect();
         let some = |of: &[usize], count, rng: &mut StdRng| -> Vec<usize> {
@@ -256,7 +258,7 @@ impl<'a> World<'a> {
         self.now = end;
     }
 
-    /// Takes what an honest node has to say, and sets its timer.
+    /// Takes the packets and actions of the victim or of an honest node, and sets its timer.
     fn drain(&mut self, n: usize) {
         let mut out = BytesMut::new();
         while let Some(action) = self.engines[n].poll_action() {
@@ -299,7 +301,7 @@ impl<'a> World<'a> {
         self.say(n, to, Type::Ping, |stream| ping.append(stream));
     }
 
-    /// The attacker's names take turns at the victim's door.
+    /// The attacker's next identity pings the victim.
     fn knock(&mut self) {
         let victim = self.addrs[0];
         self.ping(self.next_knock, victim);
@@ -310,7 +312,7 @@ impl<'a> World<'a> {
         self.wire.schedule(self.now.mono + Duration::from_secs(1) / KNOCKS, KNOCK, Event::Timer);
     }
 
-    /// Answers at once, and names nobody but the attacker's own.
+    /// Answers at once. A NEIGHBORS packet names only the attacker's nodes.
     fn attacker_hears(&mut self, n: usize, from: SocketAddr, bytes: &[u8]) {
         let Ok(header) = Header::read(bytes) else { return };
         let Ok(packet) = Packet::decode(header.kind, header.body) else { return };
@@ -337,7 +339,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// A source of candidates has one for the victim's dialer.
+    /// A source offers a candidate to the victim's dialer.
     fn offer(&mut self, contact: &Contact, source: Source) {
         let candidate = Candidate {
             public_key: contact.public_key,
@@ -346,12 +348,13 @@ impl<'a> World<'a> {
             source,
             served: Duration::ZERO,
         };
-        // Refusals are the policy's to count.
+        // The policy counts refusals.
         let _ = self.policy.candidate(self.now, candidate);
         self.act();
     }
 
-    /// What the policy wants: dials succeed with the attacker always, with honest nodes half of the time.
+    /// Carries out the policy's actions. Dials of the attacker's nodes always succeed, and dials of honest nodes half
+    /// of the time.
     fn act(&mut self) {
         while let Some(action) = self.policy.poll_action() {
             match action {
@@ -362,7 +365,7 @@ impl<'a> World<'a> {
                         continue;
                     }
                     self.conns += 1;
-                    let conn = ConnId(self.conns);
+                    let conn = ConnectionId(self.conns);
                     self.policy.conn_opened(conn, dial.task, dial.addr.ip());
                     let admitted = self.policy.conn_identified(self.now, conn, dial.id).is_ok()
                         && self.policy.conn_ready(self.now, conn, &[REGISTRATION]).is_ok();
@@ -383,10 +386,10 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What happens by the second: peers leave, lists are read, timers fire.
+    /// Runs once a second: peers leave, lists are read, timers fire.
     fn second(&mut self) {
         let now = self.now;
-        let gone: Vec<ConnId> = self
+        let gone: Vec<ConnectionId> = self
             .peers
             .iter()
             .filter(|(_, peer)| peer.leaves.is_some_and(|leaves| leaves <= now.mono))
@@ -398,7 +401,7 @@ impl<'a> World<'a> {
         }
         self.policy.handle_timeout(now);
         self.act();
-        // A tree is read at some records a second; a database is read at once, when there is room.
+        // Each second a tree gives at most 3 records and a database 16, and no more than the dialer has room for.
         for (source, at_once) in [(Source::Dns, 3), (Source::Database, 16)] {
             for _ in 0..at_once.min(self.demand) {
                 let list = if source == Source::Dns { &mut self.dns } else { &mut self.database };
@@ -411,7 +414,7 @@ impl<'a> World<'a> {
         self.wire.schedule(now.mono + Duration::from_secs(1), SECOND, Event::Timer);
     }
 
-    /// Of the nodes in use in the victim's table: how many, and how many are the attacker's.
+    /// Returns the number of nodes in use in the victim's table, and the number of the attacker's among them.
     fn table(&self) -> (usize, usize) {
         let ids: BTreeSet<NodeId> = self.engines[0]
             .table()
@@ -423,13 +426,13 @@ impl<'a> World<'a> {
         (ids.len(), ids.iter().filter(|id| !self.is_honest(id)).count())
     }
 
-    /// The same of the peers that the victim dialed.
+    /// Returns the same for the peers that the victim dialed.
     fn dialed(&self) -> (usize, usize) {
         (self.peers.len(), self.peers.values().filter(|peer| !peer.honest).count())
     }
 }
 
-/// What is promised at all times, beside two honest dialed peers.
+/// The limits of an attack. In addition, at least two dialed peers are honest at all times.
 struct Promise {
     /// The attacker's nodes in the table, at most.
     in_table: usize,
@@ -439,7 +442,7 @@ struct Promise {
 
 const STARTS: [Start; 4] = [Start::Fresh, Start::Restarted, Start::PoisonedDatabase, Start::PoisonedDns];
 
-/// Attacks from these homes after each of these starts, and holds the victim to its promise.
+/// Attacks from these addresses after each of these starts, and checks the limits.
 fn attack(homes: Homes, starts: &[Start], promise: &Promise) {
     let seed = 6;
     let Promise { in_table, in_slots } = *promise;
@@ -448,7 +451,7 @@ fn attack(homes: Homes, starts: &[Start], promise: &Promise) {
         let mut world = World::new(&names, homes, start, seed);
         let end = world.now.mono + DURATION;
         let (mut least_honest, mut worst_share) = (usize::MAX, 0.0_f64);
-        // The first minute is for finding anybody at all.
+        // In the first minute the victim finds its first peers.
         world.run(Duration::from_secs(60));
         while world.now.mono < end {
             world.run(Duration::from_secs(10));
@@ -474,8 +477,8 @@ fn ten_thousand_names_on_two_hosts_do_not_eclipse_a_node() {
     attack(Homes::TwoHosts, &STARTS, &Promise { in_table: 2 * 10, in_slots: 2 * 5 });
 }
 
-/// As many networks as fill every bucket. What is left to hold is that one honest source keeps its three of 16 slots. With
-/// the tree poisoned as well every source is the attacker's, and nothing is promised (`docs/security.md`).
+/// These networks are enough to fill every bucket. The limit that remains is that one honest source keeps three of 16
+/// slots. With the tree poisoned as well, every source is the attacker's, and no limit holds (`docs/security.md`).
 #[test]
 fn ten_thousand_names_on_28_addresses_do_not_eclipse_a_node() {
     let starts = [Start::Fresh, Start::Restarted, Start::PoisonedDatabase];

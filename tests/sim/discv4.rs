@@ -1,4 +1,4 @@
-//! A network of discv4 nodes: does everybody who can be reached get found, how fast, and at what cost?
+//! A network of discv4 nodes: whether lookups find every node that can be reached, how fast, and with how many packets.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ fn a_seed_reproduces_a_run_exactly() {
     assert_ne!(first, other);
 }
 
-/// 1,000 nodes; an unoptimized build, which is ten times as slow, makes do with fewer.
+/// 1,000 nodes. An unoptimized build is ten times as slow, and uses fewer.
 const SIZE: usize = if cfg!(debug_assertions) { 200 } else { 1_000 };
 
-/// How often a node is looked for at the most.
+/// How often a node is looked up at most.
 const ROUNDS: usize = 5;
 
 #[test]
@@ -35,8 +35,8 @@ fn every_reachable_node_is_found() {
     let idle = (network.sent - before) / 15;
     println!("{SIZE} nodes, seed {seed}: {before} packets to get going, then {idle} a second in all");
     let mut wanted: Vec<usize> = (0..SIZE).filter(|n| !network.nodes[*n].behind_router).collect();
-    // A lookup may miss when one in five packets is lost, and a node may have had bad luck with all of its neighbours: it is
-    // looked for again, from other places and with time in between, in which tables are checked and filled.
+    // A lookup may fail when one in five packets is lost, and a node may have lost packets with all of its neighbours.
+    // So it is looked up again, from other nodes and after some time, in which tables are checked and filled.
     for round in 1..=ROUNDS {
         let (start, before) = (network.now.mono, network.sent);
         let (found, mut times) = network.look_for(&wanted, &mut rng);

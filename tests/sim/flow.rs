@@ -1,16 +1,16 @@
-//! Back-pressure in virtual time: the real intake, keepalive and queues between peers that behave as their
-//! implementations do and applications that read fast, slowly, in fits or not at all.
+//! Back-pressure in virtual time: the real intake, keepalive and queues, between peers that behave like the known
+//! implementations and applications that read fast, slowly, with pauses, or not at all.
 //!
 //! | file | what it is |
 //! | --- | --- |
 //! | `pipe` | one direction of a TCP connection |
-//! | `peer` | the peers: what each of them tolerates |
+//! | `peer` | the peers, and what each implementation tolerates |
 //! | `sidecar` | our side of a connection |
-//! | `application` | an inbox and who reads it |
-//! | `referee` | the clock of holding, written a second time |
-//! | `world` | all of them in one time, and what must be true |
+//! | `application` | an inbox and its reader |
+//! | `referee` | the clock of held time, implemented a second time |
+//! | `world` | all of them in one virtual time, and the conditions that must hold |
 //!
-//! The rest are tests. RLPx is left out: no byte is encrypted here.
+//! The other files are tests. RLPx is left out: no byte is encrypted here.
 
 mod application;
 mod late;

@@ -1,5 +1,5 @@
-//! Whole networks in virtual time, in one process: engines of the library, connected by a wire that delays, loses and
-//! translates. Seeded: a run can be repeated exactly, and a failure names the seed.
+//! Whole networks in virtual time, in one process: engines of the library, connected by a simulated wire with delays,
+//! losses and address translation. Every run has a seed: it can be repeated exactly, and a failure names its seed.
 
 #![allow(
     clippy::unwrap_used,

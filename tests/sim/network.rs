@@ -1,5 +1,5 @@
-//! A network of discv4 nodes on a wire that delays, loses and translates, in virtual time. Used by the tests of this
-//! folder and by `examples/network.rs`, which draws it.
+//! A network of discv4 nodes in virtual time, on a simulated wire with delays, losses and address translation. The
+//! tests of this folder use it, and `examples/network.rs`, which draws it.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -31,14 +31,14 @@ pub(crate) struct Node {
     packets: u64,
 }
 
-/// All of them, and what is between them.
+/// All nodes, and the wire between them.
 pub(crate) struct Network {
     pub(crate) now: Now,
     pub(crate) nodes: Vec<Node>,
     wire: Wire,
-    /// What the lookups said, and when.
+    /// The results of the lookups, each with its time.
     answers: Vec<(Instant, Action)>,
-    /// A digest of the hashes of everything sent, to tell runs apart.
+    /// A digest of the hashes of all packets, by which runs are compared.
     pub(crate) trace: u64,
     pub(crate) sent: u64,
 }
@@ -46,14 +46,14 @@ pub(crate) struct Network {
 const BOOTNODES: usize = 3;
 
 impl Network {
-    /// `size` nodes that start one after the other within ten seconds, all knowing the same three.
+    /// Makes `size` nodes that start one after the other within ten seconds, all with the same three bootnodes.
     pub(crate) fn new(size: usize, behind_router: f64, conditions: Conditions, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let now = Now { mono: Instant::now(), unix: Duration::from_secs(1_700_000_000) };
         let keys: Vec<NodeKey> = (0..size).map(|_| NodeKey::random(&mut rng)).collect();
         let public = Arc::new(keys.iter().map(NodeKey::public).collect::<Vec<_>>());
-        // Every node in a subnet of its own.
+        // Every node has a subnet of its own.
         let addr = |n: usize| {
             let [.., b, c] = u32::try_from(n).unwrap().to_be_bytes();
             SocketAddr::new(IpAddr::from([11, b, c, 1]), 30303)
@@ -111,7 +111,7 @@ impl Network {
         true
     }
 
-    /// Takes what the node has to say, and sets its timer.
+    /// Takes the node's packets and actions, and sets its timer.
     fn drain(&mut self, n: usize, timed_out: bool) {
         let node = &mut self.nodes[n];
         let mut out = BytesMut::new();
@@ -128,7 +128,7 @@ impl Network {
             }
         }
         let due = node.engine.poll_timeout().map(|at| at.max(self.now.mono));
-        // An engine that is not done when it says so would spin.
+        // An engine whose timer is due again at once would keep its driver in a busy loop.
         assert!(!timed_out || due.is_none_or(|at| at > self.now.mono), "node {n} spins");
         if let Some(at) = due.filter(|at| node.timer.is_none_or(|timer| *at < timer)) {
             node.timer = Some(at);
@@ -136,8 +136,8 @@ impl Network {
         }
     }
 
-    /// Looks for each of `wanted` from somewhere else, all within a few seconds: who was found, and how long the
-    /// lookups took.
+    /// Looks up each of `wanted` from another node, and starts a lookup every 20 ms. Returns whether each was found,
+    /// and how long each lookup took.
     pub(crate) fn look_for(&mut self, wanted: &[usize], rng: &mut StdRng) -> (Vec<bool>, Vec<Duration>) {
         let mut begun = Vec::new();
         for (number, target) in (0..).zip(wanted) {
@@ -176,7 +176,7 @@ impl Network {
     }
 }
 
-/// One in five datagrams is lost, and the rest takes its time.
+/// One in five datagrams is lost, and the others take 10 to 120 ms.
 pub(crate) fn internet() -> Conditions {
     Conditions { latency: Duration::from_millis(10)..Duration::from_millis(120), loss: 0.2 }
 }

@@ -1,10 +1,10 @@
-//! Signatures without arithmetic: what is simulated is the protocol, ten thousand nodes at a time.
+//! Signatures without elliptic curves, so that a protocol can be simulated with ten thousand nodes.
 
 use std::sync::Arc;
 
 use devp2pd::{discv4::crypto::Crypto, node::PublicKey};
 
-/// Signs with the number of the key, for everybody to look up: arithmetic is not what is tested.
+/// A signature contains the number of the signer's key. Every node looks up the key in `keys`.
 #[derive(Clone, Debug)]
 pub(crate) struct Notary {
     pub(crate) number: u32,
@@ -12,10 +12,6 @@ pub(crate) struct Notary {
 }
 
 impl Crypto for Notary {
-    fn public_key(&self) -> PublicKey {
-        self.keys[usize::try_from(self.number).unwrap()]
-    }
-
     fn sign(&self, digest: &[u8; 32]) -> [u8; 65] {
         let mut signature = [0; 65];
         signature[..32].copy_from_slice(digest);
@@ -28,7 +24,7 @@ impl Crypto for Notary {
         (signature[..32] == digest[..]).then(|| self.keys.get(usize::try_from(number).unwrap()).copied())?
     }
 
-    /// Two words that depend on every byte. Nobody here forges.
+    /// Two words that depend on every byte. They need not be secure, because no node of the simulation forges a hash.
     fn hash(&self, bytes: &[u8]) -> [u8; 32] {
         let (mut a, mut b) = (0xcbf2_9ce4_8422_2325_u64, bytes.len() as u64);
         for chunk in bytes.chunks(8) {

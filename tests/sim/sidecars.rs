@@ -1,30 +1,30 @@
-//! Whole sidecars in virtual time: several switches with their connections, leases and queues, applications that come and
-//! go, peers that lie, and a network that fails. RLPx is the real one.
+//! Whole sidecars in virtual time: several switches with their connections, leases and queues, applications that come
+//! and go, peers that break the protocol, and a network that fails. RLPx is the real one.
 //!
 //! | file | what it is |
 //! | --- | --- |
-//! | `world` | all of them in one time, and which task goes on |
-//! | `run` | one run: what the seed disturbs, the quiet time, the end |
-//! | `check` | what must be true |
+//! | `world` | all of them in one virtual time, and the scheduler of their tasks |
+//! | `run` | one run: the disturbances, the quiet time, the stop of all sidecars |
+//! | `check` | the conditions that must hold |
 //! | `sidecar` | the driver of one switch, and how a sidecar starts, stops and crashes |
-//! | `command` | what applications and operators ask of it |
+//! | `command` | the calls of applications and operators |
 //! | `connection` | the driver of one connection |
 //! | `application` | processes that attach, read and send |
 //! | `liar` | peers that do not keep to the protocol |
 //! | `link` | TCP connections |
-//! | `mailbox` | what tasks send each other |
-//! | `ledger` | the accounts of messages and sessions |
-//! | `net` | what all of them share |
-//! | `faults` | that the planted faults apply to the code as it is |
+//! | `mailbox` | the queues between tasks |
+//! | `ledger` | the record of all messages and sessions |
+//! | `net` | the state that all of them share |
+//! | `faults` | checks that the planted faults still apply to the code |
 //!
-//! A seed is a run, which repeats exactly. A failure names its seed, and
-//! `DEVP2PD_SEED=<seed> cargo test --test sim sidecars::one_seed -- --nocapture` runs it again and prints what happens.
-//! `DEVP2PD_SEEDS` sets how many seeds are run.
+//! Each seed gives one run, which repeats exactly. A failure names its seed, and
+//! `DEVP2PD_SEED=<seed> cargo test --test sim sidecars::one_seed -- --nocapture` runs that seed again and prints its
+//! events. `DEVP2PD_SEEDS` sets the number of seeds.
 //!
-//! `faults` has patches, each of which plants a fault in the switch, the leases or the delivery. `.ci/full seeds` applies
-//! one after the other and expects that the simulation finds it.
+//! The folder `faults` has patches. Each plants one fault in the switch, the leases or the delivery. `.ci/full seeds`
+//! applies them one after the other, and expects the simulation to find each.
 //!
-//! Left out: gRPC, discovery (its answers are made up), and what `flow` tests: how fast peers and applications are.
+//! Left out: gRPC, discovery (its answers are made up), and the speed of peers and applications, which `flow` tests.
 
 mod application;
 mod check;
@@ -51,10 +51,11 @@ use std::{
 
 use run::{Outcome, run};
 
-/// How many seeds are run: some 20 s of `cargo test`, and 3 minutes of the gate, which is built with optimizations.
+/// The number of seeds. They take about 20 s in `cargo test`, and 3 minutes in `.ci/run`, which builds with
+/// optimizations.
 const SEEDS: u64 = if cfg!(debug_assertions) { 120 } else { 2_000 };
 
-/// Failures after which no more seeds are run, unless `DEVP2PD_FAILURES` says how many.
+/// The number of failures after which no more seeds are run. `DEVP2PD_FAILURES` sets another number.
 const FAILURES: u64 = 8;
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -63,7 +64,7 @@ fn from_environment(name: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
-/// Runs the seeds below `count` on all processors. Returns the sum, and the failures by seed.
+/// Runs the seeds below `count` on all processors. Returns the sum of their outcomes, and the failures by seed.
 fn run_all(count: u64) -> (Outcome, BTreeMap<u64, String>) {
     let most = from_environment("DEVP2PD_FAILURES").unwrap_or(FAILURES);
     let next = AtomicU64::new(0);
@@ -119,7 +120,7 @@ fn a_seed_repeats_exactly() {
     }
 }
 
-/// Runs the seed that `DEVP2PD_SEED` names, and prints what happens.
+/// Runs the seed that `DEVP2PD_SEED` names, and prints its events.
 #[test]
 fn one_seed() {
     let seed = from_environment("DEVP2PD_SEED");

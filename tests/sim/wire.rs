@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, rngs::StdRng};
 
-/// How long a router lets answers in after its node sent to an address (RFC 4787 asks for 2 minutes; many forget
-/// after 30 to 60 seconds).
+/// How long a router lets packets from an address in after its node has sent to that address. RFC 4787 asks for 2
+/// minutes; many routers forget after 30 to 60 seconds.
 const NAT_MEMORY: Duration = Duration::from_secs(60);
 
-/// What happens to a node.
+/// An event at a node.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
     /// Its timer is due.
@@ -19,7 +19,7 @@ pub(crate) enum Event {
     Datagram { from: SocketAddr, bytes: Vec<u8> },
 }
 
-/// How the network treats datagrams.
+/// The delays and losses of the network.
 #[derive(Clone)]
 pub(crate) struct Conditions {
     /// One-way delays.
@@ -30,11 +30,11 @@ pub(crate) struct Conditions {
 
 struct Port {
     node: usize,
-    /// Behind a router: to whom it sent, and when last.
+    /// Behind a router: the addresses to which the node sent, and the time of the last datagram to each.
     opened: Option<HashMap<SocketAddr, Instant>>,
 }
 
-/// What is under way, in the order in which it happens.
+/// The network, with the events that are under way in the order of their times.
 pub(crate) struct Wire {
     conditions: Conditions,
     ports: HashMap<SocketAddr, Port>,
@@ -85,7 +85,7 @@ impl Wire {
         if let Some(opened) = self.ports.get_mut(&from).and_then(|port| port.opened.as_mut()) {
             opened.insert(to, now);
         }
-        // Drawn for every datagram, so that one more loss does not change all that follows.
+        // Drawn for every datagram, even if it is not delivered, so that one more loss does not change all later draws.
         let (lost, delay) = (
             self.rng.random_bool(self.conditions.loss),
             self.rng.random_range(self.conditions.latency.clone()),
@@ -107,7 +107,7 @@ impl Wire {
         self.events.push(Scheduled { at, serial: self.serial, node, event });
     }
 
-    /// The next event not after `end`.
+    /// Takes the next event that is not after `end`.
     pub(crate) fn next(&mut self, end: Instant) -> Option<(Instant, usize, Event)> {
         if self.events.peek()?.at > end {
             return None;

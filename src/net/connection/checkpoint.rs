@@ -42,7 +42,7 @@ pub enum Event {
         /// The connection.
         connection: ConnectionId,
     },
-    /// A channel was closed because its application reads too slowly (`Sunk::ChannelClosed`).
+    /// A channel was closed because its application reads too slowly (`ChannelOffer::ChannelClosed`).
     ChannelClosed {
         /// The connection.
         connection: ConnectionId,

@@ -28,7 +28,7 @@ use crate::{
     Now,
     delivery::StreamId,
     net::{bandwidth::Rates, connection::Shared},
-    node::NodeRef,
+    node::{NodeRef, RegistrationId},
     policy::{
         Settings,
         dial::{ConnectOutcome, ListEntry},
@@ -37,7 +37,6 @@ use crate::{
         Answer, CallId, Engine, Principal,
         peers::ConnectReply,
         registration::{self, AttachRequest, SwitchError},
-        registrations::RegistrationId,
     },
 };
 
@@ -85,9 +84,12 @@ pub struct PeerSettings {
     pub bandwidth: Rates,
 }
 
+/// The state of the drain. Streams read it without a call.
 #[derive(Default)]
 pub(super) struct Ending {
+    /// Wall time at which streams end. Set when the drain begins.
     deadline: OnceLock<Duration>,
+    /// Whether the drain is over, so that streams end.
     over: AtomicBool,
 }
 

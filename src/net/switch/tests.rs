@@ -21,7 +21,7 @@ use crate::{
         BanTarget, Settings,
         dial::{Dial, EntryState},
     },
-    switch::{Principal, peers::BanRequest, registration::Target},
+    switch::{Principal, peers::BanRequest, registration::RegistrationRef},
 };
 
 fn key(n: u8) -> NodeKey {
@@ -110,7 +110,7 @@ impl Bench {
             desired_peers: 0,
         };
         let caller = Principal { name: "me".into(), proven: true, operator: true };
-        self.switch.desk.engine.register(now, &caller, &Target::Spec(spec), "", false).unwrap();
+        self.switch.desk.engine.register(now, &caller, &RegistrationRef::Spec(spec), "", false).unwrap();
     }
 
     /// Returns the dials that the engine wants.
@@ -158,7 +158,7 @@ async fn a_connection_whose_task_panics_leaves_no_peer_behind() {
     let channel =
         Channel { index: ChannelIndex(0), name: "echo".into(), version: 1, offset: 16, message_count: 2 };
     let opening = engine.negotiated(now, id, Arc::new(hello), &[channel]);
-    assert!(matches!(opening, Ok(Open::Session(sinks)) if sinks.len() == 1));
+    assert!(matches!(opening, Ok(Open::Session(inboxes)) if inboxes.len() == 1));
     let session = Arc::clone(&engine.peers().all()[0].session);
 
     bench.switch.faulted(Faulted { job: Job::Connection(id), said: "a fault".into() });

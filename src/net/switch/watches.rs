@@ -15,9 +15,9 @@ use super::watched::Watched;
 use crate::{
     kademlia::{Protocol, Removal},
     net::discovery::{TableNode, TableObserver},
-    node::{NodeId, record::MAX_RECORD_BYTES},
+    node::{NodeId, RegistrationId, record::MAX_RECORD_BYTES},
     switch::{
-        registrations::{RegistrationId, RegistrationView},
+        registrations::RegistrationView,
         views::{PeerViews, Views},
     },
     watch::{MAX_CHANGES, Shared, Watch},
@@ -26,7 +26,7 @@ use crate::{
 /// The most watches in all. Each may keep one position for each key of the state that it watches.
 pub const MAX_WATCHERS: usize = 128;
 
-/// The most watches of one caller.
+/// The most watches of one caller: half of all, so that one caller cannot take all of them.
 pub const MAX_WATCHERS_OF_ONE: usize = 64;
 
 /// A node of a table, as a watch shows it.

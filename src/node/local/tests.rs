@@ -121,7 +121,8 @@ fn votes_of_one_family_do_not_touch_the_other() {
 
 #[test]
 fn entries_have_owners() {
-    let (one, two) = (EntryOwner::Registration(1), EntryOwner::Registration(2));
+    let (one, two) =
+        (EntryOwner::Registration(RegistrationId(1)), EntryOwner::Registration(RegistrationId(2)));
     let mut local = local(PORTS);
     let owned = |owner| Err(EntryError::Owned { key: "eth".into(), owner });
     assert!(local.set_entry(one, "eth", &[0xc0]).unwrap().is_some());
@@ -190,7 +191,8 @@ fn an_announced_chain_stands_in_the_record_and_moves_at_its_fork() {
     let fork = now.unix.as_secs() + 100;
     let schedule = Arc::new(ForkSchedule::new([1; 32], 0, &[10, 20], &[1_600_000_000, fork]));
     let id = |record: &Record| ForkId::of_record(record);
-    let (one, two) = (EntryOwner::Registration(1), EntryOwner::Registration(2));
+    let (one, two) =
+        (EntryOwner::Registration(RegistrationId(1)), EntryOwner::Registration(RegistrationId(2)));
     assert_eq!(local.poll_timeout(now), None);
     let record = local.announce(now, one, Arc::clone(&schedule), Head::default()).unwrap().unwrap();
     // At the present time both heights and the first time have passed, and the second time is awaited.
@@ -242,7 +244,8 @@ fn an_announced_chain_is_as_high_as_its_owner_says() {
 fn an_announced_chain_must_leave_room_and_keeps_its_own() {
     let mut local = local(PORTS);
     let schedule = Arc::new(ForkSchedule::new([1; 32], 0, &[10], &[]));
-    let (one, two) = (EntryOwner::Registration(1), EntryOwner::Registration(2));
+    let (one, two) =
+        (EntryOwner::Registration(RegistrationId(1)), EntryOwner::Registration(RegistrationId(2)));
     let fill = |local: &mut LocalRecord, bytes: usize| {
         local.set_entry(two, "fill", &::rlp::encode(&vec![0xaa_u8; bytes])).map(drop)
     };

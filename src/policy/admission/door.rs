@@ -9,7 +9,6 @@ use std::{
 use super::{
     super::{
         action::{Action, CloseReason},
-        dial_filter::RegistrationId,
         refusal::Refusal,
         rules::Rules,
         settings::Slots,
@@ -20,10 +19,9 @@ use super::{
 };
 use crate::{
     Now,
-    node::{NodeId, endpoint::Subnet},
+    node::{NodeId, RegistrationId, endpoint::Subnet},
+    p2p::session::ConnectionId,
 };
-
-pub use crate::p2p::session::ConnectionId as ConnId;
 
 /// What becomes of a connection whose handshake is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +55,7 @@ pub struct PeerView {
     /// Who.
     pub id: NodeId,
     /// Over which connection.
-    pub conn: ConnId,
+    pub conn: ConnectionId,
     /// From where.
     pub ip: IpAddr,
     /// Whether they dialed.
@@ -80,7 +78,7 @@ struct Conn {
 
 #[derive(Debug)]
 struct Peer {
-    conn: ConnId,
+    conn: ConnectionId,
     since: Instant,
     takes_slot: bool,
     conflict: Option<Conflict>,
@@ -91,7 +89,7 @@ struct Peer {
 pub struct Admission {
     throttle: Throttle,
     pending: Pending,
-    conns: BTreeMap<ConnId, Conn>,
+    conns: BTreeMap<ConnectionId, Conn>,
     peers: BTreeMap<NodeId, Peer>,
     conflicts: BTreeSet<(Instant, NodeId)>,
     /// Peers that take slots.
@@ -120,7 +118,7 @@ impl Default for Admission {
 
 impl Admission {
     /// A TCP connection was accepted. Refused: close it without a byte, for there are no keys yet.
-    pub fn accept(&mut self, now: Now, rules: &Rules, conn: ConnId, ip: IpAddr) -> Result<(), Refusal> {
+    pub fn accept(&mut self, now: Now, rules: &Rules, conn: ConnectionId, ip: IpAddr) -> Result<(), Refusal> {
         rules.check_ip(now, ip)?;
         let exempt = rules.exempt(ip);
         let settings = &rules.settings;
@@ -139,7 +137,7 @@ impl Admission {
     }
 
     /// A TCP connection that we dialed is open.
-    pub fn dialed(&mut self, conn: ConnId, ip: IpAddr, asked_for: bool) {
+    pub fn dialed(&mut self, conn: ConnectionId, ip: IpAddr, asked_for: bool) {
         let opened = Conn { ip, inbound: false, asked_for, id: None, served: Vec::new() };
         self.conns.insert(conn, opened);
     }
@@ -151,7 +149,7 @@ impl Admission {
         now: Now,
         rules: &Rules,
         slots: Slots,
-        conn: ConnId,
+        conn: ConnectionId,
         id: NodeId,
         listed: bool,
     ) -> Result<(), Refusal> {
@@ -173,7 +171,7 @@ impl Admission {
         now: Now,
         rules: &Rules,
         slots: Slots,
-        conn: ConnId,
+        conn: ConnectionId,
         listed: bool,
         served: &[RegistrationId],
     ) -> Result<Verdict, Refusal> {
@@ -206,7 +204,7 @@ impl Admission {
         now: Now,
         rules: &Rules,
         slots: Slots,
-        conn: ConnId,
+        conn: ConnectionId,
         id: NodeId,
         listed: bool,
     ) -> Result<(), Refusal> {
@@ -249,7 +247,7 @@ impl Admission {
     }
 
     /// A message came after Hello, on a connection that was probed. Others need not be reported.
-    pub fn heard(&mut self, now: Now, rules: &Rules, conn: ConnId) {
+    pub fn heard(&mut self, now: Now, rules: &Rules, conn: ConnectionId) {
         let Some(id) = self.conns.get(&conn).and_then(|conn| conn.id) else { return };
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(conflict) = &mut peer.conflict else { return };
@@ -259,7 +257,7 @@ impl Admission {
     }
 
     /// A connection closed, for whatever reason.
-    pub fn closed(&mut self, rules: &Rules, conn: ConnId) -> Closed {
+    pub fn closed(&mut self, rules: &Rules, conn: ConnectionId) -> Closed {
         let Some(id) = self.conns.get(&conn).map(|conn| conn.id) else { return Closed::Forgotten };
         let peer = id.and_then(|id| Some((id, self.peers.get_mut(&id)?)));
         let closed = match peer {
@@ -328,31 +326,31 @@ impl Admission {
     }
 
     /// Every open connection: its name, address, direction, and node if known.
-    pub fn connections(&self) -> impl Iterator<Item = (ConnId, IpAddr, bool, Option<NodeId>)> {
+    pub fn connections(&self) -> impl Iterator<Item = (ConnectionId, IpAddr, bool, Option<NodeId>)> {
         self.conns.iter().map(|(name, conn)| (*name, conn.ip, conn.inbound, conn.id))
     }
 
     /// Where a connection comes from or goes to.
     #[must_use]
-    pub fn address(&self, conn: ConnId) -> Option<IpAddr> {
+    pub fn address(&self, conn: ConnectionId) -> Option<IpAddr> {
         self.conns.get(&conn).map(|conn| conn.ip)
     }
 
     /// The node that a connection is with, and whether it dialed.
     #[must_use]
-    pub fn identity(&self, conn: ConnId) -> Option<(NodeId, bool)> {
+    pub fn identity(&self, conn: ConnectionId) -> Option<(NodeId, bool)> {
         self.conns.get(&conn).and_then(|conn| Some((conn.id?, conn.inbound)))
     }
 
     /// The registrations that use a connection.
     #[must_use]
-    pub fn served(&self, conn: ConnId) -> &[RegistrationId] {
+    pub fn served(&self, conn: ConnectionId) -> &[RegistrationId] {
         self.conns.get(&conn).map_or(&[], |conn| &conn.served)
     }
 
     /// The connection that a node is a peer over.
     #[must_use]
-    pub fn connection_of(&self, id: &NodeId) -> Option<ConnId> {
+    pub fn connection_of(&self, id: &NodeId) -> Option<ConnectionId> {
         self.peers.get(id).map(|peer| peer.conn)
     }
 
@@ -370,11 +368,11 @@ impl Admission {
     }
 
     /// Has a connection closed that is forgotten here.
-    fn close(&mut self, conn: ConnId, refusal: Refusal) {
+    fn close(&mut self, conn: ConnectionId, refusal: Refusal) {
         self.actions.push_back(Action::Close(conn, CloseReason::Refused(refusal)));
     }
 
-    fn forget(&mut self, conn: ConnId) {
+    fn forget(&mut self, conn: ConnectionId) {
         self.pending.close(conn);
         self.conns.remove(&conn);
     }

@@ -24,8 +24,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::ConnId;
-use crate::node::NodeId;
+use crate::{node::NodeId, p2p::session::ConnectionId};
 
 /// How long both connections may stand. Half of the keepalive's silence limit: a peer that is alive has answered a
 /// Ping long before.
@@ -34,7 +33,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// The two connections of one node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Conflict {
-    pub(super) parked: ConnId,
+    pub(super) parked: ConnectionId,
     pub(super) until: Instant,
     /// Whether the other side has shown since then that it accepted the connection.
     pub(super) standing_answered: bool,
@@ -49,7 +48,7 @@ pub(super) enum Winner {
 }
 
 impl Conflict {
-    pub(super) fn new(now: Instant, parked: ConnId) -> Self {
+    pub(super) fn new(now: Instant, parked: ConnectionId) -> Self {
         Self { parked, until: now + PATIENCE, standing_answered: false, parked_answered: false }
     }
 

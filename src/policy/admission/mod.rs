@@ -17,4 +17,4 @@ mod duplicates;
 mod pending;
 mod throttle;
 
-pub use door::{Admission, Closed, ConnId, PeerView, Verdict};
+pub use door::{Admission, Closed, PeerView, Verdict};

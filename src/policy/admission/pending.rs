@@ -15,8 +15,8 @@ use std::{
     net::IpAddr,
 };
 
-use super::{super::refusal::Refusal, ConnId};
-use crate::node::endpoint::Subnet;
+use super::super::refusal::Refusal;
+use crate::{node::endpoint::Subnet, p2p::session::ConnectionId};
 
 /// How many times the share of an IPv6 /64 a /48 has.
 const SITE_SHARE: usize = 2;
@@ -36,13 +36,13 @@ struct Slot {
 /// The slots of connections in handshake.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    slots: BTreeMap<ConnId, Slot>,
+    slots: BTreeMap<ConnectionId, Slot>,
     /// Who goes first: those that have not authenticated, oldest first.
-    order: BTreeSet<(bool, u64, ConnId)>,
+    order: BTreeSet<(bool, u64, ConnectionId)>,
     /// Connections of each /24 and /64.
     subnets: HashMap<Subnet, usize>,
     /// Connections of each site (IPv4 /24, IPv6 /48), by arrival.
-    sites: HashMap<Subnet, BTreeSet<(u64, ConnId)>>,
+    sites: HashMap<Subnet, BTreeSet<(u64, ConnectionId)>>,
     /// The same sites by how many they have.
     sizes: BTreeSet<(usize, Subnet)>,
     arrivals: u64,
@@ -52,12 +52,12 @@ impl Pending {
     /// Gives a slot to a connection, and says who had to go for it.
     pub(super) fn open(
         &mut self,
-        conn: ConnId,
+        conn: ConnectionId,
         ip: IpAddr,
         exempt: bool,
         slots: usize,
         per_subnet: usize,
-    ) -> Result<Option<ConnId>, Refusal> {
+    ) -> Result<Option<ConnectionId>, Refusal> {
         let networks = (!exempt).then(|| (Subnet::narrow(ip), Subnet::wide(ip)));
         // No limit per network is no limit per site either.
         if per_subnet > 0
@@ -89,7 +89,7 @@ impl Pending {
     }
 
     /// The connection whose slot a newcomer from `site` gets.
-    fn first_to_go(&self, site: Option<&Subnet>) -> Result<ConnId, Refusal> {
+    fn first_to_go(&self, site: Option<&Subnet>) -> Result<ConnectionId, Refusal> {
         let newcomers = site.map_or(1, |site| self.site(site) + 1);
         let (most, largest) = match self.sizes.last() {
             Some((count, site)) => (*count, self.sites.get(site)),
@@ -112,7 +112,7 @@ impl Pending {
     }
 
     /// Changes who is of a site, and its place among the sites.
-    fn change_site(&mut self, site: Subnet, change: impl FnOnce(&mut BTreeSet<(u64, ConnId)>)) {
+    fn change_site(&mut self, site: Subnet, change: impl FnOnce(&mut BTreeSet<(u64, ConnectionId)>)) {
         let conns = self.sites.entry(site).or_default();
         self.sizes.remove(&(conns.len(), site));
         change(conns);
@@ -124,7 +124,7 @@ impl Pending {
     }
 
     /// The connection has sent an auth message: where no network has many, it is no longer among the first to go.
-    pub(super) fn authenticated(&mut self, conn: ConnId) {
+    pub(super) fn authenticated(&mut self, conn: ConnectionId) {
         if let Some(slot) = self.slots.get_mut(&conn) {
             self.order.remove(&(slot.authenticated, slot.arrival, conn));
             slot.authenticated = true;
@@ -133,7 +133,7 @@ impl Pending {
     }
 
     /// The handshake is over, one way or the other.
-    pub(super) fn close(&mut self, conn: ConnId) {
+    pub(super) fn close(&mut self, conn: ConnectionId) {
         let Some(slot) = self.slots.remove(&conn) else { return };
         self.order.remove(&(slot.authenticated, slot.arrival, conn));
         let Some((subnet, site)) = slot.networks else { return };
@@ -166,16 +166,16 @@ mod tests {
     fn silent_sockets_lock_nobody_out() {
         let mut pending = Pending::default();
         for n in 0..50 {
-            assert_eq!(pending.open(ConnId(n.into()), ip(n), false, 50, 4), Ok(None));
+            assert_eq!(pending.open(ConnectionId(n.into()), ip(n), false, 50, 4), Ok(None));
         }
-        (0..10).for_each(|n| pending.authenticated(ConnId(n)));
+        (0..10).for_each(|n| pending.authenticated(ConnectionId(n)));
         // The oldest silent one goes, then the next; those that authenticated stay.
-        assert_eq!(pending.open(ConnId(50), ip(50), false, 50, 4), Ok(Some(ConnId(10))));
-        assert_eq!(pending.open(ConnId(51), ip(51), false, 50, 4), Ok(Some(ConnId(11))));
-        (0..52).for_each(|n| pending.authenticated(ConnId(n)));
-        assert_eq!(pending.open(ConnId(52), ip(52), false, 50, 4), Ok(Some(ConnId(0))));
+        assert_eq!(pending.open(ConnectionId(50), ip(50), false, 50, 4), Ok(Some(ConnectionId(10))));
+        assert_eq!(pending.open(ConnectionId(51), ip(51), false, 50, 4), Ok(Some(ConnectionId(11))));
+        (0..52).for_each(|n| pending.authenticated(ConnectionId(n)));
+        assert_eq!(pending.open(ConnectionId(52), ip(52), false, 50, 4), Ok(Some(ConnectionId(0))));
         assert_eq!(pending.len(), 50);
-        (0..60).for_each(|n| pending.close(ConnId(n)));
+        (0..60).for_each(|n| pending.close(ConnectionId(n)));
         assert!(pending.order.is_empty() && pending.subnets.is_empty());
         assert!(pending.sites.is_empty() && pending.sizes.is_empty());
     }
@@ -184,13 +184,14 @@ mod tests {
     fn one_network_pushes_nobody_out() {
         let mut pending = Pending::default();
         let from = |n: u64| IpAddr::from([8, 8, 8, n as u8]);
-        let results: Vec<_> = (0..1000).map(|n| pending.open(ConnId(n), from(n), false, 50, 4)).collect();
+        let results: Vec<_> =
+            (0..1000).map(|n| pending.open(ConnectionId(n), from(n), false, 50, 4)).collect();
         assert!(results[..4].iter().all(|result| *result == Ok(None)));
         assert!(results[4..].iter().all(|result| *result == Err(Refusal::PendingPerSubnet)));
-        pending.close(ConnId(2));
-        assert_eq!(pending.open(ConnId(2000), from(77), false, 50, 4), Ok(None));
-        assert_eq!(pending.open(ConnId(2001), from(77), true, 50, 4), Ok(None));
-        assert_eq!(pending.open(ConnId(2002), from(77), false, 50, 0), Ok(None), "0 is no limit");
+        pending.close(ConnectionId(2));
+        assert_eq!(pending.open(ConnectionId(2000), from(77), false, 50, 4), Ok(None));
+        assert_eq!(pending.open(ConnectionId(2001), from(77), true, 50, 4), Ok(None));
+        assert_eq!(pending.open(ConnectionId(2002), from(77), false, 50, 0), Ok(None), "0 is no limit");
     }
 
     fn v6(site: u16, net: u16) -> IpAddr {
@@ -201,10 +202,10 @@ mod tests {
     fn one_site_has_twice_the_share_of_one_line_however_many_lines_it_has() {
         let mut pending = Pending::default();
         let results: Vec<_> =
-            (0..1000).map(|n| pending.open(ConnId(n.into()), v6(1, n), false, 50, 4)).collect();
+            (0..1000).map(|n| pending.open(ConnectionId(n.into()), v6(1, n), false, 50, 4)).collect();
         assert!(results[..8].iter().all(|result| *result == Ok(None)));
         assert!(results[8..].iter().all(|result| *result == Err(Refusal::PendingPerSubnet)));
-        assert_eq!(pending.open(ConnId(2000), v6(2, 1), false, 50, 4), Ok(None));
+        assert_eq!(pending.open(ConnectionId(2000), v6(2, 1), false, 50, 4), Ok(None));
     }
 
     /// Sites that hold all slots with recorded auth messages make room for everybody else, and gain nothing by
@@ -213,28 +214,28 @@ mod tests {
     fn who_holds_most_makes_room_whatever_it_has_said() {
         let mut pending = Pending::default();
         for n in 0..48_u16 {
-            let conn = ConnId(n.into());
+            let conn = ConnectionId(n.into());
             assert_eq!(pending.open(conn, v6(n % 6, n), false, 50, 4), Ok(None));
             pending.authenticated(conn);
         }
-        assert_eq!(pending.open(ConnId(100), ip(1), false, 50, 4), Ok(None));
-        assert_eq!(pending.open(ConnId(101), ip(2), false, 50, 4), Ok(None));
+        assert_eq!(pending.open(ConnectionId(100), ip(1), false, 50, 4), Ok(None));
+        assert_eq!(pending.open(ConnectionId(101), ip(2), false, 50, 4), Ok(None));
         // All slots are taken. Eight honest peers, none of which has said anything yet, take those of the sites.
         for n in 0..8_u64 {
-            let pushed_out = pending.open(ConnId(200 + n), ip(10 + n as u8), false, 50, 4);
+            let pushed_out = pending.open(ConnectionId(200 + n), ip(10 + n as u8), false, 50, 4);
             assert!(pushed_out.unwrap().unwrap().0 < 48, "{n}");
         }
         // Each knock of the sites costs one of themselves a slot, or is refused.
         for n in 0..1000_u16 {
-            let conn = ConnId(1000 + u64::from(n));
+            let conn = ConnectionId(1000 + u64::from(n));
             if let Ok(pushed_out) = pending.open(conn, v6(n % 6, 100 + n), false, 50, 4) {
-                let ConnId(gone) = pushed_out.unwrap();
+                let ConnectionId(gone) = pushed_out.unwrap();
                 assert!(!(48..1000).contains(&gone), "{gone} was honest");
                 pending.authenticated(conn);
             }
         }
         for honest in [100, 101].into_iter().chain(200..208) {
-            assert!(pending.slots.contains_key(&ConnId(honest)), "{honest}");
+            assert!(pending.slots.contains_key(&ConnectionId(honest)), "{honest}");
         }
     }
 }

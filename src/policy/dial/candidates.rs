@@ -9,8 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::super::dial_filter::RegistrationId;
-use crate::node::{NodeId, PublicKey, Record};
+use crate::node::{NodeId, PublicKey, Record, RegistrationId};
 
 /// Nodes waiting per source. Sources are asked for no more than there are free slots (`Action::Demand`); what they
 /// give beyond that, from answers already under way, fits here.

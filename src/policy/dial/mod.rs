@@ -43,6 +43,6 @@ mod tests;
 pub use candidates::{Candidate, Source};
 pub use entry::{AddError, EntryState, LastError, ListEntry, ListSource, RemoveError};
 pub use listed::{List, Listed, MAX_LISTED};
-pub use one_off::{ConnectOutcome, QueryId};
+pub use one_off::{ConnectId, ConnectOutcome};
 pub use scheduler::Scheduler;
 pub use task::{Dial, Kind, TaskId};

@@ -16,7 +16,7 @@ const MAX_ONE_OFFS: usize = 64;
 
 /// A request's name, chosen by the caller; unique among those under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QueryId(pub u64);
+pub struct ConnectId(pub u64);
 
 /// What a request came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ struct OneOff {
 
 /// The requests under way.
 #[derive(Debug, Default)]
-pub(super) struct OneOffs(BTreeMap<QueryId, OneOff>);
+pub(super) struct OneOffs(BTreeMap<ConnectId, OneOff>);
 
 impl OneOffs {
     pub(super) fn is_full(&self) -> bool {
@@ -59,8 +59,8 @@ impl OneOffs {
     }
 
     /// Adds a request; `resolving` says that discovery is asked for the address first.
-    pub(super) fn add(&mut self, query: QueryId, id: NodeId, deadline: Instant, resolving: bool) {
-        self.0.insert(query, OneOff { id, deadline, resolving });
+    pub(super) fn add(&mut self, connect: ConnectId, id: NodeId, deadline: Instant, resolving: bool) {
+        self.0.insert(connect, OneOff { id, deadline, resolving });
     }
 
     /// Discovery answered. The time that is left to the requests that waited for it, if there are any.
@@ -74,21 +74,24 @@ impl OneOffs {
     }
 
     /// Removes all requests for a node and returns their names.
-    pub(super) fn take(&mut self, id: &NodeId) -> Vec<QueryId> {
-        let of_node = self.0.iter().filter(|(_, one_off)| one_off.id == *id);
-        let taken: Vec<QueryId> = of_node.map(|(query, _)| *query).collect();
-        for query in &taken {
-            self.0.remove(query);
-        }
+    pub(super) fn take(&mut self, id: &NodeId) -> Vec<ConnectId> {
+        let mut taken = Vec::new();
+        self.0.retain(|connect, one_off| {
+            let stays = one_off.id != *id;
+            if !stays {
+                taken.push(*connect);
+            }
+            stays
+        });
         taken
     }
 
     /// Removes a request whose time ran out. Returns its name and its node.
-    pub(super) fn take_late(&mut self, now: Now) -> Option<(QueryId, NodeId)> {
+    pub(super) fn take_late(&mut self, now: Now) -> Option<(ConnectId, NodeId)> {
         let late = self.0.iter().find(|(_, one_off)| one_off.deadline <= now.mono);
-        let (query, id) = late.map(|(query, one_off)| (*query, one_off.id))?;
-        self.0.remove(&query);
-        Some((query, id))
+        let (connect, id) = late.map(|(connect, one_off)| (*connect, one_off.id))?;
+        self.0.remove(&connect);
+        Some((connect, id))
     }
 
     /// When the next request runs out of time.

@@ -6,11 +6,14 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
-    super::{cause::Cause, dial_filter::RegistrationId, fork_following::SETTLED},
+    super::{cause::Cause, fork_following::SETTLED},
     candidates::Source,
     entry::Standing,
 };
-use crate::{Now, node::NodeId};
+use crate::{
+    Now,
+    node::{NodeId, RegistrationId},
+};
 
 /// A peer.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use super::super::{
     action::Action,
     cause::Cause,
-    dial_filter::{DialFilter, RegistrationId, Registrations, Set, Wanting},
+    dial_filter::{DialFilter, Registrations, Set, Wanting},
     fork_following::Followed,
     recent::Recent,
     refusal::Refusal,
@@ -29,14 +29,14 @@ use super::{
     entry::{AddError, ListEntry, ListSource, RemoveError, Removed, Standing},
     history::History,
     listed::{Attempt, List, Listed},
-    one_off::{ConnectOutcome, OneOffs, QueryId},
+    one_off::{ConnectId, ConnectOutcome, OneOffs},
     peers::{Peer, Peers},
     share::{Demand, Share, Use},
     task::{Dials, Kind, Task, TaskId},
 };
 use crate::{
     Now,
-    node::{Enode, Host, NodeId, NodeRef},
+    node::{Enode, Host, NodeId, NodeRef, RegistrationId},
 };
 
 /// The dial scheduler. See the [module](super) for what it is told and what it answers.
@@ -244,14 +244,14 @@ impl Scheduler {
         &mut self,
         now: Now,
         rules: &Rules,
-        query: QueryId,
+        connect: ConnectId,
         node: &NodeRef,
         timeout: Duration,
     ) -> Result<(), Refusal> {
         let id = node.id();
         rules.check_node(now, &id)?;
         if self.peers.contains(&id) {
-            self.actions.push_back(Action::ConnectDone { query, id, outcome: ConnectOutcome::Connected });
+            self.actions.push_back(Action::ConnectDone { connect, id, outcome: ConnectOutcome::Connected });
             return Ok(());
         }
         self.may_dial(rules)?;
@@ -272,7 +272,7 @@ impl Scheduler {
         {
             self.start_one_off(now, rules, &target, timeout)?;
         }
-        self.one_offs.add(query, id, now.mono + timeout, resolving);
+        self.one_offs.add(connect, id, now.mono + timeout, resolving);
         if resolving {
             self.actions.push_back(Action::ResolveNode { id, public_key: node.public_key() });
         }
@@ -303,15 +303,15 @@ impl Scheduler {
 
     /// Ends all requests for a node with this outcome.
     fn finish_one_offs(&mut self, id: &NodeId, outcome: &ConnectOutcome) {
-        for query in self.one_offs.take(id) {
-            self.actions.push_back(Action::ConnectDone { query, id: *id, outcome: outcome.clone() });
+        for connect in self.one_offs.take(id) {
+            self.actions.push_back(Action::ConnectDone { connect, id: *id, outcome: outcome.clone() });
         }
     }
 
     /// Ends the requests whose time ran out, and aborts the dials that nothing else needs.
     fn expire_one_offs(&mut self, now: Now) {
-        while let Some((query, id)) = self.one_offs.take_late(now) {
-            self.actions.push_back(Action::ConnectDone { query, id, outcome: ConnectOutcome::TimedOut });
+        while let Some((connect, id)) = self.one_offs.take_late(now) {
+            self.actions.push_back(Action::ConnectDone { connect, id, outcome: ConnectOutcome::TimedOut });
             if let Some((name, task)) = self.dials.of(&id)
                 && task.kind == Kind::OneOff
                 && !self.listed.contains(&id)

@@ -13,11 +13,12 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    super::{dial_filter::RegistrationId, rules::Rules},
+    super::rules::Rules,
     candidates::{Candidates, Source, Waiting},
     peers::Peers,
     task::Dials,
 };
+use crate::node::RegistrationId;
 
 /// Peers that each source shall vouch for: two must stand at all times, and one is always about to leave.
 const KEPT: usize = 3;

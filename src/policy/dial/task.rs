@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{super::dial_filter::RegistrationId, candidates::Source};
+use super::candidates::Source;
 use crate::{
     Now,
-    node::{NodeId, PublicKey, Record},
+    node::{NodeId, PublicKey, Record, RegistrationId},
 };
 
 /// A dial's name.

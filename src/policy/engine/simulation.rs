@@ -12,13 +12,13 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
-        DialFilter, RegistrationId, Settings,
+        DialFilter, Settings,
         dial::{EntryState, ListSource},
         test_now,
     },
     *,
 };
-use crate::node::{Enode, NodeKey, NodeRef, PublicKey};
+use crate::node::{Enode, NodeKey, NodeRef, PublicKey, RegistrationId};
 
 /// What travels on a connection, and what TCP itself tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ enum Wire {
 /// is refused at whichever checkpoint it reaches then (`p2p/server.go`: `postHandshakeChecks`, called twice).
 #[derive(Debug, Default)]
 struct Geth {
-    added: Option<ConnId>,
+    added: Option<ConnectionId>,
 }
 
 #[derive(Debug)]
@@ -53,9 +53,9 @@ enum Brain {
 struct Side {
     brain: Brain,
     /// Open connections, and whether this side dialed them.
-    open: BTreeMap<ConnId, bool>,
+    open: BTreeMap<ConnectionId, bool>,
     /// Connections that a session was opened on.
-    sessions: BTreeSet<ConnId>,
+    sessions: BTreeSet<ConnectionId>,
 }
 
 struct World {
@@ -64,10 +64,10 @@ struct World {
     keys: [PublicKey; 2],
     sides: [Side; 2],
     /// By time and order of sending: connection, receiving side, what.
-    queue: BTreeMap<(Instant, u64), (ConnId, usize, Wire)>,
+    queue: BTreeMap<(Instant, u64), (ConnectionId, usize, Wire)>,
     sent: u64,
     /// When the last message of a connection's direction arrives.
-    last: BTreeMap<(ConnId, usize), Instant>,
+    last: BTreeMap<(ConnectionId, usize), Instant>,
     /// The longest that a message takes.
     slowest: Duration,
     uneven: bool,
@@ -99,7 +99,7 @@ impl World {
     /// Both sides dial: connection 0 is side 0's, connection 1 is side 1's.
     fn run(&mut self) {
         for side in [0, 1] {
-            let conn = ConnId(side as u64);
+            let conn = ConnectionId(side as u64);
             if let Brain::Ours(policy) = &mut self.sides[side].brain {
                 let other = NodeRef::Enode(Enode::at(self.keys[1 - side], addr(1 - side)));
                 policy.register(self.now, RegistrationId(0), DialFilter::Any, None);
@@ -138,7 +138,7 @@ impl World {
     }
 
     /// Sends to the other side, later but in order.
-    fn send(&mut self, conn: ConnId, from: usize, what: Wire) {
+    fn send(&mut self, conn: ConnectionId, from: usize, what: Wire) {
         let to = 1 - from;
         // In every other world most messages are quick and some are as slow as can be; in the others all vary.
         let quick = self.uneven && !self.rng.random_ratio(1, 4);
@@ -150,14 +150,14 @@ impl World {
         self.queue.insert((*last, self.sent), (conn, to, what));
     }
 
-    fn hang_up(&mut self, conn: ConnId, side: usize) {
+    fn hang_up(&mut self, conn: ConnectionId, side: usize) {
         if self.sides[side].open.remove(&conn).is_some() {
             self.send(conn, side, Wire::Disconnect);
         }
         self.sides[side].sessions.remove(&conn);
     }
 
-    fn receive(&mut self, conn: ConnId, to: usize, what: Wire) {
+    fn receive(&mut self, conn: ConnectionId, to: usize, what: Wire) {
         let (now, other) = (self.now, self.keys[1 - to].id());
         let side = &mut self.sides[to];
         if what == Wire::Open {
@@ -243,7 +243,7 @@ impl World {
     }
 
     /// The connections that both sides hold open.
-    fn standing(&self) -> Vec<ConnId> {
+    fn standing(&self) -> Vec<ConnectionId> {
         self.sides[0].open.keys().filter(|conn| self.sides[1].open.contains_key(conn)).copied().collect()
     }
 

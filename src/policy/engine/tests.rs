@@ -9,13 +9,13 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
-        BanError, BanTarget, ChurnSettings, DialFilter, Refusal, RegistrationId, Settings,
-        dial::{Candidate, Dial, EntryState, ListSource, QueryId, Source},
+        BanError, BanTarget, ChurnSettings, DialFilter, Refusal, Settings,
+        dial::{Candidate, ConnectId, Dial, EntryState, ListSource, Source},
         test_now,
     },
     *,
 };
-use crate::node::{Enode, NodeKey, NodeRef, PublicKey};
+use crate::node::{Enode, NodeKey, NodeRef, PublicKey, RegistrationId};
 
 const SERVED: &[RegistrationId] = &[RegistrationId(0)];
 
@@ -43,7 +43,7 @@ struct Bench {
     policy: Policy,
     next_conn: u64,
     dials: Vec<Dial>,
-    closed: Vec<(ConnId, CloseReason)>,
+    closed: Vec<(ConnectionId, CloseReason)>,
     other: Vec<Action>,
 }
 
@@ -55,13 +55,13 @@ impl Bench {
         Self { now, policy, next_conn: 0, dials: Vec::new(), closed: Vec::new(), other: Vec::new() }
     }
 
-    fn conn(&mut self) -> ConnId {
+    fn conn(&mut self) -> ConnectionId {
         self.next_conn += 1;
-        ConnId(self.next_conn)
+        ConnectionId(self.next_conn)
     }
 
     /// A node dials us, to the end of the handshake.
-    fn knock_from(&mut self, n: u64, ip: IpAddr) -> Result<(ConnId, Verdict), Refusal> {
+    fn knock_from(&mut self, n: u64, ip: IpAddr) -> Result<(ConnectionId, Verdict), Refusal> {
         let conn = self.conn();
         self.policy.conn_accepted(self.now, conn, ip)?;
         self.policy.conn_identified(self.now, conn, id(n))?;
@@ -70,12 +70,12 @@ impl Bench {
         Ok((conn, verdict?))
     }
 
-    fn knock(&mut self, n: u64) -> Result<(ConnId, Verdict), Refusal> {
+    fn knock(&mut self, n: u64) -> Result<(ConnectionId, Verdict), Refusal> {
         self.knock_from(n, ip(n))
     }
 
     /// The last dial of a node succeeds.
-    fn answer(&mut self, n: u64) -> Result<(ConnId, Verdict), Refusal> {
+    fn answer(&mut self, n: u64) -> Result<(ConnectionId, Verdict), Refusal> {
         self.drain();
         let dial = self.dials.iter().rfind(|dial| dial.id == id(n)).expect("dialed").clone();
         let conn = self.conn();
@@ -211,7 +211,7 @@ fn a_bridge_that_hides_its_callers_is_named_and_its_limits_can_be_switched_off()
         pending_per_subnet: 0,
         ..defaults
     });
-    let conns: Vec<ConnId> = (0..12).map(|_| bench.conn()).collect();
+    let conns: Vec<ConnectionId> = (0..12).map(|_| bench.conn()).collect();
     for (n, conn) in (0..).zip(&conns) {
         bench.policy.conn_accepted(bench.now, *conn, bridge).unwrap();
         bench.policy.conn_identified(bench.now, *conn, id(n)).unwrap();
@@ -400,7 +400,7 @@ fn a_request_may_exceed_the_dialed_share_but_not_the_total() {
     let mut bench = Bench::new(Settings { max_peers: 3, dial_ratio: 3, ..Settings::default() });
     let minute = Duration::from_secs(60);
     for n in 0..4 {
-        bench.policy.connect(bench.now, QueryId(n), &enode(n), minute).unwrap();
+        bench.policy.connect(bench.now, ConnectId(n), &enode(n), minute).unwrap();
         let expected = if n < 3 { None } else { Some(Refusal::TooManyPeers) };
         assert_eq!(bench.answer(n).err(), expected);
     }

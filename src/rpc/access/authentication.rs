@@ -25,7 +25,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use crate::rpc::{proto::ErrorReason, server::connection_slots::Origin, translate::status::Refusal};
+use crate::rpc::{proto::ErrorReason, server::connection_slots::Origin, translate::status::ErrorStatus};
 
 /// The most credentials of one file: every call with a token compares it with all of them.
 const MAX_CREDENTIALS: usize = 256;
@@ -190,7 +190,7 @@ pub fn authenticate(
     origin: &Origin,
     names: &[String],
     authorization: Option<&[u8]>,
-) -> Result<Caller, Refusal> {
+) -> Result<Caller, ErrorStatus> {
     if let Some(value) = authorization {
         let token = bearer(value)
             .ok_or_else(|| unauthenticated("the authorization must be a bearer token: \"Bearer TOKEN\""))?;
@@ -225,8 +225,8 @@ pub fn authenticate(
     }
 }
 
-fn unauthenticated(message: &str) -> Refusal {
-    Refusal::new(ErrorReason::NotAuthorized, message)
+fn unauthenticated(message: &str) -> ErrorStatus {
+    ErrorStatus::new(ErrorReason::NotAuthorized, message)
 }
 
 /// Returns the token of an `authorization` header. The scheme may be in any case (RFC 9110, 11.1).

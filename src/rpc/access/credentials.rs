@@ -76,7 +76,7 @@ fn seal<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Seal {
 
 /// Files, their state when they were read, and the channel to the users of their content.
 #[derive(Debug)]
-struct Watched<F, T> {
+struct WatchedFile<F, T> {
     files: F,
     seal: Seal,
     now: watch::Sender<T>,
@@ -85,8 +85,8 @@ struct Watched<F, T> {
 /// Checks the files of credentials, and reads those that changed.
 #[derive(Debug)]
 pub struct Keeper {
-    access: Option<Watched<PathBuf, Option<Arc<Access>>>>,
-    tls: Option<Watched<TlsFiles, Arc<ServerConfig>>>,
+    access: Option<WatchedFile<PathBuf, Option<Arc<Access>>>>,
+    tls: Option<WatchedFile<TlsFiles, Arc<ServerConfig>>>,
 }
 
 fn paths(files: &TlsFiles) -> impl Iterator<Item = &Path> {
@@ -110,12 +110,12 @@ pub fn load(
     let access_seal = seal(access.as_deref());
     let first = access.as_deref().map(read_access).transpose()?;
     let (now, access_held) = watch::channel(first);
-    let access = access.map(|files| Watched { files, seal: access_seal, now });
+    let access = access.map(|files| WatchedFile { files, seal: access_seal, now });
     let (mut kept, mut held) = (None, None);
     if let Some(files) = tls {
         let seal = seal(paths(&files));
         let (now, receiver) = watch::channel(tls::load(&files)?);
-        (kept, held) = (Some(Watched { files, seal, now }), Some(receiver));
+        (kept, held) = (Some(WatchedFile { files, seal, now }), Some(receiver));
     }
     Ok((Credentials { access: access_held, tls: held }, Keeper { access, tls: kept }))
 }
@@ -139,7 +139,7 @@ impl Keeper {
     }
 
     fn look(&mut self) {
-        if let Some(Watched { files: path, seal: have, now }) = &mut self.access {
+        if let Some(WatchedFile { files: path, seal: have, now }) = &mut self.access {
             let found = seal([path.as_path()]);
             if found != *have {
                 *have = found;
@@ -154,7 +154,7 @@ impl Keeper {
                 }
             }
         }
-        if let Some(Watched { files, seal: have, now }) = &mut self.tls {
+        if let Some(WatchedFile { files, seal: have, now }) = &mut self.tls {
             let found = seal(paths(files));
             if found != *have {
                 *have = found;

@@ -31,7 +31,7 @@ use super::{
     super::{
         proto::ErrorReason,
         server::{connection_slots::OpenCall, decoding::Budgeted, incoming::Connection},
-        translate::status::{self, Refusal},
+        translate::status::{self, ErrorStatus},
     },
     Access, Caller, Role, authenticate, methods,
 };
@@ -58,10 +58,11 @@ impl Gate {
     }
 
     /// Admits the request, or returns its refusal. The call counts as open until the returned values are dropped.
-    fn admit(&self, request: Request) -> Result<(Request, (Call, OpenCall)), Refusal> {
+    fn admit(&self, request: Request) -> Result<(Request, (Call, OpenCall)), ErrorStatus> {
         // Each request over our listeners has connect info, so a request without it is an error of the sidecar.
         let connection = request.extensions().get::<Connection>();
-        let connection = connection.ok_or_else(|| Refusal::internal("a call without a connection"))?.clone();
+        let connection =
+            connection.ok_or_else(|| ErrorStatus::internal("a call without a connection"))?.clone();
         let needs = methods::needs(request.uri().path());
         let caller = match needs.role {
             Some(role) => {
@@ -71,7 +72,7 @@ impl Gate {
                         "this call needs the role {role}, and {} has the role {}",
                         caller.name, caller.role
                     );
-                    return Err(Refusal::forbidden(message));
+                    return Err(ErrorStatus::forbidden(message));
                 }
                 caller
             }
@@ -85,12 +86,16 @@ impl Gate {
         Ok((http::Request::from_parts(parts, Body::new(body)), (call, open)))
     }
 
-    fn authenticate(&self, connection: &Connection, headers: &http::HeaderMap) -> Result<Caller, Refusal> {
+    fn authenticate(
+        &self,
+        connection: &Connection,
+        headers: &http::HeaderMap,
+    ) -> Result<Caller, ErrorStatus> {
         let mut given = headers.get_all(http::header::AUTHORIZATION).iter();
         let first = given.next();
         if given.next().is_some() {
             // It is not clear which of them the caller means.
-            return Err(Refusal::new(
+            return Err(ErrorStatus::new(
                 ErrorReason::NotAuthorized,
                 "more than one authorization header; send one",
             ));
@@ -189,13 +194,13 @@ struct Call {
 }
 
 impl Calls {
-    fn begin(calls: &Arc<Self>, caller: &Arc<str>) -> Result<Call, Refusal> {
+    fn begin(calls: &Arc<Self>, caller: &Arc<str>) -> Result<Call, ErrorStatus> {
         let mut counts = calls.0.lock().unwrap_or_else(PoisonError::into_inner);
         let open = counts.entry(Arc::clone(caller)).or_default();
         if *open >= MAX_CALLS {
             let message =
                 format!("{caller} has {MAX_CALLS} open calls, which is the limit; end some of them");
-            return Err(Refusal::new(ErrorReason::LimitReached, message)
+            return Err(ErrorStatus::new(ErrorReason::LimitReached, message)
                 .with("limit", MAX_CALLS)
                 .with("what", "open calls"));
         }

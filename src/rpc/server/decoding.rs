@@ -35,7 +35,7 @@ use tokio::{
 };
 use tonic::Status;
 
-use crate::rpc::{proto::ErrorReason, translate::status::Refusal};
+use crate::rpc::{proto::ErrorReason, translate::status::ErrorStatus};
 
 /// The most bytes that all connections may hold: fifteen of the largest messages.
 pub const TOTAL: usize = 256 * 1024 * 1024;
@@ -257,14 +257,14 @@ impl<B> Budgeted<B> {
     }
 
     /// Ends the body with an error: nothing more is read, and its room is freed.
-    fn refuse(&mut self, refusal: Refusal) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn refuse(&mut self, refusal: ErrorStatus) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         (self.refused, self.claim, self.held) = (true, None, None);
         Poll::Ready(Some(Err(refusal.into())))
     }
 
     /// Follows `data` from the byte `from` on. Returns how many bytes of `data` may be passed on, and the size of a
     /// message that must wait for room before the rest is passed on.
-    fn follow(&mut self, data: &[u8], mut from: usize) -> Result<(usize, Option<usize>), Refusal> {
+    fn follow(&mut self, data: &[u8], mut from: usize) -> Result<(usize, Option<usize>), ErrorStatus> {
         while let Some(rest) = data.get(from..).filter(|rest| !rest.is_empty()) {
             match &mut self.at {
                 At::Message(left) => {
@@ -305,17 +305,17 @@ impl<B> Budgeted<B> {
     }
 }
 
-fn too_large(bytes: usize, limit: usize) -> Refusal {
+fn too_large(bytes: usize, limit: usize) -> ErrorStatus {
     let message = format!("the request has {bytes} bytes, and this call takes at most {limit}");
-    Refusal::new(ErrorReason::RequestTooLarge, message).with("bytes", bytes).with("limit", limit)
+    ErrorStatus::new(ErrorReason::RequestTooLarge, message).with("bytes", bytes).with("limit", limit)
 }
 
-fn cut_off() -> Refusal {
+fn cut_off() -> ErrorStatus {
     let message = format!(
         "the message was not whole after {} s, and other requests waited for its memory; send it faster, or later",
         PATIENCE.as_secs()
     );
-    Refusal::new(ErrorReason::LimitReached, message).with("what", "bytes of requests that are not whole")
+    ErrorStatus::new(ErrorReason::LimitReached, message).with("what", "bytes of requests that are not whole")
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Budgeted<B>
@@ -341,7 +341,7 @@ where
                 let claim = ready!(waiting.as_mut().poll(cx));
                 this.waiting = None;
                 if claim.is_none() {
-                    return this.refuse(Refusal::internal("the budget of requests is closed"));
+                    return this.refuse(ErrorStatus::internal("the budget of requests is closed"));
                 }
                 this.claim = claim;
             }

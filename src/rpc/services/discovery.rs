@@ -25,7 +25,7 @@ use crate::{
         translate::{
             discovery::{node, protocol, removal, table_node},
             errors::talk_too_long,
-            status::Refusal,
+            status::ErrorStatus,
             value::{node_ref, timestamp},
         },
     },
@@ -51,11 +51,11 @@ impl Nodes {
     }
 
     /// Returns the contact of a node: from the address that the caller gave, or else the one that discovery finds.
-    async fn contact(&self, text: &str) -> Result<Contact, Refusal> {
+    async fn contact(&self, text: &str) -> Result<Contact, ErrorStatus> {
         let node = node_ref("node", text)?;
         match contact_of(&node) {
             Some(contact) => Ok(contact),
-            None => self.discovery.resolve(node.id(), node.public_key()).await.map_err(Refusal::from),
+            None => self.discovery.resolve(node.id(), node.public_key()).await.map_err(ErrorStatus::from),
         }
     }
 }
@@ -88,7 +88,7 @@ fn watch_nodes(
 
 /// Reads the target of a query: a public key, or a node id, which discv4 cannot search for. An empty text means any
 /// target.
-fn target(text: &str) -> Result<Target, Refusal> {
+fn target(text: &str) -> Result<Target, ErrorStatus> {
     if text.is_empty() {
         // Any target is fine. A hash of the time serves as a random one.
         let now = clock::now().unix.as_nanos().to_be_bytes();
@@ -155,7 +155,7 @@ impl DiscoveryService for Nodes {
         let wanted = protocol("table", request.get_ref().table())?;
         let proto::ListNodesRequest { page_size, page_token, .. } = request.into_inner();
         let page = paging::PageRequest::new(page_size, &page_token)?;
-        let mut nodes = self.discovery.nodes().await.map_err(Refusal::from)?;
+        let mut nodes = self.discovery.nodes().await.map_err(ErrorStatus::from)?;
         nodes.retain(|node| wanted.is_none_or(|wanted| wanted == node.table));
         let key = |node: &TableNode| {
             format!("{:02}/{:03}/{}", node.table as u8, node.bucket, node.entry.contact.id)
@@ -182,7 +182,7 @@ impl DiscoveryService for Nodes {
         let request = request.into_inner();
         let over = protocol("protocol", request.protocol())?;
         let target = target(&request.target)?;
-        let met = self.discovery.lookup(target, over).await.map_err(Refusal::from)?;
+        let met = self.discovery.lookup(target, over).await.map_err(ErrorStatus::from)?;
         let (frames, stream) = mpsc::channel(FRAMES);
         tokio::spawn(stream_lookup(target.id(), met, frames));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -193,7 +193,8 @@ impl DiscoveryService for Nodes {
         request: Request<proto::ResolveNodeRequest>,
     ) -> Result<Response<proto::ResolveNodeResponse>, Status> {
         let asked = node_ref("node", &request.get_ref().node)?;
-        let contact = self.discovery.resolve(asked.id(), asked.public_key()).await.map_err(Refusal::from)?;
+        let contact =
+            self.discovery.resolve(asked.id(), asked.public_key()).await.map_err(ErrorStatus::from)?;
         Ok(Response::new(proto::ResolveNodeResponse { node: Some(node(&contact, &[])) }))
     }
 
@@ -204,7 +205,7 @@ impl DiscoveryService for Nodes {
         let request = request.into_inner();
         let over = protocol("protocol", request.protocol())?;
         let contact = self.contact(&request.node).await?;
-        let pong = self.discovery.ping(contact, over).await.map_err(Refusal::from)?;
+        let pong = self.discovery.ping(contact, over).await.map_err(ErrorStatus::from)?;
         Ok(Response::new(proto::PingNodeResponse {
             round_trip_time: prost_types::Duration::try_from(pong.round_trip).ok(),
             our_address: pong.sees_us_at.map(|addr| addr.to_string()).unwrap_or_default(),

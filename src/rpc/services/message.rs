@@ -17,7 +17,7 @@ use crate::{
     net::wake,
     rpc::{
         proto::{self, message_service_server::MessageService},
-        translate::{errors::not_sent, registration, status::Refusal, value::node_ref},
+        translate::{errors::not_sent, registration, status::ErrorStatus, value::node_ref},
     },
     switch::{Principal, attachment::SendError, registrations::Acting},
 };
@@ -38,11 +38,11 @@ impl Messages {
         Self { handle }
     }
 
-    async fn send(&self, caller: Principal, request: proto::SendMessageRequest) -> Result<(), Refusal> {
+    async fn send(&self, caller: Principal, request: proto::SendMessageRequest) -> Result<(), ErrorStatus> {
         let node = node_ref("node", &request.node)?.id();
         let acting = request.sender.map_or_else(|| Acting::Protocol(request.protocol.clone()), Acting::from);
         if request.protocol.is_empty() {
-            return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
+            return Err(ErrorStatus::field("protocol", "is missing; write eth or eth/69"));
         }
         let protocol = request.protocol;
         let target = self
@@ -58,7 +58,7 @@ impl Messages {
         match tokio::time::timeout(WRITTEN_TIMEOUT, written).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(not_sent(SendError::NotConnected, node)),
-            Err(_) => Err(Refusal::new(
+            Err(_) => Err(ErrorStatus::new(
                 proto::ErrorReason::TimedOut,
                 "the peer has not taken the message within 20 s; the message is still queued",
             )),

@@ -20,7 +20,7 @@ use crate::{
         translate::{
             errors,
             node::{discovery_summary, followed, summary},
-            status::Refusal,
+            status::ErrorStatus,
             value::{node_ref, timestamp},
         },
     },
@@ -134,9 +134,9 @@ impl Node {
     }
 
     /// Returns the owner whose record entries a call changes: the registration that it acts for, or else the operator.
-    async fn owner(&self, caller: &Caller, acting: Option<&Acting>) -> Result<EntryOwner, Refusal> {
+    async fn owner(&self, caller: &Caller, acting: Option<&Acting>) -> Result<EntryOwner, ErrorStatus> {
         match acting {
-            None if caller.role < Role::Admin => Err(Refusal::forbidden(format!(
+            None if caller.role < Role::Admin => Err(ErrorStatus::forbidden(format!(
                 "without a registration this call changes entries of the operator, which needs the role admin; {} \
                  has the role {}. To change entries of a registration, set resume_token or client_id",
                 caller.name, caller.role
@@ -153,7 +153,7 @@ impl Node {
     }
 
     /// Translates why an entry was not changed. The refusal names the owner by its client id, which the switch knows.
-    async fn entry_refusal(&self, error: DiscoveryError) -> Refusal {
+    async fn entry_refusal(&self, error: DiscoveryError) -> ErrorStatus {
         let DiscoveryError::Entry(EntryError::Owned { key, owner }) = &error else {
             return error.into();
         };
@@ -171,11 +171,11 @@ impl Node {
 }
 
 /// Refuses a caller that has not proven its name: a call that concerns the whole process needs that.
-fn proven(caller: &Caller) -> Result<(), Refusal> {
+fn proven(caller: &Caller) -> Result<(), ErrorStatus> {
     if caller.proven {
         return Ok(());
     }
-    Err(Refusal::forbidden(
+    Err(ErrorStatus::forbidden(
         "this call concerns the whole process, and over TCP without credentials any client could make it; call over \
          the Unix socket (--grpc-socket) or with a token (--grpc-access)",
     ))
@@ -199,7 +199,7 @@ impl NodeService for Node {
         _request: Request<proto::GetNodeInfoRequest>,
     ) -> Result<Response<proto::GetNodeInfoResponse>, Status> {
         let peers = self.handle.run(|switch, now| switch.peers().summary(now)).await?;
-        let counters = self.discovery.counters().await.map_err(Refusal::from)?;
+        let counters = self.discovery.counters().await.map_err(ErrorStatus::from)?;
         let facts = &self.facts;
         let record = self.discovery.record().borrow().clone();
         Ok(Response::new(proto::GetNodeInfoResponse {
@@ -243,7 +243,7 @@ impl NodeService for Node {
         // The lease may have ended after the first check. Its entries were released then, before this entry was set, so
         // this entry would stay without an owner. So the owner is checked again, and the entry is released if it ended.
         if let Err(ended) = self.owner(&caller, acting.as_ref()).await {
-            self.discovery.release_entries(owner).await.map_err(Refusal::from)?;
+            self.discovery.release_entries(owner).await.map_err(ErrorStatus::from)?;
             return Err(ended.into());
         }
         Ok(Response::new(proto::SetRecordEntryResponse { enr: record.to_string() }))
@@ -281,14 +281,14 @@ impl NodeService for Node {
         proven(&caller(&request))?;
         let filter = request.into_inner().filter;
         if filter.is_empty() {
-            return Err(Refusal::field(
+            return Err(ErrorStatus::field(
                 "filter",
                 "is missing; write for example info or info,devp2pd::net=debug",
             )
             .into());
         }
         let changed = (self.controls.log_filter)(&filter);
-        let previous = changed.map_err(|problem| Refusal::field("filter", problem))?;
+        let previous = changed.map_err(|problem| ErrorStatus::field("filter", problem))?;
         tracing::info!(%filter, %previous, "a call changed the log filter");
         Ok(Response::new(proto::SetLogFilterResponse { previous }))
     }
@@ -299,9 +299,12 @@ impl NodeService for Node {
     ) -> Result<Response<proto::AddBootnodeResponse>, Status> {
         let node = node_ref("node", &request.get_ref().node)?;
         let contact = contact_of(&node).ok_or_else(|| {
-            Refusal::field("node", "must be an enode:// with an IP address, or an enr: with an IP address")
+            ErrorStatus::field(
+                "node",
+                "must be an enode:// with an IP address, or an enr: with an IP address",
+            )
         })?;
-        self.discovery.add_bootnode(contact, None).await.map_err(Refusal::from)?;
+        self.discovery.add_bootnode(contact, None).await.map_err(ErrorStatus::from)?;
         Ok(Response::new(proto::AddBootnodeResponse {}))
     }
 }

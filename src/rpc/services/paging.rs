@@ -12,7 +12,7 @@ use std::ops::Bound;
 use data_encoding::BASE64URL_NOPAD;
 use prost::Message;
 
-use crate::rpc::translate::status::Refusal;
+use crate::rpc::translate::status::ErrorStatus;
 
 /// The most bytes of one page. By default gRPC clients accept messages of 4 MiB. The other 64 KiB are for the token,
 /// and for a single element that is larger than a page.
@@ -37,13 +37,13 @@ pub(super) struct PageRequest {
 
 impl PageRequest {
     /// Reads the fields `page_size` and `page_token` of a request.
-    pub(super) fn new(size: i32, token: &str) -> Result<Self, Refusal> {
+    pub(super) fn new(size: i32, token: &str) -> Result<Self, ErrorStatus> {
         let size = match usize::try_from(size) {
             Ok(0) => usize::MAX,
             Ok(size) => size,
             Err(_) => {
                 let problem = "must not be negative; leave it out to get as many elements as fit one answer";
-                return Err(Refusal::field("page_size", problem));
+                return Err(ErrorStatus::field("page_size", problem));
             }
         };
         let after = match token {
@@ -51,7 +51,7 @@ impl PageRequest {
             token => Some(decode(token).ok_or_else(|| {
                 let problem = "is not a token of this list; send next_page_token of the previous answer, or leave it \
                                out to begin with the first page";
-                Refusal::field("page_token", problem)
+                ErrorStatus::field("page_token", problem)
             })?),
         };
         Ok(Self { size, after })

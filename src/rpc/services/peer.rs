@@ -13,7 +13,7 @@ use crate::{
             errors,
             lists::{self, no_target, static_peer, target_ip, target_node, target_subnet, trusted_peer},
             peer, settings,
-            status::Refusal,
+            status::ErrorStatus,
             value::{dialable_node, duration, node_ref, timestamp, wire_reason},
         },
     },
@@ -44,7 +44,7 @@ impl Peers {
         Self { handle }
     }
 
-    async fn connect(&self, request: proto::ConnectPeerRequest) -> Result<proto::Peer, Refusal> {
+    async fn connect(&self, request: proto::ConnectPeerRequest) -> Result<proto::Peer, ErrorStatus> {
         let node = dialable_node("node", &request.node)?;
         let id = node.id();
         let timeout = duration("timeout", request.timeout, MAX_CONNECT_TIMEOUT)?.unwrap_or(CONNECT_TIMEOUT);
@@ -150,7 +150,7 @@ impl PeerService for Peers {
         request: Request<proto::AddTrustedPeerRequest>,
     ) -> Result<Response<proto::AddTrustedPeerResponse>, Status> {
         let node = node_ref("node", &request.get_ref().node)?;
-        node.check_address().map_err(|error| Refusal::field("node", error))?;
+        node.check_address().map_err(|error| ErrorStatus::field("node", error))?;
         let entry = self.handle.call(move |switch, now| switch.peers().add_trusted(now, &node)).await?;
         Ok(Response::new(proto::AddTrustedPeerResponse { trusted_peer: Some(trusted_peer(&entry)) }))
     }
@@ -189,7 +189,7 @@ impl PeerService for Peers {
     ) -> Result<Response<proto::UpdatePeerSettingsResponse>, Status> {
         let wanted = request.into_inner().settings;
         let wanted =
-            wanted.ok_or_else(|| Refusal::field("settings", "is missing; set the values to change"))?;
+            wanted.ok_or_else(|| ErrorStatus::field("settings", "is missing; set the values to change"))?;
         let change = settings::change(wanted)?;
         let now = self.handle.change_settings(change).await?;
         Ok(Response::new(proto::UpdatePeerSettingsResponse { settings: Some(settings::view(&now)) }))
@@ -209,11 +209,15 @@ impl PeerService for Peers {
         };
         let duration = duration("duration", request.duration, MAX_BAN)?.unwrap_or_default();
         if duration.is_zero() {
-            return Err(Refusal::field("duration", "must be above 0s; to lift a ban, call UnbanPeer").into());
+            return Err(
+                ErrorStatus::field("duration", "must be above 0s; to lift a ban, call UnbanPeer").into()
+            );
         }
         let ban = BanRequest { target, duration, reason: request.reason, force: request.force };
-        let ban =
-            self.handle.call(move |switch, now| switch.peers().ban(now, ban).map_err(Refusal::from)).await?;
+        let ban = self
+            .handle
+            .call(move |switch, now| switch.peers().ban(now, ban).map_err(ErrorStatus::from))
+            .await?;
         Ok(Response::new(proto::BanPeerResponse { ban: Some(lists::ban(&ban)) }))
     }
 
@@ -229,7 +233,7 @@ impl PeerService for Peers {
             None => return Err(no_target().into()),
         };
         self.handle
-            .call(move |switch, now| switch.peers().unban(now, &target).map_err(Refusal::from))
+            .call(move |switch, now| switch.peers().unban(now, &target).map_err(ErrorStatus::from))
             .await?;
         Ok(Response::new(proto::UnbanPeerResponse {}))
     }

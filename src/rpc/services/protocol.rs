@@ -7,9 +7,9 @@ use crate::{
     net::switch::Handle,
     rpc::{
         proto::{self, protocol_service_server::ProtocolService},
-        translate::{registration, status::Refusal},
+        translate::{registration, status::ErrorStatus},
     },
-    switch::registrations::{Acting, Lookup, RegistrationView, Target},
+    switch::registrations::{Acting, Lookup, RegistrationRef, RegistrationView},
 };
 
 /// The service.
@@ -25,8 +25,8 @@ impl Protocols {
     }
 }
 
-fn missing() -> Refusal {
-    Refusal::field("registration", "must be named by resume_token or client_id")
+fn missing() -> ErrorStatus {
+    ErrorStatus::field("registration", "must be named by resume_token or client_id")
 }
 
 #[tonic::async_trait]
@@ -50,7 +50,7 @@ impl ProtocolService for Protocols {
     ) -> Result<Response<proto::RegisterProtocolsResponse>, Status> {
         let caller = principal(&request);
         let request = request.into_inner();
-        let target = Target::Spec(registration::spec(request.spec)?);
+        let target = RegistrationRef::Spec(registration::spec(request.spec)?);
         let request_id = registration::request_id(request.request_id)?;
         let takeover = request.takeover;
         let registered = self
@@ -130,7 +130,7 @@ impl ProtocolService for Protocols {
             Some(By::Protocol(name)) => Lookup::Protocol(name),
             None => {
                 let problem = "must be named by registration_id, client_id or protocol";
-                return Err(Refusal::field("registration", problem).into());
+                return Err(ErrorStatus::field("registration", problem).into());
             }
         };
         let view =

@@ -18,7 +18,7 @@ use tonic::Status;
 use crate::net::switch::{Watches, watched::Watched, watches::WatchSlot};
 use crate::rpc::{
     proto::{self, ErrorReason},
-    translate::{peer, registration, status::Refusal, value::duration},
+    translate::{peer, registration, status::ErrorStatus, value::duration},
 };
 use crate::switch::{Principal, views::PeerState};
 use crate::watch::{Change, Cursor, Kind, Mark, Watch, WatchToken};
@@ -72,7 +72,7 @@ impl WatchRequest {
         principal: &Principal,
         token: &str,
         interval: Option<prost_types::Duration>,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ErrorStatus> {
         let token = match (token, token.parse()) {
             ("", _) => Token::None,
             (_, Ok(token)) => Token::Some(token),
@@ -81,7 +81,7 @@ impl WatchRequest {
         let interval = duration("mark_interval", interval, MAX_MARK_INTERVAL)?;
         let interval = interval.unwrap_or(MARK_INTERVAL);
         if interval < MIN_MARK_INTERVAL {
-            return Err(Refusal::field("mark_interval", "must be at least \"1s\""));
+            return Err(ErrorStatus::field("mark_interval", "must be at least \"1s\""));
         }
         let slot = watches.slot(&principal.name)?;
         Ok(Self { token, interval, slot })
@@ -134,7 +134,7 @@ async fn run<S, F>(
             open = changes.changed() => if !open {
                 let ended = "the sidecar is stopping; watch again from the last mark after its restart";
                 // Sending fails if the client has ended the watch, which is no error.
-                let _ = out.send(Err(Refusal::new(ErrorReason::ServerDraining, ended).into())).await;
+                let _ = out.send(Err(ErrorStatus::new(ErrorReason::ServerDraining, ended).into())).await;
                 return;
             },
             () = sleep_until(mark_due) => {}

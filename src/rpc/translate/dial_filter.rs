@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::status::Refusal;
+use super::status::ErrorStatus;
 use crate::{
     lease::{Chain, Wanted},
     node::Head,
@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// Reads which nodes an application wants dialed.
-pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusal> {
+pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, ErrorStatus> {
     let Some(filter) = filter else { return Ok(Wanted::Unsaid) };
     match filter.filter {
-        None => Err(Refusal::field("spec.dial_filter", "is empty; set any_node, record_entry or fork")),
+        None => Err(ErrorStatus::field("spec.dial_filter", "is empty; set any_node, record_entry or fork")),
         Some(Filter::AnyNode(_)) => Ok(Wanted::Any),
         Some(Filter::RecordEntry(proto::RecordEntryFilter { key, accepted_values })) => {
             Ok(Wanted::Entry { key, accepted: accepted_values.into_iter().map(Into::into).collect() })
@@ -24,7 +24,7 @@ pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusa
             if fork.genesis_time != 0 || !fork.fork_heights.is_empty() || !fork.fork_times.is_empty() {
                 let problem = "is missing. Set its 32 bytes together with genesis_time and the forks, or set none of \
                                them for the network that the sidecar was started for";
-                return Err(Refusal::field("spec.dial_filter.fork.genesis_hash", problem));
+                return Err(ErrorStatus::field("spec.dial_filter.fork.genesis_hash", problem));
             }
             let head = Head { height: fork.head_height, time: fork.head_time };
             Ok(Wanted::Network { head, announce: fork.announce })
@@ -32,7 +32,7 @@ pub(super) fn wanted(filter: Option<proto::DialFilter>) -> Result<Wanted, Refusa
         Some(Filter::Fork(fork)) => {
             let genesis_hash = <[u8; 32]>::try_from(&fork.genesis_hash[..]).map_err(|_| {
                 let problem = format!("must have 32 bytes, not {}", fork.genesis_hash.len());
-                Refusal::field("spec.dial_filter.fork.genesis_hash", problem)
+                ErrorStatus::field("spec.dial_filter.fork.genesis_hash", problem)
             })?;
             Ok(Wanted::Fork(Arc::new(Chain {
                 genesis_hash,

@@ -1,6 +1,6 @@
 //! Nodes that discovery knows, and the protocols of discovery.
 
-use super::{status::Refusal, value::timestamp};
+use super::{status::ErrorStatus, value::timestamp};
 use crate::{
     kademlia::{self, Contact, Placement, Protocol},
     net::discovery::TableNode,
@@ -16,12 +16,15 @@ fn source(table: Protocol) -> DiscoverySource {
 }
 
 /// Reads the discovery protocol that a request names; `None` if any will do. `field` is the field's path for an error.
-pub(in crate::rpc) fn protocol(field: &str, wanted: DiscoverySource) -> Result<Option<Protocol>, Refusal> {
+pub(in crate::rpc) fn protocol(
+    field: &str,
+    wanted: DiscoverySource,
+) -> Result<Option<Protocol>, ErrorStatus> {
     match wanted {
         DiscoverySource::Unspecified => Ok(None),
         DiscoverySource::Discv4 => Ok(Some(Protocol::V4)),
         DiscoverySource::Discv5 => Ok(Some(Protocol::V5)),
-        _ => Err(Refusal::field(field, "must be DISCOVERY_SOURCE_DISCV4 or DISCOVERY_SOURCE_DISCV5")),
+        _ => Err(ErrorStatus::field(field, "must be DISCOVERY_SOURCE_DISCV4 or DISCOVERY_SOURCE_DISCV5")),
     }
 }
 

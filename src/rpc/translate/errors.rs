@@ -1,4 +1,4 @@
-//! Errors of the other rooms as a [`Refusal`]: the one table that gives each error its reason and its metadata.
+//! Errors of the other rooms as an [`ErrorStatus`]: the one table that gives each error its reason and its metadata.
 //!
 //! The message is the error's own text. The reason, the metadata and the wrong fields are added here, so that no
 //! service decides under which reason an error is reported.
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::status::Refusal;
+use super::status::ErrorStatus;
 use crate::{
     delivery::CreditError,
     kademlia::{CallError, query::MAX_LOOKUPS},
@@ -36,11 +36,11 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 
 impl From<SwitchError> for Status {
     fn from(error: SwitchError) -> Self {
-        Refusal::from(error).into()
+        ErrorStatus::from(error).into()
     }
 }
 
-impl From<SwitchError> for Refusal {
+impl From<SwitchError> for ErrorStatus {
     fn from(error: SwitchError) -> Self {
         let message = error.to_string();
         match error {
@@ -60,7 +60,7 @@ impl From<SwitchError> for Refusal {
     }
 }
 
-impl From<LeaseError> for Refusal {
+impl From<LeaseError> for ErrorStatus {
     fn from(error: LeaseError) -> Self {
         let message = error.to_string();
         match error {
@@ -97,7 +97,7 @@ impl From<LeaseError> for Refusal {
     }
 }
 
-impl From<ListError> for Refusal {
+impl From<ListError> for ErrorStatus {
     fn from(error: ListError) -> Self {
         let message = error.to_string();
         match error {
@@ -115,7 +115,7 @@ impl From<ListError> for Refusal {
     }
 }
 
-impl From<BanError> for Refusal {
+impl From<BanError> for ErrorStatus {
     fn from(error: BanError) -> Self {
         let message = error.to_string();
         match error {
@@ -128,7 +128,7 @@ impl From<BanError> for Refusal {
     }
 }
 
-impl From<DiscoveryError> for Refusal {
+impl From<DiscoveryError> for ErrorStatus {
     fn from(error: DiscoveryError) -> Self {
         let message = error.to_string();
         match error {
@@ -167,11 +167,11 @@ impl From<DiscoveryError> for Refusal {
 
 /// Too many requests or lookups are open. Neither the caller nor the node is at fault, so the refusal says when to
 /// retry.
-fn busy(message: String) -> Refusal {
-    Refusal::new(ErrorReason::LimitReached, message).retry_after(BUSY_RETRY)
+fn busy(message: String) -> ErrorStatus {
+    ErrorStatus::new(ErrorReason::LimitReached, message).retry_after(BUSY_RETRY)
 }
 
-impl From<TooManyWatchers> for Refusal {
+impl From<TooManyWatchers> for ErrorStatus {
     fn from(full: TooManyWatchers) -> Self {
         Self::new(ErrorReason::LimitReached, full.to_string())
             .with("limit", full.limit)
@@ -180,7 +180,7 @@ impl From<TooManyWatchers> for Refusal {
 }
 
 /// Credit that is wrong for certain: for a channel that was never opened, or more than a window can hold.
-impl From<CreditError> for Refusal {
+impl From<CreditError> for ErrorStatus {
     fn from(error: CreditError) -> Self {
         match error {
             CreditError::NeverOpened { .. } => Self::field("window_update.channel_id", error),
@@ -190,17 +190,17 @@ impl From<CreditError> for Refusal {
 }
 
 /// Returns the refusal to change a record entry that another owner has set. `owner` is that owner's client id.
-pub(in crate::rpc) fn record_key_owned(key: &str, owner: &str) -> Refusal {
+pub(in crate::rpc) fn record_key_owned(key: &str, owner: &str) -> ErrorStatus {
     let message = format!("the record entry {key:?} belongs to {owner}; {owner} must delete it first");
-    Refusal::new(ErrorReason::RecordKeyOwned, message).with("key", key).with("owner", owner)
+    ErrorStatus::new(ErrorReason::RecordKeyOwned, message).with("key", key).with("owner", owner)
 }
 
 /// Returns the refusal of a TALKREQ that does not fit a packet. It names the field that must be shorter, and by how
 /// many bytes. All sizes are in bytes.
-pub(in crate::rpc) fn talk_too_long(payload: usize, bytes: usize, room: usize) -> Refusal {
+pub(in crate::rpc) fn talk_too_long(payload: usize, bytes: usize, room: usize) -> ErrorStatus {
     let excess = bytes.saturating_sub(room);
     let field = if excess < payload { "payload" } else { "protocol" };
-    Refusal::field(
+    ErrorStatus::field(
         field,
         format!(
             "the request and its envelope have {bytes} bytes, and a packet has room for {room}; make this field \
@@ -210,28 +210,28 @@ pub(in crate::rpc) fn talk_too_long(payload: usize, bytes: usize, room: usize) -
 }
 
 /// Returns the refusal for a one-off dial that did not lead to a session.
-pub(in crate::rpc) fn not_connected(id: NodeId, outcome: ConnectOutcome) -> Refusal {
-    use crate::policy::Refusal as Why;
+pub(in crate::rpc) fn not_connected(id: NodeId, outcome: ConnectOutcome) -> ErrorStatus {
+    use crate::policy::Refusal;
     let refusal = match outcome {
         ConnectOutcome::Failed { cause, detail } => {
             let message = if detail.is_empty() { cause.to_string() } else { format!("{cause}: {detail}") };
-            Refusal::new(ErrorReason::DialFailed, message).with("cause", cause.name())
+            ErrorStatus::new(ErrorReason::DialFailed, message).with("cause", cause.name())
         }
         ConnectOutcome::Refused(why) => {
             let reason = match why {
-                Why::BannedNode | Why::BannedAddress => ErrorReason::NodeBanned,
-                Why::AddressUnknown => ErrorReason::NodeAddressUnknown,
-                Why::NoProtocol => ErrorReason::ProtocolNotRegistered,
-                Why::QueueFull => ErrorReason::LimitReached,
+                Refusal::BannedNode | Refusal::BannedAddress => ErrorReason::NodeBanned,
+                Refusal::AddressUnknown => ErrorReason::NodeAddressUnknown,
+                Refusal::NoProtocol => ErrorReason::ProtocolNotRegistered,
+                Refusal::QueueFull => ErrorReason::LimitReached,
                 _ => ErrorReason::DialFailed,
             };
-            Refusal::new(reason, format!("not dialed: {why}")).with("cause", why.name())
+            ErrorStatus::new(reason, format!("not dialed: {why}")).with("cause", why.name())
         }
         ConnectOutcome::TimedOut => {
-            Refusal::new(ErrorReason::TimedOut, "the dial took longer than its timeout")
+            ErrorStatus::new(ErrorReason::TimedOut, "the dial took longer than its timeout")
         }
         ConnectOutcome::Connected => {
-            Refusal::new(ErrorReason::PeerNotConnected, "the peer connected and disconnected at once")
+            ErrorStatus::new(ErrorReason::PeerNotConnected, "the peer connected and disconnected at once")
         }
     };
     refusal.with("node_id", id)
@@ -249,9 +249,9 @@ pub(in crate::rpc) fn unsent(error: SendError) -> (ErrorReason, String) {
 }
 
 /// Translates why a message was not accepted, for a call that sends to one node: as a refusal with metadata.
-pub(in crate::rpc) fn not_sent(error: SendError, node: NodeId) -> Refusal {
+pub(in crate::rpc) fn not_sent(error: SendError, node: NodeId) -> ErrorStatus {
     let (reason, message) = unsent(error);
-    let refusal = Refusal::new(reason, message);
+    let refusal = ErrorStatus::new(reason, message);
     match error {
         SendError::CodeOutOfRange { message_count } => refusal.with("message_count", message_count),
         SendError::TooLarge { bytes, limit } => refusal.with("bytes", bytes).with("limit", limit),
@@ -261,23 +261,25 @@ pub(in crate::rpc) fn not_sent(error: SendError, node: NodeId) -> Refusal {
 }
 
 /// Returns the refusal of a message that can be sent to no peer, because it is larger than a frame can be.
-pub(in crate::rpc) fn too_large_for_all(bytes: usize, error: &impl ToString) -> Refusal {
-    Refusal::new(ErrorReason::MessageTooLarge, error.to_string()).with("bytes", bytes)
+pub(in crate::rpc) fn too_large_for_all(bytes: usize, error: &impl ToString) -> ErrorStatus {
+    ErrorStatus::new(ErrorReason::MessageTooLarge, error.to_string()).with("bytes", bytes)
 }
 
 /// Returns the refusal with which the sidecar ends a stream that its client has not ended.
-pub(in crate::rpc) fn ended(ended: Ended) -> Refusal {
+pub(in crate::rpc) fn ended(ended: Ended) -> ErrorStatus {
     match ended {
-        Ended::TakenOver => Refusal::new(
+        Ended::TakenOver => ErrorStatus::new(
             ErrorReason::ResumeTokenStale,
             "another stream attached to this registration, so this stream has ended",
         ),
-        Ended::Deleted => {
-            Refusal::new(ErrorReason::RegistrationNotFound, "the registration was deleted; register again")
-        }
-        Ended::Drained => {
-            Refusal::new(ErrorReason::ServerDraining, "the sidecar is stopping; reconnect after its restart")
-        }
+        Ended::Deleted => ErrorStatus::new(
+            ErrorReason::RegistrationNotFound,
+            "the registration was deleted; register again",
+        ),
+        Ended::Drained => ErrorStatus::new(
+            ErrorReason::ServerDraining,
+            "the sidecar is stopping; reconnect after its restart",
+        ),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::{
     peer,
-    status::Refusal,
+    status::ErrorStatus,
     value::{node_ref, text, timestamp},
 };
 use crate::{
@@ -88,25 +88,25 @@ pub(in crate::rpc) fn ban(ban: &Ban) -> proto::Ban {
 }
 
 /// Reads the target of a ban that is a node.
-pub(in crate::rpc) fn target_node(text: &str) -> Result<BanTarget, Refusal> {
+pub(in crate::rpc) fn target_node(text: &str) -> Result<BanTarget, ErrorStatus> {
     Ok(BanTarget::Node(node_ref("node", text)?.id()))
 }
 
 /// Reads the target of a ban that is an address.
-pub(in crate::rpc) fn target_ip(text: &str) -> Result<BanTarget, Refusal> {
+pub(in crate::rpc) fn target_ip(text: &str) -> Result<BanTarget, ErrorStatus> {
     let ip: IpAddr = text
         .parse()
-        .map_err(|_| Refusal::field("ip", "is not an IP address; write for example 203.0.113.7"))?;
+        .map_err(|_| ErrorStatus::field("ip", "is not an IP address; write for example 203.0.113.7"))?;
     Ok(BanTarget::ip(ip))
 }
 
 /// Reads the target of a ban that is a network.
-pub(in crate::rpc) fn target_subnet(text: &str) -> Result<BanTarget, Refusal> {
-    let net = network::parse(text).map_err(|error| Refusal::field("subnet", error))?;
+pub(in crate::rpc) fn target_subnet(text: &str) -> Result<BanTarget, ErrorStatus> {
+    let net = network::parse(text).map_err(|error| ErrorStatus::field("subnet", error))?;
     Ok(BanTarget::net(net))
 }
 
 /// Returns the refusal of a ban without a target.
-pub(in crate::rpc) fn no_target() -> Refusal {
-    Refusal::field("target", "is missing; name a node, an ip or a subnet")
+pub(in crate::rpc) fn no_target() -> ErrorStatus {
+    ErrorStatus::field("target", "is missing; name a node, an ip or a subnet")
 }

@@ -6,24 +6,22 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     dial_filter,
-    status::Refusal,
+    status::ErrorStatus,
     value::{duration, timestamp},
 };
 use crate::delivery::{Action, AttachParams, OverflowPolicy};
 use crate::{
-    lease::{
-        Capability, Greeting, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationId, RegistrationSpec,
-        StateName,
-    },
+    lease::{Capability, Greeting, MAX_LINGER, MAX_MESSAGE_BYTES, ProtocolSpec, RegistrationSpec, StateName},
     net::switch::Attached,
+    node::RegistrationId,
     rpc::proto,
-    switch::registrations::{Acting, AttachRequest, RegistrationView, Target},
+    switch::registrations::{Acting, AttachRequest, RegistrationRef, RegistrationView},
 };
 
 /// Reads the spec of a request. Only types and durations are checked here; the lease checks the content.
-pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, Refusal> {
+pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<RegistrationSpec, ErrorStatus> {
     let spec =
-        spec.ok_or_else(|| Refusal::field("spec", "is missing; set it with client_id and protocols"))?;
+        spec.ok_or_else(|| ErrorStatus::field("spec", "is missing; set it with client_id and protocols"))?;
     let policy = spec.overflow_policy.unwrap_or_default();
     let defaults = OverflowPolicy::default();
     // All wrong fields are reported at once.
@@ -34,7 +32,7 @@ pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<Regi
     let linger = noted(&mut wrong, duration("spec.linger", spec.linger, MAX_LINGER)).flatten();
     let wanted = noted(&mut wrong, dial_filter::wanted(spec.dial_filter)).unwrap_or_default();
     if !wrong.is_empty() {
-        return Err(Refusal::fields(wrong));
+        return Err(ErrorStatus::fields(wrong));
     }
     let overflow = OverflowPolicy {
         stall_limit: stall_limit.unwrap_or(defaults.stall_limit),
@@ -57,7 +55,7 @@ pub(in crate::rpc) fn spec(spec: Option<proto::RegistrationSpec>) -> Result<Regi
 }
 
 /// Returns the value of a field. If the field is wrong, returns `None` and adds the problem to `wrong`.
-fn noted<T>(wrong: &mut Vec<(String, String)>, field: Result<T, Refusal>) -> Option<T> {
+fn noted<T>(wrong: &mut Vec<(String, String)>, field: Result<T, ErrorStatus>) -> Option<T> {
     field.map_err(|refusal| wrong.extend(refusal.into_fields())).ok()
 }
 
@@ -106,16 +104,16 @@ acting!(
 );
 
 /// Reads the request id: the caller's name for one attempt, which it repeats when it retries.
-pub(in crate::rpc) fn request_id(text: String) -> Result<String, Refusal> {
+pub(in crate::rpc) fn request_id(text: String) -> Result<String, ErrorStatus> {
     /// A UUID has 36 characters.
     const LIMIT: usize = 64;
     if text.len() > LIMIT {
-        return Err(Refusal::field("request_id", format!("must have at most {LIMIT} bytes")));
+        return Err(ErrorStatus::field("request_id", format!("must have at most {LIMIT} bytes")));
     }
     Ok(text)
 }
 
-pub(in crate::rpc) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, Refusal> {
+pub(in crate::rpc) fn attach_request(attach: proto::Attach) -> Result<AttachRequest, ErrorStatus> {
     let params = AttachParams {
         stream_window: attach.stream_window_bytes,
         channel_window: attach.channel_window_bytes,
@@ -123,11 +121,11 @@ pub(in crate::rpc) fn attach_request(attach: proto::Attach) -> Result<AttachRequ
         auto_credit: attach.auto_credit,
     };
     let target = match attach.target {
-        Some(proto::attach::Target::ResumeToken(text)) => Target::Token(text),
-        Some(proto::attach::Target::Spec(value)) => Target::Spec(spec(Some(value))?),
-        Some(proto::attach::Target::ClientId(id)) => Target::Client(id.into()),
+        Some(proto::attach::Target::ResumeToken(text)) => RegistrationRef::Token(text),
+        Some(proto::attach::Target::Spec(value)) => RegistrationRef::Spec(spec(Some(value))?),
+        Some(proto::attach::Target::ClientId(id)) => RegistrationRef::Client(id.into()),
         None => {
-            return Err(Refusal::field("attach", "must name a spec, a resume_token or a client_id"));
+            return Err(ErrorStatus::field("attach", "must name a spec, a resume_token or a client_id"));
         }
     };
     Ok(AttachRequest {
@@ -140,14 +138,14 @@ pub(in crate::rpc) fn attach_request(attach: proto::Attach) -> Result<AttachRequ
 
 pub(in crate::rpc) fn receive_request(
     request: proto::ReceiveMessagesRequest,
-) -> Result<AttachRequest, Refusal> {
+) -> Result<AttachRequest, ErrorStatus> {
     use proto::receive_messages_request::Target as Wanted;
     let target = match request.target {
-        Some(Wanted::ResumeToken(text)) => Target::Token(text),
-        Some(Wanted::Spec(value)) => Target::Spec(spec(Some(value))?),
-        Some(Wanted::ClientId(id)) => Target::Client(id.into()),
+        Some(Wanted::ResumeToken(text)) => RegistrationRef::Token(text),
+        Some(Wanted::Spec(value)) => RegistrationRef::Spec(spec(Some(value))?),
+        Some(Wanted::ClientId(id)) => RegistrationRef::Client(id.into()),
         None => {
-            return Err(Refusal::field("target", "must name a spec, a resume_token or a client_id"));
+            return Err(ErrorStatus::field("target", "must name a spec, a resume_token or a client_id"));
         }
     };
     let params = AttachParams {
@@ -239,9 +237,9 @@ pub(in crate::rpc) fn attached(attached: &Attached) -> proto::Attached {
 }
 
 /// Reads the public id of a registration.
-pub(in crate::rpc) fn registration_id(text: &str) -> Result<RegistrationId, Refusal> {
+pub(in crate::rpc) fn registration_id(text: &str) -> Result<RegistrationId, ErrorStatus> {
     RegistrationId::parse(text)
-        .ok_or_else(|| Refusal::field("registration_id", "is not a registration id (16 hex digits)"))
+        .ok_or_else(|| ErrorStatus::field("registration_id", "is not a registration id (16 hex digits)"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{status::Refusal, value::duration};
+use super::{status::ErrorStatus, value::duration};
 use crate::{net::switch::PeerSettings, node::network, policy::ChurnSettings, rpc::proto};
 
 /// The largest value of a setting that counts peers. Beyond it, the number of files that a process may open is the
@@ -26,11 +26,11 @@ const MAX_NETWORKS: usize = 1024;
 /// as it is.
 pub(in crate::rpc) fn change(
     wanted: proto::PeerSettings,
-) -> Result<impl FnOnce(&mut PeerSettings) + Send + 'static, Refusal> {
+) -> Result<impl FnOnce(&mut PeerSettings) + Send + 'static, ErrorStatus> {
     let field = |name: &str| format!("settings.{name}");
     let count = |name: &str, value: Option<u32>, least: u32| match value {
         Some(value) if value < least || value > MAX_PEERS => {
-            Err(Refusal::field(field(name), format!("must be {least} to {MAX_PEERS}")))
+            Err(ErrorStatus::field(field(name), format!("must be {least} to {MAX_PEERS}")))
         }
         value => Ok(value.map(|value| value as usize)),
     };
@@ -43,17 +43,18 @@ pub(in crate::rpc) fn change(
     let time = |name: &str, value| duration(&field(name), value, MAX_TIME);
     let dial_timeout = time("dial_timeout", wanted.dial_timeout)?;
     if dial_timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Err(Refusal::field(field("dial_timeout"), "must be longer than 0s"));
+        return Err(ErrorStatus::field(field("dial_timeout"), "must be longer than 0s"));
     }
     let inbound_throttle = time("inbound_throttle", wanted.inbound_throttle)?;
     let churn = time("churn_interval", wanted.churn_interval)?;
     if churn.is_some_and(|every| !every.is_zero() && every < Duration::from_secs(1)) {
-        return Err(Refusal::field(field("churn_interval"), "must be at least 1s, or 0s for never"));
+        return Err(ErrorStatus::field(field("churn_interval"), "must be at least 1s, or 0s for never"));
     }
     let rate = |name: &str, value: Option<u64>| match value {
-        Some(1..MIN_RATE) => {
-            Err(Refusal::field(field(name), format!("must be at least {MIN_RATE} bytes/s, or 0 for no cap")))
-        }
+        Some(1..MIN_RATE) => Err(ErrorStatus::field(
+            field(name),
+            format!("must be at least {MIN_RATE} bytes/s, or 0 for no cap"),
+        )),
         value => Ok(value.map(NonZeroU64::new)),
     };
     let peer_in = rate("peer_receive_rate", wanted.peer_receive_rate)?;
@@ -94,13 +95,16 @@ fn of_interval(every: Duration) -> Option<ChurnSettings> {
     (!every.is_zero()).then(|| ChurnSettings { every, ..ChurnSettings::default() })
 }
 
-fn networks(list: &[String]) -> Result<Vec<IpNet>, Refusal> {
+fn networks(list: &[String]) -> Result<Vec<IpNet>, ErrorStatus> {
     let field = "settings.net_restrict.networks";
     if list.len() > MAX_NETWORKS {
-        return Err(Refusal::field(field, format!("has {} entries; the most is {MAX_NETWORKS}", list.len())));
+        return Err(ErrorStatus::field(
+            field,
+            format!("has {} entries; the most is {MAX_NETWORKS}", list.len()),
+        ));
     }
     let network = |(at, text): (usize, &String)| {
-        network::parse(text).map_err(|error| Refusal::field(format!("{field}[{at}]"), error))
+        network::parse(text).map_err(|error| ErrorStatus::field(format!("{field}[{at}]"), error))
     };
     list.iter().enumerate().map(network).collect()
 }

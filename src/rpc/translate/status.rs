@@ -1,4 +1,4 @@
-//! The errors of the contract: a [`Refusal`] becomes a `google.rpc.Status` that a program can read.
+//! The errors of the contract: a [`ErrorStatus`] becomes a `google.rpc.Status` that a program can read.
 //!
 //! Every error carries exactly one `ErrorInfo` (domain `devp2pd`, reason the name of an [`ErrorReason`]), a
 //! `BadRequest` where fields are wrong, and a `RetryInfo` where a retry helps. This file alone maps a reason to its
@@ -41,7 +41,7 @@ const FIELDS_LIMIT: usize = 8;
 
 /// Why a request is refused. Services return this value; it becomes a gRPC status where the call returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ErrorStatus {
     reason: ErrorReason,
     code: Code,
     message: String,
@@ -50,7 +50,7 @@ pub struct Refusal {
     retry_after: Option<Duration>,
 }
 
-impl Refusal {
+impl ErrorStatus {
     /// Returns a refusal for `reason`. `message` says what was wrong and what would be right.
     pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
         Self {
@@ -171,8 +171,8 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for Status {
-    fn from(refusal: Refusal) -> Self {
+impl From<ErrorStatus> for Status {
+    fn from(refusal: ErrorStatus) -> Self {
         let message = refusal.message();
         let details = refusal.details(&message);
         Self::with_details(refusal.code, message, details.into())
@@ -199,7 +199,7 @@ pub fn with_reason(status: Status) -> Status {
         "" => "the request cannot be decoded",
         message => message,
     };
-    Refusal::new(reason, message).into()
+    ErrorStatus::new(reason, message).into()
 }
 
 /// Returns the gRPC code of a reason. Clients rely on this table.
@@ -303,7 +303,7 @@ pub(super) mod tests {
     fn every_reason_travels_with_its_name_and_one_code() {
         let mut seen = 0;
         for reason in reasons() {
-            let status = Status::from(Refusal::new(reason, "no"));
+            let status = Status::from(ErrorStatus::new(reason, "no"));
             let (rpc, info, retry, bad) = read(&status);
             assert_eq!(format!("ERROR_REASON_{}", info.reason), reason.as_str_name());
             assert_eq!(info.domain, "devp2pd");
@@ -337,9 +337,9 @@ pub(super) mod tests {
             (ErrorReason::RequestTooLarge, Code::ResourceExhausted),
             (ErrorReason::ServerDraining, Code::Unavailable),
         ] {
-            assert_eq!(Refusal::new(reason, "").code(), code, "{reason:?}");
+            assert_eq!(ErrorStatus::new(reason, "").code(), code, "{reason:?}");
         }
-        assert_eq!(Refusal::forbidden("").code(), Code::PermissionDenied);
+        assert_eq!(ErrorStatus::forbidden("").code(), Code::PermissionDenied);
     }
 
     #[test]
@@ -354,24 +354,26 @@ pub(super) mod tests {
             assert_eq!(info.reason, reason);
             assert!(!rpc.message.is_empty() && rpc.message.contains(text));
         }
-        let ours = Status::from(Refusal::new(ErrorReason::Internal, "ours"));
+        let ours = Status::from(ErrorStatus::new(ErrorReason::Internal, "ours"));
         assert_eq!(read(&with_reason(ours)).1.reason, "INTERNAL");
         assert_eq!(with_reason(Status::cancelled("gone")).code(), Code::Cancelled);
     }
 
     #[test]
     fn particulars_fields_and_delays_come_through() {
-        let refusal = Refusal::new(ErrorReason::ProtocolAlreadyRegistered, "\"eth\" is held by \"geth-1\"")
-            .with("protocol", "eth")
-            .with("owner", "geth-1")
-            .retry_after(Duration::from_millis(1_500));
+        let refusal =
+            ErrorStatus::new(ErrorReason::ProtocolAlreadyRegistered, "\"eth\" is held by \"geth-1\"")
+                .with("protocol", "eth")
+                .with("owner", "geth-1")
+                .retry_after(Duration::from_millis(1_500));
         let (_, info, retry, _) = read(&refusal.into());
         assert_eq!(info.metadata.len(), 2);
         assert_eq!(info.metadata.get("owner").map(String::as_str), Some("geth-1"));
         let delay = retry.unwrap().retry_delay.unwrap();
         assert_eq!((delay.seconds, delay.nanos), (1, 500_000_000));
 
-        let refusal = Refusal::field("spec.protocols[0].name", "is empty").with_field("node", "is missing");
+        let refusal =
+            ErrorStatus::field("spec.protocols[0].name", "is empty").with_field("node", "is missing");
         assert_eq!(refusal.message(), "spec.protocols[0].name: is empty");
         let fields = read(&refusal.into()).3.unwrap().field_violations;
         let fields: Vec<_> = fields.iter().map(|f| (f.field.as_str(), f.description.as_str())).collect();
@@ -382,7 +384,7 @@ pub(super) mod tests {
     fn what_others_wrote_never_outgrows_a_header() {
         for text in ["x", "%", "\u{1f980}", "\n", "\0"] {
             let long = text.repeat(100_000);
-            let mut refusal = Refusal::field(&long, &long);
+            let mut refusal = ErrorStatus::field(&long, &long);
             for key in ["a", "b", "c", "d", "e", "f"] {
                 refusal = refusal.with(key, &long);
             }

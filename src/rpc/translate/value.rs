@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost_types::Timestamp;
 
-use super::status::Refusal;
+use super::status::ErrorStatus;
 use crate::{node::NodeRef, p2p, rpc::proto};
 
 /// The most characters of another node's text that callers get.
@@ -56,34 +56,34 @@ pub(in crate::rpc) fn duration(
     field: &str,
     duration: Option<prost_types::Duration>,
     max: Duration,
-) -> Result<Option<Duration>, Refusal> {
+) -> Result<Option<Duration>, ErrorStatus> {
     let Some(duration) = duration else { return Ok(None) };
     let duration = Duration::try_from(duration).map_err(|_| {
-        Refusal::field(field, "must not be negative; write a duration such as \"10s\" in JSON")
+        ErrorStatus::field(field, "must not be negative; write a duration such as \"10s\" in JSON")
     })?;
     if duration > max {
         let problem = format!("must be at most \"{}s\"", max.as_secs());
-        return Err(Refusal::field(field, problem));
+        return Err(ErrorStatus::field(field, problem));
     }
     Ok(Some(duration))
 }
 
 /// Reads a node of a request, in any of the four forms of [`node_ref`]. If the node has an address, checks that the
 /// address can be dialed.
-pub(in crate::rpc) fn dialable_node(field: &str, text: &str) -> Result<NodeRef, Refusal> {
+pub(in crate::rpc) fn dialable_node(field: &str, text: &str) -> Result<NodeRef, ErrorStatus> {
     let node = node_ref(field, text)?;
-    node.check_dialable().map_err(|error| Refusal::field(field, error))?;
+    node.check_dialable().map_err(|error| ErrorStatus::field(field, error))?;
     Ok(node)
 }
 
 /// Reads a node of a request: a node id, a public key, `enode://` or `enr:`.
-pub(in crate::rpc) fn node_ref(field: &str, text: &str) -> Result<NodeRef, Refusal> {
+pub(in crate::rpc) fn node_ref(field: &str, text: &str) -> Result<NodeRef, ErrorStatus> {
     if text.is_empty() {
         let problem =
             "is missing; give a node id (64 hex digits), a public key (128 hex digits), enode:// or enr:";
-        return Err(Refusal::field(field, problem));
+        return Err(ErrorStatus::field(field, problem));
     }
-    text.parse().map_err(|error| Refusal::field(field, error))
+    text.parse().map_err(|error| ErrorStatus::field(field, error))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! An inbox against a model that counts: what arrived, what was handed over, what the application processed.
+//! An inbox against a model that counts the messages that arrived, that were handed over, and that the application
+//! processed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,25 +20,26 @@ const CHANNEL_BYTES: u64 = 2_000;
 const AWAY_BYTES: u64 = 6_000;
 const LARGEST: usize = 150_000;
 
-/// One channel as the test knows it.
+/// The model of one channel.
 struct Known {
     key: ChannelKey,
     open: bool,
-    /// Its owner was told to close it.
+    /// The inbox ordered its owner to close it (`Push::ClosedChannel`).
     muted: bool,
-    /// Messages the inbox took or reported as dropped.
+    /// Messages that the inbox queued or counted as lost.
     arrived: u64,
-    /// How far the inbox says it came: handed over and gaps.
+    /// The position according to the inbox's events: messages that were handed over or reported in gaps.
     position: u64,
-    /// Messages handed over whole.
+    /// Messages that were handed over completely.
     handed: u64,
-    /// Of those, how many the application processed and returned credit for, in messages and cost.
+    /// Of those, the number that the application processed and returned credit for.
     processed: u64,
     /// Costs of messages handed over on this stream and not processed yet.
     unprocessed: Vec<u64>,
-    /// Whether all streams so far had manual credit.
+    /// False after a stream with automatic credit that announced the channel, until the application gives credit again.
+    /// While it is false, the inbox need not know how many messages have no credit.
     counted: bool,
-    /// The part of a message that came so far.
+    /// Bytes of the current message that arrived in parts so far.
     partial: usize,
     announced: bool,
     ended: bool,
@@ -51,6 +53,7 @@ struct World {
     numbers: HashMap<u32, usize>,
     last_number: u32,
     stream: Option<(StreamId, bool)>,
+    streams: u64,
     window: i64,
     channel_window: i64,
     overflow: OverflowPolicy,
@@ -93,14 +96,14 @@ impl World {
 
     fn push(&mut self, index: usize, len: usize, sharing: Sharing) {
         let Some(known) = self.known.get_mut(index) else { return };
-        // The payload says which message of which channel it is.
+        // The payload carries the number of the message on its channel, and the channel.
         let mut payload = vec![index as u8; len.max(8)];
         payload[..8].copy_from_slice(&known.arrived.to_be_bytes());
         let code = (known.arrived % 300) as u32;
         let attached = self.stream.is_some();
         let mut payload = Bytes::from(payload);
         let mut held = Held::default();
-        // No proof of progress comes: the message is decided before the limits are used up.
+        // No proof of progress comes, so the inbox decides on the message before the limits are used up.
         loop {
             let now = self.now.mono;
             let arrival = Arrival { code, payload, wire_bytes: len };
@@ -150,7 +153,7 @@ impl World {
             Push::Queued | Push::Dropped => known.arrived += 1,
             other => assert!(matches!(other, Push::Closed) && (!known.open || known.muted)),
         }
-        // It was read before the connection ended.
+        // The message was read before the connection ended.
         self.close(index);
     }
 
@@ -163,7 +166,9 @@ impl World {
             auto_credit,
         };
         let old = self.stream;
-        let stream = self.inbox.attach(params);
+        self.streams += 1;
+        let stream = StreamId(self.streams);
+        self.inbox.attach(stream, params);
         if let Some((old, _)) = old {
             assert_eq!(self.inbox.pull(old, 1, 1, &mut Vec::new()), Pull::Ended);
         }
@@ -258,7 +263,7 @@ impl World {
             Event::Gap { channel, sessions, messages, .. } => {
                 let known = &mut self.known[self.numbers[&channel]];
                 assert!(sessions == 0 && messages > 0);
-                // A message is given up in the middle only when its session is over and too much waits.
+                // After a part of a message, its rest is dropped only if the session is over and too much waits.
                 assert!(known.partial == 0 || !known.open);
                 known.partial = 0;
                 known.position += messages;
@@ -288,7 +293,7 @@ impl World {
         } else {
             known.processed = known.handed - known.unprocessed.len() as u64;
         }
-        known.counted = true; // it has seen this announcement, and what was lost before
+        known.counted = true; // the inbox counts from this announcement on
         known.window += bytes as i64;
         self.window += bytes as i64;
         self.inbox.credit(stream, number, bytes).expect("a number of this stream");
@@ -306,7 +311,7 @@ impl World {
         let open = self.known.iter().filter(|known| known.open).count() as u64;
         let records = self.known.iter().filter(|known| !known.ended).count() as u64;
         let crossing = LARGEST as u64 + MESSAGE_COST;
-        // Gaps cost as much as an empty message each, and each channel that closed has a record.
+        // Each gap costs as much as an empty message, and each closed channel has a record.
         let gaps = records * (2 * MESSAGE_COST + 1024 + 16_384);
         let bound = if self.stream.is_some() {
             open * (2 * CHANNEL_BYTES + crossing) + AWAY_BYTES + crossing + gaps
@@ -340,6 +345,7 @@ pub(super) fn run(data: &[u8]) {
         numbers: HashMap::new(),
         last_number: 0,
         stream: None,
+        streams: 0,
         window: 0,
         channel_window: 0,
         overflow: OverflowPolicy::default(),
@@ -376,7 +382,7 @@ pub(super) fn run(data: &[u8]) {
             }
             14 => world.configure(argument / 2),
             15 => {
-                // A whole burst.
+                // A burst of messages.
                 for _ in 0..argument {
                     world.push(index, 20, Sharing::Shared(Duration::ZERO));
                 }
@@ -386,7 +392,8 @@ pub(super) fn run(data: &[u8]) {
         world.check();
     }
 
-    // At last all sessions end and an application takes everything: every message that arrived is accounted for.
+    // At the end all sessions end, and an application takes everything. Every message that arrived must be accounted
+    // for.
     for index in 0..world.known.len() {
         world.close(index);
     }

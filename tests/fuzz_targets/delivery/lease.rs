@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use devp2pd::delivery::OverflowPolicy;
+use devp2pd::delivery::{OverflowPolicy, StreamId};
 use devp2pd::lease::Capability;
 use devp2pd::lease::reason::ErrorReason;
 use devp2pd::lease::{
-    Action, Caller, Claim, Claimed, Config, LeaseError, LeaseStream, ProtocolSpec, RegistrationId,
-    RegistrationSpec, Registry, Wanted, Who,
+    Action, Caller, Claim, Claimed, Config, LeaseError, ProtocolSpec, RegistrationSpec, Registry, Wanted, Who,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::{Script, origin};
+use devp2pd::node::RegistrationId;
 
-/// What the lease model remembers of a registration.
+/// The model of one registration.
 struct Lease {
     token: String,
     generation: u64,
@@ -87,7 +87,7 @@ pub(super) fn run(data: &[u8]) {
                     }
                     Err(error) => {
                         refused_is_right(&error);
-                        // Leases may have run out, but nothing was taken.
+                        // Leases may have expired, but no capability was added.
                         assert!(capabilities(&registry).iter().all(|capability| before.contains(capability)));
                     }
                 }
@@ -118,7 +118,8 @@ pub(super) fn run(data: &[u8]) {
             assert!(leases.remove(&registration.id()).is_some(), "it ended once");
             assert!(registry.get(registration.id()).is_none());
         }
-        // Exactly the current tokens are valid; of the retired ones it is known whether their lease is over.
+        // Exactly the current tokens are valid. The error for a retired token depends on whether its registration still
+        // exists.
         for token in &tokens {
             let current = leases.iter().find(|(_, lease)| lease.token == *token).map(|(id, _)| *id);
             match (registry.resolve(now, caller, Who::Token(token)), current) {
@@ -138,7 +139,7 @@ pub(super) fn run(data: &[u8]) {
         assert_eq!(registry.iter().count(), leases.len());
         assert!(leases.len() <= 4);
     }
-    // In the end only what a stream holds is left.
+    // At the end only registrations with a stream are left.
     registry.handle_timeout(now.after(Duration::from_secs(601)));
     assert!(registry.iter().all(|known| known.stream().is_some()));
     assert_eq!(registry.poll_timeout(), None);
@@ -148,7 +149,7 @@ fn claimed_is_right(
     (claimed, generation): (&Claimed, u64),
     leases: &mut BTreeMap<RegistrationId, Lease>,
     tokens: &mut Vec<String>,
-    streams: &mut Vec<(RegistrationId, LeaseStream)>,
+    streams: &mut Vec<(RegistrationId, StreamId)>,
     client: usize,
 ) {
     let token = claimed.token.expose();
@@ -178,7 +179,7 @@ fn claimed_is_right(
         streams.push((claimed.id, stream));
     }
     if tokens.len() > 20 {
-        // Forget old ones, but never the current ones.
+        // Old tokens are forgotten, but never a current one.
         let current: Vec<String> = leases.values().map(|lease| lease.token.clone()).collect();
         let mut extra = tokens.len() - 20;
         tokens.retain(|token| {

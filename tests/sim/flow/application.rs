@@ -1,4 +1,4 @@
-//! An application: an inbox with its stream, and a reader that takes at a rate, pauses, or is dead.
+//! An application: an inbox with its stream, and a reader that reads at a rate, with pauses, or not at all.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,24 +16,24 @@ use devp2pd::delivery::{
 
 use super::pipe::time_for;
 
-/// What a stream takes at once, as in the gRPC service.
+/// The most bytes and events that a stream takes at once, as in the gRPC service.
 const FRAME_BYTES: usize = 256 << 10;
 const FRAME_EVENTS: usize = 512;
 
-/// As fast as it comes.
+/// The rate of a reader that takes messages as fast as they arrive.
 pub(crate) const FULL_SPEED: u64 = u64::MAX;
 
-/// What came on one channel.
+/// The counts of one channel.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
-    /// Messages and bytes of payload that gaps told of.
+    /// Messages and bytes of payload that gaps reported.
     pub(crate) lost: u64,
     pub(crate) lost_bytes: u64,
-    /// How much of a message came in parts so far.
+    /// Bytes of the current message that arrived in parts so far.
     part: usize,
-    /// When a message came last, and the longest time between two.
+    /// The time of the last message, and the longest time between two.
     last: Option<Instant>,
     pub(crate) longest_wait: Duration,
 }
@@ -43,24 +43,27 @@ pub(crate) struct Application {
     pub(crate) config: Config,
     params: AttachParams,
     pub(crate) stream: Option<StreamId>,
-    /// Its registration exists.
+    /// Whether its registration exists.
     pub(crate) registered: bool,
     readable: Arc<AtomicBool>,
     space: Arc<Mutex<Vec<ChannelKey>>>,
-    /// Bytes of payload a second.
+    /// Bytes a second, as credit counts them: payload, and `MESSAGE_COST` for each message.
     rate: u64,
-    /// Of each such time it does nothing for so long.
+    /// A period, and the length of the pause at its end, in which it does nothing.
     pub(crate) pauses: Option<(Duration, Duration)>,
     start: Instant,
-    /// What the stream handed over and is not processed yet: the channel's number and the price.
+    /// Messages that the stream handed over and that are not processed yet: the channel's number, and the cost in
+    /// bytes.
     pulled: VecDeque<(u32, u64)>,
     busy_until: Option<Instant>,
     /// Channels whose messages it takes and never gives credit for.
     pub(crate) ignored: BTreeSet<u32>,
     /// Channels by their numbers on the stream.
     numbers: BTreeMap<u32, u32>,
-    /// By channel.
+    /// The counts of each channel.
     pub(crate) tallies: BTreeMap<u32, Tally>,
+    /// The number of streams so far.
+    streams: u64,
 }
 
 impl Application {
@@ -93,13 +96,17 @@ impl Application {
             ignored: BTreeSet::new(),
             numbers: BTreeMap::new(),
             tallies: BTreeMap::new(),
+            streams: 0,
         };
         application.attach();
         application
     }
 
     pub(crate) fn attach(&mut self) {
-        self.stream = Some(self.inbox.lock().attach(self.params));
+        self.streams += 1;
+        let stream = StreamId(self.streams);
+        self.inbox.lock().attach(stream, self.params);
+        self.stream = Some(stream);
         self.forget_stream();
     }
 
@@ -117,19 +124,19 @@ impl Application {
         self.tallies.values_mut().for_each(|tally| tally.part = 0);
     }
 
-    /// UpdateRegistration.
+    /// Changes the configuration, as UpdateRegistration does.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);
         self.inbox.lock().configure(self.config);
     }
 
-    /// Reads at another rate from now on; 0: not at all.
+    /// Reads at another rate from now on. With 0 it does not read.
     pub(crate) fn set_rate(&mut self, rate: u64) {
         self.rate = rate;
-        self.busy_until = None; // what it works on begins anew
+        self.busy_until = None; // the current message begins again at the new rate
     }
 
-    /// Reads everything from now on, whatever it did before.
+    /// Reads everything from now on: at full speed, without pauses, with a stream, and with credit for every channel.
     pub(crate) fn read_all(&mut self) {
         self.set_rate(FULL_SPEED);
         self.pauses = None;
@@ -144,17 +151,17 @@ impl Application {
         }
     }
 
-    /// Channels that have room for a connection that waits.
+    /// Takes the channels that have room again for a connection that waits.
     pub(crate) fn take_space(&self) -> Vec<ChannelKey> {
         std::mem::take(&mut self.space.lock().unwrap())
     }
 
-    /// The end of the pause that it is in, if it is in one; else the begin of the next.
+    /// Returns whether it is in a pause, and the end of that pause or the beginning of the next one.
     fn pause(&self, now: Instant) -> Option<(bool, Instant)> {
         let (every, length) = self.pauses?;
         let at = Duration::from_nanos(((now - self.start).as_nanos() % every.as_nanos()) as u64);
         let begin = now - at;
-        // It begins with work.
+        // A period begins with work.
         let pause = every - length;
         Some(if at < pause { (false, begin + pause) } else { (true, begin + every) })
     }
@@ -163,7 +170,7 @@ impl Application {
         self.rate == 0 || self.pause(now).is_some_and(|(paused, _)| paused)
     }
 
-    /// Does what it can do now. Returns whether that was anything.
+    /// Does everything that can be done now. Returns whether it did anything.
     pub(crate) fn go(&mut self, now: Instant) -> bool {
         let mut moved = false;
         if self.busy_until.is_some_and(|until| until <= now) {
@@ -174,7 +181,8 @@ impl Application {
             moved = true;
         }
         let paused = self.is_paused(now);
-        // With credit the window says when to stop; without it, the flow control of HTTP/2 does.
+        // With manual credit the window limits the messages that it pulls. With automatic credit the flow control of
+        // HTTP/2 does.
         let takes = if self.params.auto_credit { self.pulled.is_empty() && !paused } else { true };
         if takes
             && let Some(stream) = self.stream
@@ -253,18 +261,18 @@ impl Application {
                 let tally = self.tallies.get_mut(&self.numbers[&number]).unwrap();
                 tally.lost += messages;
                 tally.lost_bytes += bytes;
-                tally.part = 0; // the message of which parts came is among them
+                tally.part = 0; // the message that arrived in part is among the lost ones
             }
             Event::Closed { .. } => {}
         }
     }
 
-    /// What was lost, whether or not the stream has come to the gaps.
+    /// All losses, also those whose gaps the stream has not reached.
     pub(crate) fn lost(&self) -> Lost {
         self.inbox.lock().counters().lost()
     }
 
-    /// What came and what gaps told of on all channels.
+    /// The sum of the counts of all channels.
     pub(crate) fn sum(&self) -> Tally {
         self.tallies.values().fold(Tally::default(), |mut sum, tally| {
             sum.messages += tally.messages;

@@ -20,7 +20,7 @@ fn acting(action: Action) -> Config {
     Config { overflow, ..Config::default() }
 }
 
-/// A peer that takes turns on so many channels.
+/// A peer that sends on `channels` channels in turn.
 fn in_turns(channels: u16, len: usize) -> Supply {
     let mut channel = 0;
     Supply::Flood(Box::new(move || {
@@ -33,7 +33,7 @@ fn flooded(stack: Stack, config: Config, rate: u64) -> (World, usize) {
     let mut world = World::new();
     let application = world.application(config, AUTO, rate);
     let peer = Peer::new(world.now, stack, Supply::flood(16 << 10));
-    // Without a stream nothing but the line slows it down.
+    // Without a stream only the line slows the peer down.
     world.connect(peer, Line { rate: Some(30_000_000), ..Line::default() }, &[application]);
     (world, application)
 }
@@ -49,13 +49,13 @@ fn a_dead_reader_costs_its_peer_one_hold_until_it_has_taken_a_queue_full() {
     world.run(seconds(60));
     let dead = charged(&world);
     assert!(dead - alive <= seconds(8) && dead - alive > seconds(7), "{:?}", dead - alive);
-    // It takes less than a queue full: nothing is held for it.
+    // The reader takes less than a full queue: the connection is not held for it again.
     world.applications[application].set_rate(MIB / 100);
     world.run(seconds(40));
     world.applications[application].set_rate(0);
     world.run(seconds(20));
     assert_eq!(charged(&world), dead);
-    // More than that: it may be held again, and is.
+    // It takes more than that: the connection may be held for it again, and is.
     world.applications[application].set_rate(MIB / 10);
     world.run(seconds(20));
     world.applications[application].set_rate(0);
@@ -67,7 +67,8 @@ fn a_dead_reader_costs_its_peer_one_hold_until_it_has_taken_a_queue_full() {
     assert!(world.lost() > 0);
 }
 
-/// It takes 16 kB/s of 2 MiB/s that come at most, for ten minutes. Nethermind, which is strict, stands.
+/// The reader takes 16 kB/s of at most 2 MiB/s that arrive, for ten minutes. Even Nethermind, which is strict, does not
+/// leave.
 #[test]
 fn a_trickling_reader_loses_at_a_bounded_rate_and_no_peer() {
     for stack in Stack::ALL {
@@ -125,7 +126,8 @@ fn shared(config: Config, rates: [u64; 2]) -> World {
     let one = world.application(config, AUTO, rates[0]);
     let other = world.application(Config::default(), AUTO, rates[1]);
     let peer = Peer::new(world.now, Stack::Geth, in_turns(2, 16 << 10));
-    // As fast as the two read together, or the dead one's messages would come without end.
+    // As fast as the two applications read together. Otherwise messages for the one that has stopped would arrive
+    // without end.
     let line = Line { rate: Some(20_000_000), ..Line::default() };
     world.connect(peer, line, &[one, other]);
     world
@@ -197,7 +199,7 @@ fn when_the_neighbours_registration_ends_the_connection_is_alone_again() {
     world.applications[1].stream = None;
     let World { sidecars, applications, .. } = &mut world;
     sidecars[0].unregister(1, applications);
-    // What was dropped before still stands in the queue.
+    // The application is late until it has taken more of its queue, so messages may still be dropped at first.
     world.run(seconds(10));
     let before = world.applications[0].lost().messages;
     world.run(seconds(120));
@@ -207,7 +209,7 @@ fn when_the_neighbours_registration_ends_the_connection_is_alone_again() {
     assert_eq!(world.applications[0].lost().messages, before);
 }
 
-/// A connection in a hold, of a second and a half so far.
+/// A connection that has been held for 1.5 s.
 fn in_a_hold(config: Config) -> (World, usize) {
     let (mut world, application) = flooded(Stack::Geth, config, FULL_SPEED);
     world.applications[application].pauses = None;
@@ -224,7 +226,7 @@ fn in_a_hold_a_stream_that_leaves_ends_it() {
         world.applications[application].detach();
         world.run(seconds(1));
         assert!(world.sidecars[0].intake.hold().is_none(), "{action:?}: nobody would end it");
-        // The 8 MiB of an absent application fill, the rest is lost, and the peer stays.
+        // The queue of an absent application, 8 MiB, fills. Later messages are lost, and the peer stays.
         world.run_while(seconds(1), |world| world.sidecars[0].routes[0].messages < 10_000);
         world.peers[0].supply = Supply::Silent;
         world.run(seconds(1));
@@ -240,7 +242,7 @@ fn in_a_hold_a_stream_that_leaves_ends_it() {
 
 #[test]
 fn in_a_hold_a_change_of_the_policy_acts_within_a_second() {
-    // Nothing may be held any more: the drops begin.
+    // No hold is allowed any more: messages are dropped.
     for from in [Action::DropAndReport, Action::Wait] {
         let (mut world, application) = in_a_hold(acting(from));
         world.applications[application].configure(|config| {
@@ -252,7 +254,7 @@ fn in_a_hold_a_change_of_the_policy_acts_within_a_second() {
         world.all_stand();
         world.finish();
     }
-    // The peer is unwanted.
+    // The peer is disconnected.
     let (mut world, application) = in_a_hold(acting(Action::Wait));
     world.applications[application].configure(|config| {
         config.overflow = OverflowPolicy { stall_limit: Duration::ZERO, action: Action::DisconnectPeer };
@@ -260,7 +262,7 @@ fn in_a_hold_a_change_of_the_policy_acts_within_a_second() {
     world.run(seconds(1));
     assert!(world.sidecars[0].ended.is_some());
     world.finish();
-    // There is no limit any more: nothing is lost for as long as geth waits.
+    // The hold has no limit any more: nothing is lost for as long as geth waits.
     let (mut world, application) = in_a_hold(acting(Action::DropAndReport));
     world.applications[application].configure(|config| config.overflow.action = Action::Wait);
     world.run(seconds(16));
@@ -283,12 +285,12 @@ fn memory_that_is_short_holds_and_does_not_drop() {
     world.run(seconds(5));
     let mut others = Share::new(std::sync::Arc::clone(&world.budget));
     for _ in 0..20 {
-        // All of it is used up by others, for two seconds of every five.
+        // Other queues use up the whole budget, for two seconds of every five.
         others.hold(devp2pd::delivery::INBOUND_BUDGET);
         world.run(seconds(2));
         let taken = world.applications[application].sum().messages;
         assert!(world.sidecars[0].intake.hold().is_some());
-        // Nothing tells the connection that there is memory again. It asks once a second.
+        // The connection is not notified when memory is free again. It tries once a second.
         others.hold(0);
         world.run(seconds(1));
         assert!(world.applications[application].sum().messages > taken, "effective within a second");

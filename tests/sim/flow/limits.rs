@@ -1,4 +1,4 @@
-//! Two nodes that flood each other, what stops reading beside a full queue, and holds without a limit.
+//! Two nodes that flood each other, causes other than a full queue that stop reading, and holds without a limit.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn acting(action: Action) -> Config {
     Config { overflow, ..Config::default() }
 }
 
-/// Two of our nodes, whose applications send 64 MiB each and read only when that is written.
+/// Two of our nodes, whose applications send 64 MB each, and read nothing before `World::finish`.
 fn flooding_each_other(action: Action) -> World {
     let mut world = World::new();
     let (one, other) =
@@ -61,11 +61,11 @@ fn with_wait_two_nodes_that_flood_each_other_part_after_twenty_seconds() {
     world.finish();
 }
 
-/// A reader that takes at once, with a breath now and then, behind a cap, a receive budget that is used up, and a
-/// connection that is parked first.
+/// A reader at full speed with short pauses: behind a cap, with a receive budget that is used up, and on a connection
+/// that is parked first.
 #[test]
 fn what_else_stops_reading_is_not_charged() {
-    // What there is of pauses in ten minutes: 9 ms of each 10.
+    // The reader pauses for 9 ms of every 10 ms.
     let breath = Some((Duration::from_millis(10), Duration::from_millis(9)));
     for (what, cap) in [("a cap", Some(100_000)), ("the budget", None), ("parked", None)] {
         let mut world = World::new();
@@ -112,8 +112,8 @@ fn what_else_stops_reading_is_not_charged() {
     }
 }
 
-/// Forty minutes of holding. geth needs a frame of ours within 30 s, Besu within 15; neither has more to write than its
-/// kernel takes.
+/// Forty minutes of holding. geth needs a frame of ours within 30 s, and Besu within 15 s. Neither has more to write
+/// than its kernel takes.
 #[test]
 fn a_quiet_peer_stands_a_hold_of_forty_minutes() {
     for stack in [Stack::Geth, Stack::Besu] {
@@ -129,13 +129,14 @@ fn a_quiet_peer_stands_a_hold_of_forty_minutes() {
         let pings = world.sidecars[0].pings_written.len();
         assert!(pings >= 2400 / 14, "one every 13 seconds: {pings}");
         world.applications[application].set_rate(FULL_SPEED);
-        // The Pongs of forty minutes come, and then it is silent for less than 30 s.
+        // The Pongs of forty minutes arrive. After them the peer is silent for less than 30 s.
         world.run(seconds(60));
         world.expect_lossless("a long hold");
     }
 }
 
-/// It reads nothing for 60 s of each 75, while it is held: our Pings wait in its kernel and come as one burst.
+/// The peer reads nothing for 60 s of each 75 s, while it is held: our Pings wait in its kernel and arrive as one
+/// burst.
 #[test]
 fn a_reth_that_does_not_read_never_finds_more_pings_than_its_bucket_holds() {
     let mut world = World::new();
@@ -149,12 +150,12 @@ fn a_reth_that_does_not_read_never_finds_more_pings_than_its_bucket_holds() {
         if let Some((_, why)) = world.peers[0].gone {
             assert_ne!(why, "TooManyPings");
         }
-        // Its own Pings wait behind what is held; that is what WAIT is.
+        // Its own Pings wait behind the held messages, which the policy WAIT accepts.
         world.peers[0].forgive_pings();
     }
 }
 
-/// A frame that is dribbled between pauses of 75 ms has 30 s of reading, and no more.
+/// A frame that arrives slowly, between pauses of 75 ms, has 30 s of reading time and no more.
 #[test]
 fn a_dribbled_frame_ends_after_thirty_seconds_of_reading() {
     let mut world = World::new();
@@ -164,7 +165,7 @@ fn a_dribbled_frame_ends_after_thirty_seconds_of_reading() {
     let peer = Peer::new(world.now, Stack::Geth, Supply::Flood(Box::new(next)));
     let line = Line { rate: Some(10_000), ..Line::default() };
     let connection = world.connect(peer, line, &[application]);
-    // A cap stops reading after each chunk, for half as long as the chunk took to come.
+    // A cap stops reading after each chunk, for half as long as the chunk took to arrive.
     world.sidecars[connection].cap = Some(20_000);
     world.run(seconds(200));
     let (at, why) = world.sidecars[connection].ended.clone().unwrap();
@@ -174,7 +175,7 @@ fn a_dribbled_frame_ends_after_thirty_seconds_of_reading() {
     assert!(world.applications[application].sum().bytes <= MIB);
 }
 
-/// 200 connections, each with a message of 16 MiB that does not fit: what they hold counts in the budget, and comes back.
+/// 20 connections, each with messages of 4 MiB that do not fit. The held bytes count in the budget, and are given back.
 #[test]
 fn held_messages_count_in_the_budget() {
     let mut world = World::new();

@@ -1,5 +1,5 @@
-//! Peers as their implementations behave: what they write first, how long they wait for a write or a Pong, and when they
-//! leave. Read from their sources; `docs/decisions/0006-overflow.md` has the table.
+//! Peers that behave like the known implementations: what they write first, how long they wait for a write or a Pong,
+//! and when they leave. The values come from their sources; `docs/decisions/0006-overflow.md` has the table.
 
 use std::{
     collections::VecDeque,
@@ -14,18 +14,20 @@ const fn seconds(count: u64) -> Duration {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stack {
-    /// go-ethereum, and Erigon: one writer, 20 s a frame; Pongs are ignored; any frame within 30 s keeps it. It reads a
-    /// request when it has written the answer to the one before.
+    /// go-ethereum, and Erigon. One writer, with 20 s for a frame. It ignores Pongs, and leaves after 30 s without any
+    /// frame. It reads a request after it has written the answer to the one before.
     Geth,
-    /// A Ping every 60 s, 15 s for its Pong; our Pings from a bucket of 5, one more a second.
+    /// Pings every 60 s, and waits 15 s for the Pong. Each Ping of ours takes a token from a bucket of 5, which gains
+    /// one a second.
     Reth,
-    /// Gone at the fourth tick of 10 s without a Pong, after 30 s for a frame, or with 1,024 messages in its queue.
+    /// Leaves at the fourth tick of 10 s without a Pong, after 30 s of writing a frame, or with more than 1,024
+    /// messages in its queue.
     Ethrex,
-    /// A Ping every 10 s; gone when no Pong came within 3 s for 30 s.
+    /// Pings every 10 s. Leaves when no Pong has come within 3 s of its Ping for 30 s.
     Nethermind,
-    /// A Ping every 15 s, 10 s for its Pong.
+    /// Pings every 15 s, and waits 10 s for the Pong.
     EthereumJs,
-    /// A Ping after 15 s without a frame from us; gone after 15 s more without its Pong.
+    /// Pings after 15 s without a frame from us. Leaves after 15 s more without the Pong or another frame.
     Besu,
 }
 
@@ -33,7 +35,7 @@ impl Stack {
     pub(crate) const ALL: [Self; 6] =
         [Self::Geth, Self::Reth, Self::Ethrex, Self::Nethermind, Self::EthereumJs, Self::Besu];
 
-    /// How often it pings, whatever else happens.
+    /// The interval of its Ping timer.
     fn interval(self) -> Duration {
         match self {
             Self::Geth | Self::EthereumJs | Self::Besu => seconds(15),
@@ -42,7 +44,7 @@ impl Stack {
         }
     }
 
-    /// How long one frame may take to leave.
+    /// The longest time that the write of one frame may take.
     pub(crate) fn write_limit(self) -> Duration {
         match self {
             Self::Geth => seconds(20),
@@ -52,7 +54,7 @@ impl Stack {
     }
 }
 
-/// What a peer says when it has a turn.
+/// A frame that a peer sends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Says {
     Message {
@@ -61,7 +63,7 @@ pub(crate) enum Says {
         len: usize,
         wire: usize,
     },
-    /// A Pong that nothing asked for.
+    /// A Pong without a Ping of ours.
     Pong,
 }
 
@@ -70,13 +72,13 @@ pub(crate) fn message(len: usize) -> Says {
     Says::Message { channel: 0, len, wire: len + 48 }
 }
 
-/// Where a peer's messages come from.
+/// The source of a peer's messages.
 pub(crate) enum Supply {
-    /// Nothing to say.
+    /// No messages.
     Silent,
-    /// There is always more, until `None`.
+    /// A next message at any time, until the function returns `None`.
     Flood(Box<dyn FnMut() -> Option<Says>>),
-    /// One message each such time, whether or not those before it have left.
+    /// One message at each interval, whether or not the messages before it were written.
     Gossip { every: Duration, due: Instant, say: Says },
     /// One answer of this size for each message of ours.
     Answers { say: Says, open: u64 },
@@ -87,7 +89,7 @@ impl Supply {
         Self::Flood(Box::new(move || Some(message(len))))
     }
 
-    /// So many messages of this size.
+    /// `count` messages of `len` bytes.
     pub(crate) fn messages(count: usize, len: usize) -> Self {
         let mut left = count;
         Self::Flood(Box::new(move || {
@@ -109,29 +111,29 @@ pub(crate) struct Peer {
     pub(crate) stack: Stack,
     pub(crate) supply: Supply,
     pub(crate) pongs: Pongs,
-    /// The pipes from it and to it.
+    /// The indices of the pipes from it and to it.
     pub(crate) out: usize,
     pub(crate) input: usize,
     /// Its own queue of frames that its writer has not begun.
     queue: VecDeque<Frame>,
-    /// Messages said so far, by channel.
+    /// The number of messages sent so far, by channel.
     serials: Vec<u64>,
     next_ping: Instant,
     /// When its Pings without a Pong were queued.
     pings: VecDeque<Instant>,
-    /// Nethermind's last Pong in time; the last one of the others.
+    /// The time of the last Pong; of Nethermind, the last one within 3 s.
     good: Instant,
     ticks: u32,
     heard: Instant,
-    /// Pongs that it puts off.
+    /// The times of the Pongs that it delays.
     owed: VecDeque<Instant>,
     /// reth's bucket for our Pings.
     tokens: f64,
     refilled: Instant,
-    /// It does not read our frames before then.
+    /// It does not read our frames before this time.
     pub(crate) deaf_until: Option<Instant>,
     pub(crate) pongs_heard: u64,
-    /// Why it left, and when.
+    /// When it left, and why.
     pub(crate) gone: Option<(Instant, &'static str)>,
 }
 
@@ -163,13 +165,13 @@ impl Peer {
         Self { pongs, ..self }
     }
 
-    /// Its Pings count as answered.
+    /// From now on its Pings count as answered, and it has not left.
     pub(crate) fn forgive_pings(&mut self) {
         self.pings.clear();
         self.gone = None;
     }
 
-    /// How many messages it has said on a channel.
+    /// The number of messages that it has sent on a channel.
     pub(crate) fn said(&self, channel: usize) -> u64 {
         self.serials.get(channel).copied().unwrap_or(0)
     }
@@ -187,10 +189,10 @@ impl Peer {
         Frame::Message { channel, serial, len, wire }
     }
 
-    /// Puts a base message where its stack does.
+    /// Puts a message of the base protocol into the queue where its implementation does.
     fn base(&mut self, frame: Frame) {
         match self.stack {
-            // A goroutine of its own waits for the write lock.
+            // A separate goroutine writes it, and waits only for the write lock.
             Stack::Geth => self.queue.push_front(frame),
             // Behind two messages, ahead of the session's queue.
             Stack::Reth => self.queue.insert(self.queue.len().min(2), frame),
@@ -198,7 +200,7 @@ impl Peer {
         }
     }
 
-    /// Does what it can do now. Returns whether that was anything.
+    /// Does everything that can be done now. Returns whether it did anything.
     pub(crate) fn go(&mut self, now: Instant, pipes: &mut [Pipe]) -> bool {
         if self.gone.is_some() {
             return false;
@@ -225,7 +227,7 @@ impl Peer {
         if self.stack == Stack::Ethrex && self.queue.len() > 1024 {
             self.leave(now, "its queue is full");
         }
-        // One turn carries a send buffer and no more, so that the others get theirs.
+        // One turn writes at most 64 frames, so that the other parts get their turns.
         for _ in 0..64 {
             if !pipe.is_free() {
                 break;
@@ -320,7 +322,7 @@ impl Peer {
         }
     }
 
-    /// Its timers.
+    /// Runs its timers. Returns whether the Ping timer was due.
     fn tick(&mut self, now: Instant) -> bool {
         let oldest = self.pings.front().map(|at| now - *at);
         match self.stack {
@@ -346,7 +348,7 @@ impl Peer {
             }
             Stack::Ethrex => {}
             Stack::Besu => {
-                // Its timer begins anew with every frame of ours.
+                // Every frame of ours restarts its timer.
                 if self.pings.is_empty() {
                     self.next_ping = self.heard + seconds(15);
                 }

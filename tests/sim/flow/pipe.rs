@@ -1,15 +1,16 @@
 //! One direction of a TCP connection: a writer, its send buffer, a line, and the reader's receive buffer.
 //!
-//! Bytes are counted, not carried. What matters for back-pressure is here: a writer that found the buffer full sleeps
-//! until a third of it is free, bytes leave the send buffer when they are acknowledged, and the reader's window closes
-//! when nothing is read. Left out: loss, congestion control, and small windows that TCP would hold back.
+//! Bytes are counted, not stored. The model has the parts of TCP that matter for back-pressure: a writer that found the
+//! buffer full sleeps until a third of it is free, bytes leave the send buffer when they are acknowledged, and the
+//! reader's window closes when nothing is read. Left out: loss, congestion control, and the delay of small window
+//! updates.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// What a Ping or a Pong takes on the wire: a header, a block, and a MAC for each.
+/// The bytes of a Ping or a Pong on the wire: a header and a block of data, each with a MAC.
 const SMALL: u64 = 64;
 
 /// One RLPx frame.
@@ -37,7 +38,7 @@ impl Frame {
     }
 }
 
-/// What lies between two ends.
+/// The properties of the line between two ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Line {
     /// The writer's kernel buffer.
@@ -46,19 +47,19 @@ pub(crate) struct Line {
     pub(crate) receive_buffer: u64,
     /// Bytes a second; `None` is no limit.
     pub(crate) rate: Option<u64>,
-    /// One way.
+    /// The latency of one direction.
     pub(crate) latency: Duration,
 }
 
 impl Default for Line {
-    /// The peer is near: Linux's largest send buffer, and what `SO_RCVBUF` of 512 KiB comes to.
+    /// A near peer: Linux's largest send buffer, and the receive buffer that results from an `SO_RCVBUF` of 512 KiB.
     fn default() -> Self {
         Self { send_buffer: 4 << 20, receive_buffer: 900_000, rate: None, latency: Duration::ZERO }
     }
 }
 
 impl Line {
-    /// Our own socket to a peer that is near: `TCP_NOTSENT_LOWAT` lets 128 KiB wait.
+    /// Our own socket to a near peer: `TCP_NOTSENT_LOWAT` lets 128 KiB wait.
     pub(crate) fn ours() -> Self {
         Self { send_buffer: 128 << 10, ..Self::default() }
     }
@@ -68,19 +69,19 @@ impl Line {
 #[derive(Debug)]
 pub(crate) struct Pipe {
     line: Line,
-    /// Frames whose writing has begun and that were not taken by the reader, with their ends.
+    /// Frames that the writer has begun and the reader has not taken, each with the position of its end.
     frames: VecDeque<(u64, Frame)>,
     begun: u64,
     written: u64,
     sent: u64,
     arrived: u64,
     read: u64,
-    /// The end of the last frame that was taken.
+    /// The position of the end of the last frame that was taken.
     taken: u64,
-    /// What the writer's side knows to have arrived, and to have been read.
+    /// The positions up to which the writer's side knows that bytes have arrived, and have been read.
     acknowledged: u64,
     known_read: u64,
-    /// The writer sleeps until a third of the buffer is free.
+    /// Whether the writer sleeps until a third of the buffer is free.
     asleep: bool,
     writing_since: Instant,
     longest_write: Duration,
@@ -116,7 +117,7 @@ impl Pipe {
         self.written == self.begun
     }
 
-    /// Begins to write a frame. Only when [`Self::is_free`].
+    /// Begins to write a frame. Panics unless [`Self::is_free`].
     pub(crate) fn write(&mut self, now: Instant, frame: Frame) {
         assert!(self.is_free(), "one writer, one frame");
         self.begun += frame.wire();
@@ -125,12 +126,12 @@ impl Pipe {
         self.pump(now);
     }
 
-    /// How many bytes the writer has got rid of.
+    /// The number of bytes that the writer has put into the send buffer.
     pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
-    /// The longest time that one frame took to leave the writer, with the one that is being written.
+    /// The longest time that the writer needed for one frame, including the frame that is being written.
     pub(crate) fn longest_write(&self, now: Instant) -> Duration {
         let current = if self.is_free() { Duration::ZERO } else { now - self.writing_since };
         self.longest_write.max(current)
@@ -141,7 +142,7 @@ impl Pipe {
         self.arrived - self.read
     }
 
-    /// Reads up to `most` bytes; returns how many.
+    /// Reads up to `most` bytes. Returns how many.
     pub(crate) fn read(&mut self, now: Instant, most: u64) -> u64 {
         let count = self.available().min(most);
         if count > 0 {
@@ -152,7 +153,7 @@ impl Pipe {
         count
     }
 
-    /// The next frame that was read whole.
+    /// Takes the next frame that was read completely.
     pub(crate) fn take(&mut self) -> Option<Frame> {
         let (end, frame) = *self.frames.front()?;
         if end > self.read {
@@ -168,7 +169,7 @@ impl Pipe {
         self.read > self.taken
     }
 
-    /// Moves what can move. Returns whether anything did.
+    /// Moves all bytes that can be moved at `now`. Returns whether any were moved.
     pub(crate) fn pump(&mut self, now: Instant) -> bool {
         let before = (self.written, self.sent, self.arrived, self.acknowledged, self.known_read);
         while let Some(&(at, end)) = self.travelling.front()
@@ -206,7 +207,7 @@ impl Pipe {
         before != (self.written, self.sent, self.arrived, self.acknowledged, self.known_read)
     }
 
-    /// The writer's turn.
+    /// Writes as much of the current frame as the send buffer takes, unless the writer sleeps.
     fn fill(&mut self, now: Instant) {
         let free = self.line.send_buffer - (self.written - self.acknowledged);
         if self.is_free() || (self.asleep && free < self.line.send_buffer / 3) {
@@ -227,7 +228,7 @@ impl Pipe {
         }
     }
 
-    /// When [`Self::pump`] does more.
+    /// The next time at which [`Self::pump`] can move bytes.
     pub(crate) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let travelling = self.travelling.front().map(|(at, _)| *at);
         let returning = self.returning.front().map(|(at, ..)| *at);
@@ -236,7 +237,7 @@ impl Pipe {
     }
 }
 
-/// How long so many bytes take.
+/// The time that `bytes` bytes take at `rate` bytes a second.
 pub(crate) fn time_for(bytes: u64, rate: u64) -> Duration {
     let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
     Duration::from_nanos(u64::try_from(nanos).unwrap())

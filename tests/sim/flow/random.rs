@@ -1,6 +1,6 @@
-//! Random runs, and what must be true in each: every message that was sent is handed over or stands in a gap, what fits is
-//! never dropped, holds are as long as the clock allows and no longer, a reader that makes progress loses nothing, and a
-//! geth stands. A failure names its seed.
+//! Random runs, and the conditions that must hold in each. Every message that was sent is handed over or reported in a
+//! gap. A message that fits is never dropped. Holds are as long as the clock allows and no longer. A reader that makes
+//! progress loses nothing, and a geth does not leave. A failure names its seed.
 
 use std::time::Duration;
 
@@ -14,22 +14,22 @@ use super::{
     world::{LARGEST, World, seconds},
 };
 
-/// How many runs; an unoptimized build makes do with fewer.
+/// The number of runs. An unoptimized build does fewer.
 const RUNS: u64 = if cfg!(debug_assertions) { 60 } else { 400 };
 
-/// A run ends when so many messages were read: floods of tiny ones take no longer than others.
+/// A run ends when this many messages were read, so that floods of tiny messages take no longer than others.
 const MOST: u64 = 30_000;
 
 fn read(world: &World) -> u64 {
     world.sidecars[0].routes.iter().map(|route| route.messages).sum()
 }
 
-/// Between the two, every order of magnitude as likely as the next.
+/// A random number between the two. Every order of magnitude is equally likely.
 fn scale(rng: &mut StdRng, from: f64, to: f64) -> f64 {
     rng.random_range(from.ln()..to.ln()).exp()
 }
 
-/// Says which run it was when one fails.
+/// Prints the seed and the parameters of a run that fails.
 struct Named(u64, String);
 
 impl Drop for Named {
@@ -40,11 +40,12 @@ impl Drop for Named {
     }
 }
 
-/// Messages of random sizes around one, on random channels, that compress by a random ratio.
+/// Messages of random sizes up to a typical one, on random channels, with one compression ratio. Returns the typical
+/// size as well, in bytes.
 fn supply(rng: &mut StdRng, channels: u16) -> (Supply, usize) {
     let typical = scale(rng, 1_000.0, LARGEST as f64);
     let spread = scale(rng, 1.01, 1_000.0);
-    // Most messages hardly compress; zeros come to a twentieth.
+    // Most messages hardly compress. Zeros compress to a twentieth.
     let ratio = if rng.random_bool(0.8) { 1.0 } else { scale(rng, 1.0, 20.0) };
     let mut rng = StdRng::from_rng(rng);
     let flood = Supply::Flood(Box::new(move || {
@@ -69,13 +70,13 @@ fn config(rng: &mut StdRng) -> Config {
     }
 }
 
-/// What a run is about, for the checks at its end.
+/// The parameters of a run that the checks at its end need.
 #[derive(Debug)]
 struct Run {
     config: Config,
-    /// Streams come and go, or the policy changes.
+    /// Whether streams come and go, or the policy changes.
     restless: bool,
-    /// A second application has a channel.
+    /// Whether a second application has a channel.
     shared: bool,
 }
 
@@ -87,7 +88,7 @@ fn run(seed: u64) {
     let channels = rng.random_range(1..=3_u16);
     let params = if rng.random_bool(0.5) { AUTO } else { BY_HAND };
     let (supply, typical) = supply(rng, channels);
-    // So many messages that a run takes no longer than others.
+    // Fewer bytes a second for small messages, so that their runs take no longer than others.
     let rate = scale(rng, 10_000.0, 10_000_000.0_f64.min(typical as f64 * 3_000.0).max(20_000.0));
     let one = world.application(run.config, params, rate as u64);
     let mut owners = vec![one; usize::from(channels)];
@@ -106,7 +107,7 @@ fn run(seed: u64) {
         receive_buffer: rng.random_range(200_000..900_000),
         ..Line::default()
     };
-    // Without a stream or beside another application nothing but the line slows a peer down whose messages are dropped.
+    // Without a stream, or beside a second application, only the line slows down a peer whose messages are dropped.
     let near = !run.restless && !run.shared && rng.random_bool(0.7);
     let line = if near {
         buffers
@@ -141,7 +142,7 @@ fn run(seed: u64) {
     drop(named);
 }
 
-/// `near`: nothing but the application slows the peer down.
+/// Checks a run at its end. `near`: only the application slows the peer down.
 fn check(world: &mut World, run: &Run, one: usize, near: bool) {
     let Run { config, restless, shared } = *run;
     let drops = config.overflow.action == Action::DropAndReport;

@@ -15,7 +15,8 @@ pub(super) const AUTO: AttachParams =
     AttachParams { stream_window: 0, channel_window: 0, max_frame_bytes: 0, auto_credit: true };
 pub(super) const BY_HAND: AttachParams = AttachParams { auto_credit: false, ..AUTO };
 
-/// One peer, one application with the default policy, one channel. Nothing may be lost in this time.
+/// Runs one peer and one application with the default policy on one channel, for `time` seconds. No message may be
+/// lost.
 fn lossless(what: &str, stack: Stack, supply: Supply, line: Line, rate: u64, time: u64) -> World {
     let mut world = World::new();
     let application = world.application(Config::default(), AUTO, rate);
@@ -37,7 +38,7 @@ fn a_reader_at_full_speed_loses_nothing_whatever_the_sizes() {
                 );
                 let count = ((64 << 20) / len).clamp(20, 10_000);
                 let mut world = World::new();
-                // 100 MB/s, with a breath of 100 ms in every second.
+                // 100 MB/s, with a pause of 100 ms in every second.
                 let reader = world.application(
                     Config::default(),
                     AttachParams { max_frame_bytes, ..params },
@@ -81,7 +82,7 @@ fn a_slow_reader_loses_nothing() {
     }
 }
 
-/// A reader that works for a second and does nothing for the next nine, as fast as ten of it would.
+/// A reader that reads at 20 MB/s for 0.8 s, and does nothing for the next 7.2 s.
 #[test]
 fn a_reader_that_reads_a_tenth_of_the_time_loses_nothing() {
     let mut world = World::new();
@@ -93,8 +94,8 @@ fn a_reader_that_reads_a_tenth_of_the_time_loses_nothing() {
     world.expect_lossless("a tenth");
 }
 
-/// Every stack stands at a reader of 2 MB/s that is flooded, and of a quarter of that all but Nethermind, which must leave
-/// there: its Ping waits for more than 3 s in the kernel's buffers alone.
+/// No implementation leaves when it floods a reader of 2 MB/s. At a quarter of that rate only Nethermind leaves, as it
+/// must: its Ping waits for more than 3 s in the kernel's buffers alone.
 #[test]
 fn no_peer_leaves_a_reader_that_is_slow() {
     for stack in Stack::ALL {
@@ -104,7 +105,7 @@ fn no_peer_leaves_a_reader_that_is_slow() {
         let mut world = World::new();
         let application = world.application(Config::default(), AUTO, 500_000);
         let peer = Peer::new(world.now, stack, Supply::flood(16 << 10));
-        // Buffers as small as they come: the peer's own pace decides, not its kernel's.
+        // A smaller send buffer: the peer's own pace decides, not the size of its kernel's buffers.
         let line = Line { send_buffer: 2_600_000, ..Line::default() };
         world.connect(peer, line, &[application]);
         world.run(seconds(100));
@@ -115,7 +116,7 @@ fn no_peer_leaves_a_reader_that_is_slow() {
     }
 }
 
-/// Every sync: the Pong comes behind 2 GB of answers to requests that were sent before the Ping.
+/// The traffic of every sync: the Pong arrives behind 2 GB of answers to requests that were sent before the Ping.
 #[test]
 fn requests_that_were_sent_at_once_are_all_answered() {
     let requests = 20_000;
@@ -135,7 +136,8 @@ fn requests_that_were_sent_at_once_are_all_answered() {
     world.expect_lossless("requests");
 }
 
-/// Pongs are the second witness and no more: without them, late, unasked or in floods nothing is lost while bytes come.
+/// Pongs are only the second proof of progress: without them, and with late, unsolicited or very many ones, nothing is
+/// lost while bytes arrive.
 #[test]
 fn pongs_do_not_decide_while_bytes_come_through() {
     for (what, pongs, unasked) in PONGS {
@@ -146,8 +148,8 @@ fn pongs_do_not_decide_while_bytes_come_through() {
     }
 }
 
-/// And with a dead reader the connection is held once, for the stall limit: no Pong is read in a hold, so none makes it
-/// longer.
+/// With a reader that has stopped, the connection is held once, for the stall limit: no Pong is read in a hold, so none
+/// makes it longer.
 #[test]
 fn pongs_do_not_make_a_hold_longer() {
     for (what, pongs, unasked) in PONGS {
@@ -157,9 +159,9 @@ fn pongs_do_not_make_a_hold_longer() {
         world.applications[application].set_rate(0);
         world.run(seconds(60));
         let charged = world.sidecars[0].referee.charged - before;
-        // Up to a few milliseconds of it passed before the reader died. When the first second is over, what is left of the
-        // queue fills; a Pong that nothing asked for may come with that and pass for the answer to the Ping of that moment,
-        // once.
+        // A few milliseconds of the limit may have passed before the reader stopped. After the first second of the hold
+        // the rest of the queue fills. An unsolicited Pong may be read with that, and count once as the answer to the
+        // current Ping.
         let first = if unasked > 0 { seconds(1) } else { Duration::ZERO };
         let once = seconds(8) - Duration::from_millis(100)..=seconds(8) + first;
         assert!(once.contains(&charged), "{what}: held for {charged:?}");
@@ -176,7 +178,7 @@ const PONGS: [(&str, Pongs, usize); 4] = [
     ("a hundred thousand Pongs", Pongs::Prompt, 100),
 ];
 
-/// A peer that floods 20 KB messages, with so many unasked Pongs between two of them.
+/// A peer that floods 20 KB messages, with `unasked` unsolicited Pongs between two of them.
 fn with_pongs(pongs: Pongs, unasked: usize, rate: u64) -> (World, usize) {
     let mut world = World::new();
     let application = world.application(Config::default(), AUTO, rate);
@@ -195,8 +197,8 @@ fn with_pongs(pongs: Pongs, unasked: usize, rate: u64) -> (World, usize) {
     (world, application)
 }
 
-/// Frames that take 17 s to come, 600 ms there and back, and a reader that is a millisecond late for each: what the network
-/// takes is not charged.
+/// Frames that take 17 s to arrive, a round trip of 600 ms, and a reader that is at most 9 ms late for each: the time
+/// that the network takes is not charged.
 #[test]
 fn a_slow_line_is_not_charged() {
     let line = Line { rate: Some(1_000_000), latency: Duration::from_millis(300), ..Line::default() };

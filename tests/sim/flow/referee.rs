@@ -1,7 +1,7 @@
-//! What a hold may last: the clock of holding, written a second time from the rule's own words, and compared with what
-//! the intake tells the queues at every offer.
+//! The clock of held time, implemented a second time from the text of the rule. It is compared with the intake's clock
+//! at every offer.
 //!
-//! It also keeps the trace from which "a reader that makes progress loses nothing" is judged without any clock.
+//! It also keeps the trace from which "a reader that makes progress loses nothing" is checked without a clock.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,7 +13,7 @@ use devp2pd::p2p::{ChannelIndex, HeldTime};
 const PROOF: u64 = 2 << 20;
 const FREE: Duration = Duration::from_secs(1);
 
-/// A stretch of holding: how much had been held before it and after it, and how much had been read.
+/// A period of holding: the charged time before it and after it, and the bytes that had been read.
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
     from: Duration,
@@ -24,9 +24,9 @@ struct Stretch {
 #[derive(Debug)]
 pub(crate) struct Referee {
     counted: Instant,
-    /// The channel, and whether the time is charged.
+    /// The channel for which the connection is held, and whether the time is charged.
     holding: Option<(u16, bool)>,
-    /// A cap, the receive budget or parking stops reading as well.
+    /// Whether a cap, the receive budget or parking stops reading as well.
     pub(crate) stopped_otherwise: bool,
     spent: BTreeMap<u16, Duration>,
     total: Duration,
@@ -34,10 +34,10 @@ pub(crate) struct Referee {
     mark: u64,
     proofs: u64,
     ended: Instant,
-    /// Pings without a Pong: how many proofs there had been when each was written.
+    /// The Pings without a Pong: for each, the number of proofs when it was written.
     pings: VecDeque<u64>,
     since: Instant,
-    /// All that was charged so far.
+    /// All time that was charged so far.
     pub(crate) charged: Duration,
     pub(crate) longest_hold: Duration,
     pub(crate) holds: u64,
@@ -65,7 +65,7 @@ impl Referee {
         }
     }
 
-    /// Counts up to `now`. Call it before anything changes.
+    /// Counts the time up to `now`. It must be called before any state changes.
     pub(crate) fn count(&mut self, now: Instant) {
         let time = now - self.counted;
         self.counted = now;
@@ -111,7 +111,7 @@ impl Referee {
         }
     }
 
-    /// Messages are about to be offered.
+    /// Called before messages are offered.
     pub(crate) fn delivering(&mut self, now: Instant) {
         self.count(now);
         if self.holding.is_none() && !self.total.is_zero() && now - self.ended >= FREE {
@@ -119,7 +119,7 @@ impl Referee {
         }
     }
 
-    /// What the intake says of the clock must be true.
+    /// Checks the intake's clock at an offer.
     pub(crate) fn offered(&self, channel: ChannelIndex, held: HeldTime) {
         let spent = self.spent.get(&channel.0).copied().unwrap_or_default();
         assert_eq!(held, HeldTime { channel: spent, total: self.total }, "the clock of holding");
@@ -133,7 +133,7 @@ impl Referee {
         self.holding = Some((channel.0, charged));
     }
 
-    /// Messages were offered; `held`: one of them waits.
+    /// Called after messages were offered. `held`: one of them waits.
     pub(crate) fn delivered(&mut self, now: Instant, held: bool) {
         if !held && self.holding.take().is_some() {
             self.ended = now;
@@ -141,12 +141,12 @@ impl Referee {
         }
     }
 
-    /// Whether 2 MiB came through in whatever part of the held time one looks at, of this length: then nothing may be
+    /// Whether 2 MiB were read in every part of the charged time that is at least `limit` long. If so, nothing may be
     /// lost.
     pub(crate) fn kept_pace(&self, limit: Duration) -> bool {
         let mut from = 0;
         for (at, last) in self.stretches.iter().enumerate() {
-            // The shortest time that ends here and is long enough.
+            // The shortest part that ends here and is at least `limit` long.
             while from < at && last.to - self.stretches[from + 1].from >= limit {
                 from += 1;
             }

@@ -25,23 +25,23 @@ use super::{
     referee::Referee,
 };
 
-/// What one read of the socket asks for.
+/// The most bytes that one read of the socket takes.
 const CHUNK: u64 = 64 << 10;
 
-/// What the operator allows on connections that applications share.
+/// The longest hold that the operator allows on a connection that applications share.
 pub(crate) const MAX_SHARED_STALL: Duration = Duration::from_millis(500);
 
 /// A channel of the connection.
 pub(crate) struct Route {
-    /// The number of the application.
+    /// The index of the application.
     pub(crate) application: usize,
     pub(crate) key: ChannelKey,
-    /// Closed by the policy of its registration.
+    /// Whether it was closed: by the policy of its registration, or because the registration or the connection ended.
     pub(crate) closed: bool,
-    /// Messages and bytes that the peer sent on it and that were read.
+    /// Messages, and bytes of payload, that were read from the peer on this channel.
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
-    /// Those of them that came after the channel was closed.
+    /// The messages among them that arrived after the channel was closed.
     pub(crate) unheard: u64,
 }
 
@@ -49,28 +49,28 @@ pub(crate) struct Sidecar {
     pub(crate) intake: Intake,
     pub(crate) keepalive: Keepalive,
     pub(crate) routes: Vec<Route>,
-    /// The pipes from the peer and to it.
+    /// The indices of the pipes from the peer and to it.
     pub(crate) from_peer: usize,
     pub(crate) to_peer: usize,
     zeros: Bytes,
     waiting: Share,
     ping: bool,
     pongs: u64,
-    /// Messages to the peer.
+    /// Messages to the peer that are not written yet.
     pub(crate) outbox: VecDeque<Frame>,
     written: u64,
-    /// Somebody has room.
+    /// Whether messages are to be offered again: an application has room, or the connection has changed.
     pub(crate) woken: bool,
-    /// A cap in bytes a second, and when what was read is paid for.
+    /// A cap in bytes a second, and the time until which the bytes that were read use it up.
     pub(crate) cap: Option<u64>,
     paid: Instant,
     parked: bool,
     starved: bool,
     paused_until: Option<Instant>,
-    /// The memory of the process may be short: what fits cannot be told from here.
+    /// Whether the process may be short of memory. If so, it is not known here whether a message fits.
     pub(crate) memory_may_be_short: bool,
     pub(crate) referee: Referee,
-    /// Why and when it ended.
+    /// When and why it ended.
     pub(crate) ended: Option<(Instant, String)>,
     pub(crate) pings_written: Vec<Instant>,
 }
@@ -115,13 +115,13 @@ impl Sidecar {
         }
     }
 
-    /// Sends so many requests of 100 bytes on the first channel.
+    /// Sends `count` requests of 100 bytes on the first channel.
     pub(crate) fn ask(&mut self, count: u64) {
         let request = |serial| Frame::Message { channel: 0, serial, len: 100, wire: 144 };
         self.outbox.extend((0..count).map(request));
     }
 
-    /// What the application calls a channel of this connection.
+    /// The number by which the application knows a channel of this connection.
     pub(crate) fn name(&self, channel: usize) -> u32 {
         u32::try_from(self.from_peer * 100 + channel).unwrap()
     }
@@ -146,10 +146,10 @@ impl Sidecar {
         self.intake.set_starved(now, starved);
     }
 
-    /// Does what it can do now. Returns whether that was anything.
+    /// Does everything that can be done now. Returns whether it did anything.
     pub(crate) fn go(&mut self, now: Instant, applications: &[Application], pipes: &mut [Pipe]) -> bool {
         if self.ended.is_some() {
-            // The socket is gone: nobody reads, nobody writes.
+            // The socket is closed: nothing is read or written any more.
             return false;
         }
         let mut moved = false;
@@ -190,7 +190,7 @@ impl Sidecar {
         }
     }
 
-    /// Delivers, and looks at what was received, until neither goes on.
+    /// Delivers messages and takes frames that were received, until neither makes progress.
     fn digest(&mut self, now: Instant, applications: &[Application], pipes: &mut [Pipe]) {
         loop {
             self.deliver(now, applications);
@@ -234,7 +234,7 @@ impl Sidecar {
         if owners.len() > 1 { Sharing::Shared(MAX_SHARED_STALL) } else { Sharing::Alone }
     }
 
-    /// Looks at the frames that were read, while reading goes on. Returns how many.
+    /// Takes the frames that were read, while the intake reads. Returns their number.
     fn take_frames(&mut self, now: Instant, pipe: &mut Pipe) -> usize {
         self.settle(now);
         let mut count = 0;
@@ -324,7 +324,7 @@ impl Sidecar {
         moved
     }
 
-    /// The connection is over.
+    /// Ends the connection: delivers its messages for the last time, and closes its channels.
     pub(crate) fn end(&mut self, now: Instant, applications: &[Application], why: String) {
         self.referee.count(now);
         self.ended = Some((now, why));
@@ -343,7 +343,7 @@ impl Sidecar {
         }
     }
 
-    /// The application of a channel closes it.
+    /// The registration of an application ends: its channels are closed, and its queue is emptied.
     pub(crate) fn unregister(&mut self, application: usize, applications: &[Application]) {
         for route in self.routes.iter_mut().filter(|route| route.application == application) {
             close(&applications[application], route);
@@ -368,7 +368,7 @@ fn close(application: &Application, route: &mut Route) {
     }
 }
 
-/// From the intake to the queues of the applications.
+/// Delivers from the intake to the queues of the applications.
 struct ToInboxes<'a> {
     routes: &'a mut [Route],
     applications: &'a [Application],
@@ -378,7 +378,8 @@ struct ToInboxes<'a> {
 }
 
 impl ToInboxes<'_> {
-    /// Whether a message of this application certainly fits: so little waits on all channels together.
+    /// Whether a message for this application certainly fits: all its channels together have fewer bytes waiting than
+    /// one of them may have.
     fn fits(&self, application: &Application, waiting: u64) -> bool {
         let config = application.config;
         let bound = if application.stream.is_some() {

@@ -1,4 +1,4 @@
-//! Applications, connections and peers in one virtual time, and what must be true of all of them.
+//! Applications, connections and peers in one virtual time, and the conditions that must hold.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -15,7 +15,7 @@ use super::{
     sidecar::Sidecar,
 };
 
-/// The largest payload that a frame carries.
+/// The largest payload that a frame carries, in bytes.
 pub(crate) const LARGEST: usize = (16 << 20) - 1;
 
 pub(crate) const fn seconds(count: u64) -> Duration {
@@ -28,7 +28,7 @@ pub(crate) fn start() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
-/// What every payload is a part of.
+/// Zeros. Every payload is a slice of them, so that payloads need no memory of their own.
 fn zeros() -> Bytes {
     static ZEROS: OnceLock<Bytes> = OnceLock::new();
     ZEROS.get_or_init(|| Bytes::from(vec![0; LARGEST])).clone()
@@ -55,15 +55,15 @@ impl World {
         }
     }
 
-    /// An application that reads at this rate. Returns its number.
+    /// Adds an application that reads `rate` bytes a second. Returns its index.
     pub(crate) fn application(&mut self, config: Config, params: AttachParams, rate: u64) -> usize {
         let budget = Arc::clone(&self.budget);
         self.applications.push(Application::new(self.now, config, params, rate, budget));
         self.applications.len() - 1
     }
 
-    /// A peer that shares a capability with each of these applications. Returns the connection's number, which is the
-    /// peer's as well.
+    /// Adds a peer that shares a capability with each of these applications. Returns the index of the connection, which
+    /// is the index of the peer as well.
     pub(crate) fn connect(&mut self, mut peer: Peer, line: Line, owners: &[usize]) -> usize {
         let at = self.pipes.len();
         self.pipes.push(Pipe::new(self.now, line));
@@ -73,7 +73,8 @@ impl World {
         self.add_sidecar(owners, (at, at + 1))
     }
 
-    /// Two nodes like ours, with these applications. Returns the numbers of both ends of the connection.
+    /// Connects two nodes like ours, one with each of these applications. Returns the indices of both ends of the
+    /// connection.
     pub(crate) fn join(&mut self, one: usize, other: usize) -> (usize, usize) {
         let at = self.pipes.len();
         self.pipes.push(Pipe::new(self.now, Line::ours()));
@@ -87,12 +88,12 @@ impl World {
         self.sidecars.len() - 1
     }
 
-    /// Lets so much time pass.
+    /// Lets `time` pass.
     pub(crate) fn run(&mut self, time: Duration) {
         self.run_while(time, |_| true);
     }
 
-    /// The same, until something is no longer so.
+    /// Lets `time` pass, but stops as soon as `so` returns false.
     pub(crate) fn run_while(&mut self, time: Duration, so: impl Fn(&Self) -> bool) {
         let end = self.now + time;
         loop {
@@ -109,7 +110,7 @@ impl World {
         }
     }
 
-    /// Everybody does what can be done without time passing.
+    /// All parts do everything that can be done without time passing.
     fn settle(&mut self) {
         for round in 0.. {
             assert!(round < 200_000, "time stands still");
@@ -150,7 +151,7 @@ impl World {
         pipes.chain(peers).chain(sidecars).chain(applications).filter(|at| *at > now).min()
     }
 
-    /// The peers fall silent, the applications read all there is, and everything that was sent is accounted for.
+    /// The peers stop sending, the applications read everything, and every message that was sent must be accounted for.
     pub(crate) fn finish(&mut self) {
         for peer in &mut self.peers {
             peer.supply = Supply::Silent;
@@ -163,7 +164,7 @@ impl World {
         self.check();
     }
 
-    /// Whether all that the peers said has been read.
+    /// Whether all messages of the peers have been read.
     fn has_arrived(&self) -> bool {
         self.sidecars.iter().enumerate().all(|(number, sidecar)| {
             let routes = || sidecar.routes.iter().enumerate();
@@ -172,7 +173,7 @@ impl World {
         })
     }
 
-    /// Everything that was sent is accounted for. Nothing may be under way any more.
+    /// Checks that every message that was sent is accounted for. No message may be under way.
     pub(crate) fn check(&self) {
         for (number, sidecar) in self.sidecars.iter().enumerate() {
             for (channel, route) in sidecar.routes.iter().enumerate() {
@@ -194,7 +195,7 @@ impl World {
         }
     }
 
-    /// Nobody left.
+    /// Checks that no peer left, and that no connection ended.
     pub(crate) fn all_stand(&self) {
         for (number, peer) in self.peers.iter().enumerate() {
             let writing = self.pipes[peer.out].longest_write(self.now);
@@ -211,7 +212,7 @@ impl World {
         self.applications.iter().map(|application| application.lost().messages).sum()
     }
 
-    /// Nothing was lost, and nobody left.
+    /// Checks that no message was lost and no peer left, now and after everything was read.
     pub(crate) fn expect_lossless(&mut self, what: &str) {
         self.all_stand();
         assert_eq!(self.lost(), 0, "{what}");

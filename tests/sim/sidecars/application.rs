@@ -1,5 +1,5 @@
-//! One application: its processes, which attach, read, send, stop reading, crash and come back, and what they check of
-//! what they are told.
+//! One application: its processes, which attach, read, send, stop reading, crash and come back, and the checks of the
+//! events that they receive.
 
 use std::{
     collections::BTreeMap,
@@ -9,11 +9,12 @@ use std::{
 
 use devp2pd::{
     delivery::{AttachParams, Event, credit::MESSAGE_COST},
-    lease::{LeaseError, RegistrationId, RegistrationSpec},
+    lease::{LeaseError, RegistrationSpec},
+    node::RegistrationId,
     switch::{
         Principal,
         attachment::{Attachment, Batch, Encoder, PeerChannel, Read, Reply, StreamMessage},
-        registration::{AttachRequest, Attached, SwitchError, Target},
+        registration::{AttachRequest, Attached, RegistrationRef, SwitchError},
     },
 };
 use rand::Rng as _;
@@ -25,11 +26,11 @@ use super::{
     net::Net,
 };
 
-/// What one read takes.
+/// The most bytes and events that one read takes.
 const MAX_BYTES: usize = 16 << 10;
 const MAX_EVENTS: usize = 32;
 
-/// What the sender of a message is to hear.
+/// The reply that the sender of a message must receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owed {
     Failure,
@@ -43,9 +44,10 @@ struct Stream {
     registration: RegistrationId,
     /// The channels that are open, by number.
     channels: BTreeMap<u32, PeerChannel>,
+    /// The replies that must still come, by send id and channel.
     owed: BTreeMap<(u64, u32), Owed>,
     sends: u64,
-    /// A later stream was attached: nothing that is sent on this one counts.
+    /// Whether a later stream was attached. If so, messages that are sent on this one are not accepted.
     superseded: bool,
     encoder: Encoder,
     batch: Batch,
@@ -61,7 +63,7 @@ pub(super) struct Process {
     pace: Duration,
     next_read: Instant,
     gives_credit: bool,
-    /// It ends its stream when it hears of a drain.
+    /// Whether it ends its stream when a drain is announced.
     leaves_on_drain: bool,
     gone: bool,
 }
@@ -74,7 +76,7 @@ pub(super) struct Application {
     token: Option<String>,
     pub(super) processes: Vec<Process>,
     made: u64,
-    /// When the next process starts, if none runs. `None`: it stays away.
+    /// When the next process starts, if none runs. With `None` no process starts.
     pub(super) comes_back: Option<Instant>,
     /// Commands on their way to the switch.
     outgoing: Vec<Command>,
@@ -102,23 +104,23 @@ impl Application {
         Arc::clone(&self.spec.client_id)
     }
 
-    /// Commands that it has sent.
+    /// Takes the commands that it has sent.
     pub(super) fn take_commands(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.outgoing)
     }
 
-    /// Whether a stream is attached that has not been told of its end.
+    /// Whether it has a stream that has not read its end.
     pub(super) fn is_attached(&self) -> bool {
         self.processes.iter().any(|process| process.stream.is_some())
     }
 
-    /// Starts a process, which attaches. `takeover`: although another one is attached.
+    /// Starts a process, which attaches. `takeover`: also if another stream is attached.
     pub(super) fn start(&mut self, net: &mut Net, takeover: bool) {
         self.made += 1;
         let target = match (net.rng.random_range(0..4), &self.token) {
-            (0 | 1, Some(token)) => Target::Token(token.clone()),
-            (2, Some(_)) => Target::Client(self.client()),
-            _ => Target::Spec(self.spec.clone()),
+            (0 | 1, Some(token)) => RegistrationRef::Token(token.clone()),
+            (2, Some(_)) => RegistrationRef::Client(self.client()),
+            _ => RegistrationRef::Spec(self.spec.clone()),
         };
         let auto_credit = net.rng.random_bool(0.5);
         let window = [0, 0, 2 << 10][net.rng.random_range(0..3)];
@@ -149,7 +151,7 @@ impl Application {
         });
     }
 
-    /// The processes die. They come back at that time, if at all.
+    /// All processes crash. The next one starts at `comes_back`, if that is a time.
     pub(super) fn crash(&mut self, comes_back: Option<Instant>) {
         for mut process in std::mem::take(&mut self.processes) {
             self.outgoing.extend(process.leave());
@@ -157,7 +159,7 @@ impl Application {
         self.comes_back = comes_back;
     }
 
-    /// The sidecar is gone, and all streams with it.
+    /// The sidecar has ended, and all streams with it.
     pub(super) fn sidecar_gone(&mut self, net: &mut Net) {
         self.outgoing.clear();
         if !self.processes.is_empty() {
@@ -166,7 +168,7 @@ impl Application {
         }
     }
 
-    /// The sidecar stops.
+    /// Announces to all streams that the sidecar stops, with the deadline as wall time.
     pub(super) fn announce_drain(&self, deadline: Duration) {
         for stream in self.processes.iter().filter_map(|process| process.stream.as_ref()) {
             stream.attachment.announce_drain(deadline);
@@ -257,7 +259,7 @@ impl Application {
         }
     }
 
-    /// Sends on channels of its stream. Returns false if it has none.
+    /// Sends `count` messages of `len` bytes on channels of its stream. Returns false if it has none.
     pub(super) fn send(&mut self, net: &mut Net, count: usize, len: usize) -> bool {
         let home = self.home;
         self.processes.iter_mut().any(|process| process.send(net, home, count, len))
@@ -278,7 +280,7 @@ impl Application {
         Some((Caller { application: self.number, process: process.number }, channel))
     }
 
-    /// It changes what it registers.
+    /// Changes its registration: another size of the queues, and perhaps one protocol less.
     pub(super) fn change_spec(&mut self, net: &mut Net) {
         self.spec.channel_queue_bytes = [0, 4 << 10, 64 << 10][net.rng.random_range(0..3)];
         if self.spec.protocols.len() > 1 && net.rng.random_bool(0.5) {
@@ -286,7 +288,7 @@ impl Application {
         }
     }
 
-    /// It reads and comes back at once.
+    /// From now on it reads without pauses. If no process runs, the next one starts at once.
     pub(super) fn calm(&mut self, now: Instant) {
         for process in &mut self.processes {
             (process.reads, process.pace) = (true, Duration::ZERO);
@@ -294,14 +296,14 @@ impl Application {
         self.comes_back = Some(now);
     }
 
-    /// That a sender is owed nothing any more, and has no channel that it thinks closed.
+    /// Checks that no reply is missing.
     pub(super) fn check_quiet(&self) {
         for stream in self.processes.iter().filter_map(|process| process.stream.as_ref()) {
             assert!(stream.owed.is_empty(), "a message has no answer: {:?}", stream.owed);
         }
     }
 
-    /// The channels of its stream, as sessions and names, and the registration.
+    /// The open channels of its stream: session id and protocol name.
     pub(super) fn open_channels(&self) -> Vec<(u64, Arc<str>)> {
         let stream = self.processes.iter().find_map(|process| process.stream.as_ref());
         let channels = stream.into_iter().flat_map(|stream| stream.channels.values());
@@ -309,7 +311,7 @@ impl Application {
     }
 }
 
-/// A stream ends: what its driver does when it is dropped.
+/// Ends a stream, as its driver does when it is dropped. Returns the command for the switch.
 fn detach(attachment: &Attachment) -> Command {
     let last_send_id = attachment.end();
     Command::Detach { id: attachment.registration(), stream: attachment.stream(), last_send_id }
@@ -341,7 +343,7 @@ impl Process {
         self.wake.wake();
     }
 
-    /// Ends the stream, as the process does when it dies. Answers that are under way find nobody.
+    /// Ends the stream, as the end of the process does. Streams in answers under way are detached as well.
     fn leave(&mut self) -> Vec<Command> {
         self.gone = true;
         let under_way = self.answers.drain().filter_map(|answer| match answer {
@@ -353,7 +355,7 @@ impl Process {
         commands
     }
 
-    /// Reads once. Returns what the end of the stream is to tell the switch.
+    /// Reads once. Returns the commands for the switch if the stream ends.
     fn read(&mut self, net: &mut Net, home: usize) -> Vec<Command> {
         self.wake.take();
         let Some(stream) = &mut self.stream else { return Vec::new() };
@@ -399,7 +401,7 @@ impl Process {
         true
     }
 
-    /// Sends by calls on the channels that the switch named.
+    /// Sends by calls on the channels that the switch returned.
     fn send_calls(&mut self, net: &mut Net, home: usize, run: u64, channels: &[PeerChannel]) {
         let (number, payload) = net.ledger.payload(40);
         let message = Encoder::default().encode(1, &payload).unwrap();

@@ -1,15 +1,12 @@
-//! What must be true: after every step of a switch, once the dust has settled, and when all have stopped.
+//! The conditions that must hold: after every step of a switch, after the quiet time, and when all sidecars have
+//! stopped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use devp2pd::{
-    NodeId, Now,
-    p2p::session::ConnectionId,
-    switch::{registrations::RegistrationId, views::PeerState},
-};
+use devp2pd::{NodeId, Now, node::RegistrationId, p2p::session::ConnectionId, switch::views::PeerState};
 
 use super::{
     ledger::{SessionKey, Told},
@@ -18,7 +15,7 @@ use super::{
     world::World,
 };
 
-/// What holds after every step of a switch.
+/// Checks the conditions that hold after every step of a switch.
 pub(super) fn always(world: &mut World, n: usize) {
     let World { net, sidecars, .. } = world;
     let (now, run) = (net.now, sidecars[n].run);
@@ -29,7 +26,7 @@ pub(super) fn always(world: &mut World, n: usize) {
     let open: BTreeSet<(NodeId, ConnectionId)> =
         peers.iter().map(|peer| (peer.session.node_id, peer.session.id)).collect();
     let counted: BTreeSet<_> = process.engine.peers().counted().into_iter().collect();
-    // A session that the policy ends is no peer any more from then on, and a session until its connection has ended.
+    // A session that the policy ends is no peer from then on, but it is a session until its connection has ended.
     assert!(counted.is_subset(&open), "the peers of the policy are sessions: {counted:?}, {open:?}");
     let told: BTreeSet<_> = net
         .ledger
@@ -64,7 +61,7 @@ pub(super) fn always(world: &mut World, n: usize) {
     assert!(channels <= led, "a channel without a session");
 }
 
-/// The peers that take slots are those that the policy counts.
+/// Checks that the peers that take slots are those that the policy counts.
 fn slots(now: Now, process: &mut Process) {
     let counted = process.engine.peers().counted();
     let mut peers = process.engine.peers().all();
@@ -90,7 +87,7 @@ pub(super) fn is_still(world: &World) -> bool {
     })
 }
 
-/// What holds once nothing disturbs the sidecars any more, and all applications are there and read.
+/// Checks the conditions that hold after the quiet time, in which all applications run and read.
 pub(super) fn settled(world: &mut World) {
     assert!(world.liars.is_empty(), "every connection of a liar has ended");
     for n in 0..world.sidecars.len() {
@@ -126,7 +123,7 @@ pub(super) fn settled(world: &mut World) {
     assert_eq!(running, 2 * world.net.links.len(), "every connection has two ends");
 }
 
-/// Both ends of every connection are sessions with each other, and all that was sent has come.
+/// Checks that both ends of every connection are sessions with each other, and that all messages have arrived.
 fn sessions(world: &mut World, n: usize) {
     let (ledger, links) = (&world.net.ledger, &world.net.links);
     let sidecar = &world.sidecars[n];
@@ -152,7 +149,7 @@ fn sessions(world: &mut World, n: usize) {
             let told = ledger.told.get(&(n, sidecar.run, channel.owner));
             let tally = told.and_then(|told| told.channels.get(&(key.connection, Arc::clone(&channel.name))));
             if tally.is_none_or(|tally| tally.closed) {
-                continue; // its application has let go of it
+                continue; // its application does not have it open
             }
             let progress = known.session.outbound.progress(channel.index);
             assert_eq!(progress.unwritten(), 0, "all messages are written");
@@ -169,7 +166,8 @@ fn sessions(world: &mut World, n: usize) {
     }
 }
 
-/// What every registration was told of is what came for it: each message once, delivered or in a gap.
+/// Checks that each message that arrived for a registration was counted once: delivered, reported in a gap, or
+/// discarded.
 fn told(world: &mut World, n: usize) {
     let World { net, sidecars, applications, .. } = world;
     let run = sidecars[n].run;
@@ -218,7 +216,7 @@ fn told(world: &mut World, n: usize) {
     }
 }
 
-/// Static peers that share a protocol are connected.
+/// Checks that static peers that share a protocol are connected.
 fn connected(world: &mut World) {
     let speaks: Vec<BTreeSet<(String, u32)>> = world
         .sidecars
@@ -248,7 +246,7 @@ fn connected(world: &mut World) {
     }
 }
 
-/// What holds of a sidecar that has stopped.
+/// Checks that a sidecar has stopped.
 pub(super) fn stopped(sidecar: &Sidecar) {
     assert!(sidecar.process.is_none());
 }

@@ -1,24 +1,25 @@
-//! What applications and operators ask of a sidecar.
+//! The calls of applications and operators to a sidecar.
 
 use std::{sync::Arc, time::Duration};
 
 use devp2pd::{
     NodeId, NodeRef,
     delivery::StreamId,
-    lease::{RegistrationId, RegistrationSpec},
+    lease::RegistrationSpec,
+    node::RegistrationId,
     p2p::DisconnectReason,
     policy::{BanTarget, Settings},
     switch::{
         CallId, Principal,
         attachment::PeerChannel,
         peers::BanRequest,
-        registration::{Acting, AttachRequest, Attached, SwitchError, Target},
+        registration::{Acting, AttachRequest, Attached, RegistrationRef, SwitchError},
     },
 };
 
 use super::{mailbox::Flag, net::Net, sidecar::Process};
 
-/// How long the caller of a wait for a listed peer waits.
+/// The time limit of a call that waits for a listed peer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An application's process: which application, and which of its processes.
@@ -79,11 +80,11 @@ impl Command {
         }
     }
 
-    /// Asks the switch. Returns what an application is to hear.
+    /// Carries out the call. Returns the answer if an application waits for it.
     pub(super) fn run(self, net: &Net, process: &mut Process) -> Option<(Caller, Answer)> {
         let now = net.now;
         let engine = &mut process.engine;
-        // A refusal is an answer as good as any; what it may be is for the tests of `switch` and `policy`.
+        // Refusals are accepted here; the tests of `switch` and `policy` check them.
         match self {
             Self::Attach { caller, principal, request, wake } => {
                 let attached = engine.attach(now, &principal, &request, wake);
@@ -93,7 +94,7 @@ impl Command {
                 engine.registrations().detach(now, id, stream, last_send_id);
             }
             Self::Register { principal, spec, takeover } => {
-                drop(engine.register(now, &principal, &Target::Spec(*spec), "", takeover));
+                drop(engine.register(now, &principal, &RegistrationRef::Spec(*spec), "", takeover));
             }
             Self::Renew { principal, client } => {
                 drop(engine.registrations().renew(now, &principal, &Acting::Client(client)));
@@ -154,7 +155,7 @@ impl Command {
     }
 }
 
-/// What a call returned to an application.
+/// The answer of a call to an application.
 pub(super) enum Answer {
     Attached(Box<Result<Attached, SwitchError>>),
     Channels(Vec<PeerChannel>),

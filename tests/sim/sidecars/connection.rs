@@ -11,8 +11,8 @@ use devp2pd::{
     Now, PublicKey,
     delivery::{Budget, Share},
     p2p::{
-        self, Action, Channel, ChannelIndex, LocalNode, Outbound, RemoteHello, ToSinks, Traffic,
-        session::{Admission, ConnectionId, Control, End, Open, Opening, Role, Sinks},
+        self, Action, Channel, ChannelIndex, LocalNode, Outbound, RemoteHello, SessionDelivery, Traffic,
+        session::{Admission, ChannelInboxes, ConnectionId, Control, End, Open, Opening, Role},
     },
     switch::Run,
 };
@@ -23,14 +23,14 @@ use super::{
     mailbox::{Flag, Mailbox},
 };
 
-/// How long a connection waits while the memory over all applications is full.
+/// The pause of a connection while the budget over all applications is full.
 const MEMORY_SHORT: Duration = Duration::from_millis(100);
-/// How long the last bytes may take to leave.
+/// The longest time for the write of the last bytes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much one read takes.
+/// The most bytes that one read takes.
 const READ: usize = 64 << 10;
 
-/// What a connection reports to its switch.
+/// A report of a connection to its switch.
 pub(super) enum Report {
     Authenticated(PublicKey),
     Negotiated(Arc<RemoteHello>, Arc<[Channel]>),
@@ -51,13 +51,13 @@ impl Report {
     }
 }
 
-/// What a switch replies at a checkpoint.
+/// The reply of a switch at a checkpoint.
 pub(super) enum Verdict {
     Admission(Admission),
     Opening(Opening),
 }
 
-/// What a connection waits for.
+/// The events for which a connection waits.
 #[derive(Clone, Copy)]
 enum Ready {
     Read,
@@ -75,13 +75,13 @@ pub(super) struct Connection {
     engine: p2p::Connection,
     outbound: Arc<Outbound>,
     traffic: Arc<Traffic>,
-    sinks: Sinks,
+    inboxes: ChannelInboxes,
     received: BytesMut,
     waiting: Share,
     inbound: Arc<Budget>,
     out: BytesMut,
     end: Option<End>,
-    /// Until when the last bytes may leave.
+    /// The time until which the last bytes may be written. Set when the connection has ended.
     flush_until: Option<Instant>,
     work: Arc<Flag>,
     space: Arc<Flag>,
@@ -113,7 +113,7 @@ impl Connection {
             engine,
             outbound,
             traffic,
-            sinks: Sinks::new(),
+            inboxes: ChannelInboxes::new(),
             received: BytesMut::new(),
             waiting: Share::new(Arc::clone(&inbound)),
             inbound,
@@ -132,7 +132,7 @@ impl Connection {
         self.engine.is_open()
     }
 
-    /// What it is doing, in words.
+    /// A text that describes its state.
     pub(super) fn state(&self, now: Now, links: &Links) -> String {
         format!(
             "{:?}, wants bytes {}, hold {:?}, backlog {}, received {}, out {}, next {:?}, timeout {:?}",
@@ -147,6 +147,8 @@ impl Connection {
         )
     }
 
+    /// The events that are ready. The loop of `net::connection` may handle any of them next, so the seed chooses one.
+    /// After the end of the connection only the write of the last bytes is left.
     fn ready(&self, now: Now, links: &Links) -> Vec<Ready> {
         let mut ready = Vec::new();
         let mut add = |when: bool, what| ready.extend(when.then_some(what));
@@ -160,7 +162,7 @@ impl Connection {
         add(self.work.is_set(), Ready::Work);
         add(self.space.is_set() && self.engine.hold().is_some(), Ready::Space);
         add(self.verdicts.is_due(now.mono), Ready::Verdict);
-        add(self.controls.is_due(now.mono), Ready::Control);
+        add(self.engine.is_open() && self.controls.is_due(now.mono), Ready::Control);
         add(self.engine.poll_timeout().is_some_and(|at| at <= now.mono), Ready::Timer);
         ready
     }
@@ -177,12 +179,13 @@ impl Connection {
             return [self.flush_until, write].into_iter().flatten().min();
         }
         let read = self.engine.wants_bytes().then(|| links.read_time(self.socket)).flatten();
-        let times = [read, write, self.verdicts.next(), self.controls.next(), self.engine.poll_timeout()];
+        let control = self.engine.is_open().then(|| self.controls.next()).flatten();
+        let times = [read, write, self.verdicts.next(), control, self.engine.poll_timeout()];
         times.into_iter().flatten().min()
     }
 
-    /// One turn of the loop: what it waited for, and all that follows until it waits again. Returns what it reports; the
-    /// end is the last.
+    /// One turn of the loop: handles one event, and does all that follows until it waits again. Returns its reports;
+    /// the end is the last.
     pub(super) fn step(&mut self, now: Now, rng: &mut StdRng, links: &mut Links) -> Vec<Report> {
         let ready = self.ready(now, links);
         if !ready.is_empty() {
@@ -192,7 +195,7 @@ impl Connection {
         self.turn(now, links)
     }
 
-    /// All that can be done without waiting.
+    /// Does all that can be done without waiting. Returns its reports.
     pub(super) fn turn(&mut self, now: Now, links: &mut Links) -> Vec<Report> {
         if self.flush_until.is_none() {
             self.read_on(now);
@@ -211,7 +214,7 @@ impl Connection {
             && let Some(mut end) = self.end.take()
         {
             end.proven = self.engine.remote_hello().is_some();
-            self.engine.deliver_last(now, &mut ToSinks::new(&self.sinks, &self.traffic));
+            self.engine.deliver_last(now, &mut SessionDelivery::new(&self.inboxes, &self.traffic));
             self.waiting.release();
             self.outbound.close();
             links.close(now.mono, self.socket, false);
@@ -238,8 +241,8 @@ impl Connection {
             }
             Ready::Control => match self.controls.receive(now.mono) {
                 Some(Control::Probe) => self.engine.probe(now),
-                Some(Control::Promote(sinks)) => {
-                    self.sinks = sinks;
+                Some(Control::Promote(inboxes)) => {
+                    self.inboxes = inboxes;
                     self.engine.promote(now);
                 }
                 None => {}
@@ -259,9 +262,9 @@ impl Connection {
     }
 
     fn deliver(&mut self, now: Now) {
-        let mut sinks = ToSinks::new(&self.sinks, &self.traffic);
-        self.engine.deliver(now, &mut sinks);
-        let closed = sinks.take_closed();
+        let mut inboxes = SessionDelivery::new(&self.inboxes, &self.traffic);
+        self.engine.deliver(now, &mut inboxes);
+        let closed = inboxes.take_closed();
         match self.engine.backlog() {
             0 => self.waiting.release(),
             bytes => self.waiting.hold(bytes as u64),
@@ -305,8 +308,8 @@ impl Connection {
     fn obey(&mut self, now: Now, verdict: Verdict) {
         match verdict {
             Verdict::Admission(Ok(capabilities)) => self.engine.greet(now, &capabilities),
-            Verdict::Opening(Ok(Open::Session(sinks))) => {
-                self.sinks = sinks;
+            Verdict::Opening(Ok(Open::Session(inboxes))) => {
+                self.inboxes = inboxes;
                 self.engine.open(now);
             }
             Verdict::Opening(Ok(Open::Parked)) => self.engine.park(now),

@@ -1,4 +1,4 @@
-//! The planted faults beside this file are patches of the code as it is: each must still apply.
+//! The planted faults, in the folder `faults`, are patches of the current code: each must still apply.
 //!
 //! Left out: whether the simulation finds them, which takes builds and thousands of seeds (`.ci/full seeds`).
 

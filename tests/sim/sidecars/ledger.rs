@@ -1,10 +1,10 @@
-//! The accounts: every message that was accepted for a peer, every message that an application was told of, and every
-//! session. They are kept outside of the sidecars, so that they outlive a crash.
+//! The record of a run: every message that was accepted for a peer, every message that was delivered or reported to an
+//! application, and every session. It is kept outside of the sidecars, so that it outlives a crash.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use devp2pd::{
-    lease::RegistrationId,
+    node::RegistrationId,
     switch::{attachment::PeerChannel, session::Session},
 };
 
@@ -18,7 +18,7 @@ pub(super) struct SessionKey {
     pub(super) connection: u64,
 }
 
-/// A session, and what stands at the other end.
+/// A session, and the owner of the other end of its connection.
 pub(super) struct Known {
     pub(super) session: Arc<Session>,
     pub(super) socket: Socket,
@@ -26,7 +26,7 @@ pub(super) struct Known {
     pub(super) ended: bool,
 }
 
-/// What an application was told of one channel, over all its streams.
+/// The events of one channel that an application received, over all its streams.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     /// Messages that were delivered or reported in gaps.
@@ -34,15 +34,15 @@ pub(super) struct Tally {
     pub(super) closed: bool,
 }
 
-/// What one registration was told.
+/// The events that one registration received.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) channels: BTreeMap<(u64, Arc<str>), Tally>,
-    /// Messages of sessions that opened and closed unseen.
+    /// Lost messages of sessions that were never announced on a stream.
     pub(super) folded: u64,
 }
 
-/// A greeting's number.
+/// The number of every greeting.
 pub(super) const GREETING: u64 = u64::MAX;
 
 /// See the [module](self).
@@ -53,9 +53,9 @@ pub(super) struct Ledger {
     accepted: BTreeMap<(SessionKey, Arc<str>), Vec<u64>>,
     pub(super) told: BTreeMap<(usize, u64, RegistrationId), Told>,
     numbered: u64,
-    /// How many messages were delivered.
+    /// The number of messages that were delivered.
     pub(super) delivered: u64,
-    /// How many messages were reported in gaps.
+    /// The number of messages that were reported in gaps.
     pub(super) lost: u64,
 }
 
@@ -93,7 +93,7 @@ impl Ledger {
         self.sessions.iter().filter(move |(key, known)| of_run(key) && !known.ended)
     }
 
-    /// A payload that can be told from all others.
+    /// Makes a payload with a number that no other message has. Returns the number and the payload.
     pub(super) fn payload(&mut self, len: usize) -> (u64, Vec<u8>) {
         self.numbered += 1;
         let mut payload = vec![0; len.max(8)];
@@ -110,7 +110,7 @@ impl Ledger {
             .push(number);
     }
 
-    /// Checks one message that came to an application as number `position` (from 0) of its channel.
+    /// Checks one message that an application received as number `position` (from 0) of its channel.
     pub(super) fn check_message(&self, key: SessionKey, protocol: &Arc<str>, position: u64, payload: &[u8]) {
         let known = &self.sessions[&key];
         let Some(Owner::Sidecar { index, run, connection }) = known.across else { return };
@@ -121,7 +121,7 @@ impl Ledger {
         assert_eq!(number, expected, "message {position} of {protocol} from {from:?} to {key:?}");
     }
 
-    /// How many messages were accepted for a channel.
+    /// The number of messages that were accepted for a channel.
     pub(super) fn accepted_on(&self, key: SessionKey, protocol: &Arc<str>) -> u64 {
         self.accepted.get(&(key, Arc::clone(protocol))).map_or(0, |sent| sent.len() as u64)
     }

@@ -1,4 +1,4 @@
-//! Peers that do not keep to the protocol: each connection of one of them fails in its own way, at its own stage.
+//! Liars: peers that do not keep to the protocol. Each of their connections has one fault, at its own stage.
 
 use std::time::{Duration, Instant};
 
@@ -16,28 +16,28 @@ use super::{
     net::Net,
 };
 
-/// What a connection of a liar does wrong.
+/// The fault of a liar's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Lie {
-    /// Nothing is said.
+    /// It sends nothing.
     Silence,
     /// Bytes that are no handshake.
     Garbage,
-    /// The connection ends as soon as something has come.
+    /// It ends the connection when the first bytes arrive.
     HangsUp,
     /// A handshake and no Hello.
     NoHello,
     /// A Hello with another key than the handshake's.
     WrongIdentity,
-    /// A Hello that is no RLP.
+    /// A Hello that is not valid RLP.
     BadHello,
-    /// A Hello without anything to share.
+    /// A Hello without a capability that both sides have.
     Useless,
     /// A Disconnect in the place of the Hello.
     Refuses,
     /// A Hello, and a Disconnect soon after.
     Leaves,
-    /// A message with a code that nobody has.
+    /// A message with a code that was not negotiated.
     WrongCode,
     /// A frame that was changed on the way.
     BrokenFrame,
@@ -45,7 +45,7 @@ enum Lie {
     BrokenPayload,
     /// Messages, and no answer to any Ping.
     NoPongs,
-    /// It speaks before its time: messages behind the Hello, in one write.
+    /// Messages that follow the Hello in the same write, before the session is open.
     Eager,
 }
 
@@ -66,7 +66,7 @@ const LIES: [Lie; 14] = [
     Lie::Eager,
 ];
 
-/// How far a connection has come.
+/// The stage of a connection.
 enum Stage {
     Dialed(Box<Initiator>),
     Accepted,
@@ -81,13 +81,13 @@ pub(super) struct Liar {
     lie: Lie,
     stage: Stage,
     received: BytesMut,
-    /// When it goes without more ado.
+    /// The latest time at which it closes the connection.
     until: Instant,
     pub(super) gone: bool,
 }
 
 impl Liar {
-    /// A liar that dials the node with the key `remote`, or accepts.
+    /// A liar that dials the node with the public key `remote`, or accepts if there is none.
     pub(super) fn new(net: &mut Net, key: NodeKey, socket: Socket, remote: Option<PublicKey>) -> Self {
         net.links.own(socket, Owner::Liar);
         let lie = LIES[net.rng.random_range(0..LIES.len())];
@@ -118,7 +118,7 @@ impl Liar {
     }
 
     fn write(&self, net: &mut Net, bytes: &[u8]) {
-        // What does not fit is not said.
+        // Bytes that do not fit the buffer are not sent.
         let _ = net.links.write(net.now.mono, self.socket, bytes);
     }
 
@@ -171,7 +171,7 @@ impl Liar {
     }
 }
 
-/// All that the liar says after the handshake.
+/// Writes all that the liar sends after the handshake.
 fn speak(lie: Lie, key: &NodeKey, session: &mut Session, out: &mut BytesMut) {
     let capability = |name: &str| LocalCapability { name: name.into(), version: 1, message_count: 4 };
     let names: &[&str] = if lie == Lie::Useless { &["other"] } else { &["alpha", "beta"] };

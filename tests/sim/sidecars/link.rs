@@ -1,7 +1,7 @@
 //! TCP connections in virtual time: two directions of bytes, each with a latency and a bounded buffer.
 //!
-//! A connection can lose its network in two ways: it is reset, which both ends learn, or it falls silent, which neither
-//! end learns except from its own timeouts.
+//! The network can fail a connection in two ways. A reset is reported to both ends. Silence is not reported: each end
+//! notices it only by its own timeouts.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,12 +23,12 @@ impl Socket {
     }
 }
 
-/// What stands at one end of a connection.
+/// The owner of one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     /// A connection of a sidecar: which sidecar, which of its runs, and the connection's number.
     Sidecar { index: usize, run: u64, connection: u64 },
-    /// A peer that may lie.
+    /// A liar.
     Liar,
 }
 
@@ -52,7 +52,7 @@ struct Way {
     /// The latest arrival so far: bytes do not overtake each other.
     latest: Instant,
     ending: Option<(Instant, Ending)>,
-    /// From then on a write fails.
+    /// From this time on a write fails.
     broken: Option<Instant>,
 }
 
@@ -78,7 +78,7 @@ struct Link {
 #[derive(Default)]
 pub(super) struct Links {
     all: BTreeMap<u64, Link>,
-    /// What stands, or stood, at the two ends of each.
+    /// The owners of the two ends of each connection, also of those that have ended.
     owners: BTreeMap<u64, [Option<Owner>; 2]>,
     made: u64,
 }
@@ -101,12 +101,12 @@ impl Links {
         (Socket { link: self.made, side: 0 }, Socket { link: self.made, side: 1 })
     }
 
-    /// Names what stands at an end.
+    /// Sets the owner of an end.
     pub(super) fn own(&mut self, socket: Socket, owner: Owner) {
         self.owners.entry(socket.link).or_default()[socket.side] = Some(owner);
     }
 
-    /// What stands, or stood, at the other end.
+    /// The owner of the other end, also after the connection has ended.
     pub(super) fn across(&self, socket: Socket) -> Option<Owner> {
         self.owners.get(&socket.link)?[socket.other().side]
     }
@@ -120,7 +120,7 @@ impl Links {
         self.all.get(&socket.link).map(|link| &link.ways[socket.other().side])
     }
 
-    /// When there is something to read next.
+    /// The next time at which there is something to read.
     pub(super) fn read_time(&self, socket: Socket) -> Option<Instant> {
         self.inward(socket)?.next()
     }
@@ -163,19 +163,19 @@ impl Links {
         }
     }
 
-    /// Whether a write takes something, or fails, now.
+    /// Whether a write takes bytes, or fails, now.
     pub(super) fn is_writable(&self, now: Instant, socket: Socket) -> bool {
         let Some(link) = self.all.get(&socket.link) else { return true };
         let way = &link.ways[socket.side];
         way.used < way.capacity || way.broken.is_some_and(|at| at <= now)
     }
 
-    /// When a write fails that would wait now.
+    /// The time from which a write fails, if there is one.
     pub(super) fn write_time(&self, socket: Socket) -> Option<Instant> {
         self.all.get(&socket.link)?.ways[socket.side].broken
     }
 
-    /// Writes as much as there is room for.
+    /// Writes as many bytes as there is room for. Returns their number.
     pub(super) fn write(&mut self, now: Instant, socket: Socket, bytes: &[u8]) -> Result<usize, Reset> {
         let Some(link) = self.all.get_mut(&socket.link) else { return Err(Reset) };
         let (other_is_open, silent) = (link.open[socket.other().side], link.silent);
@@ -185,7 +185,7 @@ impl Links {
         }
         let count = bytes.len().min(way.capacity.saturating_sub(way.used));
         if silent {
-            way.used += count; // it waits for an acknowledgement that never comes
+            way.used += count; // they wait for an acknowledgement that never comes
         } else if other_is_open {
             let at = way.arrival(now);
             way.segments.push_back((at, Bytes::copy_from_slice(&bytes[..count])));
@@ -197,7 +197,8 @@ impl Links {
         Ok(count)
     }
 
-    /// Closes one end. What it wrote arrives first. `reset`: the other end learns of an error instead of an end.
+    /// Closes one end. The bytes that it wrote arrive first. `reset`: the other end gets an error instead of the end of
+    /// the stream.
     pub(super) fn close(&mut self, now: Instant, socket: Socket, reset: bool) {
         let Some(link) = self.all.get_mut(&socket.link) else { return };
         link.open[socket.side] = false;
@@ -221,7 +222,7 @@ impl Links {
             .collect()
     }
 
-    /// The network resets a connection: what is under way is lost.
+    /// The network resets a connection: the bytes under way are lost.
     pub(super) fn cut(&mut self, now: Instant, link: u64) {
         let Some(link) = self.all.get_mut(&link) else { return };
         for way in &mut link.ways {
@@ -232,7 +233,7 @@ impl Links {
         }
     }
 
-    /// The network loses a connection: nothing arrives any more, and nobody is told.
+    /// The network drops a connection: nothing arrives any more, and neither end is notified.
     pub(super) fn silence(&mut self, now: Instant, link: u64) {
         let Some(link) = self.all.get_mut(&link) else { return };
         link.silent = true;
@@ -241,14 +242,14 @@ impl Links {
         }
     }
 
-    /// A connection has another latency from now on.
+    /// Gives a connection another latency from now on.
     pub(super) fn set_latency(&mut self, link: u64, latency: Duration) {
         if let Some(link) = self.all.get_mut(&link) {
             link.ways.iter_mut().for_each(|way| way.latency = latency);
         }
     }
 
-    /// Connections of which an end is open.
+    /// The number of connections of which an end is open.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }

@@ -1,4 +1,5 @@
-//! What one task has sent to another one: in order, each not before its time. And the flags by which tasks are woken.
+//! The queues between tasks, whose items are received in order and not before their time, and the flags that wake
+//! tasks.
 
 use std::{
     collections::VecDeque,
@@ -18,13 +19,13 @@ impl<T> Default for Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// Sends, to be received at `at`, or with what was sent before if that comes later.
+    /// Sends an item, to be received at `at`, or together with the item before it if that is received later.
     pub(super) fn send(&mut self, at: Instant, item: T) {
         let at = self.0.back().map_or(at, |(last, _)| at.max(*last));
         self.0.push_back((at, item));
     }
 
-    /// When the next is there.
+    /// The time at which the next item can be received.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.front().map(|(at, _)| *at)
     }
@@ -33,17 +34,17 @@ impl<T> Mailbox<T> {
         self.next().is_some_and(|at| at <= now)
     }
 
-    /// Receives the next if it is there.
+    /// Receives the next item if its time has come.
     pub(super) fn receive(&mut self, now: Instant) -> Option<T> {
         self.is_due(now).then(|| self.0.pop_front())?.map(|(_, item)| item)
     }
 
-    /// All that is under way.
+    /// All items that are under way.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|(_, item)| item)
     }
 
-    /// Takes all that is under way.
+    /// Takes all items that are under way.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
         self.0.drain(..).map(|(_, item)| item)
     }

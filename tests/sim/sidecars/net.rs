@@ -1,4 +1,4 @@
-//! What all parts of a world share: the time, the randomness, the connections, the accounts and the trace.
+//! The state that all parts of a world share: the time, the randomness, the connections, the ledger and the trace.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +18,9 @@ pub(super) struct Net {
     pub(super) rng: StdRng,
     pub(super) links: Links,
     pub(super) ledger: Ledger,
-    /// Where discovery says that nodes are.
+    /// The addresses of the nodes that discovery can find.
     pub(super) directory: BTreeMap<NodeId, Enode>,
-    /// Discovery finds nodes, names resolve, and tasks are quick.
+    /// Whether the quiet time has begun: discovery finds nodes, names resolve, and tasks are quick.
     pub(super) is_calm: bool,
     trace: DefaultHasher,
     /// Whether the trace is printed.
@@ -45,7 +45,7 @@ impl Net {
         }
     }
 
-    /// Notes what happens, for the digest of the run.
+    /// Adds an event to the digest of the run, and prints it if the trace is shown.
     pub(super) fn note(&mut self, what: impl Hash + std::fmt::Debug) {
         let time = self.now.mono - self.start;
         if self.shown {
@@ -54,17 +54,18 @@ impl Net {
         (time, what).hash(&mut self.trace);
     }
 
-    /// A number that is the same for the same run.
+    /// The digest of the run: a number that is the same for equal runs.
     pub(super) fn digest(&self) -> u64 {
         self.trace.finish()
     }
 
-    /// How much time has passed.
+    /// The time that has passed since the start.
     pub(super) fn elapsed(&self) -> Duration {
         self.now.mono - self.start
     }
 
-    /// When a task comes to what was sent to it: mostly at once, seldom late. So the events of two tasks change places.
+    /// The time at which a task receives an item that is sent now: mostly soon, seldom late. So the events of two tasks
+    /// change their order.
     pub(super) fn soon(&mut self) -> Instant {
         let most = match self.rng.random_range(0..100) {
             0..50 => 0,
@@ -76,7 +77,7 @@ impl Net {
         self.now.mono + Duration::from_micros(self.rng.random_range(0..=most))
     }
 
-    /// How long a dial, a lookup or a question to discovery takes.
+    /// The duration of a dial, of a lookup of a name, or of a resolve.
     pub(super) fn dial_time(&mut self) -> Duration {
         let most = if self.rng.random_bool(0.9) { 200 } else { 4_000 };
         Duration::from_millis(self.rng.random_range(0..most))
@@ -91,7 +92,7 @@ impl Net {
         })
     }
 
-    /// Where discovery says that a node is.
+    /// The address that discovery returns for a node. Before the quiet time it finds none in 30 % of the cases.
     pub(super) fn locate(&mut self, id: &NodeId) -> Option<Enode> {
         if !self.is_calm && self.rng.random_bool(0.3) {
             return None;

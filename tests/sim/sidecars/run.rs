@@ -13,13 +13,14 @@ use rand::Rng as _;
 
 use super::{check, command::Command, sidecar::Phase, world::World};
 
-/// Long enough for every wait between two dials of a static peer (`policy::dial::backoff`), and the dial.
+/// The length of the quiet time: longer than the longest back-off of a static peer (`policy::dial::backoff`) and the
+/// dial after it.
 const QUIET: Duration = Duration::from_secs(1_000);
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// The same for the same run.
+    /// The same for equal runs.
     pub(super) digest: u64,
     pub(super) steps: u64,
     pub(super) time: Duration,
@@ -29,7 +30,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Counts another run.
+    /// Adds the counts of another run.
     pub(super) fn add(&mut self, other: &Self) {
         self.steps += other.steps;
         self.time += other.time;
@@ -39,7 +40,7 @@ impl Outcome {
     }
 }
 
-/// Runs a seed. Returns what was not as it must be, if anything was.
+/// Runs a seed. Returns the text of the check that failed, if one did.
 pub(super) fn run(seed: u64, shown: bool) -> Result<Outcome, String> {
     catch_unwind(AssertUnwindSafe(|| one(seed, shown))).map_err(|failure| {
         let text = failure.downcast_ref::<String>().cloned();
@@ -59,7 +60,7 @@ fn one(seed: u64, shown: bool) -> Outcome {
     }
     calm(&mut world);
     world.run(QUIET);
-    // A dial that is repeated after ten minutes may be under way now: it has ended in a minute.
+    // A dial that is repeated after ten minutes may be under way now. It ends within a minute.
     for _ in 0..12 {
         if check::is_still(&world) {
             break;
@@ -79,7 +80,7 @@ fn one(seed: u64, shown: bool) -> Outcome {
     }
 }
 
-/// Something happens to a sidecar, an application or the network.
+/// Disturbs a sidecar, an application or the network.
 fn disturb(world: &mut World) {
     let n = world.net.rng.random_range(0..world.sidecars.len());
     let what = world.net.rng.random_range(0..100);
@@ -235,7 +236,7 @@ fn of_operator(world: &mut World, n: usize) {
     }
 }
 
-/// Nothing disturbs the sidecars any more, and everything that was away comes back.
+/// Ends the disturbances, and brings back every sidecar and application that was away.
 fn calm(world: &mut World) {
     world.net.note("calm");
     world.net.is_calm = true;
@@ -266,7 +267,7 @@ fn calm(world: &mut World) {
     }
 }
 
-/// All sidecars stop, and each of them in time.
+/// Stops all sidecars, and checks that each of them stops in time.
 fn end(world: &mut World) {
     for n in 0..world.sidecars.len() {
         world.sidecars[n].stays_down();

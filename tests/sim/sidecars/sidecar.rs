@@ -33,18 +33,18 @@ use super::{
     net::Net,
 };
 
-/// How long applications get to finish when a sidecar stops.
+/// The time that applications have to finish when a sidecar stops.
 const NOTICE: Duration = Duration::from_secs(2);
-/// How long peers get to take what was accepted for them.
+/// The time that peers have to take the messages that were accepted for them.
 const FAREWELL: Duration = Duration::from_secs(3);
-/// What a task of the switch reports.
+/// The result of a task of the switch.
 enum Outcome {
     Dialed(Dial, Option<Socket>),
     Resolved(TaskId, Option<IpAddr>),
     Located(NodeId, Option<Enode>),
 }
 
-/// What a sidecar is doing.
+/// The phase of a sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Up,
@@ -54,7 +54,7 @@ pub(super) enum Phase {
     Down(Instant),
 }
 
-/// What makes sidecars of one world differ.
+/// The properties in which the sidecars of one world differ.
 #[derive(Clone)]
 pub(super) struct Character {
     pub(super) settings: Settings,
@@ -65,7 +65,7 @@ pub(super) struct Character {
     pub(super) statics: Vec<NodeRef>,
 }
 
-/// The file with the lists, on a disk that takes its time.
+/// The file with the lists, on a disk whose writes take time.
 #[derive(Default)]
 struct Disk {
     kept: Lists,
@@ -73,7 +73,7 @@ struct Disk {
     writing: Option<(Instant, Lists)>,
 }
 
-/// A sidecar that runs.
+/// The state of a sidecar that runs.
 pub(super) struct Process {
     pub(super) engine: Engine,
     pub(super) views: Views,
@@ -87,14 +87,14 @@ pub(super) struct Process {
     dials: BTreeMap<TaskId, (Instant, Dial)>,
     lookups: BTreeMap<TaskId, (Instant, String)>,
     attention: Arc<Flag>,
-    /// Calls that wait for their answers, and until when.
+    /// Calls that wait for their answers, and the time until which each waits.
     pub(super) calls: BTreeMap<CallId, Option<Instant>>,
     pub(super) calls_made: u64,
     /// The sockets of all connections, also of those that have ended.
     sockets: BTreeMap<ConnectionId, Socket>,
     /// The clients of registrations that have begun and not ended.
     pub(super) registered: BTreeSet<Arc<str>>,
-    /// Connections that were cut after they had reported their ends.
+    /// Connections that the switch aborted after they had reported their ends.
     cut_late: Vec<ConnectionId>,
 }
 
@@ -111,12 +111,12 @@ pub(super) struct Sidecar {
     disk: Disk,
     /// Answers of calls, on their way to applications.
     pub(super) answers: Vec<(Caller, Answer)>,
-    /// Every application is to be told that the sidecar stops, until this wall time.
+    /// The wall time at which the drain ends, until it has been announced to every application.
     pub(super) announce: Option<Duration>,
     is_last_run: bool,
 }
 
-/// What a switch's task waits for.
+/// The events for which a switch's task waits.
 #[derive(Clone, Copy, Debug)]
 enum Ready {
     Command,
@@ -210,7 +210,7 @@ impl Sidecar {
         self.drain_effects(net);
     }
 
-    /// Orders the sidecar to stop. It starts again some time after it has.
+    /// Orders the sidecar to stop. It starts again some time after it has stopped.
     pub(super) fn stop(&mut self, net: &mut Net) {
         if !self.accepts() {
             return;
@@ -224,7 +224,7 @@ impl Sidecar {
         }
     }
 
-    /// The process is gone at once.
+    /// The process ends at once. It starts again after `down_for`.
     pub(super) fn crash(&mut self, net: &mut Net, down_for: Duration) {
         net.note(("crash", self.index));
         let Some(mut process) = self.process.take() else { return };
@@ -258,7 +258,7 @@ impl Sidecar {
         disk || phase || self.is_over()
     }
 
-    /// Whether what the stop waits for has come.
+    /// Whether the stop has nothing to wait for: the sidecar is quitting, and no connection is left.
     fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Quitting(_))
             && self.process.as_ref().is_some_and(|process| process.engine.connections() == 0)
@@ -274,7 +274,7 @@ impl Sidecar {
         [disk, phase].into_iter().flatten().min()
     }
 
-    /// Starts, stops, and writes.
+    /// Starts or stops the sidecar and writes its lists, as far as they are due.
     pub(super) fn go_on(&mut self, net: &mut Net) {
         if self.disk.writing.as_ref().is_some_and(|(at, _)| *at <= net.now.mono)
             && let Some((_, lists)) = self.disk.writing.take()
@@ -312,7 +312,7 @@ impl Sidecar {
         }
     }
 
-    /// A connection from another node has been accepted by the system.
+    /// The operating system has accepted a connection from another node.
     pub(super) fn knock(&mut self, net: &mut Net, socket: Socket, remote: SocketAddr) {
         let at = net.soon();
         if let Some(process) = &mut self.process {
@@ -320,7 +320,7 @@ impl Sidecar {
         }
     }
 
-    /// Dials that are to be decided now.
+    /// A dial whose result is due.
     pub(super) fn due_dial(&self, now: Instant) -> Option<TaskId> {
         let process = self.process.as_ref()?;
         process.dials.iter().find(|(_, (at, _))| *at <= now).map(|(task, _)| *task)
@@ -340,7 +340,7 @@ impl Sidecar {
         }
     }
 
-    /// Looks up the names that are due.
+    /// A lookup of a name whose result is due.
     pub(super) fn due_lookup(&self, now: Instant) -> Option<TaskId> {
         let process = self.process.as_ref()?;
         process.lookups.iter().find(|(_, (at, _))| *at <= now).map(|(task, _)| *task)
@@ -362,6 +362,7 @@ impl Sidecar {
 
     // The task of the switch.
 
+    /// The events that are ready. The loop of `net::switch` may handle any of them next, so the seed chooses one.
     fn ready(&self, net: &Net) -> Vec<Ready> {
         let now = net.now.mono;
         let Some(process) = &self.process else { return Vec::new() };
@@ -382,7 +383,7 @@ impl Sidecar {
         !self.ready(net).is_empty()
     }
 
-    /// When the switch, a dial or a lookup goes on.
+    /// The next time at which the switch, a dial or a lookup can go on.
     pub(super) fn next_of_switch(&self) -> Option<Instant> {
         let process = self.process.as_ref()?;
         let tasks =
@@ -399,7 +400,7 @@ impl Sidecar {
         times.into_iter().flatten().chain(tasks).chain(calls).min()
     }
 
-    /// The switch takes one thing that has happened and does what follows.
+    /// The switch handles one of the events that are ready, and carries out the effects.
     pub(super) fn step(&mut self, net: &mut Net) {
         let ready = self.ready(net);
         if ready.is_empty() {
@@ -493,7 +494,7 @@ impl Sidecar {
         self.report(net, id, reports);
     }
 
-    /// The task of a connection panics: the switch's driver reports its end in its place.
+    /// The task of a connection panics. The switch's driver reports the end of the connection in its place.
     pub(super) fn fault(&mut self, net: &mut Net, id: ConnectionId) {
         let Some(process) = &mut self.process else { return };
         let Some(connection) = process.connections.remove(&id) else { return };
@@ -623,12 +624,12 @@ impl Sidecar {
         }
     }
 
-    /// A sidecar that has stopped does not start again.
+    /// From now on the sidecar does not start again once it has stopped.
     pub(super) fn stays_down(&mut self) {
         self.is_last_run = true;
     }
 
-    /// What was kept of the lists.
+    /// The lists that were written to the disk.
     pub(super) fn kept(&self) -> &Lists {
         &self.disk.kept
     }
@@ -640,7 +641,7 @@ impl Process {
         draining && !self.commands.iter().any(|command| matches!(command, Command::Drain))
     }
 
-    /// Connections whose end is on its way to the switch.
+    /// The number of connections whose end is on its way to the switch, without those that it has aborted.
     pub(super) fn ends_under_way(&self) -> usize {
         let ends = self.events.iter().filter(|(_, report)| matches!(report, Report::Closed(_)));
         ends.filter(|(id, _)| !self.cut_late.contains(id)).count()

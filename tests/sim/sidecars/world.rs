@@ -1,5 +1,5 @@
-//! Sidecars, applications and liars in one virtual time, and the scheduler: of all tasks that can go on, the seed chooses
-//! the one that does. Time passes when none can.
+//! Sidecars, applications and liars in one virtual time, and the scheduler: the seed chooses one of the tasks that can
+//! go on. Time passes when no task can.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use super::{
     sidecar::{Character, Phase, Sidecar},
 };
 
-/// The protocols that applications register. Neighbours in the list are of one name.
+/// The protocols that applications register. Protocols of one name are next to each other in the list.
 const PROTOCOLS: [(&str, u32); 4] = [("alpha", 1), ("alpha", 2), ("beta", 1), ("gamma", 1)];
 
 /// A task that can go on.
@@ -41,17 +41,17 @@ pub(super) struct World {
     pub(super) sidecars: Vec<Sidecar>,
     pub(super) applications: Vec<Application>,
     pub(super) liars: Vec<Liar>,
-    /// Nodes that lie, by the addresses at which they listen.
+    /// The keys of the liars that listen, in the order of their addresses.
     pub(super) liar_keys: Vec<NodeKey>,
     ready: Vec<Task>,
 }
 
-/// The address of a sidecar, or of a liar behind them.
+/// The address of a sidecar or of a liar. The numbers of liars follow those of the sidecars.
 fn addr(n: usize) -> std::net::SocketAddr {
     ([8, 8, u8::try_from(n).unwrap(), 1], 30303).into()
 }
 
-/// The name by which a sidecar's host may be listed.
+/// The DNS name by which a static peer may be listed.
 fn host(n: usize) -> String {
     format!("node{n}.example")
 }
@@ -87,7 +87,7 @@ impl World {
         Self { net, sidecars, applications, liars: Vec::new(), liar_keys, ready: Vec::new() }
     }
 
-    /// Lets so much time pass.
+    /// Lets `time` pass.
     pub(super) fn run(&mut self, time: Duration) {
         let until = self.net.now.mono + time;
         let mut still = 0_u32;
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// One task goes on, if one can.
+    /// Runs one task that can go on. Returns false if there is none.
     fn step(&mut self) -> bool {
         self.look();
         let Some(count) = std::num::NonZeroUsize::new(self.ready.len()) else { return false };
@@ -169,7 +169,7 @@ impl World {
         ready.extend((0..liars.len()).filter(|n| liars[*n].is_ready(net)).map(Task::Liar));
     }
 
-    /// When a task goes on next.
+    /// The next time at which a task can go on.
     fn next(&self) -> Option<Instant> {
         let net = &self.net;
         let of_sidecars = self.sidecars.iter().flat_map(|sidecar| {
@@ -235,7 +235,7 @@ impl World {
         self.net.links.connect(self.net.now.mono, latency, capacity)
     }
 
-    /// A liar dials a sidecar: under a key of its own, or of a liar that listens.
+    /// A liar dials a sidecar: with a new key, or with that of a liar that listens.
     pub(super) fn lie(&mut self, to: usize) {
         if !self.sidecars[to].accepts() {
             return;
@@ -251,7 +251,7 @@ impl World {
         self.sidecars[to].knock(&mut self.net, accepted, from);
     }
 
-    /// The process of a sidecar dies without a word.
+    /// The process of a sidecar crashes. Its peers get no Disconnect.
     pub(super) fn crash(&mut self, n: usize) {
         let down_for = Duration::from_millis(self.net.rng.random_range(10..30_000));
         self.sidecars[n].crash(&mut self.net, down_for);
@@ -300,7 +300,7 @@ fn character(net: &mut Net, statics: Vec<NodeRef>) -> Character {
     }
 }
 
-/// What an application registers, of the protocols that are free.
+/// The registration of an application: one or two names of the protocols that are free. `None` if none is free.
 fn spec(
     net: &mut Net,
     home: usize,

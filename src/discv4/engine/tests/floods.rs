@@ -14,10 +14,6 @@ fn forged(n: u64, kind: Type) -> BytesMut {
 struct Forger(u64);
 
 impl Crypto for Forger {
-    fn public_key(&self) -> PublicKey {
-        key(1).public()
-    }
-
     fn sign(&self, _: &[u8; 32]) -> [u8; 65] {
         let mut signature = [0xff; 65];
         signature[..8].copy_from_slice(&self.0.to_be_bytes());

@@ -125,7 +125,7 @@ impl Script {
         while let Some(to) = self.engine.poll_transmit(self.now, &mut out) {
             let header = Header::read(&out).unwrap();
             assert!(header.hash_is_right(&key(0)));
-            assert_eq!(header.signer(&key(0)), Some(self.engine.crypto.public_key()));
+            assert_eq!(header.signer(&key(0)), Some(key(0).public()));
             let packet = Packet::decode(header.kind, header.body).unwrap();
             if let Some(expiration) = packet.expiration() {
                 assert!((0..=20).contains(&expiration.seconds_ahead(self.now.unix)), "{expiration:?}");

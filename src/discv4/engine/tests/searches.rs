@@ -1,7 +1,7 @@
 //! What we ask, in which order, and what we do with silence.
 
 use super::*;
-use crate::kademlia::Ponged;
+use crate::kademlia;
 
 fn done(script: &mut Script) -> Vec<Action> {
     let mut actions = script.actions();
@@ -277,10 +277,10 @@ fn passed_checks_are_for_the_database() {
     let actions = script.actions();
     let contact = script.engine.table().get(&peer.id()).unwrap().contact.clone();
     assert!(actions.contains(&Action::Persist { contact: contact.clone(), checks: 1 }));
-    assert!(actions.contains(&Action::Table(Event::Live(contact.clone()))));
+    assert!(actions.contains(&Action::Table(kademlia::Event::Live(contact.clone()))));
     // It dies.
     script.wait(60_000);
-    let removed = Event::Removed(contact, crate::kademlia::Removal::Dead);
+    let removed = kademlia::Event::Removed(contact, kademlia::Removal::Dead);
     assert!(script.actions().contains(&Action::Table(removed)));
 }
 
@@ -300,11 +300,11 @@ fn who_cannot_be_asked_and_what_finds_no_room_is_told_at_once() {
     for n in 0..1_000_u16 {
         let mut target = [7; 64];
         target[..2].copy_from_slice(&n.to_be_bytes());
-        if script.engine.searches.len() < MAX_LOOKUPS {
+        if script.engine.overlay.lookups() < MAX_LOOKUPS {
             script.engine.lookup(script.now, QueryId(n.into()), target).unwrap();
         }
     }
-    assert_eq!(script.engine.searches.len(), MAX_LOOKUPS);
+    assert_eq!(script.engine.overlay.lookups(), MAX_LOOKUPS);
     done(&mut script);
     let refused = script.engine.lookup(script.now, QueryId(9_999), [9; 64]);
     assert_eq!(refused, Err(CallError::TooManyLookups));

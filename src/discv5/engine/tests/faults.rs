@@ -203,7 +203,7 @@ fn who_has_no_address_or_another_one_is_neither_kept_nor_contacted() {
     elsewhere.addr = addr("8.8.4.4:30304");
     let mut forbidden = Tester::reachable(3, "7.7.7.7:30303");
     let mut here = Tester::reachable(4, "6.6.6.6:30303");
-    rig.engine.reach = Reach::new(all_but("7.7.7.7"), rig.engine.wire.record());
+    rig.restrict(all_but("7.7.7.7"));
     for tester in [&mut nowhere, &mut elsewhere, &mut here] {
         tester.meet(&mut rig);
     }

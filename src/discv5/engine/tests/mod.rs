@@ -92,6 +92,11 @@ impl Rig {
         Contact::from_record(self.engine.wire.record().clone()).unwrap()
     }
 
+    fn restrict(&mut self, to: Vec<ipnet::IpNet>) {
+        let record = self.engine.wire.record().clone();
+        self.engine.overlay.restrict(to, &record);
+    }
+
     fn counters(&self) -> Counters {
         *self.engine.counters()
     }

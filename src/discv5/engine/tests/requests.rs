@@ -40,7 +40,7 @@ fn a_request_is_challenged_once_and_answered() {
     // A second one for the same request is refused, by the old nonce and by the new.
     packet::challenge(&mut whoareyou, &mut tester.rng, &key(0).id(), &nonce, 0);
     assert!(rig.deliver(tester.addr, &whoareyou).is_empty());
-    let handshake_nonce = rig.engine.calls.active(&tester.id()).unwrap().nonce;
+    let handshake_nonce = rig.engine.calls.nonce(&tester.id()).unwrap();
     packet::challenge(&mut whoareyou, &mut tester.rng, &key(0).id(), &handshake_nonce, 0);
     assert!(rig.deliver(tester.addr, &whoareyou).is_empty());
     assert_eq!(rig.counters().challenges_unsolicited, 4);
@@ -98,7 +98,7 @@ fn one_at_a_time_sixteen_wait_and_the_rest_is_refused() {
 #[test]
 fn who_may_not_be_asked() {
     let mut rig = Rig::new(US);
-    rig.engine.reach = Reach::new(all_but("8.8.4.4"), rig.engine.wire.record());
+    rig.restrict(all_but("8.8.4.4"));
     let us = rig.contact();
     let table = [
         (us, CallError::Myself),
@@ -191,7 +191,7 @@ fn records_are_checked_before_they_are_believed() {
     let mut rig = Rig::new(US);
     let mut tester = Tester::reachable(1, THEM);
     tester.meet(&mut rig);
-    rig.engine.reach = Reach::new(all_but("6.6.6.6"), rig.engine.wire.record());
+    rig.restrict(all_but("6.6.6.6"));
     let (id, distances) = lookup(&mut rig, &mut tester, 1);
     let mut seed = 0;
     let mut at = |at: &str| {

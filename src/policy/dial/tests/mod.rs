@@ -11,19 +11,14 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
     super::{
-        action::Action,
-        cause::Cause,
-        dial_filter::{DialFilter, RegistrationId},
-        refusal::Refusal,
-        rules::Rules,
-        settings::Settings,
-        test_now,
+        action::Action, cause::Cause, dial_filter::DialFilter, refusal::Refusal, rules::Rules,
+        settings::Settings, test_now,
     },
-    Candidate, Dial, EntryState, List, ListSource, QueryId, Scheduler, Source, TaskId,
+    Candidate, ConnectId, Dial, EntryState, List, ListSource, Scheduler, Source, TaskId,
 };
 use crate::{
     Now,
-    node::{Enode, Host, NodeId, NodeKey, NodeRef, PublicKey},
+    node::{Enode, Host, NodeId, NodeKey, NodeRef, PublicKey, RegistrationId},
 };
 
 /// The secret key of test node `n`.

@@ -3,9 +3,9 @@
 use super::{super::ConnectOutcome, *};
 use crate::policy::bans::BanTarget;
 
-fn connect(bench: &mut Bench, query: u64, node: &NodeRef, secs: u64) -> Result<(), Refusal> {
+fn connect(bench: &mut Bench, connect: u64, node: &NodeRef, secs: u64) -> Result<(), Refusal> {
     let timeout = Duration::from_secs(secs);
-    let result = bench.dial.connect(bench.now, &bench.rules, QueryId(query), node, timeout);
+    let result = bench.dial.connect(bench.now, &bench.rules, ConnectId(connect), node, timeout);
     bench.drain();
     result
 }
@@ -13,7 +13,7 @@ fn connect(bench: &mut Bench, query: u64, node: &NodeRef, secs: u64) -> Result<(
 /// The answers so far, by request.
 fn answers(bench: &mut Bench) -> Vec<(u64, ConnectOutcome)> {
     let answers = bench.other.iter().filter_map(|action| match action {
-        Action::ConnectDone { query, outcome, .. } => Some((query.0, outcome.clone())),
+        Action::ConnectDone { connect, outcome, .. } => Some((connect.0, outcome.clone())),
         _ => None,
     });
     let answers = answers.collect();

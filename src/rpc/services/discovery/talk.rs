@@ -14,7 +14,7 @@ use crate::{
     net::discovery::{Discovery, DiscoveryError, TalkQuestion},
     rpc::{
         proto::{self, ErrorReason, serve_talk_request::Event as In, serve_talk_response::Event as Out},
-        translate::status::{self, Refusal},
+        translate::status::{self, ErrorStatus},
     },
 };
 
@@ -66,14 +66,14 @@ async fn begin(
     match requests.message().await.map_err(status::with_reason)? {
         Some(proto::ServeTalkRequest { event: Some(In::Serve(start)) }) if !start.protocol.is_empty() => {
             let protocol = start.protocol.into_bytes().into();
-            Ok(discovery.serve_talk(protocol).await.map_err(Refusal::from)?)
+            Ok(discovery.serve_talk(protocol).await.map_err(ErrorStatus::from)?)
         }
         _ => Err(wrong_order("the first event of the stream must be \"serve\" with the name of a protocol")),
     }
 }
 
 fn wrong_order(problem: &str) -> Status {
-    Refusal::new(ErrorReason::StreamProtocolViolation, problem).into()
+    ErrorStatus::new(ErrorReason::StreamProtocolViolation, problem).into()
 }
 
 async fn tell(out: &Events, event: Out) -> Result<(), Ended> {
@@ -113,7 +113,7 @@ impl TalkServer {
     }
 
     /// Sends an answer. Returns an event for the application if the answer is too large for a packet.
-    async fn answer(&mut self, answer: proto::TalkAnswer) -> Result<Option<Out>, Refusal> {
+    async fn answer(&mut self, answer: proto::TalkAnswer) -> Result<Option<Out>, ErrorStatus> {
         let proto::TalkAnswer { question_id, payload } = answer;
         let Some(token) = self.open.get(&question_id).copied() else { return Ok(None) };
         let outcome = self.discovery.answer_talk(token, payload).await;

@@ -10,7 +10,7 @@ use crate::{
     node::NodeId,
     rpc::{
         proto,
-        translate::{errors, status::Refusal, value::node_ref},
+        translate::{errors, status::ErrorStatus, value::node_ref},
     },
     switch::{Principal, attachment::Encoder, registrations::Acting},
 };
@@ -22,20 +22,20 @@ pub(super) async fn broadcast(
     handle: &Handle,
     caller: Principal,
     request: proto::BroadcastMessageRequest,
-) -> Result<proto::BroadcastMessageResponse, Refusal> {
+) -> Result<proto::BroadcastMessageResponse, ErrorStatus> {
     let proto::BroadcastMessageRequest { protocol, code, payload, max_peers, except, sender } = request;
     if protocol.is_empty() {
-        return Err(Refusal::field("protocol", "is missing; write eth or eth/69"));
+        return Err(ErrorStatus::field("protocol", "is missing; write eth or eth/69"));
     }
     if except.len() > MAX_EXCEPT {
         let problem = format!("names {} nodes; the most is {MAX_EXCEPT}", except.len());
-        return Err(Refusal::field("except", problem));
+        return Err(ErrorStatus::field("except", problem));
     }
     let except: HashSet<NodeId> = except
         .iter()
         .enumerate()
         .map(|(at, node)| Ok(node_ref(&format!("except[{at}]"), node)?.id()))
-        .collect::<Result<_, Refusal>>()?;
+        .collect::<Result<_, ErrorStatus>>()?;
     let acting = sender.map_or_else(|| Acting::Protocol(protocol.clone()), Acting::from);
     let channels = handle.call(move |switch, now| switch.senders(now, &caller, &acting, &protocol)).await?;
     let message = Encoder::default()

@@ -15,7 +15,7 @@ use tonic::Status;
 use crate::net::switch::{Attached, Attachment, Draining, Handle};
 use crate::rpc::{
     proto::ErrorReason,
-    translate::{errors, status::Refusal},
+    translate::{errors, status::ErrorStatus},
 };
 use crate::switch::{
     attachment::{Batch, Read},
@@ -80,7 +80,7 @@ impl Reader {
                     Poll::Pending | Poll::Ready(Read::Nothing) => Poll::Pending,
                     Poll::Ready(Read::Some) => Poll::Ready(Found::Batch),
                     Poll::Ready(Read::Overrun) => {
-                        let refusal = Refusal::new(
+                        let refusal = ErrorStatus::new(
                             ErrorReason::LimitReached,
                             "the client sends events and does not read the replies; read the stream while sending",
                         );
@@ -107,8 +107,8 @@ impl Reader {
     }
 }
 
-pub(super) fn no_attach() -> Refusal {
-    Refusal::new(
+pub(super) fn no_attach() -> ErrorStatus {
+    ErrorStatus::new(
         ErrorReason::StreamProtocolViolation,
         "the first event of the stream must be \"attach\", with a spec, a resume_token or a client_id",
     )

@@ -10,13 +10,13 @@ use crate::{
     discv5::TalkError,
     lease::StateName,
     node::local::EntryOwner,
-    policy::{Ban, BanTarget, Cause, Refusal as Why, dial::ListSource},
+    policy::{Ban, BanTarget, Cause, Refusal, dial::ListSource},
 };
 
 const NODE: NodeId = NodeId([7; 32]);
 
 /// A refusal, its expected reason, the keys of its metadata, and the fields that it names. Both lists are sorted.
-type Row = (Refusal, ErrorReason, &'static [&'static str], &'static [&'static str]);
+type Row = (ErrorStatus, ErrorReason, &'static [&'static str], &'static [&'static str]);
 
 fn lease_errors() -> Vec<Row> {
     use ErrorReason as R;
@@ -78,8 +78,8 @@ fn switch_errors() -> Vec<Row> {
         reason: String::new(),
         source: ListSource::Call,
     };
-    let add = |error: AddError| Refusal::from(SwitchError::List(error.into()));
-    let remove = |error: RemoveError| Refusal::from(SwitchError::List(error.into()));
+    let add = |error: AddError| ErrorStatus::from(SwitchError::List(error.into()));
+    let remove = |error: RemoveError| ErrorStatus::from(SwitchError::List(error.into()));
     vec![
         (SwitchError::Stopped.into(), R::ServerDraining, &[], &[]),
         (
@@ -117,9 +117,9 @@ fn switch_errors() -> Vec<Row> {
 
 fn discovery_errors() -> Vec<Row> {
     use ErrorReason as R;
-    let call = |error: CallError| Refusal::from(DiscoveryError::Call(error));
-    let talk = |error: TalkError| Refusal::from(DiscoveryError::Talk(error));
-    let entry = |error: EntryError| Refusal::from(DiscoveryError::Entry(error));
+    let call = |error: CallError| ErrorStatus::from(DiscoveryError::Call(error));
+    let talk = |error: TalkError| ErrorStatus::from(DiscoveryError::Talk(error));
+    let entry = |error: EntryError| ErrorStatus::from(DiscoveryError::Entry(error));
     let owned = EntryError::Owned { key: "eth".into(), owner: EntryOwner::Operator };
     vec![
         (DiscoveryError::Stopped.into(), R::ServerDraining, &[], &[]),
@@ -171,12 +171,12 @@ fn message_errors() -> Vec<Row> {
         (dialed(failed), R::DialFailed, &["cause", "node_id"], &[]),
         (dialed(ConnectOutcome::TimedOut), R::TimedOut, &["node_id"], &[]),
         (dialed(ConnectOutcome::Connected), R::PeerNotConnected, &["node_id"], &[]),
-        (refused(Why::BannedNode), R::NodeBanned, &["cause", "node_id"], &[]),
-        (refused(Why::BannedAddress), R::NodeBanned, &["cause", "node_id"], &[]),
-        (refused(Why::AddressUnknown), R::NodeAddressUnknown, &["cause", "node_id"], &[]),
-        (refused(Why::NoProtocol), R::ProtocolNotRegistered, &["cause", "node_id"], &[]),
-        (refused(Why::QueueFull), R::LimitReached, &["cause", "node_id"], &[]),
-        (refused(Why::OwnIdentity), R::DialFailed, &["cause", "node_id"], &[]),
+        (refused(Refusal::BannedNode), R::NodeBanned, &["cause", "node_id"], &[]),
+        (refused(Refusal::BannedAddress), R::NodeBanned, &["cause", "node_id"], &[]),
+        (refused(Refusal::AddressUnknown), R::NodeAddressUnknown, &["cause", "node_id"], &[]),
+        (refused(Refusal::NoProtocol), R::ProtocolNotRegistered, &["cause", "node_id"], &[]),
+        (refused(Refusal::QueueFull), R::LimitReached, &["cause", "node_id"], &[]),
+        (refused(Refusal::OwnIdentity), R::DialFailed, &["cause", "node_id"], &[]),
     ]
 }
 
@@ -224,7 +224,7 @@ fn each_reason_of_the_contract_has_an_error() {
 #[test]
 fn what_is_busy_says_when_to_come_back() {
     for error in [CallError::QueueFull, CallError::TooManyLookups] {
-        let (_, _, retry, _) = read(&Status::from(Refusal::from(DiscoveryError::Call(error))));
+        let (_, _, retry, _) = read(&Status::from(ErrorStatus::from(DiscoveryError::Call(error))));
         assert_eq!(retry.and_then(|retry| retry.retry_delay).map(|delay| delay.seconds), Some(1));
     }
     let full = not_sent(SendError::WindowExceeded, NODE);

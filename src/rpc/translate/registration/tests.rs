@@ -109,9 +109,9 @@ fn a_stream_says_which_registration_it_is_for() {
         })
     };
     let token = attach(Some(T::ResumeToken("t".to_owned()))).unwrap();
-    assert!(matches!(token.target, Target::Token(text) if text == "t"));
+    assert!(matches!(token.target, RegistrationRef::Token(text) if text == "t"));
     assert!(token.takeover && token.request_id == "1");
-    assert!(matches!(attach(Some(T::ClientId("c".to_owned()))).unwrap().target, Target::Client(_)));
+    assert!(matches!(attach(Some(T::ClientId("c".to_owned()))).unwrap().target, RegistrationRef::Client(_)));
     assert!(attach(None).unwrap_err().message().starts_with("attach: must name"));
     let long = proto::Attach {
         target: Some(T::ClientId("c".to_owned())),

@@ -19,7 +19,7 @@ use crate::{
         proto::{self, ClientEvent, ErrorReason, client_event},
         translate::{
             registration,
-            status::{self, Refusal},
+            status::{self, ErrorStatus},
             value::wire_reason,
         },
     },
@@ -129,9 +129,9 @@ async fn obey(
     attachment: &Attachment,
     encoder: &mut Encoder,
     event: client_event::Event,
-) -> Result<(), Refusal> {
+) -> Result<(), ErrorStatus> {
     match event {
-        client_event::Event::Attach(_) => Err(Refusal::new(
+        client_event::Event::Attach(_) => Err(ErrorStatus::new(
             ErrorReason::StreamProtocolViolation,
             "\"attach\" came again; it must be the first event of a stream and come once",
         )),
@@ -170,13 +170,13 @@ fn send(
     attachment: &Attachment,
     encoder: &mut Encoder,
     message: &proto::OutboundMessage,
-) -> Result<(), Refusal> {
+) -> Result<(), ErrorStatus> {
     if message.want_result && message.send_id == 0 {
-        return Err(Refusal::field("message.send_id", "must not be 0 when want_result is set"));
+        return Err(ErrorStatus::field("message.send_id", "must not be 0 when want_result is set"));
     }
     if message.channel_ids.is_empty() || message.channel_ids.len() > MAX_TARGETS {
         let problem = format!("names {} channels; must name 1 to {MAX_TARGETS}", message.channel_ids.len());
-        return Err(Refusal::field("message.channel_ids", problem));
+        return Err(ErrorStatus::field("message.channel_ids", problem));
     }
     let proto::OutboundMessage { channel_ids, code, payload, send_id, want_result } = message;
     attachment.send(

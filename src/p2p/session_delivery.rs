@@ -1,5 +1,5 @@
 //! Hands the messages of a connection's intake to the queues of applications
-//! ([`MessageSink`](super::session::MessageSink)).
+//! ([`ChannelInbox`](super::session::ChannelInbox)).
 //!
 //! It counts each message once, when it is accounted for, and collects the channels that their queues closed.
 //!
@@ -9,21 +9,21 @@ use std::{mem, time::Instant};
 
 use super::{
     ChannelIndex, Delivery, HeldTime, Inbound, Offer, Traffic,
-    session::{Sinks, Sunk},
+    session::{ChannelInboxes, ChannelOffer},
 };
 
-/// The sinks of a session, by channel.
-pub struct ToSinks<'a> {
-    sinks: &'a Sinks,
+/// The inboxes of a session, by channel.
+pub struct SessionDelivery<'a> {
+    inboxes: &'a ChannelInboxes,
     traffic: &'a Traffic,
     closed: Vec<ChannelIndex>,
 }
 
-impl<'a> ToSinks<'a> {
-    /// Delivers to `sinks` and counts in `traffic`.
+impl<'a> SessionDelivery<'a> {
+    /// Delivers to `inboxes` and counts in `traffic`.
     #[must_use]
-    pub fn new(sinks: &'a Sinks, traffic: &'a Traffic) -> Self {
-        Self { sinks, traffic, closed: Vec::new() }
+    pub fn new(inboxes: &'a ChannelInboxes, traffic: &'a Traffic) -> Self {
+        Self { inboxes, traffic, closed: Vec::new() }
     }
 
     /// Takes the channels that were closed because their applications are late, each once.
@@ -33,14 +33,14 @@ impl<'a> ToSinks<'a> {
     }
 }
 
-impl Delivery for ToSinks<'_> {
+impl Delivery for SessionDelivery<'_> {
     fn offer(&mut self, now: Instant, message: Inbound, held: HeldTime) -> Offer {
         let (channel, bytes) = (message.channel, message.payload.len());
-        // Parked connections have no sinks, and their intake delivers nothing.
-        let Some(sink) = self.sinks.get(usize::from(channel.0)) else { return Offer::Taken };
-        let offer = match sink.offer(now, message, held) {
-            Sunk::Offer(offer) => offer,
-            Sunk::ChannelClosed => {
+        // Parked connections have no inboxes, and their intake delivers nothing.
+        let Some(inbox) = self.inboxes.get(usize::from(channel.0)) else { return Offer::Taken };
+        let offer = match inbox.offer(now, message, held) {
+            ChannelOffer::Offer(offer) => offer,
+            ChannelOffer::ChannelClosed => {
                 self.closed.push(channel);
                 Offer::Taken
             }
@@ -53,9 +53,9 @@ impl Delivery for ToSinks<'_> {
 
     fn offer_last(&mut self, now: Instant, message: Inbound) {
         let (channel, bytes) = (message.channel, message.payload.len());
-        if let Some(sink) = self.sinks.get(usize::from(channel.0)) {
+        if let Some(inbox) = self.inboxes.get(usize::from(channel.0)) {
             self.traffic.message_received(channel, bytes);
-            sink.offer_last(now, message);
+            inbox.offer_last(now, message);
         }
     }
 }
@@ -67,21 +67,21 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::p2p::session::MessageSink;
+    use crate::p2p::session::ChannelInbox;
 
     /// Holds message 0, closes the channel at message 1, takes all others.
-    struct Sink;
+    struct OneInbox;
 
-    impl MessageSink for Sink {
-        fn offer(&self, now: Instant, message: Inbound, _: HeldTime) -> Sunk {
+    impl ChannelInbox for OneInbox {
+        fn offer(&self, now: Instant, message: Inbound, _: HeldTime) -> ChannelOffer {
             match message.code {
-                0 => Sunk::Offer(Offer::Hold {
+                0 => ChannelOffer::Offer(Offer::Hold {
                     payload: message.payload,
                     until: now + Duration::from_secs(1),
                     charged: true,
                 }),
-                1 => Sunk::ChannelClosed,
-                _ => Sunk::Offer(Offer::Taken),
+                1 => ChannelOffer::ChannelClosed,
+                _ => ChannelOffer::Offer(Offer::Taken),
             }
         }
 
@@ -91,14 +91,14 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
     fn a_message_counts_once_when_it_is_accounted_for() {
-        let (sinks, traffic, now): (Sinks, _, _) =
-            (vec![Box::new(Sink), Box::new(Sink)], Traffic::default(), Instant::now());
+        let (inboxes, traffic, now): (ChannelInboxes, _, _) =
+            (vec![Box::new(OneInbox), Box::new(OneInbox)], Traffic::default(), Instant::now());
         traffic.set_channels(2);
         let message = |channel, code| {
             let payload = Bytes::from_static(b"five!");
             Inbound { channel: ChannelIndex(channel), code, payload, wire_bytes: 64 }
         };
-        let mut delivery = ToSinks::new(&sinks, &traffic);
+        let mut delivery = SessionDelivery::new(&inboxes, &traffic);
         let mut offer = |message| delivery.offer(now, message, HeldTime::default());
         assert!(matches!(offer(message(1, 0)), Offer::Hold { .. }));
         assert!(matches!(offer(message(1, 0)), Offer::Hold { .. }));

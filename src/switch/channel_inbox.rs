@@ -1,7 +1,8 @@
 //! From a connection task to the queue that owns the channel: the last step of a message before its application.
 //!
-//! The queue decides (`delivery`). This translates, says what was lost in the log, and knows how many applications share
-//! the connection, which the owner of registrations changes while it runs.
+//! The queue decides what happens to a message (`delivery`). This file translates the decision for the connection, and
+//! notes losses for the log. It also counts the applications that share the connection; the owner of registrations
+//! changes that count while the connection runs.
 
 use std::{
     sync::{
@@ -16,15 +17,15 @@ use crate::{
     delivery::{Arrival, ChannelKey, Held, Push, Sharing},
     p2p::{
         DisconnectReason, HeldTime, Inbound, Offer,
-        session::{MessageSink, Sunk},
+        session::{ChannelInbox, ChannelOffer},
     },
 };
 
-/// How many applications have a channel on one connection.
+/// The number of applications that have a channel on one connection.
 #[derive(Debug)]
 pub(super) struct Sharers {
     applications: AtomicUsize,
-    /// For how long the connection may be held while there are several.
+    /// The longest time for which one channel may hold the connection while several applications share it.
     max_shared_stall: Duration,
 }
 
@@ -45,8 +46,8 @@ impl Sharers {
     }
 }
 
-/// The way into the queues of the registration that owns a channel.
-pub(super) struct InboxSink {
+/// The interface to the inbox of the registration that owns a channel.
+pub(super) struct RegistrationInbox {
     pub(super) inbox: Inbox,
     pub(super) key: ChannelKey,
     /// The largest payload that the owner takes, in bytes.
@@ -55,19 +56,19 @@ pub(super) struct InboxSink {
     pub(super) losses: Losses,
 }
 
-impl InboxSink {
+impl RegistrationInbox {
     fn arrival(message: Inbound) -> Arrival {
         let Inbound { code, payload, wire_bytes, .. } = message;
-        // The engine has checked the code against the message count, which has 32 bits.
+        // The connection engine has checked the code against the message count, which has 32 bits.
         Arrival { code: u32::try_from(code).unwrap_or(u32::MAX), payload, wire_bytes }
     }
 }
 
-impl MessageSink for InboxSink {
-    fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> Sunk {
+impl ChannelInbox for RegistrationInbox {
+    fn offer(&self, now: Instant, message: Inbound, held: HeldTime) -> ChannelOffer {
         let bytes = message.payload.len();
         if bytes > self.max_message {
-            return Sunk::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError));
+            return ChannelOffer::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError));
         }
         let HeldTime { channel, total } = held;
         let (sharing, held, arrival) =
@@ -77,15 +78,18 @@ impl MessageSink for InboxSink {
             self.losses.log.note(now, &self.inbox, Some(&self.losses.origin));
         }
         match push {
-            Push::Queued | Push::Dropped | Push::Closed => Sunk::Offer(Offer::Taken),
-            Push::Hold { until, charged, payload } => Sunk::Offer(Offer::Hold { payload, until, charged }),
-            Push::Disconnect => Sunk::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError)),
-            Push::ClosedChannel => Sunk::ChannelClosed,
+            Push::Queued | Push::Dropped | Push::Closed => ChannelOffer::Offer(Offer::Taken),
+            Push::Hold { until, charged, payload } => {
+                ChannelOffer::Offer(Offer::Hold { payload, until, charged })
+            }
+            Push::Disconnect => ChannelOffer::Offer(Offer::Disconnect(DisconnectReason::SubprotocolError)),
+            Push::ClosedChannel => ChannelOffer::ChannelClosed,
         }
     }
 
     fn offer_last(&self, now: Instant, message: Inbound) {
         if message.payload.len() > self.max_message {
+            // The connection has ended, so there is no peer to disconnect: the message is discarded.
             return;
         }
         let push = self.inbox.lock().push_last(self.key, Self::arrival(message));
@@ -95,13 +99,26 @@ impl MessageSink for InboxSink {
     }
 }
 
-/// Where messages go whose owner is gone: the name stays mute on this session, and nobody else ever gets it.
-pub(super) struct Mute;
+/// The end of a capability without a channel, because its owner has ended, has given up the protocol or has no room for
+/// another channel. The capability is mute on this session: no other registration ever gets its messages. They count as
+/// discarded in the inbox of the owner, unless the owner has ended.
+pub(super) struct Mute(pub(super) Option<Inbox>);
 
-impl MessageSink for Mute {
-    fn offer(&self, _: Instant, _: Inbound, _: HeldTime) -> Sunk {
-        Sunk::Offer(Offer::Taken)
+impl Mute {
+    fn discard(&self) {
+        if let Some(inbox) = &self.0 {
+            inbox.lock().discard();
+        }
+    }
+}
+
+impl ChannelInbox for Mute {
+    fn offer(&self, _: Instant, _: Inbound, _: HeldTime) -> ChannelOffer {
+        self.discard();
+        ChannelOffer::Offer(Offer::Taken)
     }
 
-    fn offer_last(&self, _: Instant, _: Inbound) {}
+    fn offer_last(&self, _: Instant, _: Inbound) {
+        self.discard();
+    }
 }

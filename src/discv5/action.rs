@@ -1,11 +1,34 @@
-//! What the engine reports, and what it counts.
+//! What the engine tells its owner ([`Action`]), what its owner decides ([`Config`]), and what it counts.
 
 use bytes::Bytes;
+use ipnet::IpNet;
 
-use crate::{
-    discv5::{peer::Peer, talk::TalkToken},
-    kademlia::{self, CallError, QueryId},
-};
+use super::{challenge::STRANGERS_PER_SECOND, peer::Peer, talk::TalkToken};
+use crate::kademlia::{self, CallError, Contact, QueryId};
+
+/// What does not change while the engine runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The most sessions; half of them are for those that strangers begin. Default 2048, about 1 MiB.
+    pub sessions: usize,
+    /// The only networks that we speak with, and that the table takes nodes of (`--netrestrict`); empty means all.
+    pub restrict: Vec<IpNet>,
+    /// Whom to ask first, at every refresh. Default: nobody.
+    pub bootnodes: Vec<Contact>,
+    /// How many challenges strangers may make us send per second. Default: [`STRANGERS_PER_SECOND`].
+    pub strangers_per_second: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            sessions: 2048,
+            restrict: Vec::new(),
+            bootnodes: Vec::new(),
+            strangers_per_second: STRANGERS_PER_SECOND,
+        }
+    }
+}
 
 /// What became of TALKREQs, ours and those of others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +40,7 @@ pub enum TalkAction {
         /// The response. An empty one means that no application there serves the protocol.
         response: Result<Bytes, CallError>,
     },
-    /// A node asks an application of ours; the answer goes to [`super::Engine::answer_talk`] within 500 ms.
+    /// A node asks an application of ours; the answer goes to [`Engine::answer_talk`](super::Engine::answer_talk) within 500 ms.
     Requested {
         /// What the answer must name.
         token: TalkToken,
