@@ -13,7 +13,7 @@ use crate::{
 pub struct Rules {
     /// Who we are.
     pub local_id: NodeId,
-    /// What the operator set.
+    /// The operator's settings.
     pub settings: Settings,
     /// Who is banned.
     pub bans: Bans,
