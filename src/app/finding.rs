@@ -62,7 +62,7 @@ pub(super) struct Setup<'a> {
 /// The ways into what finds nodes.
 pub(super) struct Finding {
     pub(super) discovery: Discovery,
-    /// What reading DNS trees comes to.
+    /// The result of reading DNS trees.
     pub(super) trees: watch::Receiver<dnsdisc::Counters>,
     /// The handles for the switch.
     pub(super) sources: Sources,

@@ -34,7 +34,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// How often the end of streams and connections is looked for.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What being in service takes.
+/// The parts of a sidecar in service.
 pub(super) struct Service {
     /// Where peers connect.
     pub(super) listeners: Vec<TcpListener>,

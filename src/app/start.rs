@@ -235,7 +235,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// What calls may do to the process.
+    /// The controls of the process for calls.
     fn controls(&self, stop: Arc<Notify>) -> Controls {
         let log = self.log.clone();
         let log_filter = Box::new(move |filter: &str| match &log {

@@ -313,7 +313,7 @@ fn all_that_is_wrong_is_said_at_once_and_in_the_words_of_its_place() {
     ] {
         assert_eq!(lines.iter().any(|line| line.contains(at)), expected, "{at:?} in {error}");
     }
-    // What several settings together are wrong by, too.
+    // Errors of several settings together are among them.
     let (_dir, path) = file("grpc-addr = '0.0.0.0:1'\nchurn = '1ms'\ndns-tree = ['x']\n");
     let text = super::load(
         ["devp2pd", "--config", &path].map(OsString::from),

@@ -97,7 +97,7 @@ impl Totals {
     }
 }
 
-/// What folding a closed channel asks of the inbox.
+/// The work that folding a closed channel leaves to the inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fold {
     /// The channel has a gap to report, and then its end.

@@ -24,5 +24,5 @@ pub struct ClockSkew {
     pub ahead: i64,
 }
 
-/// What happened, or is wanted.
+/// An event, or a request to the owner.
 pub type Action = kademlia::Action<ClockSkew>;

@@ -140,7 +140,7 @@ pub(super) struct PongCame {
     pub(super) sent: Instant,
     /// Whether the node pinged us meanwhile.
     pub(super) pinged_us: bool,
-    /// What waited for the PONG.
+    /// The requests that waited for the PONG.
     pub(super) answered: VecDeque<Ask>,
 }
 

@@ -1,8 +1,8 @@
-//! What became of each datagram, and how many of each kind there were.
+//! The outcome of each datagram, and the number of each kind.
 
 use super::packet::HeaderError;
 
-/// What became of a datagram, in the order of the checks.
+/// The outcome of a datagram, in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It was answered or accepted.

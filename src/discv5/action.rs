@@ -31,7 +31,7 @@ impl Default for Config {
     }
 }
 
-/// What became of TALKREQs, ours and those of others.
+/// The results of TALKREQs, ours and those of others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TalkAction {
     /// A TALKREQ of ours was answered or not.
@@ -55,7 +55,7 @@ pub enum TalkAction {
     },
 }
 
-/// What happened, or is wanted.
+/// An event, or a request to the owner.
 pub type Action = kademlia::Action<TalkAction>;
 
 /// Plain counters, only growing.

@@ -112,7 +112,7 @@ pub enum Auth<'a> {
     },
 }
 
-/// What [`write()`] puts into a header.
+/// The arguments of [`write()`].
 #[derive(Clone, Copy, Debug)]
 pub enum WriteAuth<'a> {
     /// Flag 0.
@@ -145,7 +145,7 @@ pub enum WriteAuth<'a> {
 pub struct Packet<'a> {
     /// The message nonce; in a WHOAREYOU the nonce of the packet that it answers.
     pub nonce: Nonce,
-    /// What kind of packet this is, and from whom.
+    /// The kind of this packet, and its sender.
     pub auth: Auth<'a>,
     /// Masking IV and plain header: the additional data of the message's seal.
     pub ad: &'a [u8],

@@ -38,7 +38,7 @@ pub const MAX_REQUEST_FAILURES: u8 = 5;
 /// Such a node is kept all the same while its bucket has fewer than this many nodes (geth: 4).
 const SPARE_BELOW: usize = BUCKET_SIZE / 4;
 
-/// What became of a node offered to the table.
+/// The result of offering a node to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insert {
     /// It is in use now.
@@ -78,7 +78,7 @@ pub enum Removal {
     Unhelpful,
 }
 
-/// What happened to the nodes in use, in order. Waiting nodes come and go without events.
+/// The changes of the nodes in use, in order. Waiting nodes come and go without events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A node came into use.

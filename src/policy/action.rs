@@ -63,7 +63,7 @@ pub enum Action {
         /// In more words.
         detail: String,
     },
-    /// What changed about forks that schedules lack.
+    /// A change about forks that schedules lack.
     Fork(News),
     /// So many more candidates are wanted from all sources together. 0: stop looking.
     Demand(usize),

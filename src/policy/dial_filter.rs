@@ -69,7 +69,7 @@ impl DialFilter {
     }
 }
 
-/// What [`Registrations::set`] did.
+/// The changes that [`Registrations::set`] made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
     /// It was not there.

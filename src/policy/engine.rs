@@ -273,7 +273,7 @@ impl Policy {
         (self.slots(), inbound, dialed)
     }
 
-    /// What became of candidates, dials and connections in the last minutes.
+    /// The results of candidates, dials and connections in the last minutes.
     #[must_use]
     pub fn recent(&mut self, now: Now) -> Counts {
         self.dial.recent_mut().sum(now.mono)

@@ -81,7 +81,7 @@ pub struct Followed {
     pub since: Duration,
 }
 
-/// What changed about followed forks.
+/// A change of the followed forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// Enough networks showed nodes of this fork: it counts as one of our chain from now on.

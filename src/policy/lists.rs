@@ -101,7 +101,7 @@ pub struct Parsed {
 }
 
 impl Lists {
-    /// What calls have added to the lists, and of the bans that stand.
+    /// The entries that calls have added to the lists, and the bans that stand.
     pub(super) fn of<'a>(listed: &Listed, bans: impl Iterator<Item = &'a Ban>) -> Self {
         let called = |source: Option<ListSource>| source == Some(ListSource::Call);
         let bans = bans.filter(|ban| ban.source == ListSource::Call);

@@ -1,4 +1,4 @@
-//! What holds for dials and for accepted connections alike: net restriction, bans, allow-list, exemptions.
+//! The rules for dials and for accepted connections alike: net restriction, bans, allow-list, exemptions.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What an application does by calls, without a stream or beside it: change its registration, greet, broadcast.
+//! The calls of an application, without a stream or beside it: change its registration, greet, broadcast.
 
 use devp2pd::rpc::proto::{
     BroadcastMessageRequest, BroadcastMessageResponse, RegisterProtocolsRequest, RegistrationSpec,

@@ -54,7 +54,7 @@ fn call_to(path: &str) -> Vec<u8> {
     .concat()
 }
 
-/// What became of an attacker.
+/// The result for an attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// Its connection was closed.

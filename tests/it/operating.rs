@@ -1,4 +1,4 @@
-//! What operators reach for beside peers: metrics, the Unix socket, stopping by a call, the log filter.
+//! The tools of operators beside peers: metrics, the Unix socket, stopping by a call, the log filter.
 
 use devp2pd::rpc::proto::{
     DrainRequest, GetNodeInfoRequest, RegisterProtocolsRequest, SetLogFilterRequest,

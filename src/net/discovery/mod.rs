@@ -56,7 +56,7 @@ const LOCATE_PAUSE: Duration = Duration::from_secs(1);
 /// answer.
 const QUESTIONS: usize = 256;
 
-/// What discovery is made with.
+/// The arguments of discovery.
 pub struct Setup {
     /// The sockets, unless nothing of discovery runs.
     pub port: Option<UdpPort>,
@@ -236,7 +236,7 @@ impl Discovery {
         self.call(|state, _| state.counters).await
     }
 
-    /// What its parts have counted.
+    /// The counters of its parts.
     pub async fn details(&self) -> Result<Details, DiscoveryError> {
         self.call(|state, _| state.details()).await
     }

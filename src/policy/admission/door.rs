@@ -23,7 +23,7 @@ use crate::{
     p2p::session::ConnectionId,
 };
 
-/// What becomes of a connection whose handshake is complete.
+/// The decision about a connection whose handshake is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is a peer.
@@ -198,7 +198,7 @@ impl Admission {
         Ok(Verdict::Admitted)
     }
 
-    /// What both checkpoints have in common.
+    /// The rules that both checkpoints share.
     fn check(
         &self,
         now: Now,

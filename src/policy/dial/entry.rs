@@ -76,7 +76,7 @@ pub struct ListEntry {
     pub as_trusted: Option<ListSource>,
     /// How it goes.
     pub state: EntryState,
-    /// What went wrong last, connected or not.
+    /// The last error, connected or not.
     pub last_error: Option<LastError>,
     /// When it is dialed next, since the Unix epoch, if that is known.
     pub next_dial: Option<Duration>,

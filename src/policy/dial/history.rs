@@ -23,7 +23,8 @@ pub(super) struct History {
     nodes: ExpiringMap<NodeId, ()>,
     addrs: ExpiringMap<SocketAddr, ()>,
     subnets: HashMap<Subnet, usize>,
-    /// What leaves `subnets` when. Windows may change length at run time; then the order is off by so much, once.
+    /// The networks and the times at which they leave `subnets`. Windows may change length at run time; then the order
+    /// is off by so much, once.
     leaving: VecDeque<(Instant, Subnet)>,
 }
 

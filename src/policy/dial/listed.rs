@@ -47,7 +47,7 @@ pub enum List {
     Trusted,
 }
 
-/// What an entry that is due needs.
+/// The need of an entry that is due.
 #[derive(Debug)]
 pub(super) enum Attempt {
     /// A dial.

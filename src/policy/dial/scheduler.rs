@@ -141,7 +141,7 @@ impl Scheduler {
         self.demand.starved_since()
     }
 
-    /// What became of candidates and dials.
+    /// The results of candidates and dials.
     #[must_use]
     pub fn recent(&self) -> &Recent {
         &self.recent

@@ -226,7 +226,7 @@ pub(crate) async fn linked() -> Pair {
     Pair { a, b, a_app, b_app, a_channel, b_channel }
 }
 
-/// What [`linked`] makes.
+/// The result of [`linked`].
 pub(crate) struct Pair {
     pub(crate) a: Sidecar,
     pub(crate) b: Sidecar,
