@@ -35,7 +35,7 @@ fn payload(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at * 31) as u8).collect()
 }
 
-/// Something that can do so many frames, and says how long they took.
+/// A codec that processes this many frames and returns the time.
 trait Frames {
     fn run(&mut self, frames: u64) -> Duration;
 }

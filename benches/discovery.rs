@@ -1,4 +1,4 @@
-//! What discovery costs where strangers push: reading a discv4 packet, telling noise apart, and the table.
+//! The cost of discovery where strangers push: reading a discv4 packet, recognizing noise, and the table.
 //!
 //! Each figure has its yardstick in the same run, and both are the best of many interleaved samples, so that what else
 //! the machine does falls on both or on neither: the bare recovery of a key beside the reading of a packet, the bare

@@ -1,5 +1,5 @@
-//! What a discv5 packet costs: telling noise from it, reading one of an established session, answering it, and what
-//! a handshake costs that a stranger makes us compute.
+//! The cost of discv5 packets: recognizing noise, reading one of an established session, answering it, and a handshake
+//! that a stranger makes us compute.
 //!
 //! Each figure has its yardstick in the same run: the bare AES-GCM of the same bytes beside the reading of a packet,
 //! the bare elliptic-curve operations beside the handshake.
@@ -32,7 +32,7 @@ use devp2pd::{
 };
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 
-/// What a node at the benchmark knows and is.
+/// The keys and record of a node of the benchmark.
 struct Node {
     key: NodeKey,
     record: Record,

@@ -1,4 +1,4 @@
-//! What a flood of handshakes costs those who only pass messages.
+//! The cost of a flood of handshakes for connections that only pass messages.
 //!
 //! A message a millisecond arrives on a socket, and a task waits for it, on a runtime with two workers. Meanwhile peers
 //! knock, 50 at a time (what we let wait), each with a valid auth: the most expensive thing that a stranger can send.
@@ -76,7 +76,7 @@ fn at(sorted: &[Duration], share: f64) -> Duration {
 }
 
 /// How long a message takes from a socket to the task that waits for it, sorted. Another thread writes one every
-/// millisecond: when a message comes is not ours to say.
+/// millisecond, so the receiving task has no influence on its time.
 async fn messages(window: Duration) -> Vec<Duration> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("an address");
@@ -100,7 +100,7 @@ async fn messages(window: Duration) -> Vec<Duration> {
     delays
 }
 
-/// The same while peers knock; answers also how many handshakes were completed.
+/// The same while peers knock. Also returns how many handshakes were completed.
 async fn flood(turns: usize) -> (u64, Vec<Duration>) {
     let mut rng = StdRng::seed_from_u64(1);
     let key = NodeKey::random(&mut rng);

@@ -49,7 +49,7 @@ const WORKLOADS: [(&str, Workload); 3] =
 const SIZES: [usize; 3] = [100, 1024, 16 * 1024];
 const KEY: [u8; 32] = [7; 32];
 
-/// Messages that are written before they are read: what one write and one read of a busy socket carry.
+/// Messages that are written before they are read: as many as one write and one read of a busy socket carry.
 const BATCH: usize = 16;
 
 fn main() {
@@ -103,7 +103,7 @@ impl Source for Queue {
     }
 }
 
-/// Lets an engine read and write what the handshake wants next; returns the channel's first code once there is one.
+/// Lets an engine read and write the next part of the handshake. Returns the channel's first code once there is one.
 fn shake_hands(
     now: Now,
     engine: &mut Connection,

@@ -1,4 +1,4 @@
-//! A discovery network of 10,000 nodes in one process, in virtual time: how it gets going, and what a lookup takes.
+//! A discovery network of 10,000 nodes in one process, in virtual time: its start, and the cost of a lookup.
 //!
 //! ```text
 //! cargo run --release --example network -- [NODES [SEED [FILE.svg]]]
@@ -22,8 +22,8 @@ use std::{fmt::Write as _, time::Duration};
 use network::{Network, internet};
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-/// How long the network gets going before anything is looked for. A table proves a node every two seconds or so, and
-/// only proven nodes are told to others.
+/// How long the network runs before the first lookup. A table proves a node every two seconds or so, and answers have
+/// only proven nodes.
 const GETTING_GOING: u64 = 240;
 
 /// Nodes that are looked for.

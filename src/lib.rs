@@ -1,8 +1,8 @@
 //! devp2pd: the whole devp2p stack as one process, served over gRPC.
 //!
-//! The program is `devp2pd`. A program or a test that runs a sidecar itself needs [`Config`] and [`App`]: a sidecar handles
-//! no signals, writes no log and changes no limits of the process, so any number of them run side by side. What they need
-//! stands at the root of this crate. Everything else is private (see [Visibility](#visibility)).
+//! The program is `devp2pd`. A program or a test that runs a sidecar itself needs [`Config`] and [`App`]: a sidecar
+//! handles no signals, writes no log and changes no limits of the process, so any number of them run side by side. The
+//! types that they need stand at the root of this crate. Everything else is private (see [Visibility](#visibility)).
 //!
 //! ```
 //! use devp2pd::{App, Config, StartError};
@@ -49,9 +49,9 @@
 //!
 //! # Visibility
 //!
-//! The modules below are private. The feature `internals` makes them public for the tests, benches, examples and fuzz targets
-//! of this package, which switches it on for itself; it promises nothing to anybody else (`docs/decisions/`). A build without
-//! the feature, as that of the program, shows what no code reaches: the gate denies such dead code.
+//! The modules below are private. The feature `internals` makes them public for the tests, benches, examples and fuzz
+//! targets of this package, which switches it on for itself; it promises nothing to other users (`docs/decisions/`). A
+//! build without the feature, as that of the program, shows code that is not reached: the gate denies such dead code.
 //!
 //! # Rooms
 //!
@@ -61,17 +61,17 @@
 //!
 //! | room | what it is |
 //! | --- | --- |
-//! | [`node`] | who a node is: key, id, endpoint, enode URL, record, fork id; where we may write, and how much we do for strangers |
+//! | [`node`] | the identity of a node: key, id, endpoint, enode URL, record, fork id; the addresses that we may write to, and rations for strangers |
 //! | [`kademlia`] | the table and the searches of both discovery protocols |
 //! | [`discv4`] | node discovery v4: signed packets, endpoint proof, records on request |
-//! | [`discv5`] | node discovery v5.1: encrypted sessions, challenges, requests and answers, applications talking |
+//! | [`discv5`] | node discovery v5.1: encrypted sessions, challenges, requests and answers, TALKREQ for applications |
 //! | [`dnsdisc`] | node lists in the DNS: signed trees and the client that walks them |
 //! | [`rlpx`] | the encrypted transport: handshake, frames, snappy |
 //! | [`p2p`] | the base protocol: Hello, Disconnect, capabilities, one connection's engine |
 //! | [`delivery`] | from peers to applications: bounded queues that outlive streams, credit, overflow, every loss reported |
-//! | [`lease`] | who owns a capability, for how long, and who may act for it |
+//! | [`lease`] | the owner of each capability, the duration of ownership, and the right to act for an owner |
 //! | [`watch`] | state copied to watchers: snapshot, changes, marks to resume from |
-//! | [`policy`] | who is dialed, who is let in, who stays, and why |
+//! | [`policy`] | which nodes are dialed, which are let in, which stay, and why |
 //! | [`switch`] | the one owner of peers and registrations: an engine made of the parts above |
 //! | [`net`] | drivers, one socket or file each, and the loop around the switch |
 //! | [`rpc`] | the gRPC contract: services, errors, reflection |
@@ -80,12 +80,12 @@
 //! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`telemetry`] | log events: how they are written, and which |
 //! | `rlp`, `now`, `wake` | open to all rooms: strict decoding of RLP, the time as an argument, and how a pure room wakes a task |
-//! | [`process`] | what the process asks of the system: signals, file limit |
+//! | [`process`] | the process and the system: signals, file limit |
 //! | `program` | the program: arguments, configuration, log, a sidecar until a signal, exit code |
 //!
 //! # The engine contract
 //!
-//! Every pure state machine has the same shape. It is a shape, not a trait: nobody is generic over engines.
+//! Every pure state machine has the same shape. It is a shape, not a trait: no code is generic over engines.
 //!
 //! ```text
 //! fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]);   // or handle_bytes, handle_command …
@@ -95,9 +95,9 @@
 //! fn poll_transmit(&mut self, now: Now, out: &mut BytesMut) -> Option<…>;    // hot output, into the caller's buffer
 //! ```
 //!
-//! One mutation, drain the actions, re-arm the timer. A peer's fault is an action that says whose fault it was, not
-//! a `Result`. That is what lets whole networks run in virtual time, engines be fuzzed by operation sequences, and
-//! any bug be replayed from a seed.
+//! One mutation, drain the actions, re-arm the timer. A peer's fault is an action that names the side at fault, not a
+//! `Result`. So whole networks run in virtual time, engines are fuzzed by operation sequences, and any bug is replayed
+//! from a seed.
 
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 

@@ -1,7 +1,7 @@
 //! The program: arguments, configuration, log, [`App`], run until a signal, exit code.
 //!
-//! It is a part of the library, and the binary calls it (`main.rs`). So a sidecar's start with a log and its reload, which only
-//! the program needs, are not public.
+//! It is a part of the library, and the binary calls it (`main.rs`). So a sidecar's start with a log and its reload,
+//! which only the program needs, are not public.
 
 use std::{fmt::Write as _, io::Write as _, pin::pin, process::ExitCode, time::Duration};
 

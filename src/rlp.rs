@@ -41,7 +41,7 @@ enum Kind {
     List,
 }
 
-/// An item's kind, its payload, the whole item, and what follows it.
+/// An item's kind, its payload, the whole item, and the bytes after it.
 type Split<'a> = (Kind, &'a [u8], &'a [u8], &'a [u8]);
 
 /// Splits the first item off `input`.
@@ -105,8 +105,7 @@ impl<'a> Reader<'a> {
         if rest.is_empty() { Ok(reader) } else { Err(Error::Trailing) }
     }
 
-    /// Opens the list at the start of `input`, and returns the bytes that follow it (EIP-8 tells readers to ignore
-    /// them).
+    /// Opens the list at the start of `input`, and returns the bytes that follow it (readers ignore them by EIP-8).
     pub fn list_prefix(input: &'a [u8]) -> Result<(Self, &'a [u8]), Error> {
         match split(input)? {
             (Kind::List, payload, _, rest) => Ok((Self { rest: payload }, rest)),

@@ -37,7 +37,7 @@ pub enum TelemetryError {
     Filter {
         /// The text of the filter.
         filter: String,
-        /// What is wrong with the text.
+        /// The error in the text.
         problem: String,
     },
     /// Writing events has been started already.

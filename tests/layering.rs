@@ -2,11 +2,12 @@
 //!
 //! It reads every path in `src/`, in `use` and inline, and complains about an upward arrow; about a clock, task,
 //! socket, file, thread or ambient randomness in a pure room; about a file that does not say what it is for, or that is
-//! too long to be one idea; about a function that is too long; about a type with methods in a second file; about circles of files that use each other; and about a map
-//! that leaves out a module. `layering/proof.rs` proves it on snippets that break each rule.
+//! too long to be one idea; about a function that is too long; about a type with methods in a second file; about
+//! circles of files that use each other; and about a map that leaves out a module. `layering/proof.rs` proves it on
+//! snippets that break each rule.
 //!
-//! Some rules have exceptions, which are older than the rule. Each exception must be needed: one that is not needed any more
-//! fails the test, so that the list shrinks and never grows.
+//! Some rules have exceptions, which are older than the rule. Each exception must be needed: one that is not needed any
+//! more fails the test, so that the list shrinks and never grows.
 
 #![allow(clippy::indexing_slicing, clippy::expect_used, reason = "a test may fail loudly")]
 
@@ -22,7 +23,7 @@ use source::Path;
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
 
-/// The pure rooms and what each may use beside itself.
+/// The pure rooms and the names that each may use beside its own.
 const PURE: &[(&str, &[&str])] = &[
     ("node", &[]),
     ("kademlia", &["node"]),
@@ -38,9 +39,9 @@ const PURE: &[(&str, &[&str])] = &[
     ("switch", &["p2p", "policy", "delivery", "lease", "watch", "node", "rlpx"]),
 ];
 
-/// The rooms that do I/O, lowest first. Each may use all pure rooms beside what stands here. `rpc` and
-/// `http` stand side by side: they do not know each other. A component's settings are its own type; `config` reads
-/// that type and `app` hands over the value, so the drivers do not know `config`.
+/// The rooms that do I/O, lowest first. Each may use all pure rooms and the rooms of its row. `rpc` and `http` stand
+/// side by side and do not use each other. A component's settings are its own type. `config` reads that type and `app`
+/// hands over the value, so the drivers do not use `config`.
 const DRIVERS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("net", &[]),
@@ -54,7 +55,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("main", &["run_program"]),
 ];
 
-/// What belongs to no room and is open to all: names at the crate root.
+/// Names at the crate root that belong to no room and are open to all.
 const SHARED: &[&str] = &["rlp", "now", "Now", "wake", "Wake", "WakeSlot"];
 
 /// Dependencies that pure rooms may use: arithmetic and encodings. Any other one of Cargo.toml is refused there.
@@ -80,7 +81,7 @@ const PURE_CRATES: &[&str] = &[
     "zeroize",
 ];
 
-/// What a pure room may not name, by the segments that a path starts or ends with, and why.
+/// The names that a pure room may not use, by the segments that a path starts or ends with, and why.
 const IMPURE: &[(&[&str], &str)] = &[
     (&["SystemTime"], "a clock; take crate::Now"),
     (&["std", "time", "*"], "a glob that hides a clock"),
@@ -126,14 +127,14 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 /// Methods of a type outside of the file that declares it, older than the rule: file and type.
 const SECOND_FILES: &[(&str, &str)] = &[];
 
-/// Files of one room that may need each other. Three are a parent and two parts that know each other.
+/// Files of one room that may need each other. Three are a parent and two parts that use each other.
 const MAX_CIRCLE: usize = 3;
 
 /// Larger circles that are older than the rule: a file that is in the circle, and how many files are.
 const LARGE_CIRCLES: &[(&str, usize)] = &[];
 
-/// Rooms that `lib.rs` shows to those who embed a sidecar. No room can use these names, because a room names another one by
-/// its path.
+/// Rooms that `lib.rs` shows to programs that embed a sidecar. No room can use these names, because a room names
+/// another one by its path.
 const SHOWN: &[&str] = &["app", "config", "lease", "net", "node", "program"];
 
 #[test]
@@ -179,8 +180,8 @@ fn rooms_keep_their_rules() {
 /// Something that a rule may make an exception of: its file, its name, and the complaint about it.
 type Found = (String, String, String);
 
-/// The types to which a file adds methods although it does not declare them. A type owns its fields in one file; where a
-/// second one seems needed, part of the state wants to be a type of its own.
+/// The types to which a file adds methods although it does not declare them. A type owns its fields in one file; where
+/// a second one seems needed, part of the state wants to be a type of its own.
 fn second_files(name: &str, source: &source::Source) -> Vec<Found> {
     let foreign = source.impls.iter().filter(|block| !block.in_test && !source.types.contains(&block.of));
     let mut found: Vec<Found> = foreign
@@ -210,7 +211,7 @@ fn long_functions(name: &str, source: &source::Source) -> Vec<Found> {
     .collect()
 }
 
-/// The complaints about what is no exception, and about exceptions in `list` that are not needed.
+/// The complaints that are no exception, and the exceptions in `list` that are not needed.
 fn excused(found: Vec<Found>, exceptions: &[(&str, &str)], list: &str) -> Vec<String> {
     let is = |(file, name): &(&str, &str), (of, found, _): &Found| file == of && name == found;
     let stale = exceptions
@@ -292,7 +293,7 @@ fn judge(name: &str, text: &str, is_test: bool, banned: &[String]) -> Vec<String
     complaints
 }
 
-/// What is wrong with where a path leads, if anything.
+/// Why a path leads to a place that it may not use, if it does.
 fn arrow(room: &str, path: &Path) -> Option<String> {
     let segments: Vec<&str> = path.segments.iter().map(String::as_str).collect();
     let to = match segments.as_slice() {
@@ -323,7 +324,7 @@ fn arrow(room: &str, path: &Path) -> Option<String> {
     (!allowed.contains(&to)).then(|| format!("an upward arrow: {room} may use only {and}{allowed:?}"))
 }
 
-/// The engine of a connection speaks to a message wire, and knows its transport in one file.
+/// The engine of a connection uses a message wire, and names its transport in one file.
 fn beside_the_wire(name: &str, path: &Path) -> Option<String> {
     let in_engine = name.starts_with("src/p2p/") && name != "src/p2p/wire.rs" && !path.in_test;
     let segments: Vec<&str> = path.segments.iter().map(String::as_str).collect();
@@ -335,7 +336,7 @@ fn rule<'a>(table: &'a [(&str, &'a [&'a str])], room: &str) -> Option<&'a [&'a s
     table.iter().find(|(name, _)| *name == room).map(|(_, allowed)| *allowed)
 }
 
-/// What a path brings into a pure room that does not belong there, if anything.
+/// Why a path must not stand in a pure room, if it must not.
 fn impurity(path: &Path, banned: &[String]) -> Option<String> {
     let segments: Vec<&str> =
         path.segments.iter().map(|segment| if segment == "core" { "std" } else { segment }).collect();
@@ -360,7 +361,8 @@ fn impurity(path: &Path, banned: &[String]) -> Option<String> {
         .map(|(_, why)| (*why).to_string())
 }
 
-/// The dependencies that pure rooms may not use: all of `[dependencies]` but [`PURE_CRATES`], as they are written in code.
+/// The dependencies that pure rooms may not use: all of `[dependencies]` but [`PURE_CRATES`], as they are written in
+/// code.
 fn impure_crates(manifest: &str) -> Vec<String> {
     let section = manifest.split("\n[dependencies]\n").nth(1).expect("[dependencies]");
     let section = section.split("\n[").next().expect("the text before the next section");
@@ -383,7 +385,7 @@ fn module_of(name: &str) -> Vec<String> {
     module
 }
 
-/// The files that are test code as a whole: declared by `#[cfg(test)] mod name;`, and what stands in their folders.
+/// The files that are test code as a whole: declared by `#[cfg(test)] mod name;`, and the files in their folders.
 fn test_files(names: &[String], texts: &[String]) -> Vec<String> {
     let mut roots: Vec<Vec<String>> = Vec::new();
     for (name, text) in names.iter().zip(texts) {

@@ -22,7 +22,7 @@ use tonic::Streaming;
 
 use crate::processes::Sidecar;
 
-/// What a message costs beside its bytes, in all windows.
+/// The cost of a message beside its bytes, in all windows.
 const MESSAGE_COST: i64 = 64;
 /// The most that one frame of requests carries.
 const FRAME: usize = 256 << 10;
@@ -39,7 +39,7 @@ impl Reading {
     pub(crate) const AUTO: Self = Self { auto_credit: true, action: Action::DropAndReport };
 }
 
-/// What an application has seen. Shared with whoever watches it.
+/// The counters of an application. Shared with the code that watches it.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) messages: AtomicU64,
@@ -125,7 +125,7 @@ impl Application {
         requests.send(ExchangeRequest { events: vec![first] }).await.unwrap();
         let responses =
             sidecar.messages().exchange(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
-        // A sender that waits for credit takes the news; a reader that nobody listens to must not wait for it.
+        // A sender that waits for credit takes the events. A reader without a listener must not wait for it.
         let (tell, news) = mpsc::channel(65_536);
         let seen = Arc::<Seen>::default();
         let reader = Reader {
@@ -272,7 +272,7 @@ impl Reader {
         }
     }
 
-    /// Returns the credit of what was processed.
+    /// Returns the credit of the processed messages.
     async fn give(&self, credit: &mut HashMap<u32, u64>) {
         let total: u64 = credit.values().sum();
         if !self.by_hand || total == 0 {

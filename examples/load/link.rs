@@ -1,5 +1,5 @@
-//! A slow link: a TCP proxy that passes a number of bytes a second each way. The kernel's own buffers on both sides of it
-//! are made small, so that they do not hide the rate.
+//! A slow link: a TCP proxy that passes a number of bytes a second each way. The kernel's own buffers on both sides of
+//! it are made small, so that they do not hide the rate.
 
 use std::{
     net::SocketAddr,

@@ -1,13 +1,14 @@
-//! A load tool: real sidecars, real applications, and peers of other stacks, with a table of what was lost.
+//! A load tool: real sidecars, real applications, and peers of other stacks, with a table of lost messages.
 //!
 //! ```text
 //! cargo run --release --example load -- flood [--seconds N] [--rows NAME,…]
 //! ```
 //!
 //! Each row starts processes of its own on loopback: two sidecars with an application on each, or a sidecar with an
-//! application and a peer of another stack (go-ethereum, which needs Go, or ethereumjs, which needs Node.js and npm). One side sends as fast as it is let, the
-//! other takes at the pace of the row. At the end sent = delivered + reported, and a row that promises no loss fails if
-//! anything was lost. `--seconds` is the length of each flood: 15 by default, 120 in `.ci/full flood`.
+//! application and a peer of another stack (go-ethereum, which needs Go, or ethereumjs, which needs Node.js and npm).
+//! One side sends as fast as it is let, the other takes at the pace of the row. At the end sent = delivered + reported,
+//! and a row that promises no loss fails if anything was lost. `--seconds` is the length of each flood: 15 by default,
+//! 120 in `.ci/full flood`.
 //!
 //! The binary under load is built first, unless DEVP2PD names one.
 

@@ -31,7 +31,7 @@ fn ethereumjs() -> &'static PathBuf {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/load/ethereumjs");
         let folder = std::env::current_exe().unwrap().with_file_name("load-ethereumjs");
         std::fs::create_dir_all(&folder).unwrap();
-        // What npm leaves behind when it is done. A second run needs no network.
+        // The file that npm writes when it is done. A second run needs no network.
         let installed = folder.join("node_modules/.package-lock.json");
         let lock = std::fs::read(source.join("package-lock.json")).unwrap();
         let current = installed.exists()
@@ -78,7 +78,7 @@ pub(crate) struct Peer {
     pub(crate) enode: String,
 }
 
-/// What became of a flood.
+/// The result of a flood.
 pub(crate) struct Poured {
     pub(crate) sent: u64,
     pub(crate) longest_write: Duration,

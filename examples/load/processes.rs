@@ -16,10 +16,10 @@ use devp2pd::rpc::proto::{
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-/// How long a process may take to say where it is.
+/// How long a process may take to print its addresses.
 const READY: Duration = Duration::from_secs(60);
 
-/// What an application takes in one gRPC message: the largest message of devp2p and its frame.
+/// The largest gRPC message that an application takes: the largest message of devp2p and its frame.
 pub(crate) const MAX_RESPONSE: usize = 17 << 20;
 
 /// A child process, killed when it is dropped.

@@ -1,4 +1,4 @@
-//! The rows of the flood table: what each starts, what it promises, and how the result is judged.
+//! The rows of the flood table: the processes of each, its promise, and how the result is judged.
 
 use std::{
     pin::Pin,
@@ -25,7 +25,7 @@ const GETH_WRITE: Duration = Duration::from_secs(20);
 const FLOOD: u32 = 2;
 const ASK: u32 = 3;
 
-/// What is run, and for how long.
+/// The rows to run, and for how long.
 pub(crate) struct Plan {
     pub(crate) seconds: u64,
     /// By name; empty for all.
@@ -37,7 +37,7 @@ impl Plan {
         Duration::from_secs(self.seconds)
     }
 
-    /// The span of one of several phases of a row: what a phase shows does not change after this long.
+    /// The span of one of several phases of a row: the result of a phase does not change after this long.
     fn phase(&self) -> Duration {
         Duration::from_secs(self.seconds.min(40))
     }
@@ -151,7 +151,7 @@ fn lossless(what: String, sent: u64, seen: &Seen, all: bool, note: String) -> Ou
     Outcome { what, sent, delivered, lost, note, holds }
 }
 
-/// Two sidecars that know each other.
+/// Two sidecars that are connected.
 async fn pair() -> (Sidecar, Sidecar) {
     let (a, b) = (Sidecar::start(&[]).await, Sidecar::start(&[]).await);
     b.dial(&a.enode).await;
@@ -372,8 +372,9 @@ impl Shared {
     }
 }
 
-/// The peer floods both channels all the time. The fast reader's rate beside one that reads as fast, then beside one that
-/// takes a message a second, then beside a fast one again: what stands in the middle is compared with the mean of both.
+/// The peer floods both channels all the time. The fast reader's rate is measured beside one that reads as fast, then
+/// beside one that takes a message a second, then beside a fast one again. The middle is compared with the mean of both
+/// ends.
 async fn beside(plan: &Plan) -> Vec<Outcome> {
     let mut shared = Shared::start().await;
     let payload = noise(16 * KIB);
@@ -397,7 +398,7 @@ async fn beside(plan: &Plan) -> Vec<Outcome> {
     let note = format!("{:.0} % of its rate beside a fast one", share * 100.0);
     let mut outcome =
         lossless("a fast reader beside one message a second".to_owned(), sent, &fast.seen, all, note);
-    // A short phase is a noisy measure, and must not fail a gate: what it has to show then is that nothing is blocked.
+    // A short phase is a noisy measure, and must not fail a gate. It then has to show only that nothing is blocked.
     let least = if plan.phase() >= Duration::from_secs(40) { 0.8 } else { 0.5 };
     outcome.holds &= share >= least && other.seen.closed.load(Ordering::Relaxed) == 0;
     vec![outcome]

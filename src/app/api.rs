@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// What the services are made of.
+/// The sources of the services.
 pub(super) struct Services<'a> {
     pub(super) facts: NodeFacts,
     pub(super) controls: Controls,
@@ -77,8 +77,8 @@ pub(super) async fn serve(
     Ok(Served { addr, socket, health })
 }
 
-/// Serves the probes and the metrics. They answer until all other components have stopped: a supervisor asks whether the
-/// process lives, in particular while it stops.
+/// Serves the probes and the metrics. They answer until all other components have stopped: a supervisor asks whether
+/// the process lives, in particular while it stops.
 pub(super) async fn serve_probes(
     addr: SocketAddr,
     probes: Probes,
@@ -103,7 +103,7 @@ async fn bind(
     Ok((listener, bound))
 }
 
-/// The Unix socket of gRPC. One that was asked for must be; the default may be missing, which is said.
+/// The Unix socket of gRPC. A socket that the operator named is required. The default may fail, with a warning.
 fn unix_listener(grpc: &Grpc) -> Result<Option<(UnixListener, Place)>, StartFailure> {
     match grpc.socket.as_deref().map(unix_socket::bind) {
         None => Ok(None),

@@ -1,8 +1,8 @@
 //! The components that run, in the order of their start, and how all of them stop: in reverse, under one deadline.
 //!
-//! A component may wait for one that was started before it, never for one that comes later. So the last one stops first,
-//! while everything that it uses still runs. Each has a share of the time, so that one that hangs leaves time for the
-//! others. At the deadline, all that is left is cut.
+//! A component may wait for one that was started before it, never for one that comes later. So the last one stops
+//! first, while everything that it uses still runs. Each has a share of the time, so that one that hangs leaves time
+//! for the others. At the deadline, all that is left is cut.
 
 use std::{
     future::poll_fn,
@@ -14,7 +14,8 @@ use tokio::time::timeout_at;
 
 use crate::net::{clock, running::Running};
 
-/// How long one component may take to stop. The longest ordinary stop is that of gRPC clients that close their connections.
+/// How long one component may take to stop. The longest ordinary stop is that of gRPC clients that close their
+/// connections.
 const SHARE: Duration = Duration::from_secs(3);
 
 /// A component, and what stopping it takes.
@@ -88,7 +89,7 @@ impl Components {
                 }
             }
         };
-        // Each wait ends at the deadline; this one also bounds what stands between them.
+        // Each wait ends at the deadline; this one also bounds the code between them.
         let _ = timeout_at(deadline.into(), in_reverse).await;
     }
 }
@@ -121,7 +122,7 @@ mod tests {
         }
     }
 
-    /// A component that ends as soon as it is told to, and one that never does.
+    /// A component that ends as soon as it is asked to, and one that never does.
     fn component(name: &'static str, ends: bool, log: &Arc<Mutex<Vec<&'static str>>>) -> Component {
         let noted = Noted(name, Arc::clone(log));
         Running::start(name, async move |stop| {
@@ -177,7 +178,7 @@ mod tests {
         let deaf = Component { share: Some(Duration::from_millis(50)), ..component("deaf", false, &log) };
         components.add(deaf);
         components.stop(clock::now().mono + LONG).await;
-        assert!(log.lock().unwrap().contains(&"first"), "it was told, and has finished");
+        assert!(log.lock().unwrap().contains(&"first"), "it was asked to stop, and has finished");
     }
 
     #[tokio::test]

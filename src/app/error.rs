@@ -38,7 +38,7 @@ pub(super) enum StartFailure {
     Lists {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         error: ListsError,
     },
     /// A peer of the configuration cannot be listed.
@@ -50,19 +50,19 @@ pub(super) enum StartFailure {
     /// The same for gRPC and the probes.
     #[error("cannot serve {what} on {addr}: {}", listener::bind_problem(*addr, flag, source))]
     Serve {
-        /// What was to be served.
+        /// The service that was to be served.
         what: &'static str,
         /// The flag that chooses the address.
         flag: &'static str,
         /// Where.
         addr: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The Unix socket that was asked for cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Who may call cannot be told, or TLS cannot be served.
+    /// The access file cannot be used, or TLS cannot be served.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
     /// Our record cannot be signed.

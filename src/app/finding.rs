@@ -34,10 +34,10 @@ use crate::{
     },
 };
 
-/// Candidates on their way to the dialer: what four sources answer to one demand.
+/// Candidates on their way to the dialer: the answers of four sources to one demand.
 const CANDIDATES: usize = 64;
 
-/// What is kept of our record.
+/// The part of our record that is kept in a file.
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecordState {
@@ -45,7 +45,7 @@ pub(super) struct RecordState {
     pub(super) seq: u64,
 }
 
-/// What the search for nodes begins with.
+/// The arguments of the search for nodes.
 pub(super) struct Setup<'a> {
     pub(super) config: &'a Config,
     pub(super) data_dir: &'a Path,
@@ -54,7 +54,7 @@ pub(super) struct Setup<'a> {
     pub(super) record_file: StateFile<RecordState>,
     /// Those of discovery are taken.
     pub(super) sockets: &'a mut Sockets,
-    /// Who is told what happens in the tables.
+    /// The receivers of changes in the tables.
     pub(super) tables: TableWatch,
     pub(super) rng: StdRng,
 }
@@ -62,9 +62,9 @@ pub(super) struct Setup<'a> {
 /// The ways into what finds nodes.
 pub(super) struct Finding {
     pub(super) discovery: Discovery,
-    /// What reading DNS trees comes to.
+    /// The result of reading DNS trees.
     pub(super) trees: watch::Receiver<dnsdisc::Counters>,
-    /// What the switch uses.
+    /// The handles for the switch.
     pub(super) sources: Sources,
 }
 
@@ -154,7 +154,7 @@ fn open_database(data_dir: &Path, rng: StdRng, components: &mut Components) -> O
                 let _ = stop.await;
                 closing.close().await;
             });
-            // What was learned is not lost while there is time.
+            // The database is written while there is time.
             components.add(Component::from(running).with_all_the_time());
             Some(database)
         }
@@ -203,8 +203,8 @@ fn read_trees(
     watch::channel(dnsdisc::Counters::default()).1
 }
 
-/// Keeps the sequence number of our record, which must never go back: the one that holds now before it is published, and
-/// each later one.
+/// Keeps the sequence number of our record, which must never go back: the one that holds now before it is published,
+/// and each later one.
 fn keep_seq(
     record: watch::Receiver<Record>,
     file: StateFile<RecordState>,

@@ -1,13 +1,14 @@
 //! Builds all components in order, starts them, and stops them.
 //!
 //! Start: data directory and its lock → key → lists and sequence number of earlier runs → listeners bound → discovery →
-//! switch → gRPC → probes → ready. A failure at any step stops what was started, in reverse, so that it leaves no port,
-//! lock or task behind. Starting is a function that consumes its configuration: the same [`App`] cannot be started twice.
+//! switch → gRPC → probes → ready. A failure at any step stops the components that were started, in reverse, so that it
+//! leaves no port, lock or task behind. Starting is a function that consumes its configuration: the same [`App`] cannot
+//! be started twice.
 //!
-//! Stop: the components in reverse (`components`). The first to stop is `service`: not ready → applications are told and
-//! get a moment → no more dials or accepts → what was accepted for peers is written, then Disconnect → streams end. Then
-//! gRPC ends, files are written, and the probes answer until the end. All within the grace period, whatever clients do:
-//! what has not stopped by then is cut.
+//! Stop: the components in reverse (`components`). The first to stop is `service`: not ready → applications are
+//! notified and get a moment → no more dials or accepts → messages that were accepted for peers are written, then
+//! Disconnect → streams end. Then gRPC ends, files are written, and the probes answer until the end. All of this
+//! happens within the grace period, whatever clients do: components that have not stopped by then are cut.
 //!
 //! | file | what it does |
 //! | --- | --- |
@@ -17,7 +18,7 @@
 //! | `finding` | starts what finds nodes |
 //! | `peers` | starts the switch |
 //! | `api` | starts gRPC and the probes |
-//! | `service` | accepts peers and is ready; at the end, tells applications and peers |
+//! | `service` | accepts peers and is ready; at the end, notifies applications and peers |
 //! | `reload` | takes over a configuration that was read again |
 //!
 //! Left out: signals, the log and the limit on open files, which belong to the process (`program`).
@@ -50,8 +51,8 @@ use crate::{
     telemetry::Logging,
 };
 
-/// A running sidecar: the components, and what is known of them. Dropping it cuts all of them at once; [`App::stop`] stops
-/// them in order.
+/// A running sidecar: its components and the facts about them. Dropping it cuts all of them at once; [`App::stop`]
+/// stops them in order.
 ///
 /// It needs a tokio runtime with I/O and timers. It handles no signals, writes no log and changes no limits of the
 /// process, so a program may run any number of sidecars, each with its own data directory.
@@ -117,8 +118,8 @@ impl App {
         &self.started
     }
 
-    /// Reads the configuration with `load`, takes over what can change while running, and logs what changed and what
-    /// needs a restart.
+    /// Reads the configuration with `load`, takes over the settings that can change while running, and logs the changes
+    /// and the settings that need a restart.
     pub(crate) async fn reload(
         &mut self,
         load: impl FnOnce() -> Result<Request, ConfigError> + Send + 'static,
@@ -127,19 +128,19 @@ impl App {
     }
 
     /// Waits for a component to end that must not: a fault of ours. A half-dead process would keep its port and answer
-    /// nobody; a supervisor can start a whole one.
+    /// no call; a supervisor can start a whole one.
     pub async fn broken(&mut self) -> &'static str {
         self.components.broken().await
     }
 
-    /// Waits for a call that tells the process to stop.
+    /// Waits for a call that stops the process.
     pub fn stop_asked(&self) -> impl Future<Output = ()> + use<> {
         let asked = Arc::clone(&self.stop_asked);
         async move { asked.notified().await }
     }
 
-    /// Stops all components in order, within the grace period: what has not stopped by then is cut. Returns what is left
-    /// of it.
+    /// Stops all components in order, within the grace period: components that have not stopped by then are cut.
+    /// Returns the rest of the grace period.
     pub async fn stop(self) -> Duration {
         let deadline = clock::now().mono + self.grace;
         self.components.stop(deadline).await;

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// What the switch begins with.
+/// The arguments of the switch.
 pub(super) struct Setup<'a> {
     pub(super) config: &'a Config,
     pub(super) key: NodeKey,

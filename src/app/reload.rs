@@ -1,8 +1,8 @@
-//! What a running sidecar takes over from a configuration that was read again (SIGHUP).
+//! The settings that a running sidecar takes over from a configuration that was read again (SIGHUP).
 //!
 //! The log filter and the lists of static and trusted peers change while it runs. Access file and TLS files need no
-//! signal: they are read within a second of a change (`rpc::access::credentials`). Everything else holds from the next
-//! start on, and the log says which settings that are. A configuration that is wrong changes nothing.
+//! signal: they are read within a second of a change (`rpc::access::credentials`). All other settings take effect at
+//! the next start, and the log names those that changed. A configuration with an error changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,8 +40,8 @@ impl Current {
         (&self.static_peers, &self.trusted_peers)
     }
 
-    /// Reads the configuration with `load`, takes over what can change while running, and logs what changed and what
-    /// needs a restart.
+    /// Reads the configuration with `load`, takes over the settings that can change while running, and logs the changes
+    /// and the settings that need a restart.
     pub(super) async fn reload(
         &mut self,
         handle: &Handle,
@@ -85,7 +85,7 @@ impl Current {
     }
 }
 
-/// Makes the list of the configuration what it is now. Entries that calls added stay.
+/// Makes the list of the configuration equal to the new one. Entries that calls added stay.
 async fn relist(handle: &Handle, list: Listed, before: &[NodeRef], now: &[NodeRef]) {
     let kept: BTreeSet<NodeId> = now.iter().map(NodeRef::id).collect();
     let removed: BTreeSet<NodeId> = before.iter().map(NodeRef::id).filter(|id| !kept.contains(id)).collect();

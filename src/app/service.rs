@@ -1,7 +1,8 @@
-//! The sidecar in service: peers are accepted and the probes say "ready", until the order to stop comes.
+//! The sidecar in service: peers are accepted and the probes report "ready", until the order to stop comes.
 //!
-//! This is the last component to start and the first to stop, because its end needs all the others: applications are told
-//! and may finish, what was accepted for peers is written, peers hear why we go, and the streams end.
+//! This is the last component to start and the first to stop, because its end needs all the others. Applications are
+//! notified and may finish, messages that were accepted for peers are written, peers get the reason, and the streams
+//! end.
 
 use std::time::Duration;
 
@@ -27,13 +28,13 @@ use crate::{
 /// How long applications that are attached get between the notice and the end of their streams.
 const NOTICE: Duration = Duration::from_secs(2);
 
-/// How long peers get to take what was accepted for them and the reason.
+/// The time for peers to take the messages that were accepted for them, and the reason.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 /// How often the end of streams and connections is looked for.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What being in service takes.
+/// The parts of a sidecar in service.
 pub(super) struct Service {
     /// Where peers connect.
     pub(super) listeners: Vec<TcpListener>,
@@ -63,7 +64,7 @@ impl Service {
         for listener in listeners {
             accepting.spawn(listener::accept(listener, accepted.clone()));
         }
-        // The switch learns that nothing is accepted any more when the last sender is gone.
+        // The switch learns that nothing is accepted any more when the last sender is dropped.
         drop(accepted);
         let _ = stop.await;
         probes.set(Stage::Draining);
@@ -73,8 +74,8 @@ impl Service {
     }
 }
 
-/// Applications get `notice` to finish, then peers get [`FAREWELL`] to take what was accepted for them and the reason, then
-/// the streams end. A switch that does not answer holds each step no longer than that.
+/// Applications get `notice` to finish. Then peers get [`FAREWELL`] to take the messages that were accepted for them
+/// and the reason. Then the streams end. A switch that does not reply delays each step no longer than that.
 async fn end(handle: &Handle, notice: Duration) {
     let deadline = clock::now().unix.saturating_add(notice);
     let told = async {

@@ -1,8 +1,8 @@
 //! Binding the ports of peers and of discovery.
 //!
-//! Without other wishes both address families are bound, as far as the machine has them. Peers and discovery share one
-//! port number, in both families, because an enode URL has room for one: where the system chooses, it chooses until all
-//! of them are free.
+//! By default both address families are bound, as far as the machine has them. Peers and discovery share one port
+//! number, in both families, because an enode URL has room for one: where the system chooses, it chooses until all of
+//! them are free.
 
 use std::{
     io,
@@ -41,7 +41,7 @@ impl Sockets {
         loop {
             match Self::try_bind(config) {
                 Ok(sockets) => return Ok(sockets),
-                // What was chosen for one socket is taken for its twin: let the system choose again.
+                // The port that was chosen for one socket is taken for its twin: let the system choose again.
                 Err(error) if system_chooses && error.is_taken() && tries < PORT_TRIES => tries += 1,
                 Err(error) => return Err(error),
             }
@@ -108,7 +108,7 @@ fn bind_tcp(
     Ok(listeners)
 }
 
-/// The kernel caps receive buffers without an error. An operator who set one is told what holds.
+/// The kernel caps receive buffers without an error. An operator who set one gets a warning with the size that holds.
 fn check_receive_buffer(listener: &TcpListener, asked: usize) {
     if let Ok(got) = peer_socket::receive_buffer(&SockRef::from(listener))
         && got < asked
@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_of_another_machine_is_an_error_unless_any_family_will_do() {
-        // Documentation addresses are nobody's.
+        // Documentation addresses belong to no machine.
         let wanted = addrs(&["127.0.0.1:0", "192.0.2.1:0"]);
         assert_eq!(bind_tcp(&wanted, false, RECEIVE_BUFFER).unwrap_err().addr.ip(), wanted[1].ip());
         assert_eq!(bind_tcp(&wanted, true, RECEIVE_BUFFER).unwrap().len(), 1);

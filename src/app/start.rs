@@ -42,7 +42,7 @@ const ACCEPTED: usize = 64;
 pub struct Started {
     /// The URL that other nodes dial. `None`: no peers are accepted.
     pub enode: Option<Enode>,
-    /// The node's record (EIP-778). It says the node id: `record.id()`.
+    /// The node's record (EIP-778). It has the node id: `record.id()`.
     pub record: Record,
     /// Where peers are accepted.
     pub listen_addrs: Vec<SocketAddr>,
@@ -56,23 +56,23 @@ pub struct Started {
     pub http_addr: Option<SocketAddr>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// The network that we were started for, and what this version knows of its forks: one line.
+    /// The network that we were started for, and the forks of it that this version knows: one line.
     pub network: String,
-    /// What is allowed and yet most likely not meant.
+    /// Settings that are allowed and probably a mistake.
     pub warnings: Vec<String>,
 }
 
-/// What the steps share.
+/// The state that the steps share.
 pub(super) struct Steps<'a> {
     config: &'a Config,
     log: Option<Logging>,
     now: Now,
     rng: StdRng,
-    /// What was started so far.
+    /// The components that were started so far.
     components: &'a mut Components,
 }
 
-/// What a start leaves beside the components.
+/// The results of a start beside the components.
 pub(super) struct Outcome {
     pub(super) started: Started,
     pub(super) handle: Handle,
@@ -135,7 +135,7 @@ impl<'a> Steps<'a> {
         reached(Step::State)?;
         let mut sockets = Sockets::bind(config)?;
         let udp_addrs = sockets.udp.as_ref().map(UdpPort::local_addrs).unwrap_or_default();
-        // Signing fails only for size, and a record without entries has a third of what is allowed.
+        // Signing fails only for size, and a record without entries has a third of the allowed size.
         let local = LocalRecord::new(self.now, key.clone(), sockets.ports(), earlier.seq)
             .map_err(|error| StartFailure::Record(error.to_string()))?;
         reached(Step::Listen)?;
@@ -216,7 +216,7 @@ impl<'a> Steps<'a> {
         StdRng::seed_from_u64(self.rng.next_u64())
     }
 
-    /// What GetNodeInfo says of this run. Warnings are logged, too.
+    /// The facts of this run for GetNodeInfo. Warnings are logged, too.
     fn facts(&mut self, key: &NodeKey, listen_addrs: Vec<SocketAddr>) -> NodeFacts {
         for warning in &self.config.warnings {
             tracing::warn!("{warning}");
@@ -235,7 +235,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// What calls may do to the process.
+    /// The controls of the process for calls.
     fn controls(&self, stop: Arc<Notify>) -> Controls {
         let log = self.log.clone();
         let log_filter = Box::new(move |filter: &str| match &log {
@@ -264,8 +264,8 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Notes in the data directory where this sidecar serves: a second process that finds it locked can say so. A sidecar starts
-/// without the note, too.
+/// Writes into the data directory where this sidecar serves, so that a second process that finds it locked can name the
+/// address. A sidecar starts without the note, too.
 fn announce(data_dir: &mut DataDir, grpc_addr: SocketAddr) {
     if let Err(error) = data_dir.announce(Some(&grpc_addr.to_string())) {
         tracing::warn!(%error, "cannot note in the data directory where this sidecar serves");

@@ -32,8 +32,8 @@ const STEPS: [Step; 8] = [
     Step::Http,
 ];
 
-/// Addresses for peers, gRPC and probes whose ports were free a moment ago. They have a loopback address of their own, by
-/// process and by call: other tests take ports of 127.0.0.1, at any time.
+/// Addresses for peers, gRPC and probes whose ports were free a moment ago. They have a loopback address of their own,
+/// by process and by call: other tests take ports of 127.0.0.1, at any time.
 fn free_addrs() -> [SocketAddr; 3] {
     static CALLS: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();
@@ -101,7 +101,7 @@ async fn a_fault_at_any_step_leaves_nothing() {
     nothing_is_left(addrs, "stopped").await;
 }
 
-/// The faults that happen: one of the ports is somebody else's.
+/// The faults that happen: another program has one of the ports.
 #[tokio::test]
 async fn a_port_that_is_taken_is_named_and_the_others_are_given_back() {
     let (dir, addrs) = (TempDir::new().unwrap(), free_addrs());
@@ -145,8 +145,8 @@ impl Lines {
     }
 }
 
-/// The last port is taken, so all components but the probes have started. They stop in reverse, while what each of them
-/// uses still runs, and the operator reads one line.
+/// The last port is taken, so all components but the probes have started. They stop in reverse, while the components
+/// that each of them uses still run, and the operator reads one line.
 #[tokio::test]
 async fn a_failure_in_the_middle_stops_in_reverse_what_had_started() {
     let lines = Lines::default();
@@ -155,8 +155,8 @@ async fn a_failure_in_the_middle_stops_in_reverse_what_had_started() {
         .with_max_level(tracing::Level::DEBUG)
         .with_ansi(false)
         .with_writer(move || writer.clone());
-    // While there is one subscriber, tracing lets the thread that first reaches a log line decide for all threads whether the
-    // line is wanted, and other tests' threads have no subscriber. With a second one it asks all of them.
+    // While there is one subscriber, tracing lets the thread that first reaches a log line decide for all threads
+    // whether the line is wanted, and other tests' threads have no subscriber. With a second one it asks all of them.
     let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let _logging = tracing::subscriber::set_default(subscriber.finish());
 
@@ -207,8 +207,8 @@ async fn a_list_that_names_this_node_starts_without_it() {
     app.stop().await;
 }
 
-/// The switch hangs, and with it every call to it. The process ends within its grace nevertheless: a stop that waited for
-/// the switch would wait until the test lets it go on.
+/// The switch hangs, and with it every call to it. The process ends within its grace nevertheless: a stop that waited
+/// for the switch would wait until the test lets it go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_switch_that_hangs_does_not_hold_the_stop() {
     let (dir, addrs) = (TempDir::new().unwrap(), free_addrs());

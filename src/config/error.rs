@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, in words for the operator.
+//! Errors of a configuration, in words for the operator.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub enum ConfigError {
     Setting {
         /// Where it stands.
         place: String,
-        /// What is wrong, and what would be right.
+        /// The problem, and a correct value.
         problem: String,
     },
     /// The file cannot be read or is no TOML.
@@ -21,7 +21,7 @@ pub enum ConfigError {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the line where there is one.
+        /// The problem, with the line where there is one.
         problem: String,
     },
     /// More than one of them, a line each.

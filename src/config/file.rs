@@ -12,7 +12,7 @@ use super::{
 /// Larger files are no configuration: a list of 1,000 static peers takes 200 KiB.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Reads the file. An error says why it is no TOML; settings that are wrong go to `errors`, all of them.
+/// Reads the file. An error says why it is no TOML; all wrong settings go to `errors`.
 pub(super) fn read(path: &Path, errors: &mut Vec<ConfigError>) -> Result<Layer, ConfigError> {
     let failed = |problem: String| ConfigError::File { path: path.to_owned(), problem };
     let mut text = String::new();

@@ -1,7 +1,7 @@
-//! Who says what: flags, environment and file as layers of assignments, and who wins.
+//! The layers of assignments: flags, environment and file, and their order.
 //!
 //! A layer holds text, not values. All layers are read by the one parser of [`Settings`], so that a value means the
-//! same wherever it stands, and each assignment knows its [`Origin`], so that an error can say where to look.
+//! same wherever it stands. Each assignment has its [`Origin`], so that an error can name the place.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use super::{
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Nobody said anything.
+    /// No layer sets it.
     Default,
     /// The file, with the line.
     File(Arc<Path>, usize),
@@ -31,7 +31,7 @@ pub(super) enum Origin {
     Flag,
 }
 
-/// What one layer says about one setting.
+/// One layer's assignment to one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Assignment {
     /// One value; for a list any number.
@@ -50,7 +50,7 @@ impl Layer {
     }
 }
 
-/// What the command line is.
+/// The contents of the command line.
 pub(super) enum Flags {
     /// Settings.
     Set(Layer),
@@ -184,7 +184,7 @@ impl Layers {
         self.0.extend(layer.0);
     }
 
-    /// The data directory of whoever runs us, unless something says another.
+    /// The data directory of the user of the process, unless a layer sets another.
     pub(super) fn set_default_data_dir(&mut self, env: &BTreeMap<OsString, OsString>) {
         let absolute =
             |name: &str| env.get(OsStr::new(name)).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -281,7 +281,7 @@ fn text(value: &OsStr) -> Option<String> {
     value.to_str().map(str::to_owned)
 }
 
-/// Says what was expected, where the standard library says only what its parser met.
+/// Adds what was expected, where the error of the standard library has only what its parser met.
 fn plain(text: &str) -> String {
     text.replace("invalid digit found in string", "expected a whole number")
         .replace("cannot parse integer from empty string", "expected a whole number")
@@ -289,7 +289,7 @@ fn plain(text: &str) -> String {
         .replace("number too large to fit in target type", "the number is too large")
 }
 
-/// The first paragraph of what clap says, on one line: the rest is about flags.
+/// The first paragraph of clap's message, on one line: the rest is about flags.
 fn brief(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);

@@ -1,7 +1,7 @@
 //! Variables that Kubernetes and Docker make for other containers, and that only look like settings.
 //!
-//! For each Service of a namespace, Kubernetes puts seven variables or more into every pod (`enableServiceLinks`), named
-//! after the Service; Docker does the same for a linked container. A Service called `devp2pd-grpc` makes
+//! For each Service of a namespace, Kubernetes puts seven variables or more into every pod (`enableServiceLinks`),
+//! named after the Service; Docker does the same for a linked container. A Service called `devp2pd-grpc` makes
 //! `DEVP2PD_GRPC_PORT=tcp://10.0.0.7:50051`, and a start must not fail for it. They are known by the form of name and
 //! value, whatever the Service is called:
 //!

@@ -1,16 +1,17 @@
 //! The configuration: one loader for flags, environment and file, and the [`Config`] that everything else reads.
 //!
-//! Every setting has one name. `--grpc-addr`, `DEVP2PD_GRPC_ADDR` and the key `grpc-addr` of the TOML file are the
-//! same setting, read by the same parser; the file has no sections, so that nobody has to know two spellings. Where
-//! several say something, flags go before environment, environment before file, file before default; a list replaces
-//! a list. Names that nobody knows are errors with the nearest known name.
+//! Every setting has one name. `--grpc-addr`, `DEVP2PD_GRPC_ADDR` and the key `grpc-addr` of the TOML file are the same
+//! setting, read by the same parser. The file has no sections, so that a setting has one spelling. Where several layers
+//! set it, flags go before environment, environment before file, file before default; a list replaces a list. Unknown
+//! names are errors with the nearest known name.
 //!
 //! Parsed, not validated: a [`Config`] that exists is consistent, and its types (addresses, nodes, durations) need no
 //! second look. Errors name where the value stands: the flag, the variable, or the line of the file.
 //!
-//! Reading order: `sections` ([`Config`] and its defaults in code), `settings` (what can be set, with its documentation),
-//! `values` (the types of its values), `layers` (who wins), `links` (variables that are not settings), `file`, `resolve`
-//! (settings to [`Config`]), `networks` (the presets), `print`, `error`.
+//! Reading order: `sections` ([`Config`] and its defaults in code), `settings` (all settings, with their
+//! documentation), `values` (the types of their values), `layers` (the order of flags, environment and file), `links`
+//! (variables that are not settings), `file`, `resolve` (settings to [`Config`]), `networks` (the presets), `print`,
+//! `error`.
 //!
 //! Left out: files that settings name (`net::key_file`), and changing settings while running.
 
@@ -35,7 +36,7 @@ pub use error::ConfigError;
 pub use sections::{Config, Discovery, Grpc, Log, Peers, Tls};
 pub use values::{LogFormat, Network, Rehello};
 
-/// What the command line asks for.
+/// The request of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Run with this configuration.

@@ -1,9 +1,9 @@
-//! What is known about the public networks: where to begin looking for their nodes, and their fork schedules.
+//! Facts about the public networks: the first nodes to ask, and the fork schedules.
 //!
 //! The facts are those of one go-ethereum release ([`RELEASE`]: params/bootnodes.go, params/chainspecs,
 //! core/genesis.go). They age: bootnodes move, forks are added. `.ci/fresh` compares them with the newest release;
-//! [`Knowledge`] says which forks they hold and how old they are. `--bootnodes`, `--bootnodes-v5` and `--dns-tree`
-//! replace them; an application's dial filter brings its own fork schedule.
+//! [`Knowledge`] has their forks and their age. `--bootnodes`, `--bootnodes-v5` and `--dns-tree` replace them; an
+//! application's dial filter brings its own fork schedule.
 //!
 //! The discv5 bootnodes are those of the consensus layer on mainnet. Both layers and all networks share one discv5
 //! table, so the same list serves everywhere.
@@ -16,7 +16,7 @@ use crate::node::ForkSchedule;
 /// The go-ethereum release whose facts stand here.
 pub const RELEASE: &str = "go-ethereum v1.17.10";
 
-/// When that release was published, as Unix time: 2026-10-23, 12:06:18 UTC, as the Go module proxy says.
+/// When that release was published, as Unix time: 2026-10-23, 12:06:18 UTC, from the Go module proxy.
 pub const RELEASED: Duration = Duration::from_secs(1_792_757_178);
 
 /// One public network.
@@ -38,13 +38,13 @@ pub struct Preset {
     pub fork_heights: &'static [u64],
     /// Forks by Unix time (EIP-6122).
     pub fork_times: &'static [u64],
-    /// What the forks by time are called on the execution layer, one name each.
+    /// The names of the forks by time on the execution layer.
     pub fork_names: &'static [&'static str],
     /// When the first epoch of the beacon chain began, Unix seconds. Forks by time begin with an epoch.
     pub first_epoch: u64,
 }
 
-/// What a preset knows of its network's forks at a time, for people.
+/// A preset's facts about its network's forks at a time, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Knowledge {
     /// The release that the preset was made from.
@@ -90,7 +90,7 @@ impl Preset {
     }
 }
 
-/// The network and what is known of its forks at `unix`, a Unix time: one line for people.
+/// The network and its known forks at `unix`, a Unix time: one line for people.
 #[must_use]
 pub fn describe(network: Network, unix: Duration) -> String {
     let Some(preset) = Preset::of(network) else {
@@ -122,8 +122,8 @@ const MAINNET: Preset = Preset {
         0xa1, 0x18, 0xd0, 0x90, 0x6a, 0x34, 0xe6, 0x9a, 0xec, 0x8c, 0x0d, 0xb1, 0xcb, 0x8f, 0xa3,
     ],
     genesis_time: 0,
-    // Homestead, DAO, Tangerine Whistle, Spurious Dragon, Byzantium, Petersburg, Istanbul, Muir Glacier, Berlin, London,
-    // Arrow Glacier, Gray Glacier.
+    // Homestead, DAO, Tangerine Whistle, Spurious Dragon, Byzantium, Petersburg, Istanbul, Muir Glacier, Berlin,
+    // London, Arrow Glacier, Gray Glacier.
     fork_heights: &[
         1_150_000, 1_920_000, 2_463_000, 2_675_000, 4_370_000, 7_280_000, 9_069_000, 9_200_000, 12_244_000,
         12_965_000, 13_773_000, 15_050_000,
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!([day(0), day(40), Duration::ZERO].map(|unix| knowledge.age_days(unix)), [0, 40, 0]);
     }
 
-    /// The file is what go-ethereum says, which the interoperability tests check.
+    /// The file has go-ethereum's own output, which the interoperability tests check.
     #[test]
     fn presets_are_those_of_go_ethereum() {
         let theirs: serde_json::Value =

@@ -1,4 +1,4 @@
-//! From what was typed to what it means: the checks that look at more than one value.
+//! From settings to a configuration: the checks that look at more than one value.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -27,7 +27,7 @@ use crate::{
 /// Characters of the operator's part of our name: with the rest of it the Hello stays small, and peers show it whole.
 const MAX_IDENTITY: usize = 32;
 
-/// The configuration that `settings` mean; `layers` say where each of them stands.
+/// The configuration that `settings` mean; `layers` have the place of each of them.
 pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, ConfigError> {
     let Some(data_dir) = settings.data_dir.clone().filter(|dir| !dir.as_os_str().is_empty()) else {
         return Err(
@@ -107,8 +107,8 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
     })
 }
 
-/// The gRPC settings. Off loopback, unknown callers can reach the port, so an access file must tell callers apart, unless
-/// the operator insists. TLS alone does not: it encrypts the calls of every caller.
+/// The gRPC settings. Off loopback, unknown callers can reach the port, so an access file must distinguish callers,
+/// unless the operator insists. TLS alone does not: it encrypts the calls of every caller.
 fn grpc(
     settings: &Settings,
     layers: &Layers,
@@ -147,7 +147,7 @@ fn grpc(
                 "gRPC on {addr} has no TLS: tokens and messages can be read on the network (--grpc-tls-cert)"
             )),
             (None, _) if settings.insecure_listen => {
-                warnings.push(format!("gRPC on {addr} accepts calls from everyone who can reach it"));
+                warnings.push(format!("gRPC on {addr} accepts calls from every host that can reach it"));
             }
             (None, _) => {
                 let problem = format!(
@@ -215,7 +215,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
         return Err(layers.wrong("dial-timeout", "must be longer than 0s"));
     }
     let static_peers = peer_list(&settings.static_peers, "static-peers", layers)?;
-    // Discovery finds the address of a node that is only named; without it nobody does.
+    // Only discovery can find the address of a node that is given by its id alone.
     let nobody_to_ask = settings.nodiscover || !(settings.discv4 || settings.discv5);
     if let Some(node) = static_peers.iter().find(|node| nobody_to_ask && node.enode().is_none()) {
         let problem =
@@ -256,7 +256,7 @@ fn peers(settings: &Settings, layers: &Layers) -> Result<Peers, ConfigError> {
 
 fn discovery(settings: &Settings, layers: &Layers) -> Result<Discovery, ConfigError> {
     let on = !settings.nodiscover;
-    // Nothing said means the network's own; `none`, or no discovery at all, means nothing.
+    // An unset list means the network's own; `none`, or no discovery at all, means an empty one.
     let given = |values: &[Item<String>]| {
         let values: Vec<String> = Item::values(values).cloned().collect();
         let none = !on || values == ["none"];
@@ -330,7 +330,7 @@ fn message_counts(values: &[String], layers: &Layers) -> Result<Vec<Capability>,
         let known = known_message_count(&capability.name, capability.version);
         if let Some(right) = known.filter(|right| *right != capability.message_count) {
             return wrong(format!(
-                "{capability} has {right} messages, not {}; --any-message-count lets applications say otherwise",
+                "{capability} has {right} messages, not {}; --any-message-count allows other counts",
                 capability.message_count
             ));
         }

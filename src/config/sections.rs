@@ -1,8 +1,8 @@
-//! What a configuration is: the values that everything else reads, section by section.
+//! The contents of a configuration: the values that everything else reads, section by section.
 //!
-//! The defaults here are those of a program that runs a sidecar itself: a node on loopback, alone. It takes no fixed port,
-//! joins no public network, asks no gateway and leaves nothing behind, so any number of sidecars can run side by side.
-//! Everything else has the default of the command line; a test compares the two.
+//! The defaults here are those of a program that runs a sidecar itself: a node on loopback, alone. It takes no fixed
+//! port, joins no public network, asks no gateway and leaves nothing behind, so any number of sidecars can run side by
+//! side. Everything else has the default of the command line; a test compares the two.
 //!
 //! Left out: the defaults of the command line, which stand beside each setting (`settings`).
 
@@ -25,15 +25,15 @@ use crate::{
 
 /// The whole configuration, section by section.
 ///
-/// A program that runs a sidecar itself begins with [`Config::default`] and changes what it wants to: the default is a node
-/// by itself on loopback, with ports that the system chooses and a data directory that goes with it. The defaults of the
-/// command line are other ones: they join Ethereum mainnet ([`super::load`]).
+/// A program that runs a sidecar itself begins with [`Config::default`] and changes some fields. The default is a node
+/// by itself on loopback, with ports that the system chooses and a data directory that is removed with it. The defaults
+/// of the command line are other ones: they join Ethereum mainnet ([`super::load`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Which network's presets apply.
     pub network: Network,
-    /// Where everything is kept that must survive a restart. Need not exist yet. `None`: in a new temporary directory, which
-    /// is removed when the sidecar has stopped; so nothing survives.
+    /// Where everything is kept that must survive a restart. Need not exist yet. `None`: in a new temporary directory,
+    /// which is removed when the sidecar has stopped; so nothing survives.
     pub data_dir: Option<PathBuf>,
     /// The file with the node's key, which must exist. `None`: `nodekey` in the data directory, made at first start.
     pub nodekey: Option<PathBuf>,
@@ -53,9 +53,9 @@ pub struct Config {
     pub http_addr: Option<SocketAddr>,
     /// Log events.
     pub log: Log,
-    /// What is allowed and yet most likely not meant, one sentence each: for the log and GetNodeInfo.
+    /// Settings that are allowed and probably a mistake, one sentence each: for the log and GetNodeInfo.
     pub warnings: Vec<String>,
-    /// Each setting as it was written, by key, lists in their parts: what a reload compares.
+    /// Each setting as it was written, by key, lists in their parts: a reload compares them.
     pub values: BTreeMap<String, Vec<String>>,
 }
 
@@ -102,7 +102,7 @@ pub struct Peers {
     pub allow_lan: bool,
     /// Whether fork filters follow forks that their schedules lack.
     pub follow_forks: bool,
-    /// Caps on what goes over connections.
+    /// Caps on the bytes over connections.
     pub bandwidth: Rates,
     /// The receive buffer of a connection in the kernel, in bytes as the socket option counts them.
     pub receive_buffer: usize,
@@ -142,7 +142,7 @@ pub struct Grpc {
     pub socket: Option<PathBuf>,
     /// Whether the socket was asked for: then there must be one.
     pub socket_asked: bool,
-    /// The file that says who may call over TCP. `None`: everybody who reaches it.
+    /// The file with the callers that may call over TCP. `None`: every caller that reaches it.
     pub access: Option<PathBuf>,
     /// TLS of the TCP address. `None`: none.
     pub tls: Option<Tls>,
@@ -152,9 +152,9 @@ pub struct Grpc {
     pub end_shared_sessions: bool,
     /// Whether a registration can be acted for by its token alone.
     pub require_resume_token: bool,
-    /// Whether a protocol that we know may be registered with another number of message codes than it has.
+    /// Whether a known protocol may be registered with another number of message codes than it has.
     pub any_message_count: bool,
-    /// Capabilities and their message counts, beside those that everybody knows.
+    /// Capabilities and their message counts, in addition to the common ones.
     pub message_counts: Vec<Capability>,
 }
 

@@ -1,4 +1,4 @@
-//! What can be set: every setting once, with the documentation that `--help` prints.
+//! The settings: each of them once, with the documentation that `--help` prints.
 //!
 //! The defaults stand here too, so that help, `--print-config` and the program cannot disagree.
 
@@ -221,7 +221,8 @@ pub(super) struct Settings {
     /// Require client certificates of this CA (PEM); the access file says what each client may do.
     #[arg(long, value_name = "FILE", help_heading = "gRPC")]
     pub(super) grpc_tls_client_ca: Option<PathBuf>,
-    /// Allow a gRPC address off loopback without an access file. Every host that reaches it can then make nearly every call.
+    /// Allow a gRPC address off loopback without an access file. Every host that reaches it can then make nearly every
+    /// call.
     #[arg(long, value_name = SWITCH, action = ArgAction::Set, help_heading = "gRPC")]
     pub(super) insecure_listen: bool,
     /// Require the resume token in calls for a registration; its name is not enough.

@@ -62,7 +62,7 @@ fn defaults_are_what_the_documentation_says() {
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 
-/// What a program gets that runs a sidecar itself is what these flags give, so the two sets of defaults cannot part.
+/// The defaults for a program that runs a sidecar itself equal these flags, so the two sets of defaults cannot differ.
 #[test]
 fn the_default_in_code_is_a_node_by_itself_on_loopback() {
     let flags = [
@@ -293,7 +293,7 @@ fn errors_in_a_file_name_file_and_line() {
     }
 }
 
-/// An operator who corrects a file wants to do it once.
+/// An operator who corrects a file needs all errors at once.
 #[test]
 fn all_that_is_wrong_is_said_at_once_and_in_the_words_of_its_place() {
     let (_dir, path) =
@@ -313,7 +313,7 @@ fn all_that_is_wrong_is_said_at_once_and_in_the_words_of_its_place() {
     ] {
         assert_eq!(lines.iter().any(|line| line.contains(at)), expected, "{at:?} in {error}");
     }
-    // What several settings together are wrong by, too.
+    // Errors of several settings together are among them.
     let (_dir, path) = file("grpc-addr = '0.0.0.0:1'\nchurn = '1ms'\ndns-tree = ['x']\n");
     let text = super::load(
         ["devp2pd", "--config", &path].map(OsString::from),

@@ -185,7 +185,7 @@ impl FromStr for Net {
 }
 
 /// The address of a socket of ours, or of a server: an IP address with a port. `localhost` is the loopback address;
-/// other names are not looked up, because what a name means can change between two starts.
+/// other names are not looked up, because the meaning of a name can change between two starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Address(pub(super) SocketAddr);
 

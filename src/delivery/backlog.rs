@@ -1,5 +1,5 @@
-//! Everything that waits in an inbox: its channels with their messages, the sums over them, and the closed channels that
-//! give way first.
+//! Everything that waits in an inbox: its channels with their messages, the sums over them, and the closed channels
+//! that give way first.
 //!
 //! Left out: the stream that takes the events (`stream`), and what happens to a message that does not fit (`inbox`).
 
@@ -97,7 +97,7 @@ impl Totals {
     }
 }
 
-/// What folding a closed channel asks of the inbox.
+/// The work that folding a closed channel leaves to the inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fold {
     /// The channel has a gap to report, and then its end.
@@ -234,9 +234,9 @@ impl<P> Backlog<P> {
         true
     }
 
-    /// Folds the oldest closed channel, if more than `bound` waits: on closed channels while a stream is attached, on all
-    /// of them otherwise. A channel that no stream was told of leaves only its counts. The messages of an announced channel
-    /// become a gap, and its end is still reported.
+    /// Folds the oldest closed channel, if more than `bound` waits: on closed channels while a stream is attached, on
+    /// all of them otherwise. A channel that no stream was told of leaves only its counts. The messages of an announced
+    /// channel become a gap, and its end is still reported.
     pub(super) fn fold(&mut self, bound: u64, attached: bool) -> Option<Fold> {
         loop {
             let held = if attached { self.totals.closed_waiting } else { self.totals.waiting };
@@ -301,8 +301,8 @@ impl<P> Backlog<P> {
         }
     }
 
-    /// Another stream takes over, or none: each channel starts there with what `on` returns. Returns the channels, oldest
-    /// first.
+    /// Another stream takes over, or none: each channel starts there with what `on` returns. Returns the channels,
+    /// oldest first.
     pub(super) fn change_stream(&mut self, on: impl Fn() -> OnStream) -> Vec<ChannelKey> {
         let mut keys = Vec::with_capacity(self.channels.len());
         for (key, channel) in self.channels.iter_mut() {

@@ -35,7 +35,7 @@ pub struct Config {
     /// The bound on everything that waits while no stream is attached, and on closed sessions at any time, in the same
     /// unit.
     pub away_bytes: u64,
-    /// What happens when a channel's queue is full.
+    /// The rule for a full queue of a channel.
     pub overflow: OverflowPolicy,
 }
 

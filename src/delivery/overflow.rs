@@ -87,7 +87,7 @@ pub struct Held {
     pub total: Duration,
 }
 
-/// What to do with a message that does not fit.
+/// The fate of a message that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// Hold the connection and offer the message again when there is room, or at `until`. `charged`: the time counts

@@ -1,5 +1,5 @@
-//! One stream of an application: its windows, the numbers of its channels, and the events that it takes, in the order of
-//! [`super::schedule`].
+//! One stream of an application: its windows, the numbers of its channels, and the events that it takes, in the order
+//! of [`super::schedule`].
 //!
 //! Left out: attaching and detaching (`inbox`), and everything that outlives the stream (`backlog`).
 
@@ -58,8 +58,8 @@ pub enum CreditError {
     },
 }
 
-/// The id of a stream that is attached to a registration. The registration's owner counts streams, so that a later stream
-/// has another id. A stream that is attached no more can neither pull nor give credit.
+/// The id of a stream that is attached to a registration. The registration's owner counts streams, so that a later
+/// stream has another id. A stream that is attached no more can neither pull nor give credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamId(pub u64);
 
@@ -137,8 +137,8 @@ impl Stream {
         self.numbers.get(&number).copied()
     }
 
-    /// Takes credit for the channel with this number, or for the stream (`0`). `resumed`: there was a stream before this
-    /// one.
+    /// Takes credit for the channel with this number, or for the stream (`0`). `resumed`: there was a stream before
+    /// this one.
     pub(super) fn credit<P>(
         &mut self,
         backlog: &mut Backlog<P>,
@@ -430,8 +430,8 @@ impl Stream {
         }
     }
 
-    /// Announces a channel to the stream and returns its number; `None` when the frame is full (or four billion channels
-    /// were announced on this stream).
+    /// Announces a channel to the stream and returns its number; `None` when the frame is full (or four billion
+    /// channels were announced on this stream).
     fn announce<P>(
         &mut self,
         key: ChannelKey,

@@ -1,7 +1,7 @@
 //! Nodes that proved themselves and wait for their place in the table.
 //!
-//! A node that has just proved itself reads what it asked for: conformance suites read the very next packet after the
-//! bond, within 300 ms. So it hears nothing unasked from us for a second, and comes to the table after that.
+//! A node that has just proved itself reads the answer to its own request: conformance suites read the very next packet
+//! after the bond, within 300 ms. So it gets nothing unasked from us for a second, and comes to the table after that.
 
 use std::{
     collections::{HashSet, VecDeque},

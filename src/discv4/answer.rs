@@ -1,4 +1,4 @@
-//! What we tell others, within what may be told, and what we believe of what they tell us.
+//! Answers: the nodes and records that we tell others, and the checks of those that others tell us.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,7 +17,7 @@ use crate::{
     node::{Endpoint, NodeId, PublicKey, Reach, Record, endpoint::may_relay, id::keccak256},
 };
 
-/// The packets that answer a FINDNODE of `asker` for this key. There is always one: an empty answer is an answer.
+/// The packets that answer a FINDNODE of `asker` for this key. There is always one, if only an empty one.
 pub(super) fn neighbors(
     table: &Table,
     asker: &Peer,
@@ -25,7 +25,7 @@ pub(super) fn neighbors(
     expiration: Expiration,
 ) -> Vec<Neighbors> {
     let target = NodeId(keccak256(&[target]));
-    // Unproven nodes are told only while there are no better ones: a young network has to start somewhere.
+    // Unproven nodes are included only while there are no better ones: a young network has to start somewhere.
     let any_live = !table.closest(&target, 1, |entry| entry.live).is_empty();
     let closest = table.closest(&target, BUCKET_SIZE, |entry| {
         (entry.live || !any_live)
@@ -58,7 +58,7 @@ pub(super) fn within_bound(size: usize, pong: &Pong, ping: &Ping) -> bool {
     both.saturating_mul(2) <= size.saturating_mul(5)
 }
 
-/// A told node, if it may be what it is told to be.
+/// A node from another node's answer, if its address may be one of the network.
 pub(super) fn believe(reach: &Reach, teller: IpAddr, node: &Neighbor) -> Option<Contact> {
     let told = |ip: &IpAddr| reach.may_be_told(teller, SocketAddr::new(*ip, node.udp));
     let ip = node.ip.filter(told)?;
@@ -66,8 +66,8 @@ pub(super) fn believe(reach: &Reach, teller: IpAddr, node: &Neighbor) -> Option<
     Some(Contact::new(key, Endpoint { ip, udp: node.udp, tcp: node.tcp }))
 }
 
-/// A record that a node told of itself, if it is its own, not older than the one we have, and has an address that it may
-/// tell.
+/// A record that a node sent of itself, if it is its own, not older than the one we have, and has an address that we
+/// may accept from it.
 pub(super) fn believe_record(table: &Table, teller: &Peer, record: &[u8]) -> Option<Record> {
     let record = Record::decode(record).ok()?;
     let seq = table.get(&teller.0).map_or(0, |entry| entry.contact.seq());
@@ -75,7 +75,7 @@ pub(super) fn believe_record(table: &Table, teller: &Peer, record: &[u8]) -> Opt
     (record.id() == teller.0 && record.seq() >= seq && may_tell).then_some(record)
 }
 
-/// The node with its record. Where it answers stays where it answers; the record knows the TCP port.
+/// The node with its record. Its address stays the one from which it answers; the record adds the TCP port.
 pub(super) fn with_record(contact: Contact, record: &Record) -> Contact {
     let same_family = if contact.endpoint.ip.is_ipv4() { record.endpoint4() } else { record.endpoint6() };
     let tcp = same_family.map_or(0, |endpoint| endpoint.tcp);

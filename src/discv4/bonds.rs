@@ -1,11 +1,11 @@
-//! Endpoint proofs: who answered a ping of ours from which address (discv4.md, "Endpoint Proof").
+//! Endpoint proofs: the nodes that answered a ping of ours, each with its address (discv4.md, "Endpoint Proof").
 //!
-//! FINDNODE and ENRRequest are answered only to a (node, address) that proved itself within a day, for the answer is
-//! larger than the question and its address could be somebody else's. The port is no part of the proof, as in geth:
-//! routers change it.
+//! FINDNODE and ENRRequest are answered only to a (node, address) that proved itself within a day, because the answer
+//! is larger than the request and the address could be forged. The port is no part of the proof, as in geth: routers
+//! change it.
 //!
-//! An entry is made only by a proof, never by what a stranger sends, so nobody can push proofs out without owning
-//! the addresses to do it from.
+//! An entry is made only by a proof, never by an unproven packet. So pushing proofs out takes as many addresses that
+//! answer.
 
 use std::{
     net::IpAddr,
@@ -17,8 +17,8 @@ use lru::LruCache;
 
 use crate::node::NodeId;
 
-/// How long a proof holds, as geth (discv4.md says 12 h; being asked by a node that would have to prove itself
-/// again in between costs it a round trip, so the longer time is the friendlier one).
+/// The validity of a proof, as in geth. discv4.md says 12 h; a node whose proof ends in between must prove itself
+/// again, which costs a round trip, so the longer time is better for it.
 pub const VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many proofs are remembered, about 5 MB. Nodes of the table are checked often and so never the oldest.
 const MAX_BONDS: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
@@ -42,7 +42,7 @@ impl Default for Bonds {
 }
 
 impl Bonds {
-    /// The node answered a ping of ours. `pinged` says that it pinged us in the same breath.
+    /// The node answered a ping of ours. `pinged`: its own ping came just before.
     pub fn proved(&mut self, now: Instant, id: NodeId, ip: IpAddr, pinged: bool) {
         let bond = self.0.get_or_insert_mut((id, ip), || Bond { proved: now, pinged: None });
         bond.proved = now;
@@ -64,14 +64,14 @@ impl Bonds {
         self.0.peek(&(id, ip)).is_some_and(|bond| now.saturating_duration_since(bond.proved) < VALIDITY)
     }
 
-    /// Whether the node should answer us: it pinged us within the validity, so it has our proof.
+    /// Whether the node can be expected to answer us: it pinged us within the validity, so it has our proof.
     #[must_use]
     pub fn knows_us(&self, now: Instant, id: NodeId, ip: IpAddr) -> bool {
         let pinged = self.0.peek(&(id, ip)).and_then(|bond| bond.pinged);
         pinged.is_some_and(|at| now.saturating_duration_since(at) < VALIDITY)
     }
 
-    /// The node did not answer although it should have our proof: it may have restarted without it.
+    /// The node did not answer although it should have our proof. It may have restarted without it.
     pub fn forgot_us(&mut self, id: NodeId, ip: IpAddr) {
         if let Some(bond) = self.0.peek_mut(&(id, ip)) {
             bond.pinged = None;

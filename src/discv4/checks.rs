@@ -1,8 +1,8 @@
-//! What a packet has to pass before it is answered or believed, in the order of what the checks cost.
+//! The checks that a packet must pass before it is answered or accepted, in the order of their cost.
 //!
-//! The signature is the expensive one. Before it come the header, the ration of the sender's address or the question
+//! The signature is the expensive one. Before it come the header, the ration of the sender's address or the request
 //! that the packet answers, the hash, and the expiration. Left out: whether the sender has proved its address
-//! ([`super::bonds`]), and what the packet says.
+//! ([`super::bonds`]), and the contents of the packet.
 
 use std::net::SocketAddr;
 
@@ -30,7 +30,7 @@ pub(super) struct Checked<'a> {
     pub(super) hash: [u8; 32],
 }
 
-/// What the checks remember: rations by sender, and what expirations tell of our clock.
+/// The memory of the checks: rations by sender, and the expiration times that show the error of our clock.
 #[derive(Debug)]
 pub(super) struct Checks {
     limits: Limits,
@@ -70,8 +70,8 @@ impl Checks {
         if expired { Err(Verdict::Expired) } else { Ok(Checked { packet, key, hash: header.hash }) }
     }
 
-    /// Hashes and decodes the packet if it may be looked at: an answer must answer something; a request takes from
-    /// the ration of its sender's address.
+    /// Hashes and decodes the packet if its sender's ration allows it: an answer must belong to a request of ours; a
+    /// request takes from the ration of its sender's address.
     fn open<'a>(
         &mut self,
         now: Now,
@@ -110,7 +110,7 @@ impl Checks {
         self.limits.prove(addr);
     }
 
-    /// What the packets checked so far say of our clock, if that is to be reported.
+    /// The error of our clock by the packets checked so far, if it is to be reported.
     pub(super) fn take_skew(&mut self) -> Option<ClockSkew> {
         self.found.take()
     }

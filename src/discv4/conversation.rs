@@ -1,7 +1,7 @@
-//! What we want of one node at one address, and how far we are with it.
+//! Conversations: the requests to one node at one address, and their state.
 //!
-//! All that we ask of a node goes through its conversation: one PING serves everybody who waits for a PONG, and one
-//! FINDNODE or ENRRequest is open at a time (NEIGHBORS do not say what they answer, so two could not be told apart).
+//! All requests to a node go through its conversation: one PING serves all searches and calls that wait for a PONG, and
+//! one FINDNODE or ENRRequest is open at a time (NEIGHBORS do not name their request, so two could not be told apart).
 //!
 //! ```text
 //!  ask ──> does it know us? ──yes──────────────────────────────────┐
@@ -25,7 +25,7 @@ use crate::{
     node::NodeId,
 };
 
-/// How long a node has to answer, as geth.
+/// The time in which a node must answer, as in geth.
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// When a packet of ours that was not answered is sent once more. With one in five packets lost, this lets 87 % of
 /// the exchanges succeed instead of 64 %, and no failure takes longer for it.
@@ -38,8 +38,8 @@ const MAX: usize = 4096;
 const MAX_BY_STRANGERS: usize = 3072;
 /// The most questions that wait in one conversation.
 const MAX_ASKS: usize = 32;
-/// How many answers to one request are looked at. An answer has at most two packets; the rest is for those that
-/// guess or replay.
+/// How many answers to one request are checked. An answer has at most two packets; the rest is for packets that guess
+/// or replay.
 const ANSWERS: u16 = 8;
 
 /// A node at an address; the port is not part of it (see [`super::bonds`]).
@@ -52,11 +52,11 @@ pub(super) enum Ask {
     Prove { addr: SocketAddr, tcp: u16 },
     /// Is the table node still there?
     Check,
-    /// The owner wants to know whether it is there.
+    /// The owner asks whether it is alive.
     Ping(QueryId),
-    /// Whom does it know near this lookup's target?
+    /// A lookup asks for the nodes near its target.
     FindNode(SearchId),
-    /// What is its record? A search wants to know, or the table, because the node said that it has a newer one.
+    /// A request for its record: for a search, or for the table because the node announced a newer one.
     Record(Option<SearchId>),
 }
 
@@ -65,7 +65,7 @@ impl Ask {
         matches!(self, Self::Prove { .. } | Self::Check | Self::Ping(_))
     }
 
-    /// The hash by which the answer to this request names it; NEIGHBORS name nothing.
+    /// The hash by which the answer names this request; NEIGHBORS name none.
     fn named_by_hash(&self, hash: [u8; 32]) -> Option<[u8; 32]> {
         (!matches!(self, Self::FindNode(_))).then_some(hash)
     }
@@ -74,7 +74,7 @@ impl Ask {
 /// A deadline's key: its time and a number that makes it unique.
 type Deadline = (Instant, u64);
 
-/// What is due at a deadline.
+/// The action that is due at a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     /// The PONG.
@@ -101,7 +101,7 @@ struct Open {
 struct OpenRequest {
     ask: Ask,
     open: Open,
-    /// How many nodes it told so far; `None` before the first packet.
+    /// How many nodes its answer has had so far; `None` before the first packet.
     told: Option<usize>,
 }
 
@@ -114,7 +114,7 @@ struct Conversation {
     ping: Option<Open>,
     request: Option<OpenRequest>,
     settle: Option<Deadline>,
-    /// It had time to prove us; what is left to ask is asked.
+    /// The time for its ping is over; the waiting requests are sent.
     settled: bool,
     /// It answered a PING of this conversation.
     ponged: bool,
@@ -122,7 +122,7 @@ struct Conversation {
     pinged_us: bool,
 }
 
-/// What is to be sent to a node now.
+/// The packet to send to a node now.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     /// A PING, to this address, and whether it may be sent once more.
@@ -131,7 +131,7 @@ pub(super) struct Steps {
     pub(super) request: Option<(SocketAddr, Ask)>,
 }
 
-/// What a PONG answers.
+/// The request that a PONG answers.
 #[derive(Debug)]
 pub(super) struct PongCame {
     /// The node.
@@ -140,7 +140,7 @@ pub(super) struct PongCame {
     pub(super) sent: Instant,
     /// Whether the node pinged us meanwhile.
     pub(super) pinged_us: bool,
-    /// What waited for the PONG.
+    /// The requests that waited for the PONG.
     pub(super) answered: VecDeque<Ask>,
 }
 
@@ -149,32 +149,32 @@ pub(super) struct PongCame {
 pub(super) struct RequestEnded {
     /// The node.
     pub(super) contact: Contact,
-    /// What it was asked.
+    /// The request.
     pub(super) ask: Ask,
-    /// Whether anything of an answer came.
+    /// Whether any part of an answer came.
     pub(super) answered: bool,
 }
 
-/// What one NEIGHBORS packet is to a lookup.
+/// The meaning of one NEIGHBORS packet for a lookup.
 #[derive(Debug)]
 pub(super) struct Told {
     /// The lookup that asked.
     pub(super) search: SearchId,
-    /// How many of the packet's nodes are looked at: no more than an answer has in all, in however many packets it comes.
+    /// How many of the packet's nodes are read: no more than an answer has in all, in however many packets it comes.
     pub(super) room: usize,
     /// Whether the answer has all nodes that it can have.
     pub(super) is_complete: bool,
 }
 
-/// The mark of an answer before its signature is checked: whence it comes and, but for NEIGHBORS, which request it
-/// names. Requests of one second to one address can be equal, so several may wait for one mark.
+/// The key of an answer before its signature is checked: the address it comes from and, except for NEIGHBORS, the
+/// request that it names. Requests of one second to one address can be equal, so several may wait for one key.
 type Mark = (IpAddr, Option<[u8; 32]>);
 
 /// Requests that wait for one mark.
 #[derive(Debug, Default)]
 struct Awaited {
     open: u16,
-    /// How many answers are looked at still.
+    /// How many more answers are checked.
     answers_left: u16,
 }
 
@@ -238,8 +238,8 @@ impl Conversations {
         Ok(peer)
     }
 
-    /// What is to be sent to the peer now; `knows_us` says that it has our proof. If its own PING is to be waited for
-    /// first, the wait begins.
+    /// The packet to send to the peer now. `knows_us`: it has our proof. If its own PING must come first, the wait
+    /// begins.
     pub(super) fn next_steps(&mut self, now: Instant, peer: Peer, knows_us: bool) -> Steps {
         let mut steps = Steps::default();
         let Some(conversation) = self.all.get_mut(&peer) else { return steps };
@@ -303,8 +303,8 @@ impl Conversations {
         Some(PongCame { contact, sent: ping.sent, pinged_us, answered })
     }
 
-    /// No PONG came in time. Returns the node with all that fails: what waited for the PONG, or for the proof that would
-    /// have followed unless it `knows_us`.
+    /// No PONG came in time. Returns the node with all that fails: what waited for the PONG, or for the proof that
+    /// would have followed unless it `knows_us`.
     pub(super) fn no_pong(&mut self, peer: &Peer, knows_us: bool) -> Option<(Contact, VecDeque<Ask>)> {
         self.close_ping(peer);
         let conversation = self.all.get_mut(peer)?;
@@ -348,8 +348,8 @@ impl Conversations {
         Some(Told { search, room, is_complete: told >= BUCKET_SIZE })
     }
 
-    /// The open request ended: its answer came, or the time is over. A node that did not answer may have lost our proof,
-    /// so the next question to it begins with a PING.
+    /// The open request ended: its answer came, or the time is over. A node that did not answer may have lost our
+    /// proof, so the next request to it begins with a PING.
     pub(super) fn request_ended(&mut self, peer: &Peer, has_answered: bool) -> Option<RequestEnded> {
         let conversation = self.all.get_mut(peer)?;
         let OpenRequest { ask, open, told } = conversation.request.take()?;
@@ -377,7 +377,7 @@ impl Conversations {
         Open { to, packet, hash, sent: now, deadline, may_repeat }
     }
 
-    /// The packet to send once more instead of giving it up, if what is due is its first deadline.
+    /// The packet to send again instead of giving the request up, if its first deadline is due.
     pub(super) fn repeat(&mut self, peer: &Peer, due: Due) -> Option<(SocketAddr, &[u8])> {
         let conversation = self.all.get_mut(peer)?;
         let open = match due {
@@ -423,7 +423,7 @@ impl Conversations {
         }
     }
 
-    /// A part of the open answer came: the rest is not waited for much longer.
+    /// A part of the open answer came: the wait for the rest is short.
     pub(super) fn hasten_answer(&mut self, now: Instant, peer: Peer) {
         self.serial += 1;
         let request = self.all.get_mut(&peer).and_then(|conversation| conversation.request.as_mut());
@@ -434,8 +434,8 @@ impl Conversations {
         }
     }
 
-    /// Whether an answer from `ip` that names `hash` (NEIGHBORS: none) answers anything: `None` if not, otherwise
-    /// whether it may be looked at still.
+    /// Whether an answer from `ip` that names `hash` (NEIGHBORS: none) belongs to a request: `None` if not, otherwise
+    /// whether it may still be checked.
     pub(super) fn expects(&mut self, ip: IpAddr, hash: Option<[u8; 32]>) -> Option<bool> {
         let awaited = self.awaited.get_mut(&(ip, hash))?;
         let any = awaited.answers_left > 0;

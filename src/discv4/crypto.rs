@@ -1,5 +1,5 @@
-//! What packets need of cryptography, as a parameter: a simulation of ten thousand nodes can fake it, and a
-//! fuzzer can reach what stands behind it.
+//! The cryptography of packets, as a parameter: a simulation of ten thousand nodes can fake it, and a fuzzer can reach
+//! the code behind it.
 
 use crate::node::{NodeKey, PublicKey, id::keccak256};
 

@@ -2,10 +2,10 @@
 //!
 //! It has the shape of all engines (see the crate's docs), and the same public shape as discv5's. The owner feeds
 //! datagrams and timeouts, calls commands, and after each of these takes all actions and packets.
-//! [`Engine::handle_datagram`] also says what became of the datagram.
+//! [`Engine::handle_datagram`] also returns the outcome of the datagram.
 //!
-//! Which node is asked next, and why, is decided by [`Overlay`]. What stands here is how discv4 asks it: a node proves
-//! its address first, then it is asked one thing at a time ([`Conversations`]).
+//! [`Overlay`] decides which node is asked next, and why. This engine adds the way in which discv4 asks it: a node
+//! proves its address first, then it is asked one thing at a time ([`Conversations`]).
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -41,7 +41,7 @@ use crate::{
     node::{AddressClass, Endpoint, Record, endpoint::canonical},
 };
 
-/// How often one call of `handle_timeout` looks again for what has become due meanwhile.
+/// How often one call of `handle_timeout` checks again for timers that have become due meanwhile.
 const MAX_ROUNDS: usize = 16;
 
 /// Our endpoint while none is known.
@@ -80,7 +80,7 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    /// Takes a datagram and says what became of it.
+    /// Takes a datagram and returns its outcome.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) -> Verdict {
         let from = SocketAddr::new(canonical(from.ip()), from.port());
         let verdict = self.receive(now, from, bytes).err().unwrap_or(Verdict::Accepted);
@@ -89,11 +89,11 @@ impl<C: Crypto> Engine<C> {
         verdict
     }
 
-    /// Does what is due.
+    /// Carries out all timers that are due.
     pub fn handle_timeout(&mut self, now: Now) {
-        // What is done may make something else due at once: the end of the first refresh lets in those that waited for
-        // it. A time left in the past would wake the driver again for nothing. The bound is far above what one round can
-        // set off, and is there so that a mistake of ours costs a wake-up and not the thread.
+        // One timer may make another due at once: the end of the first refresh admits the nodes that waited for it. A
+        // time left in the past would wake the driver again for nothing. The bound is far above the number of timers
+        // that one round can set, so a mistake of ours costs a wake-up and not the thread.
         for _ in 0..MAX_ROUNDS {
             self.do_due(now);
             if self.poll_timeout().is_none_or(|at| at > now.mono) {
@@ -140,8 +140,8 @@ impl<C: Crypto> Engine<C> {
         begun
     }
 
-    /// Finds a node's newest record and address; ends in [`Action::Resolved`]. `hint` says where the node may be; without
-    /// a key a node that is neither hinted nor in the table cannot be found.
+    /// Finds a node's newest record and address; ends in [`Action::Resolved`]. `hint`: a possible address. Without a
+    /// key, a node that is neither hinted nor in the table cannot be found.
     pub fn resolve(
         &mut self,
         now: Now,
@@ -183,7 +183,7 @@ impl<C: Crypto> Engine<C> {
         self.overlay.table()
     }
 
-    /// What was counted.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -214,13 +214,13 @@ impl<C: Crypto> Engine<C> {
         self.drive(now);
     }
 
-    /// When the next node comes to the table. Before the first refresh is over they all wait: a node that hears us start
-    /// up shall not be first in every bucket, but neither shall it have to come again (go-ethereum#30243).
+    /// When the next node comes to the table. Before the first refresh is over they all wait: a node that hears us
+    /// start up shall not be first in every bucket, but neither shall it have to come again (go-ethereum#30243).
     fn next_admission(&self) -> Option<Instant> {
         self.admissions.next().filter(|_| self.overlay.takes_inbound())
     }
 
-    /// Asks what the searches want to know, and passes on what came of them and what happened in the table.
+    /// Sends the requests of the searches, and passes on their results and the changes of the table.
     fn drive(&mut self, now: Now) {
         while let Some(question) = self.overlay.poll_question(now) {
             if self.ask_for(now, &question).is_err() {
@@ -230,7 +230,7 @@ impl<C: Crypto> Engine<C> {
         self.counters.too_busy += self.overlay.settle(now);
     }
 
-    /// Asks a node what a search wants to know.
+    /// Sends a search's request to a node.
     fn ask_for(&mut self, now: Now, question: &Question) -> Result<(), CallError> {
         let ask = match question.wants {
             Wants::Nodes => Ask::FindNode(question.search),
@@ -239,7 +239,7 @@ impl<C: Crypto> Engine<C> {
         self.ask(now, &question.to, ask)
     }
 
-    /// Asks a node, and says why if it cannot be asked.
+    /// Sends a request to a node. Returns the reason if it cannot be sent.
     fn ask(&mut self, now: Now, contact: &Contact, ask: Ask) -> Result<(), CallError> {
         // A proof is asked for where the node's own ping came from.
         let addr = match ask {
@@ -254,7 +254,7 @@ impl<C: Crypto> Engine<C> {
         Ok(())
     }
 
-    /// Sends what can be sent now.
+    /// Sends all packets that can be sent now.
     fn advance(&mut self, now: Now, peer: Peer) {
         let knows_us = self.bonds.knows_us(now.mono, peer.0, peer.1);
         let steps = self.conversations.next_steps(now.mono, peer, knows_us);
@@ -373,14 +373,15 @@ impl<C: Crypto> Engine<C> {
         } else if in_table.is_none() {
             self.admit(now, contact);
         } else if in_table != Some(Some(from)) {
-            // Its router gave it another port. The table believes that once it is proven.
+            // Its router gave it another port. The table takes it over once it is proven.
             self.ask_proof(now, &contact);
         }
         self.conversations.pinged_us(&peer);
         self.advance(now, peer);
     }
 
-    /// Asks the node for the proof that it receives where its ping came from. A stranger that finds no room pings again.
+    /// Asks the node for the proof that it receives where its ping came from. A stranger that finds no room pings
+    /// again.
     fn ask_proof(&mut self, now: Now, contact: &Contact) {
         if let Some(addr) = contact.udp_addr() {
             let _ = self.ask(now, contact, Ask::Prove { addr, tcp: contact.endpoint.tcp });
@@ -469,8 +470,8 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    /// A node that we pinged says where it sees us; only table nodes have a say. A node that pings us unasked may say
-    /// anything about our address, so that is not listened to.
+    /// A node that we pinged reports the address at which it sees us. Only table nodes have a vote. A node that pings
+    /// us unasked may report any address, so such reports are ignored.
     fn state_endpoint(&mut self, peer: Peer, sees_us_at: Option<SocketAddr>) {
         let usable =
             |addr: &SocketAddr| AddressClass::of(addr.ip()) != AddressClass::Special && addr.port() != 0;
@@ -559,7 +560,7 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    /// The answer to a request for a record came, or will not. `answered` says that the node is at its address.
+    /// The request for a record ended, with or without an answer. `answered`: the node is at its address.
     fn record_done(
         &mut self,
         now: Now,

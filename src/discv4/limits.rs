@@ -1,14 +1,14 @@
 //! How many packets get as far as their hash and the recovery of their key, which is what costs (about 45 µs each).
 //!
-//! Before a packet is checked nothing about it is known but the address it claims. So there are three rations:
-//! packets from addresses that have proved themselves take from one of their own; all others take from that of
-//! their subnet (IPv4 /24, IPv6 /64), so that one network cannot use up the rest's share, and from one for all
-//! strangers together, so that many networks cannot use up the processor. Whoever sends from addresses that are
-//! not his spoils the ration of strangers, and no ration of those who are known.
+//! Before a packet is checked nothing about it is known but the address it claims. So there are three rations. Packets
+//! from addresses that have proved themselves take from a ration of their own. All others take from that of their
+//! subnet (IPv4 /24, IPv6 /64), so that one network cannot use up the share of the rest. They also take from one for
+//! all strangers together, so that many networks cannot use up the processor. A sender with forged addresses spoils the
+//! ration of strangers, and no ration of known nodes.
 //!
-//! Answers take from none of these: a PONG or ENRResponse must name the hash of an open request of ours, which only
-//! its recipient knows, and NEIGHBORS are taken only while a FINDNODE to that address is open. Their number per
-//! request is bounded instead (see `conversation`).
+//! Answers take from none of these: a PONG or ENRResponse must name the hash of an open request of ours, which only its
+//! recipient has seen, and NEIGHBORS are taken only while a FINDNODE to that address is open. Their number per request
+//! is bounded instead (see `conversation`).
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Instant};
 
@@ -77,7 +77,7 @@ impl Limits {
         }
     }
 
-    /// The address answered what only its owner could answer: it has a ration of its own from now on.
+    /// The address gave an answer that only its owner can give: it has a ration of its own from now on.
     pub fn prove(&mut self, addr: SocketAddr) {
         if !self.proven.promote(&addr) {
             self.proven.put(addr, Ration::default());

@@ -1,9 +1,9 @@
-//! Whether our clock is wrong, told by how others' packets expire.
+//! The error of our clock, by the expiration times in others' packets.
 //!
-//! A wrong clock kills discv4 silently (go-ethereum#14717, #20498): we drop everybody's packets as expired, or they
-//! drop ours. Honest packets expire some 20 s (geth) to 60 s after they are sent. When the median over many networks
-//! lies in our past, our clock is ahead; when it lies minutes in our future, our clock is behind. One subnet has one
-//! vote, so that a single sender cannot talk us into doubting our clock.
+//! A wrong clock stops discv4 without a message (go-ethereum#14717, #20498): we drop all packets of others as expired,
+//! or they drop ours. Honest packets expire some 20 s (geth) to 60 s after they are sent. When the median over many
+//! networks lies in our past, our clock is ahead; when it lies minutes in our future, our clock is behind. One subnet
+//! has one vote, so that a single sender cannot make us doubt our clock.
 
 use std::{
     collections::VecDeque,
@@ -46,7 +46,7 @@ impl Skew {
     }
 
     /// A packet that its sender signed expires this many seconds ahead of our clock. Returns by how many seconds our
-    /// clock is ahead (negative: behind) if that is certain enough and was not told lately.
+    /// clock is ahead (negative: behind) if that is certain enough and was not reported recently.
     pub fn vote(&mut self, now: Instant, from: IpAddr, seconds_ahead: i64) -> Option<i64> {
         let subnet = Subnet::wide(from);
         let fresh = |at: Instant| now.saturating_duration_since(at) < MAX_AGE;
@@ -88,10 +88,10 @@ mod tests {
             assert_eq!(skew.vote(now, ip(n), -40), None);
         }
         assert_eq!(skew.vote(now, ip(16), -40), Some(60), "we are a minute ahead");
-        assert_eq!(skew.vote(now, ip(17), -40), None, "said once");
+        assert_eq!(skew.vote(now, ip(17), -40), None, "reported once");
         let later = now + REPORT_INTERVAL;
         for n in 1..16 {
-            assert_eq!(skew.vote(later, ip(n), 600), None, "old votes are gone");
+            assert_eq!(skew.vote(later, ip(n), 600), None, "old votes have expired");
         }
         assert_eq!(skew.vote(later, ip(16), 600), Some(-580), "we are ten minutes behind");
         let mut right = Skew::default();

@@ -1,11 +1,11 @@
-//! What became of each datagram, and how many of each kind there were.
+//! The outcome of each datagram, and the number of each kind.
 
 use super::packet::HeaderError;
 
-/// What became of a datagram, in the order of the checks.
+/// The outcome of a datagram, in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was answered or believed.
+    /// It was answered or accepted.
     Accepted,
     /// From an address outside the configured networks.
     Restricted,
@@ -25,7 +25,7 @@ pub enum Verdict {
     Malformed,
     /// It expired before it came.
     Expired,
-    /// An answer to nothing that we asked.
+    /// An answer that belongs to no request of ours.
     Unsolicited,
     /// The signature is of no key.
     BadSignature,
@@ -33,7 +33,8 @@ pub enum Verdict {
     Myself,
     /// A request of a node that has not proved its address.
     Unproven,
-    /// A record that is not the sender's, is older than the one we have, or has an address that it may not tell.
+    /// A record that is not the sender's, is older than the one we have, or has an address that we may not accept from
+    /// it.
     BadRecord,
 }
 
@@ -91,7 +92,7 @@ impl Verdict {
     }
 }
 
-/// What the engine counts. Nothing is dropped in silence.
+/// The counters of the engine. Nothing is dropped in silence.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     verdicts: [u64; Verdict::ALL.len()],
@@ -105,7 +106,7 @@ pub struct Counters {
     pub not_pinged_back: u64,
     /// Requests of our own not made because too many were under way.
     pub too_busy: u64,
-    /// Nodes told by others and not believed: relay rule, low port, restriction, or no key.
+    /// Nodes in answers that were not accepted: relay rule, low port, restriction, or no key.
     pub refused_neighbors: u64,
     /// Nodes that proved themselves but had no place to wait for the table.
     pub refused_admissions: u64,
@@ -118,8 +119,8 @@ impl Counters {
         self.verdicts.get(verdict as usize).copied().unwrap_or(0)
     }
 
-    /// The counters beside those of [`Self::of`], with their names in metrics. A new one cannot be left out: this does not
-    /// compile without it.
+    /// The counters beside those of [`Self::of`], with their names in metrics. A new one cannot be left out: this does
+    /// not compile without it.
     #[must_use]
     pub fn named(&self) -> [(&'static str, u64); 7] {
         let Self {

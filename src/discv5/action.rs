@@ -1,4 +1,4 @@
-//! What the engine tells its owner ([`Action`]), what its owner decides ([`Config`]), and what it counts.
+//! The actions of the engine ([`Action`]), the settings of its owner ([`Config`]), and its counters.
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -6,14 +6,15 @@ use ipnet::IpNet;
 use super::{challenge::STRANGERS_PER_SECOND, peer::Peer, talk::TalkToken};
 use crate::kademlia::{self, CallError, Contact, QueryId};
 
-/// What does not change while the engine runs.
+/// The settings that do not change while the engine runs.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The most sessions; half of them are for those that strangers begin. Default 2048, about 1 MiB.
     pub sessions: usize,
-    /// The only networks that we speak with, and that the table takes nodes of (`--netrestrict`); empty means all.
+    /// The only networks that we exchange packets with, and that the table takes nodes of (`--netrestrict`); empty
+    /// means all.
     pub restrict: Vec<IpNet>,
-    /// Whom to ask first, at every refresh. Default: nobody.
+    /// The nodes to ask first, at every refresh. Default: none.
     pub bootnodes: Vec<Contact>,
     /// How many challenges strangers may make us send per second. Default: [`STRANGERS_PER_SECOND`].
     pub strangers_per_second: u32,
@@ -30,7 +31,7 @@ impl Default for Config {
     }
 }
 
-/// What became of TALKREQs, ours and those of others.
+/// The results of TALKREQs, ours and those of others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TalkAction {
     /// A TALKREQ of ours was answered or not.
@@ -40,20 +41,21 @@ pub enum TalkAction {
         /// The response. An empty one means that no application there serves the protocol.
         response: Result<Bytes, CallError>,
     },
-    /// A node asks an application of ours; the answer goes to [`Engine::answer_talk`](super::Engine::answer_talk) within 500 ms.
+    /// A node asks an application of ours; the answer goes to [`Engine::answer_talk`](super::Engine::answer_talk)
+    /// within 500 ms.
     Requested {
-        /// What the answer must name.
+        /// The token that the answer must name.
         token: TalkToken,
         /// Who asks.
         from: Peer,
         /// Which protocol.
         protocol: Bytes,
-        /// What it is asked.
+        /// The question.
         request: Bytes,
     },
 }
 
-/// What happened, or is wanted.
+/// An event, or a request to the owner.
 pub type Action = kademlia::Action<TalkAction>;
 
 /// Plain counters, only growing.
@@ -63,7 +65,7 @@ pub struct Counters {
     pub packets_received: u64,
     /// Datagrams handed out.
     pub packets_sent: u64,
-    /// Datagrams lost because nobody fetched those before them.
+    /// Datagrams lost because those before them were not fetched.
     pub packets_dropped: u64,
     /// Datagrams that do not unmask to discv5.
     pub noise: u64,
@@ -89,7 +91,7 @@ pub struct Counters {
     pub handshakes_failed: u64,
     /// Handshakes that answer no challenge of ours, among them all replayed ones.
     pub handshakes_unexpected: u64,
-    /// Messages of types that we do not speak.
+    /// Messages of types that we do not support.
     pub messages_unknown: u64,
     /// Messages that are malformed.
     pub messages_malformed: u64,
@@ -107,7 +109,7 @@ pub struct Counters {
     pub lookups_refused: u64,
     /// Records in NODES that were not taken: invalid, not asked for, against the relay rule or the restriction.
     pub records_refused: u64,
-    /// TALKREQs for protocols that nobody serves.
+    /// TALKREQs for protocols that no application serves.
     pub talk_unknown: u64,
     /// TALKREQs answered empty because too many waited.
     pub talk_refused: u64,

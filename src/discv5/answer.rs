@@ -1,4 +1,4 @@
-//! What we tell others: the records that answer a FINDNODE, and how they are divided among packets.
+//! Answers to FINDNODE: the records in them, and their division among packets.
 
 use std::{net::IpAddr, ops::Range};
 
@@ -15,8 +15,8 @@ pub const MAX_PACKETS: usize = 5;
 /// The greatest logarithmic distance.
 const MAX_DISTANCE: u64 = 256;
 
-/// The records at `distances` from us that may be told to somebody at `asker`: nodes that passed a liveness check
-/// at an address that the relay rule lets us tell there. Our own `own` record is at distance 0.
+/// The records at `distances` from us that an asker at `asker` may get: nodes that passed a liveness check at an
+/// address that the relay rule lets us give there. Our own `own` record is at distance 0.
 #[must_use]
 pub fn find(
     table: &Table,
@@ -47,7 +47,7 @@ pub fn find(
 }
 
 /// Divides records among packets of at most 1,000 bytes of records each. There is always one packet, an empty one if
-/// need be, and never more than [`MAX_PACKETS`]: what would stand in a sixth is not told.
+/// need be, and never more than [`MAX_PACKETS`]: records for a sixth are left out.
 #[must_use]
 pub fn divide(records: &[Record]) -> Vec<Range<usize>> {
     let mut packets: Vec<Range<usize>> = Vec::with_capacity(MAX_PACKETS);

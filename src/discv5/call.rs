@@ -1,7 +1,7 @@
 //! Requests of ours: one at a time for each node, the rest in a short queue.
 //!
-//! One at a time, because a challenge invalidates whatever else is under way, and because a node that does not answer
-//! should cost one timeout and not many packets. A full queue refuses: whoever asks too much is told so at once.
+//! One at a time, because a challenge invalidates all other requests under way, and because a node that does not answer
+//! should cost one timeout and not many packets. A full queue refuses at once.
 //!
 //! ```text
 //! enqueue ─> waiting ─> active ── answered, timed out ─> finished, next one active
@@ -36,14 +36,14 @@ pub const MAX_WAITING: usize = 16;
 /// The most requests in all. Lookups make a few dozen; the rest is for applications that talk.
 pub const MAX_CALLS: usize = 4096;
 
-/// What a request was made for.
+/// The purpose of a request.
 #[derive(Debug)]
 pub(super) enum Purpose {
     /// A liveness check of the table.
     Check,
-    /// The node's newest record: a search wants to know, or the table, because the node said that it has a newer one.
+    /// The node's newest record: for a search, or for the table because the node announced a newer one.
     Record(Option<SearchId>),
-    /// The nodes that it knows near this lookup's target.
+    /// The nodes that it has near this lookup's target.
     Nodes(SearchId),
     /// A caller's PING.
     Ping(QueryId),
@@ -87,7 +87,7 @@ impl Request<'_> {
     }
 }
 
-/// What an answer says. The records of NODES are with the request, which collects them.
+/// The contents of an answer. The records of NODES are with the request, which collects them.
 #[derive(Debug)]
 pub(super) enum Reply {
     Pong(Ponged),
@@ -95,14 +95,14 @@ pub(super) enum Reply {
     Talk(Bytes),
 }
 
-/// What a response is to the requests of ours.
+/// The relation of a response to our requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Response {
-    /// No answer to anything.
+    /// It answers no request.
     Unsolicited,
     /// The answer to the PING that made the session: the request itself is sent now.
     Warmed,
-    /// An answer to the active request, so long after its newest packet.
+    /// An answer to the active request, with the time since its newest packet.
     Answer(Duration),
 }
 
@@ -113,7 +113,7 @@ pub(super) struct Call {
     pub(super) to: Contact,
     /// Where its packets go and answers come from.
     pub(super) peer: Peer,
-    /// What it was made for.
+    /// Its purpose.
     pub(super) purpose: Purpose,
     /// The request id, random.
     pub(super) id: RequestId,
@@ -129,7 +129,7 @@ pub(super) struct Call {
 #[derive(Debug)]
 struct Active {
     call: Call,
-    /// Of its newest packet: what a WHOAREYOU must carry.
+    /// The nonce of its newest packet, which a WHOAREYOU must carry.
     nonce: Nonce,
     /// Whether a WHOAREYOU was answered; a second one is refused.
     handshaken: bool,
@@ -239,8 +239,8 @@ impl Calls {
         }
     }
 
-    /// Takes the records of one NODES packet from `peer`. `may_be_told` says which addresses are believed. Returns whether
-    /// all packets have come, and how many records were refused.
+    /// Takes the records of one NODES packet from `peer`. `may_be_told` returns whether an address is accepted. Returns
+    /// whether all packets have come, and how many records were refused.
     pub(super) fn collect(
         &mut self,
         now: Instant,
@@ -310,7 +310,7 @@ impl Calls {
         Some(Ended { to, purpose, records, next })
     }
 
-    /// What a WHOAREYOU for the active request to `id` must carry.
+    /// The nonce that a WHOAREYOU for the active request to `id` must carry.
     #[cfg(test)]
     pub(super) fn nonce(&self, id: &NodeId) -> Option<Nonce> {
         self.nodes.get(id).map(|queue| queue.active.nonce)

@@ -1,9 +1,9 @@
 //! The WHOAREYOUs that we sent and that are not answered yet.
 //!
-//! A challenge lives one second. As long as it lives, further unreadable packets of the same peer get the same
-//! challenge again, byte for byte: an attacker who writes in a node's name cannot replace the challenge that this
-//! node is about to answer. It is gone with the first handshake that names it, good or bad, so each costs us at most
-//! one round of elliptic-curve arithmetic; how many are made is rationed: finishing a handshake costs about
+//! A challenge lives one second. Until then, further unreadable packets of the same peer get the same challenge again,
+//! byte for byte: an attacker that forges a node's packets cannot replace the challenge that this node is about to
+//! answer. The challenge is removed with the first handshake that names it, good or bad, so each costs us at most one
+//! round of elliptic-curve arithmetic. The number of challenges is limited, because finishing a handshake costs about
 //! 0.15 ms of arithmetic, and each one begins with a challenge of ours ([`crate::node::ration`]).
 //!
 //! Peers with whom we have a session, or whom the table holds at that endpoint, have a ration and a store of their
@@ -44,7 +44,7 @@ const CAPACITY: NonZeroUsize = NonZeroUsize::new(2 * STRANGERS_PER_SECOND as usi
 pub struct Challenge {
     /// The WHOAREYOU before masking.
     pub data: ChallengeData,
-    /// The peer's record as we knew it then, whose sequence number the WHOAREYOU told.
+    /// The peer's record as we had it then; the WHOAREYOU carried its sequence number.
     pub record: Option<Record>,
     expires: Instant,
 }

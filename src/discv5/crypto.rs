@@ -66,8 +66,8 @@ impl Crypto for NodeKey {
     }
 }
 
-/// What the initiator of a handshake signs: it binds the challenge, the ephemeral key and the recipient, so that a
-/// proof can be used only once and only there.
+/// The text that the initiator of a handshake signs: it binds the challenge, the ephemeral key and the recipient, so
+/// that a proof can be used only once and only there.
 #[must_use]
 pub fn proof_digest(challenge: &ChallengeData, ephemeral: &[u8; 33], recipient: &NodeId) -> [u8; 32] {
     let mut hasher = Sha256::new();
@@ -88,12 +88,12 @@ impl fmt::Debug for MessageKey {
     }
 }
 
-/// The keys that a handshake yields, named by who writes with them.
+/// The keys that a handshake yields, named by their writer.
 #[derive(Clone, Debug)]
 pub struct SessionKeys {
-    /// What the node that answered the WHOAREYOU writes with.
+    /// The key with which the node that answered the WHOAREYOU writes.
     pub initiator: MessageKey,
-    /// What the node that sent the WHOAREYOU writes with.
+    /// The key with which the node that sent the WHOAREYOU writes.
     pub recipient: MessageKey,
 }
 
@@ -124,7 +124,7 @@ impl MessageKey {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Seals what follows the first `ad` bytes of `packet`, which are the additional data, and appends the tag.
+    /// Seals the bytes of `packet` after the first `ad` bytes, which are the additional data, and appends the tag.
     /// `nonce` must never have been used with this key.
     pub fn seal(&self, nonce: &Nonce, packet: &mut BytesMut, ad: usize) {
         let Some((ad, message)) = packet.split_at_mut_checked(ad) else { return };

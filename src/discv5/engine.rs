@@ -2,10 +2,10 @@
 //!
 //! It has the shape of all engines (see the crate's docs), and the same public shape as discv4's. The owner feeds
 //! datagrams and timeouts, calls commands, and after each of these takes all actions and packets. Errors of strangers
-//! are counted ([`Counters`]), never returned; a `Result` is an answer to our own caller.
+//! are counted ([`Counters`]), never returned; a `Result` is for our own caller.
 //!
-//! Which node is asked next, and why, is decided by [`Overlay`]. What stands here is how discv5 asks it: in a session
-//! ([`Wire`]), one request at a time ([`Calls`]).
+//! [`Overlay`] decides which node is asked next, and why. This engine adds the way in which discv5 asks it: in a
+//! session ([`Wire`]), one request at a time ([`Calls`]).
 
 use std::{fmt, net::SocketAddr, time::Instant};
 
@@ -39,7 +39,7 @@ use crate::{
     node::{NodeId, Record},
 };
 
-/// How often one call of `handle_timeout` looks again for what has become due meanwhile.
+/// How often one call of `handle_timeout` checks again for timers that have become due meanwhile.
 const MAX_ROUNDS: usize = 16;
 
 /// One discv5 node.
@@ -87,11 +87,11 @@ impl<C: Crypto> Engine<C> {
         self.drive(now);
     }
 
-    /// Does what is due.
+    /// Carries out all timers that are due.
     pub fn handle_timeout(&mut self, now: Now) {
-        // What is done may make something else due at once: a bootnode that was added during a refresh makes the next
-        // one due at its end. A time left in the past would wake the driver again for nothing. The bound is far above
-        // what one round can set off, and is there so that a mistake of ours costs a wake-up and not the thread.
+        // One timer may make another due at once: a bootnode that was added during a refresh makes the next one due at
+        // its end. A time left in the past would wake the driver again for nothing. The bound is far above the number
+        // of timers that one round can set, so a mistake of ours costs a wake-up and not the thread.
         for _ in 0..MAX_ROUNDS {
             self.do_due(now);
             if self.poll_timeout().is_none_or(|at| at > now.mono) {
@@ -138,8 +138,8 @@ impl<C: Crypto> Engine<C> {
         begun
     }
 
-    /// Finds a node's newest record: asks the node itself if the table has it or `hint` says where it may be, and looks
-    /// it up if it does not answer. Ends in [`Action::Resolved`].
+    /// Finds a node's newest record: asks the node itself if the table has it or `hint` gives a possible address, and
+    /// looks it up if it does not answer. Ends in [`Action::Resolved`].
     pub fn resolve(
         &mut self,
         now: Now,
@@ -201,7 +201,7 @@ impl<C: Crypto> Engine<C> {
         self.drive(now);
     }
 
-    /// What tells discv5 packets for us from all others; the demultiplexer keeps a copy.
+    /// Distinguishes discv5 packets for us from all others; the demultiplexer keeps a copy.
     #[must_use]
     pub fn unmasker(&self) -> &Unmasker {
         self.wire.unmasker()
@@ -213,7 +213,7 @@ impl<C: Crypto> Engine<C> {
         self.overlay.table()
     }
 
-    /// What was counted.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -238,7 +238,7 @@ impl<C: Crypto> Engine<C> {
         while let Some(contact) = self.overlay.poll_check(now) {
             match self.ask(now, &contact, &Request::Ping, Purpose::Check) {
                 Ok(()) => {}
-                // The queue says nothing about the node; an address that we may not write to does.
+                // A full queue shows nothing about the node; an address that we may not write to does.
                 Err(CallError::QueueFull) => self.overlay.check_skipped(&contact.id),
                 Err(_) => self.overlay.check_failed(now, &contact.id),
             }
@@ -247,7 +247,7 @@ impl<C: Crypto> Engine<C> {
         self.drive(now);
     }
 
-    /// Asks what the searches want to know, and passes on what came of them and what happened in the table.
+    /// Sends the requests of the searches, and passes on their results and the changes of the table.
     fn drive(&mut self, now: Now) {
         while let Some(question) = self.overlay.poll_question(now) {
             if self.ask_for(now, &question).is_err() {
@@ -257,21 +257,22 @@ impl<C: Crypto> Engine<C> {
         self.counters.lookups_refused += self.overlay.settle(now);
     }
 
-    /// Asks a node what a search wants to know: both its record and other nodes are asked for by distance.
+    /// Sends a search's request to a node: both its record and other nodes are asked for by distance.
     fn ask_for(&mut self, now: Now, question: &Question) -> Result<(), CallError> {
         let Question { search, to, wants } = question;
         let (distances, purpose) = match (wants, self.overlay.target(*search)) {
             (Wants::Nodes, Some(target)) if target.id() != to.id => {
                 (lookup_distances(&target.id(), &to.id), Purpose::Nodes(*search))
             }
-            // The target itself: whether it answers is what counts.
+            // The target itself: only whether it answers counts.
             (Wants::Nodes, _) => (vec![0], Purpose::Nodes(*search)),
             (Wants::Record, _) => (vec![0], Purpose::Record(Some(*search))),
         };
         self.ask(now, to, &Request::FindNode(distances), purpose)
     }
 
-    /// Asks a node, at once or after the requests that wait for the same node, and says why if it cannot be asked.
+    /// Asks a node, at once or after the requests that wait for the same node. Returns the reason if it cannot be
+    /// asked.
     fn ask(
         &mut self,
         now: Now,
@@ -342,7 +343,7 @@ impl<C: Crypto> Engine<C> {
         }
         let peer = Peer::new(src, from);
         let limits = (self.overlay.table(), self.is_exempt(&peer));
-        // Taken out while it is read, so that the engine may be changed by what it says.
+        // Taken out while it is read, because its contents may change the engine.
         let mut plaintext = std::mem::take(&mut self.plaintext);
         if self.wire.open(now.mono, peer, &packet, limits, &mut self.counters, &mut plaintext) {
             if is_handshake
@@ -435,7 +436,7 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    /// Sends a TALKRESP. False if the session is gone.
+    /// Sends a TALKRESP. Returns false if the session has ended.
     fn respond_talk(&mut self, now: Now, asker: &Asker, response: &[u8]) -> bool {
         self.send(now, asker.peer, |out| TalkResponse { id: asker.id, response }.encode(out))
     }
@@ -492,7 +493,7 @@ impl<C: Crypto> Engine<C> {
                 }
             }
             (Purpose::Nodes(search), result) => {
-                // What came before a NODES packet was lost is as good as if all had come.
+                // The packets that came before a NODES packet was lost count as the whole answer.
                 let answered = result.is_ok() || !records.is_empty();
                 let told = records.into_iter().filter_map(Contact::from_record).collect();
                 self.overlay.told(now, search, *id, told);
@@ -529,8 +530,8 @@ impl<C: Crypto> Engine<C> {
     }
 }
 
-/// A node that proved who it is and where it is, if its record names that endpoint: others could not reach it elsewhere,
-/// and we must not write to an address because a stranger claims it.
+/// A node proved its identity and address, if its record names that endpoint. Otherwise other nodes could not reach it
+/// there, and we must not write to an address because a stranger claims it.
 fn at_home(peer: &Peer, record: &Record) -> Option<Contact> {
     let endpoints = [record.endpoint4(), record.endpoint6()];
     let endpoint = endpoints.into_iter().flatten().find(|endpoint| endpoint.udp_addr() == Some(peer.addr))?;

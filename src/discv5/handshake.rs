@@ -29,7 +29,7 @@ use crate::{
 /// Why a handshake packet does not answer our challenge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
-    /// We know no record of the sender and it sent none.
+    /// We have no record of the sender, and it sent none.
     #[error("the handshake has no record, and none is known")]
     NoRecord,
     /// The record is not valid.
@@ -49,7 +49,7 @@ pub enum HandshakeError {
     Message,
 }
 
-/// What a handshake packet carries beside its message.
+/// The contents of a handshake packet beside its message.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// Who claims to have sent it.
@@ -65,15 +65,15 @@ pub struct Answer<'a> {
 /// Who we are, in a handshake.
 #[derive(Debug)]
 pub struct Local<'a, C> {
-    /// What does the arithmetic with our key.
+    /// The arithmetic with our key.
     pub crypto: &'a C,
     /// Our record.
     pub record: &'a Record,
 }
 
 /// Replaces `out` by the handshake packet that answers `challenge` of `dest` and carries `plaintext`. Returns the
-/// session, which is valid from now on, and the packet's nonce. Our record is sent along if `dest` knows none as new
-/// (`known_seq`).
+/// session, which is valid from now on, and the packet's nonce. Our record is sent along if `dest` has an older one, or
+/// none (`known_seq`).
 pub fn answer<C: Crypto>(
     out: &mut BytesMut,
     rng: &mut dyn RngCore,
@@ -96,8 +96,8 @@ pub fn answer<C: Crypto>(
     Some((session, nonce))
 }
 
-/// Checks an answer to `challenge`, and returns the session if it is good. That its message can be opened remains to
-/// be checked.
+/// Checks an answer to `challenge`, and returns the session if it is good. The caller must still check that its message
+/// can be opened.
 pub fn accept<C: Crypto>(
     local: &Local<'_, C>,
     challenge: &Challenge,
@@ -115,7 +115,7 @@ pub fn accept<C: Crypto>(
     Ok(Session::new(keys, Role::Recipient, Some(record), now))
 }
 
-/// The newer of the record that we know and the one that was sent.
+/// The newer one of the known record and the record in the packet.
 fn newest(
     crypto: &impl Crypto,
     known: Option<&Record>,

@@ -1,14 +1,14 @@
-//! The packet header of v5.1: masking, flags, and what stands in the header for each of them.
+//! The packet header of v5.1: masking, flags, and the contents of the header for each of them.
 //!
 //! ```text
 //! packet = masking-iv (16) ‖ masked( static header (23) ‖ authdata ) ‖ message
 //! static = "discv5" ‖ version (2) ‖ flag (1) ‖ nonce (12) ‖ authdata size (2)
 //! ```
 //!
-//! The mask is AES-128-CTR under the first 16 bytes of the *receiver's* id: no secret, but nobody who does not know
-//! the id can tell the packet from noise. Our own key schedule never changes, so [`Unmasker`] keeps it, and asking
-//! "is this discv5?" ([`Unmasker::looks_like_discv5`]) costs one AES block. That is what lets the demultiplexer ask
-//! it first, before discv4's hash.
+//! The mask is AES-128-CTR under the first 16 bytes of the *receiver's* id. It is no secret, but without the id the
+//! packet looks like noise. Our own key schedule never changes, so [`Unmasker`] keeps it, and the question "is this
+//! discv5?" ([`Unmasker::looks_like_discv5`]) costs one AES block. That is cheap enough for the demultiplexer to ask it
+//! first, before discv4's hash.
 //!
 //! Left out: the message behind the header ([`super::crypto`], [`super::message`]) and whether a packet is wanted.
 //! Source: devp2p, discv5/discv5-wire.md, "Packet Encoding".
@@ -26,8 +26,8 @@ use crate::node::{NodeId, record::MAX_RECORD_BYTES};
 pub const MAX_PACKET: usize = 1280;
 /// The fewest bytes a packet can have: a WHOAREYOU.
 pub const MIN_PACKET: usize = CHALLENGE_DATA;
-/// What a WHOAREYOU is before masking: masking IV, static header and 24 bytes of authdata. Both sides feed it to the
-/// key derivation and the id signature.
+/// A WHOAREYOU before masking: masking IV, static header and 24 bytes of authdata. Both sides feed it to the key
+/// derivation and the id signature.
 pub const CHALLENGE_DATA: usize = IV + STATIC + WHOAREYOU_AUTH;
 /// Bytes of an ordinary message packet around its plaintext: IV, static header, source id, GCM tag.
 pub const MESSAGE_OVERHEAD: usize = IV + STATIC + MESSAGE_AUTH + TAG;
@@ -44,8 +44,8 @@ const WHOAREYOU_AUTH: usize = 24;
 const HANDSHAKE_AUTH: usize = 34 + 64 + 33;
 const MAX_HEADER: usize = IV + STATIC + HANDSHAKE_AUTH + MAX_RECORD_BYTES;
 const TAG: usize = 16;
-/// What must follow the static header of anything but a WHOAREYOU. With the 39 bytes before it a request has at least
-/// 87 bytes and its 63 byte WHOAREYOU never amplifies.
+/// The least size after the static header of all packets but WHOAREYOU. With the 39 bytes before it a request has at
+/// least 87 bytes, so its WHOAREYOU of 63 bytes never amplifies.
 const MIN_AFTER_STATIC: usize = 48;
 
 /// Protocol id and version: the first eight bytes of every header.
@@ -84,7 +84,7 @@ pub enum HeaderError {
     Message,
 }
 
-/// What the header says beside the nonce.
+/// The contents of the header beside the nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth<'a> {
     /// Flag 0: a message under session keys, or random bytes that ask for a challenge.
@@ -94,7 +94,7 @@ pub enum Auth<'a> {
     },
     /// Flag 1: the receiver of our packet cannot read it and challenges us.
     WhoAreYou {
-        /// The sequence number of our record as the challenger knows it; 0 for none.
+        /// The sequence number of our record that the challenger has; 0 for none.
         enr_seq: u64,
         /// The whole packet before masking, for key derivation and signature.
         data: &'a ChallengeData,
@@ -112,7 +112,7 @@ pub enum Auth<'a> {
     },
 }
 
-/// What [`write()`] puts into a header.
+/// The arguments of [`write()`].
 #[derive(Clone, Copy, Debug)]
 pub enum WriteAuth<'a> {
     /// Flag 0.
@@ -122,9 +122,9 @@ pub enum WriteAuth<'a> {
     },
     /// Flag 1.
     WhoAreYou {
-        /// What the other side's signature must cover: random, never used twice.
+        /// The bytes that the other side's signature must cover: random, never used twice.
         id_nonce: &'a [u8; 16],
-        /// The sequence number of the other side's record as we know it; 0 for none.
+        /// The sequence number of the other side's record that we have; 0 for none.
         enr_seq: u64,
     },
     /// Flag 2.
@@ -145,7 +145,7 @@ pub enum WriteAuth<'a> {
 pub struct Packet<'a> {
     /// The message nonce; in a WHOAREYOU the nonce of the packet that it answers.
     pub nonce: Nonce,
-    /// What kind of packet this is, and from whom.
+    /// The kind of this packet, and its sender.
     pub auth: Auth<'a>,
     /// Masking IV and plain header: the additional data of the message's seal.
     pub ad: &'a [u8],
@@ -249,7 +249,7 @@ impl StaticHeader {
         Ok(Self { flag, nonce, auth_size: usize::from(u16::from_be_bytes(size)) })
     }
 
-    /// Checks sizes: the authdata against the flag, what follows against the packet.
+    /// Checks sizes: the authdata against the flag, the rest against the packet.
     fn check(&self, packet: usize, end: usize) -> Result<(), HeaderError> {
         let fits = match self.flag {
             FLAG_MESSAGE => self.auth_size == MESSAGE_AUTH,

@@ -30,7 +30,7 @@ pub fn sealed(
     header::mask(out, header, dest);
 }
 
-/// Replaces `out` by a packet that nobody can read: it asks `dest` for a WHOAREYOU, which will carry `nonce`.
+/// Replaces `out` by a packet that `dest` cannot read: it requests a WHOAREYOU, which will carry `nonce`.
 pub fn random(out: &mut BytesMut, rng: &mut dyn RngCore, dest: &NodeId, src: NodeId, nonce: &Nonce) {
     let header = begin(out, rng, nonce, &WriteAuth::Message { src });
     let mut message = [0; RANDOM_MESSAGE];

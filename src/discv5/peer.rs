@@ -1,8 +1,8 @@
-//! A peer of discv5 is an id at an endpoint, and what is kept of peers is bounded in all and per subnet.
+//! A peer of discv5 is an id at an endpoint, and the memory for peers is bounded in all and per subnet.
 //!
-//! Sessions and challenges belong to the pair of node id and UDP endpoint: an id that shows up at another address has
-//! to prove itself there. Strangers choose both, so every store of peers has a capacity, forgets the least recently
-//! used first, and knows which of its peers share a subnet (IPv4 /24, IPv6 /64).
+//! Sessions and challenges belong to the pair of node id and UDP endpoint: an id at another address has to prove itself
+//! there. Strangers choose both, so every store of peers has a capacity, removes the least recently used first, and
+//! counts its peers by subnet (IPv4 /24, IPv6 /64).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +20,7 @@ use crate::node::{
 /// A node id at a UDP endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
-    /// Who it says it is.
+    /// The id that it claims.
     pub id: NodeId,
     /// Where its packets come from and ours go.
     pub addr: SocketAddr,

@@ -131,13 +131,13 @@ impl Sessions {
         self.ours.peek(peer).is_some() || self.theirs.peek(peer).is_some()
     }
 
-    /// The record of `peer` as its session knows it.
+    /// The record of `peer` in its session.
     #[must_use]
     pub fn record(&self, peer: &Peer) -> Option<&Record> {
         self.ours.peek(peer).or_else(|| self.theirs.peek(peer)).and_then(Session::record)
     }
 
-    /// Stores what a handshake yielded. It replaces an earlier session with `peer`, whose read key stays valid for
+    /// Stores the result of a handshake. It replaces an earlier session with `peer`, whose read key stays valid for
     /// messages under way. `exempt` frees the peer from the limit per subnet.
     pub fn insert(&mut self, peer: Peer, mut session: Session, role: Role, exempt: bool) {
         let known = self.ours.remove(&peer);

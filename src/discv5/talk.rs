@@ -1,8 +1,8 @@
 //! TALKREQs of others, while our applications think about them.
 //!
-//! Each waits under a token until its application answers, or until the time is up: the asker waits 700 ms, so that
-//! an answer after half a second may still arrive. Then, or when too many wait already, the asker gets the empty
-//! TALKRESP that the specification gives to protocols nobody serves.
+//! Each waits under a token until its application answers, or until the time is up: the asker waits 700 ms, so that an
+//! answer after half a second may still arrive. Then, or when too many wait already, the asker gets the empty TALKRESP
+//! that the specification gives to protocols that are not served.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -19,8 +19,8 @@ pub const MAX_OUTSTANDING: usize = 1024;
 /// The most of one node. Nodes that ask one thing at a time have one.
 pub const MAX_PER_NODE: usize = 16;
 
-/// The most bytes that an application may answer to a TALKREQ, so that the TALKRESP fits a packet. Beside them stand the
-/// type byte, the list's header, the request id with its header, and the header of the response.
+/// The most bytes that an application may answer to a TALKREQ, so that the TALKRESP fits a packet. The packet also has
+/// the type byte, the list's header, the request id with its header, and the header of the response.
 pub const MAX_TALK_RESPONSE: usize = MAX_MESSAGE - (1 + 3 + 9 + 3);
 
 /// Why an answer to a TALKREQ was not sent.
@@ -38,7 +38,7 @@ pub enum TalkError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TalkToken(pub u64);
 
-/// A TALKREQ that waits: to whom and under which id the answer goes.
+/// A TALKREQ that waits: the recipient and the id of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asker {
     /// Who asked, and from where.
@@ -47,7 +47,7 @@ pub struct Asker {
     pub id: RequestId,
 }
 
-/// What is done with a TALKREQ.
+/// What to do with a TALKREQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// An application is asked.

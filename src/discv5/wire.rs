@@ -1,9 +1,10 @@
 //! The encrypted wire: writes packets of ours in the sessions that there are, and opens those of others.
 //!
-//! What cannot be opened is challenged, within the rations of strangers; what answers a challenge makes a session. To
-//! an address that has proven nothing goes at most one WHOAREYOU for a packet, which is smaller than that packet.
+//! A packet that cannot be opened is challenged, within the rations of strangers; the answer to a challenge makes a
+//! session. An address that has proven nothing gets at most one WHOAREYOU for a packet, which is smaller than that
+//! packet.
 //!
-//! Left out: what messages say, and which requests are open (the engine).
+//! Left out: the contents of messages, and which requests are open (the engine).
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -127,7 +128,7 @@ impl<C: Crypto> Wire<C> {
         self.challenges.len()
     }
 
-    /// The peer's record as its session knows it.
+    /// The peer's record in its session.
     pub(super) fn record_of(&self, peer: &Peer) -> Option<&Record> {
         self.sessions.record(peer)
     }

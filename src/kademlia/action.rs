@@ -1,4 +1,5 @@
-//! What an engine tells its owner. Most of it is the same for both protocols; the rest is the type parameter.
+//! The actions of an engine for its owner. Most of them are the same for both protocols; the rest is the type
+//! parameter.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,10 +12,10 @@ use crate::node::NodeId;
 /// What happened, or is wanted. The engine goes on whether or not its owner acts on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action<Own> {
-    /// A candidate that was wanted (`set_demand`). A discv4 node has answered us, and its record is there if it has one;
-    /// the record of a discv5 node was told by others, and whether the node is alive was not asked.
+    /// A candidate that was wanted (`set_demand`). A discv4 node has answered us, and its record is there if it has
+    /// one. The record of a discv5 node came from others, and the node itself was not asked.
     Discovered(Contact),
-    /// A lookup was told of this node for the first time.
+    /// A lookup learned of this node for the first time.
     LookupNode {
         /// The query.
         query: QueryId,
@@ -39,13 +40,13 @@ pub enum Action<Own> {
     PingResult {
         /// The query.
         query: QueryId,
-        /// What the node said.
+        /// The node's answer.
         pong: Result<Ponged, CallError>,
     },
-    /// A table node that we asked says where it sees us. One vote per subnet makes the local record (geth: 10 within
-    /// 5 minutes).
+    /// A table node that we asked reported the address at which it sees us. One vote per subnet makes the local record
+    /// (geth: 10 within 5 minutes).
     EndpointStatement {
-        /// Who says so.
+        /// The node that reports it.
         by: NodeId,
         /// From where.
         from: IpAddr,

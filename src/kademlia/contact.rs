@@ -1,8 +1,8 @@
-//! A node as discovery holds it: who it is, where it is, and its record if we have one.
+//! A node as discovery holds it: its identity, its endpoint, and its record if we have one.
 //!
-//! discv4 learns key and endpoint from packets and the record later or never; discv5 always starts from a record.
-//! Both fit here. The endpoint stands beside the record because a v4 node is where its packets come from, whatever
-//! its record says or fails to say.
+//! discv4 learns key and endpoint from packets and the record later or never; discv5 always starts from a record. Both
+//! fit here. The endpoint stands beside the record because a v4 node is at the address its packets come from, whatever
+//! its record contains or lacks.
 
 use std::net::SocketAddr;
 
@@ -59,7 +59,7 @@ impl Contact {
     }
 }
 
-/// How we came to know a node.
+/// The source from which we learned of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// It is one of the configured bootnodes.
@@ -68,7 +68,7 @@ pub enum Source {
     Database,
     /// It contacted us and proved its endpoint.
     Inbound,
-    /// Another node told us of it.
+    /// Another node's answer.
     Relayed {
         /// The teller.
         by: NodeId,
@@ -76,7 +76,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Whether the node itself answered from the endpoint, as opposed to somebody writing it down.
+    /// Whether the node itself answered from the endpoint. Otherwise the endpoint comes from another source.
     #[must_use]
     pub fn is_proven(self) -> bool {
         self == Self::Inbound

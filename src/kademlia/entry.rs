@@ -1,4 +1,4 @@
-//! A node in the table, with what we know of its life.
+//! A node in the table, with the results of its checks.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub enum Placement {
 pub struct Entry {
     /// The node.
     pub contact: Contact,
-    /// How we first came to know it.
+    /// The source from which we first learned of it.
     pub source: Source,
     /// Why it stands where it stands.
     pub placement: Placement,

@@ -11,7 +11,7 @@
 //! until lookup.is_done()
 //! ```
 //!
-//! Whatever the asked nodes say, it ends: at most 48 candidates are held and at most 128 nodes are asked.
+//! Whatever the asked nodes answer, it ends: at most 48 candidates are held and at most 128 nodes are asked.
 
 use std::collections::HashSet;
 
@@ -20,11 +20,11 @@ use crate::node::NodeId;
 
 /// How many nodes are asked at a time (Kademlia's α; discv4.md).
 pub const ALPHA: usize = 3;
-/// The most candidates held. Beyond the 16 that count, spares for those that do not answer.
+/// The most candidates held. Beyond the 16 that count, they are spares for those that do not answer.
 const MAX_CANDIDATES: usize = 3 * BUCKET_SIZE;
 /// The most nodes asked. An honest lookup among ten thousand nodes needs about 30; lies must not extend it for ever.
 pub const MAX_ASKED: usize = 128;
-/// The most ids remembered as seen. Each asked node tells of 16.
+/// The most ids remembered as seen. Each asked node gives 16.
 const MAX_SEEN: usize = MAX_ASKED * BUCKET_SIZE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Lookup {
         lookup
     }
 
-    /// Takes nodes that somebody told. Returns those that this lookup had not seen before.
+    /// Takes nodes from an answer. Returns those that this lookup had not seen before.
     pub fn offer(&mut self, nodes: impl IntoIterator<Item = Contact>) -> Vec<Contact> {
         let mut news = Vec::new();
         for contact in nodes {
@@ -90,7 +90,7 @@ impl Lookup {
         news
     }
 
-    /// Keeps the bound. A candidate that was asked may not be dropped before its answer, so a fresh one goes.
+    /// Keeps the bound. A candidate that was asked may not be dropped before its answer, so a fresh one is dropped.
     fn drop_farthest(&mut self) {
         if self.candidates.len() > MAX_CANDIDATES {
             let fresh = |candidate: &Candidate| candidate.state != State::Asked;
@@ -113,13 +113,13 @@ impl Lookup {
         Some(candidate.contact.clone())
     }
 
-    /// Whether the node `id` was asked and has not told all it tells.
+    /// Whether the node `id` was asked and its answer is not complete.
     #[must_use]
     pub fn is_asked(&self, id: &NodeId) -> bool {
         self.asked_index(id).is_some()
     }
 
-    /// The asked node `id` told all it tells.
+    /// The answer of the asked node `id` is complete.
     pub fn answered(&mut self, id: &NodeId) {
         if let Some(index) = self.asked_index(id) {
             self.under_way -= 1;
@@ -142,7 +142,7 @@ impl Lookup {
         self.candidates.iter().position(asked)
     }
 
-    /// Whether nothing is under way and nobody is left to ask.
+    /// Whether nothing is under way and there is no node left to ask.
     #[must_use]
     pub fn is_done(&self) -> bool {
         let fresh = |candidate: &Candidate| candidate.state == State::Fresh;
@@ -156,7 +156,7 @@ impl Lookup {
         self.candidates.iter().filter(answered).take(BUCKET_SIZE).map(|candidate| &candidate.contact)
     }
 
-    /// The target itself, if somebody told of it, whether it answered or not.
+    /// The target itself, if an answer had it, whether it answered or not.
     #[must_use]
     pub fn found_target(&self) -> Option<&Contact> {
         self.target_itself.as_ref()
@@ -191,8 +191,8 @@ mod tests {
         nodes
     }
 
-    /// What a node tells: the 16 closest to the target among those that it knows, here a random tenth of the network
-    /// and its own neighbourhood.
+    /// A node's answer: the 16 closest to the target among those in its table, here a random tenth of the network and
+    /// its own neighbourhood.
     fn tells(node: &Contact, target: &NodeId, all: &[Contact], rng: &mut StdRng) -> Vec<Contact> {
         let mut known = sorted(all.to_vec(), &node.id);
         let far = known.split_off(20.min(known.len()));
@@ -230,7 +230,7 @@ mod tests {
             expected.truncate(BUCKET_SIZE);
             let found: Vec<_> = lookup.closest().map(|node| node.id).collect();
             assert_eq!(found.first(), expected.first().map(|node| &node.id), "seed {seed}");
-            // Nobody alive may know one of them, now and then.
+            // Now and then a node is in no live node's table.
             let hits = expected.iter().filter(|node| found.contains(&node.id)).count();
             assert!(hits >= BUCKET_SIZE - 1, "{hits} of 16 for seed {seed}");
             assert!(lookup.asked < 60, "{} asked for seed {seed}", lookup.asked);
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn endless_lies_end() {
-        // Every node tells of 16 ever closer ones that do not exist, and answers for them.
+        // Every node answers with 16 ever closer ones that do not exist, and answers for them.
         let target = NodeId([0xff; 32]);
         let mut lookup = Lookup::new(target, OWN, [contact([1; 32])]);
         let mut lie: u64 = 0;
@@ -279,7 +279,7 @@ mod tests {
         lookup.answered(&b.id);
         assert!(lookup.is_done());
         assert_eq!(lookup.closest().collect::<Vec<_>>(), [&b]);
-        assert_eq!(lookup.found_target(), Some(&a), "told of, though it did not answer");
+        assert_eq!(lookup.found_target(), Some(&a), "in an answer, though it did not answer itself");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The Kademlia table and lookup that discv4 and discv5 share.
 //!
-//! Both protocols keep the same table of nodes, check it the same way and search it the same way; they differ in how
-//! a node is asked. So this room never speaks to anybody: the engines tell it what they saw, and it answers whom to
-//! keep, whom to check next and whom to ask next. Reading order: [`distance`], [`contact`], [`table`] (with its parts
-//! [`entry`], [`bucket`], [`subnets`], [`revalidation`]), [`lookup`], [`refresh`], [`walk`], and [`searches`], which runs
-//! these three; [`overlay`], which keeps table and searches in step for an engine. [`protocol`], [`query`] and [`action`] are what both engines say to their owner.
+//! Both protocols keep the same table of nodes, check it the same way and search it the same way; they differ in how a
+//! node is asked. So this room sends nothing. The engines report what they received, and it decides which nodes to
+//! keep, to check next and to ask next. Reading order: [`distance`], [`contact`], [`table`] (with its parts [`entry`],
+//! [`bucket`], [`subnets`], [`revalidation`]), [`lookup`], [`refresh`], [`walk`], and [`searches`], which runs these
+//! three; [`overlay`], which keeps table and searches in step for an engine. [`protocol`], [`query`] and [`action`] are
+//! the shared vocabulary of both engines towards their owner.
 //!
 //! Strangers choose their ids and addresses, and they push as fast as the line carries. Therefore no operation here
 //! is linear in the number of strangers: a table never holds more than 17 × (16 + 10) of them, ids and subnets are

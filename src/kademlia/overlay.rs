@@ -1,8 +1,8 @@
-//! One node's part in the overlay network: its table, its searches, the addresses that it may write to, and what it tells
-//! its owner.
+//! One node's part in the overlay network: its table, its searches, the addresses that it may write to, and the actions
+//! for its owner.
 //!
-//! An engine is an [`Overlay`] and its protocol's way to ask a node. This type keeps in step what both protocols have:
-//! what a search learns enters the table, what happens in the table reaches the owner, and a table that has emptied is
+//! An engine is an [`Overlay`] and its protocol's way to ask a node. This type has the work that both protocols share:
+//! results of searches enter the table, changes of the table reach the owner, and a table that has emptied is
 //! refreshed. After each call, an engine takes the questions ([`Overlay::poll_question`]), asks them, and calls
 //! [`Overlay::settle`].
 //!
@@ -34,8 +34,8 @@ pub struct Overlay<Own> {
 }
 
 impl<Own> Overlay<Own> {
-    /// The part of the node whose record is `record`, with an empty table. It speaks only with the networks of `restrict`,
-    /// if any are given. The first refresh is due at once.
+    /// The part of the node whose record is `record`, with an empty table. It exchanges packets only with the networks
+    /// of `restrict`, if any are given. The first refresh is due at once.
     #[must_use]
     pub fn new(
         now: Now,
@@ -69,7 +69,7 @@ impl<Own> Overlay<Own> {
         &self.table
     }
 
-    /// Which addresses we may write to, and be told of.
+    /// The addresses that we may write to, and accept from others.
     #[must_use]
     pub fn reach(&self) -> &Reach {
         &self.reach
@@ -124,12 +124,12 @@ impl<Own> Overlay<Own> {
         if node.id == self.table.own_id() { Err(CallError::Myself) } else { Ok(addr) }
     }
 
-    /// The next node to ask for a search. Call until `None`, and report what came of each question.
+    /// The next node to ask for a search. Call until `None`, and report the result of each question.
     pub fn poll_question(&mut self, now: Now) -> Option<Question> {
         self.searches.poll_question(now, &mut self.table)
     }
 
-    /// What a lookup looks for; `None` if it has ended.
+    /// The target of a lookup; `None` if the lookup has ended.
     #[must_use]
     pub fn target(&self, search: SearchId) -> Option<Target> {
         self.searches.target(search)
@@ -140,18 +140,18 @@ impl<Own> Overlay<Own> {
         self.searches.unasked(&self.table, question);
     }
 
-    /// The node `by`, which the lookup asked, told of these nodes.
+    /// The node `by`, which the lookup asked, answered with these nodes.
     pub fn told(&mut self, now: Now, search: SearchId, by: NodeId, told: Vec<Contact>) {
         self.searches.told(now, &mut self.table, search, by, told);
     }
 
-    /// The node `by`, which the lookup asked, has told all that it tells, or has not answered in time.
+    /// The node `by`, which the lookup asked, has completed its answer, or has not answered in time.
     pub fn answered(&mut self, now: Now, search: SearchId, by: &NodeId, answered: bool) {
         self.searches.answered(now, &mut self.table, search, by, answered);
     }
 
-    /// The node that was asked for its record gave it, or did not. `answered` says that it is at its address although
-    /// no acceptable record came.
+    /// The request for a node's record ended, with or without the record. `answered`: the node is at its address
+    /// although no acceptable record came.
     pub fn record_came(&mut self, search: SearchId, contact: Option<Contact>, answered: bool) {
         self.searches.record_came(&self.table, search, contact, answered);
     }
@@ -167,7 +167,7 @@ impl<Own> Overlay<Own> {
         self.table.poll_check(now)
     }
 
-    /// A node passed its check. `seq` is the sequence number of its record, if it told one.
+    /// A node passed its check. `seq` is the sequence number of its record, if the answer had one.
     pub fn check_passed(&mut self, now: Now, id: &NodeId, seq: Option<u64>) -> Option<Passed> {
         self.table.check_passed(now, id, seq)
     }
@@ -177,7 +177,7 @@ impl<Own> Overlay<Own> {
         self.table.check_failed(now, id);
     }
 
-    /// A check could not be made, which says nothing about the node.
+    /// A check could not be made, which shows nothing about the node.
     pub fn check_skipped(&mut self, id: &NodeId) {
         self.table.check_skipped(id);
     }
@@ -187,8 +187,8 @@ impl<Own> Overlay<Own> {
         self.actions.push_back(action);
     }
 
-    /// Passes on what came of the searches and what happened in the table. Returns how many lookups were refused since the
-    /// last call.
+    /// Passes on the results of the searches and the changes of the table. Returns how many lookups were refused since
+    /// the last call.
     pub fn settle(&mut self, now: Now) -> u64 {
         self.actions.extend(std::iter::from_fn(|| self.searches.poll_action()));
         while let Some(event) = self.table.poll_event() {

@@ -1,8 +1,9 @@
-//! What a caller asks of an engine, by which name the answer comes back, and why a request was not made or failed.
+//! Queries: a caller's questions to an engine, the names of the answers, and the reasons why a request was not made or
+//! failed.
 //!
-//! Both protocols answer the same questions and refuse for the same reasons. A caller wants to know what is to blame:
-//! the node that was named, the request, or how busy we are. Left out: how a node is asked (the engines), and what a
-//! remote caller is told (`rpc`).
+//! Both protocols answer the same queries and refuse for the same reasons. A refusal names its cause for the caller:
+//! the node, the request, or a full queue. Left out: how a node is asked (the engines), and the errors for remote
+//! callers (`rpc`).
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +17,7 @@ pub const MAX_LOOKUPS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryId(pub u64);
 
-/// What a lookup looks for: an id, and the key that has this id where it is known. discv5 asks for ids; discv4 can only
+/// The target of a lookup: an id, and the key that has this id where it is known. discv5 asks for ids; discv4 can only
 /// ask for keys, of which the id is the Keccak-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -56,7 +57,7 @@ impl From<PublicKey> for Target {
     }
 }
 
-/// What a caller wants to know. A lookup ends in `Action::LookupDone`, the others in `Action::PingResult` and
+/// A caller's question. A lookup ends in `Action::LookupDone`, the others in `Action::PingResult` and
 /// `Action::Resolved`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -68,14 +69,14 @@ pub enum Query {
     Resolve(Target),
 }
 
-/// What a node's PONG to a queried PING said.
+/// The contents of a node's PONG to a queried PING.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ponged {
     /// From the newest PING to the PONG.
     pub round_trip: Duration,
     /// Where the node sees us.
     pub sees_us_at: Option<SocketAddr>,
-    /// The sequence number of its record, if it told one.
+    /// The sequence number of its record, if the PONG had one.
     pub enr_seq: Option<u64>,
 }
 

@@ -6,8 +6,8 @@ use rand::{Rng, rngs::StdRng};
 
 /// The shortest and the longest time between two refreshes (geth: uniform in 15 to 30 minutes).
 const INTERVAL: std::ops::Range<Duration> = Duration::from_secs(15 * 60)..Duration::from_secs(30 * 60);
-/// When the second refresh comes. Whoever joins together with many others, as a network starts, finds next to nobody
-/// at first, and is found by nobody until it looks again.
+/// When the second refresh comes. A node that joins together with many others, as a network starts, finds next to no
+/// nodes at first, and is not found before its next lookup.
 const INTERVAL_SECOND: std::ops::Range<Duration> = Duration::from_secs(30)..Duration::from_secs(60);
 /// How soon an empty table is refreshed again: bootnodes may have come up, our own network may be back.
 const INTERVAL_EMPTY: std::ops::Range<Duration> = Duration::from_secs(15)..Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! Searches: which node is asked next, and why. Refreshes of the table, the random walk, and what callers look for.
 //!
-//! One machine for both protocols. It says which node to ask for what ([`Searches::poll_question`]); the engine asks in
-//! its protocol's way and reports what came of it, by the id of the question's search:
+//! One machine for both protocols. It chooses the node and the question ([`Searches::poll_question`]). The engine asks
+//! in its protocol's way and reports the result, by the id of the question's search:
 //!
 //! ```text
 //!  handle_timeout ─┐                  ┌─> poll_question ─> the engine asks ─> told, answered, record_came
@@ -14,7 +14,7 @@
 //!
 //! | | discv4 | discv5 |
 //! | --- | --- | --- |
-//! | the walk meets a node | asks for its record: it was told without one | it is a candidate: it was told by its record |
+//! | the walk meets a node | asks for its record: it came without one | it is a candidate: it came with its record |
 //! | a refresh | begins its lookups together | looks for our own id first, then for random ones |
 //! | a refresh left few nodes | comes again soon | comes again soon if it left none |
 //!
@@ -47,11 +47,11 @@ const MAX_RECORDS: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SearchId(u64);
 
-/// What a node is to be asked.
+/// A question to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
-    /// The nodes that it knows near the search's target ([`Searches::target`]). Answered by [`Searches::told`] and
-    /// [`Searches::answered`].
+    /// A request for the nodes that it has near the search's target ([`Searches::target`]). Report [`Searches::told`]
+    /// and [`Searches::answered`].
     Nodes,
     /// Its own record. Answered by [`Searches::record_came`].
     Record,
@@ -60,15 +60,15 @@ pub enum Wants {
 /// Something to ask a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Which search wants to know.
+    /// The search that asks.
     pub search: SearchId,
     /// The node to ask.
     pub to: Contact,
-    /// What it is to be asked.
+    /// The question.
     pub wants: Wants,
 }
 
-/// What a lookup is made for.
+/// The purpose of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Refresh,
@@ -84,12 +84,12 @@ struct Search {
     lookup: Lookup,
 }
 
-/// What a node's record is wanted for.
+/// The purpose of a request for a node's record.
 #[derive(Debug)]
 enum RecordFor {
     /// The random walk: it is a candidate.
     Walk(Contact),
-    /// A query to resolve it; `searched` says that a lookup has been made already.
+    /// A query to resolve it. `searched`: a lookup has been made already.
     Resolve { query: QueryId, target: Target, known: Contact, searched: bool },
 }
 
@@ -155,7 +155,7 @@ impl<Own> Searches<Own> {
             None => Some(self.refresh.poll_timeout()),
             at => at,
         };
-        // A walk among nobody would end where it began.
+        // A walk through an empty table would end where it began.
         let walk = self.walk.poll_timeout().filter(|_| !table.is_empty());
         refresh.into_iter().chain(walk).min()
     }
@@ -208,8 +208,8 @@ impl<Own> Searches<Own> {
         self.search(table, target, Purpose::Query(query))
     }
 
-    /// Looks for the newest record and address of a node: asks the node itself if the table has it or `hint` says where
-    /// it may be, and makes a lookup if it does not answer. Ends in [`Action::Resolved`].
+    /// Finds the newest record and address of a node: asks the node itself if the table has it or `hint` gives a
+    /// possible address, and makes a lookup if it does not answer. Ends in [`Action::Resolved`].
     pub fn resolve(
         &mut self,
         table: &Table,
@@ -236,7 +236,7 @@ impl<Own> Searches<Own> {
         }
     }
 
-    /// The next node to ask. Call until `None`, and report what came of each question.
+    /// The next node to ask. Call until `None`, and report the result of each question.
     pub fn poll_question(&mut self, now: Now, table: &mut Table) -> Option<Question> {
         loop {
             if let Some((search, to)) = self.to_ask.pop_front() {
@@ -261,7 +261,7 @@ impl<Own> Searches<Own> {
         }
     }
 
-    /// What the lookup `search` looks for; `None` if it has ended.
+    /// The target of the lookup `search`; `None` if the lookup has ended.
     #[must_use]
     pub fn target(&self, search: SearchId) -> Option<Target> {
         self.lookups.get(&search).map(|search| search.target)
@@ -281,7 +281,7 @@ impl<Own> Searches<Own> {
         }
     }
 
-    /// The node `by`, which the lookup asked, told of these nodes. The table takes them, if it has room.
+    /// The node `by`, which the lookup asked, answered with these nodes. The table takes them, if it has room.
     pub fn told(&mut self, now: Now, table: &mut Table, search: SearchId, by: NodeId, told: Vec<Contact>) {
         for contact in &told {
             table.insert(now, contact.clone(), Source::Relayed { by });
@@ -293,7 +293,7 @@ impl<Own> Searches<Own> {
         self.met(purpose, news);
     }
 
-    /// The node `by`, which the lookup asked, has told all that it tells, or has not answered in time.
+    /// The node `by`, which the lookup asked, has completed its answer, or has not answered in time.
     pub fn answered(&mut self, now: Now, table: &mut Table, search: SearchId, by: &NodeId, answered: bool) {
         table.request_ended(now, by, answered);
         let Some(Search { lookup, .. }) = self.lookups.get_mut(&search) else { return };
@@ -305,8 +305,8 @@ impl<Own> Searches<Own> {
         self.ready.insert(search);
     }
 
-    /// The node that was asked for its record gave it, or did not. `answered` says that it is at its address although
-    /// no acceptable record came.
+    /// The request for a node's record ended, with or without the record. `answered`: the node is at its address
+    /// although no acceptable record came.
     pub fn record_came(&mut self, table: &Table, search: SearchId, contact: Option<Contact>, answered: bool) {
         match (self.records.remove(&search), contact) {
             (None, _) => {}
@@ -376,7 +376,8 @@ impl<Own> Searches<Own> {
             self.refused += 1;
             return Err(CallError::TooManyLookups);
         }
-        // A node that is to be resolved was asked where the table has it, and was silent. Where it is now, others know.
+        // A node that is to be resolved was silent at its address in the table. Other nodes may have its current
+        // address.
         let asked = matches!(purpose, Purpose::Resolve(_)).then(|| target.id());
         let known = table.closest(&target.id(), BUCKET_SIZE, |entry| Some(entry.contact.id) != asked);
         let known: Vec<Contact> = known.into_iter().cloned().collect();
@@ -402,7 +403,7 @@ impl<Own> Searches<Own> {
         }
     }
 
-    /// A lookup came to know these nodes.
+    /// A lookup learned of these nodes.
     fn met(&mut self, purpose: Purpose, contacts: Vec<Contact>) {
         for contact in contacts {
             match (purpose, self.protocol) {
@@ -416,7 +417,7 @@ impl<Own> Searches<Own> {
         }
     }
 
-    /// Asks a candidate for its record, unless the table has it and knows that the node lives.
+    /// Asks a candidate for its record, unless the table has it and the node is live there.
     fn ask_candidate(&mut self, table: &Table, candidate: Contact) {
         let entry = table.get(&candidate.id).filter(|entry| entry.live && entry.contact.record.is_some());
         match entry {
@@ -459,7 +460,7 @@ impl<Own> Searches<Own> {
         }
     }
 
-    /// The end of a query to resolve a node: the newest of what was found and what the table has.
+    /// The end of a query to resolve a node: the newest of the results and the table's entry.
     fn resolved(&mut self, table: &Table, query: QueryId, target: Target, found: Option<Contact>) {
         let known = table.get(&target.id()).map(|entry| entry.contact.clone());
         let contact = [known, found].into_iter().flatten().max_by_key(Contact::seq);

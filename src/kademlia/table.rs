@@ -1,4 +1,4 @@
-//! The node table: who we know, by distance from us.
+//! The node table: the known nodes, by distance from us.
 //!
 //! ```text
 //!            insert                     check passed
@@ -8,9 +8,9 @@
 //!      └───────────────> waiting ──> promoted at random when an entry of its bucket is removed
 //! ```
 //!
-//! A node in use is never displaced by a new one: who has long been there is likely to stay, and an attacker cannot
-//! push honest nodes out. Only live nodes are relayed to others. The table does not send anything: whoever owns it
-//! asks [`Table::poll_check`] for the node to check and reports how it went.
+//! A node in use is never displaced by a new one: a node that has been there for long is likely to stay, and an
+//! attacker cannot push honest nodes out. Only live nodes are relayed to others. The table sends nothing: its owner
+//! asks [`Table::poll_check`] for the node to check and reports the result.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,7 +38,7 @@ pub const MAX_REQUEST_FAILURES: u8 = 5;
 /// Such a node is kept all the same while its bucket has fewer than this many nodes (geth: 4).
 const SPARE_BELOW: usize = BUCKET_SIZE / 4;
 
-/// What became of a node offered to the table.
+/// The result of offering a node to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insert {
     /// It is in use now.
@@ -64,7 +64,7 @@ pub enum Refusal {
     SubnetInBucket,
     /// Its subnet has its share of the table.
     SubnetInTable,
-    /// Nodes that contact us are not taken before the first refresh is over, so that whoever hears us start up
+    /// Nodes that contact us are not taken before the first refresh is over, so that a node that notices our start
     /// cannot be first in every bucket.
     BeforeRefresh,
 }
@@ -78,7 +78,7 @@ pub enum Removal {
     Unhelpful,
 }
 
-/// What happened to the nodes in use, in order. Waiting nodes come and go without events.
+/// The changes of the nodes in use, in order. Waiting nodes come and go without events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A node came into use.
@@ -87,16 +87,16 @@ pub enum Event {
     Live(Contact),
     /// A node in use got another record or endpoint.
     Updated(Contact),
-    /// A node in use is gone.
+    /// A node in use was removed.
     Removed(Contact, Removal),
 }
 
-/// What a passed check tells its owner.
+/// The result of a passed check for the owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passed {
     /// How many checks the node has passed; node databases keep those with more than 5 (geth).
     pub checks: u32,
-    /// Whether the node says that it has a newer record than ours.
+    /// Whether the node announced a newer record than ours.
     pub wants_record: bool,
 }
 
@@ -166,7 +166,7 @@ impl Table {
         self.buckets.iter().map(|bucket| bucket.entries().len()).sum()
     }
 
-    /// Whether the table knows nobody.
+    /// Whether the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
@@ -191,8 +191,8 @@ impl Table {
         self.events.pop_front()
     }
 
-    /// Offers a node. A known one is updated by a newer record, or by an endpoint from which it proved to answer;
-    /// what others say of it changes nothing.
+    /// Offers a node. A known one is updated by a newer record, or by an endpoint from which it proved to answer. An
+    /// answer of another node about it changes nothing.
     pub fn insert(&mut self, now: Now, contact: Contact, source: Source) -> Insert {
         if contact.id == self.own {
             return Insert::Refused(Refusal::Myself);
@@ -275,7 +275,7 @@ impl Table {
         Insert::Updated
     }
 
-    /// When [`Self::poll_check`] has something to say; `None` while no node is in use.
+    /// When the next check is due ([`Self::poll_check`]); `None` while no node is in use.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.revalidation.next_tick()
@@ -294,7 +294,7 @@ impl Table {
         None
     }
 
-    /// The node answered a check; `seq` is the sequence number of its record, if it told it.
+    /// The node answered a check. `seq` is the sequence number of its record, if the answer had one.
     pub fn check_passed(&mut self, now: Now, id: &NodeId, seq: Option<u64>) -> Option<Passed> {
         let entry = self.in_use_mut(id)?;
         entry.checking = false;
@@ -357,7 +357,7 @@ impl Table {
         if waiting == 0 {
             return;
         }
-        // At random, so that nobody can place a node by waiting at the right moment.
+        // At random, so that no attacker can place a node by waiting for the right moment.
         let mut promoted = bucket.take_replacement(self.rng.random_range(0..waiting));
         promoted.placement = Placement::Promoted { replaced: *id };
         let contact = promoted.contact.clone();

@@ -1,7 +1,7 @@
 //! The random walk: lookups of random targets, as many as candidates are wanted and no more.
 //!
-//! A node that was told without a record is asked for it before it is a candidate; such nodes wait here, and few are
-//! asked at a time.
+//! A node that came without a record is asked for it before it is a candidate. Such nodes wait here, and few are asked
+//! at a time.
 //!
 //! Nobody wanting candidates means that nothing is sent. A lookup finds more nodes than wanted at times; they are
 //! given all the same, since they cost nothing more, and the debt is zero then, never negative.

@@ -68,7 +68,7 @@ pub enum LeaseError {
     InvalidField {
         /// The path of the field, for example `spec.protocols[1].message_count`.
         field: String,
-        /// What is wrong, and what would be right.
+        /// The problem, and a correct value.
         problem: String,
     },
     /// Several fields have invalid values: the path and the problem of each.
@@ -77,7 +77,7 @@ pub enum LeaseError {
     /// The caller may not do this.
     #[error("{what}")]
     NotAuthorized {
-        /// What the caller lacks.
+        /// The right that the caller lacks.
         what: &'static str,
     },
 }

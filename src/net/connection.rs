@@ -211,7 +211,8 @@ impl Task<'_> {
                 () = work.notified() => {}
                 () = space.notified(), if self.engine.hold().is_some() => {}
                 verdict = self.awaiting.reply() => self.obey(verdict),
-                // The switch gives orders after its verdict on the Hello. Both travel apart, so an order waits for the verdict.
+                // The switch gives orders after its verdict on the Hello. Both travel apart, so an order waits for the
+                // verdict.
                 Some(control) = control.recv(), if self.engine.is_open() => self.control(control),
                 () = timer.as_mut() => self.engine.handle_timeout(clock::now()),
             }

@@ -56,7 +56,7 @@ pub enum DataDirError {
     Held {
         /// The directory.
         path: PathBuf,
-        /// What the other process wrote about itself.
+        /// The other process's note about itself.
         holder: String,
     },
     /// The directory belongs to another user.

@@ -36,11 +36,11 @@ const MAX_BYTES: u64 = 128;
 pub struct KeyFileError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: KeyFileProblem,
 }
 
-/// What is wrong with a key file.
+/// The problem of a key file.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileProblem {
     /// The file cannot be read, or it is open to others.

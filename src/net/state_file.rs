@@ -42,7 +42,7 @@ pub enum StateError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the content, and where.
+        /// The problem of the content, and its place.
         error: String,
     },
     /// The file cannot be written. The state that was stored before is still there.

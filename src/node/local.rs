@@ -144,8 +144,8 @@ pub struct LocalRecord {
     votes4: EndpointVotes,
     votes6: EndpointVotes,
     entries: BTreeMap<String, Entry>,
-    /// Chains to announce, with their owners, in the order in which they came. The first one is in the record, unless an
-    /// entry `eth` was set.
+    /// Chains to announce, with their owners, in the order in which they came. The first one is in the record, unless
+    /// an entry `eth` was set.
     announced: Vec<(EntryOwner, Announced)>,
     record: Record,
 }
@@ -236,8 +236,8 @@ impl LocalRecord {
 
     /// Keeps an `eth` entry with the fork id of a node that has followed the chain of `schedule` to the present time
     /// (EIP-2124), and updates it at each fork. `head` is how far the owner has come; [`Head::default`] if it does not
-    /// know. An `eth` entry that was set takes precedence while it exists. If several owners announce chains, the record
-    /// has the chain of the owner that has announced for the longest time.
+    /// know. An `eth` entry that was set takes precedence while it exists. If several owners announce chains, the
+    /// record has the chain of the owner that has announced for the longest time.
     pub fn announce(
         &mut self,
         now: Now,

@@ -2,8 +2,8 @@
 //!
 //! The lowest room. Everything here is a value: made from bytes or text, checked once when it is made, and valid from
 //! then on. Reading order: [`key`], [`id`], [`endpoint`], [`enode`], [`record`], [`node_ref`], [`fork_id`],
-//! [`network`], [`registration_id`], [`votes`], [`local`]. Then [`reach`] (the addresses to which discovery may write) and [`ration`] (how
-//! much work strangers may cause).
+//! [`network`], [`registration_id`], [`votes`], [`local`]. Then [`reach`] (the addresses to which discovery may write)
+//! and [`ration`] (how much work strangers may cause).
 //!
 //! Left out: where keys and records are stored (`config`, `net`), and how other rooms use them.
 

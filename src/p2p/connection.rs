@@ -384,7 +384,8 @@ impl Connection {
     }
 
     /// The answer to [`Action::Authenticated`]: writes our Hello. The capabilities that can be shared are fixed from
-    /// here on. Peers refuse a Hello that is longer than [`MAX_BASE_MESSAGE`], so the list must leave room for the rest.
+    /// here on. Peers refuse a Hello that is longer than [`MAX_BASE_MESSAGE`], so the list must leave room for the
+    /// rest.
     pub fn greet(&mut self, _now: Now, capabilities: &[LocalCapability]) {
         match mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Authenticated(mut wire) => {

@@ -100,7 +100,7 @@ pub enum Refused {
     TooLarge {
         /// Its size in bytes, uncompressed.
         bytes: usize,
-        /// What the owner allows, in bytes.
+        /// The owner's limit, in bytes.
         limit: usize,
     },
 }

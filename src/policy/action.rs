@@ -1,4 +1,4 @@
-//! What the policy wants done: one flat list, whichever part of the room decides it.
+//! The actions that the policy asks for: one flat list for the whole room.
 //!
 //! Left out: how it is done (`switch` turns each action into effects).
 
@@ -17,12 +17,12 @@ use crate::{
     p2p::session::ConnectionId,
 };
 
-/// What is to be done.
+/// An action that the caller must carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Resolve a host name and call [`Policy::host_resolved`](super::Policy::host_resolved), within some seconds.
     LookupHost {
-        /// To be named in the answer.
+        /// Names the dial in its result.
         task: TaskId,
         /// The name.
         name: String,
@@ -30,7 +30,7 @@ pub enum Action {
     /// Dial, and call either [`Policy::conn_opened`](super::Policy::conn_opened) or
     /// [`Policy::dial_failed`](super::Policy::dial_failed).
     Dial(Dial),
-    /// Give this dial up. It is forgotten already; no answer is owed.
+    /// Give this dial up. The scheduler has forgotten it and expects no result.
     AbortDial(TaskId),
     /// Ask discovery where the node is, and call [`Policy::node_resolved`](super::Policy::node_resolved).
     ResolveNode {
@@ -63,7 +63,7 @@ pub enum Action {
         /// In more words.
         detail: String,
     },
-    /// What changed about forks that schedules lack.
+    /// A change about forks that schedules lack.
     Fork(News),
     /// So many more candidates are wanted from all sources together. 0: stop looking.
     Demand(usize),
@@ -80,11 +80,11 @@ pub enum Action {
         /// Whose.
         id: NodeId,
     },
-    /// Something is wrong that was not before: tell the operator.
+    /// A warning begins to hold: report it to the operator.
     Warn(Warning),
     /// The warning of this name does not hold any more.
     WarningOver(&'static str),
-    /// What is kept over restarts changed: write [`Policy::lists`](super::Policy::lists).
+    /// The lists that survive restarts changed: write [`Policy::lists`](super::Policy::lists).
     ListsChanged,
     /// Most refused connections come from one private address: warn the operator.
     OneSource(OneSource),
@@ -93,7 +93,7 @@ pub enum Action {
 /// Why a connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// A checkpoint or limit says so.
+    /// A checkpoint or a limit ends it.
     Refused(Refusal),
     /// The operator took the peer off the static list.
     Removed,
@@ -104,7 +104,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// What the close means for dialing the node again.
+    /// The meaning of the close for later dials of the node.
     pub(super) fn cause(self) -> Cause {
         match self {
             Self::Refused(refusal) => refusal.cause(),

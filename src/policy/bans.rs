@@ -4,7 +4,7 @@
 //! use, longest first, so its cost follows the number of distinct lengths, never the number of bans. Overlapping
 //! networks are all kept: when the narrow one ends, the wide one still holds.
 //!
-//! Left out: what a ban does to connections and dials (`engine.rs`), and the file it is kept in (`net`).
+//! Left out: the effect of a ban on connections and dials (`engine.rs`), and the file that keeps it (`net`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,12 +25,12 @@ pub const MAX_BANS: usize = 4096;
 /// The most bytes of a reason that are kept; longer ones are cut.
 pub const MAX_REASON_BYTES: usize = 256;
 
-/// What a ban is on. An address is a network of one.
+/// The target of a ban. An address is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BanTarget {
     /// A node, wherever it is.
     Node(NodeId),
-    /// An address or network, whoever is there.
+    /// An address or network, and every node there.
     Net(IpNet),
 }
 
@@ -141,7 +141,7 @@ impl Bans {
         self.restore(now, Ban { target, until: now.saturating_add(duration), reason: cut(reason), source })
     }
 
-    /// Puts back a ban that was kept in a file. One that has ended is accepted and gone at the next change.
+    /// Restores a ban that was kept in a file. A ban that has ended is accepted, and removed at the next change.
     pub fn restore(&mut self, now: Duration, mut ban: Ban) -> Result<&Ban, BanError> {
         self.expire(now);
         if !self.bans.contains_key(&ban.target) && self.bans.len() >= MAX_BANS {
@@ -162,7 +162,7 @@ impl Bans {
         self.remove(target).ok_or(BanError::NotBanned)
     }
 
-    /// Removes what has ended and says what that was.
+    /// Removes the bans that have ended, and returns their targets.
     pub fn expire(&mut self, now: Duration) -> Vec<Ban> {
         let mut ended = Vec::new();
         while let Some((_, target)) = self.ends.first().copied().filter(|(until, _)| *until <= now) {

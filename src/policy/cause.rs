@@ -1,33 +1,33 @@
 //! Why a dial failed or a connection ended, and whose fault that was.
 //!
-//! The wire's disconnect reasons are not enough to decide when to try again: most ends have none (silent closes,
-//! timeouts), and the same reason means different things from their side and from ours. A [`Cause`] is what the
-//! scheduler needs to know; the drivers translate socket errors and disconnect reasons into it, in one place each.
+//! The wire's disconnect reasons are not enough to decide when to try again. Most ends have none (silent closes,
+//! timeouts), and the same reason has another meaning from their side than from ours. A [`Cause`] has the facts that
+//! the scheduler needs. The drivers translate socket errors and disconnect reasons into it, in one place each.
 //!
-//! Left out: how long to wait after which cause (`dial/backoff.rs`), and the text about one failure, which travels beside
-//! the cause as `detail`.
+//! Left out: how long to wait after which cause (`dial/backoff.rs`), and the text about one failure, which travels
+//! beside the cause as `detail`.
 
 use std::fmt;
 
 /// Why there is no connection, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
-    /// The TCP connection was refused, had no route or timed out: nobody was met.
+    /// The TCP connection was refused, had no route or timed out: no node was reached.
     Unreachable,
     /// The host name resolved to nothing.
     NameUnknown,
-    /// The host name, or discovery's answer, gave only addresses that we do not dial.
+    /// The host name, or discovery, gave only addresses that we do not dial.
     AddressRefused,
-    /// Discovery does not know where the node is.
+    /// Discovery found no address of the node.
     NotFound,
-    /// Accepted and closed during the handshake without a word: the key is not theirs, so that they cannot read us, or an
-    /// inbound throttle or net restriction of theirs. On the wire these look alike.
+    /// Accepted and closed during the handshake without a word: the key is not theirs, so that they cannot read us, or
+    /// an inbound throttle or net restriction of theirs. On the wire these look alike.
     HungUp,
     /// Said nothing until the handshake's deadline.
     Silent,
-    /// Sent what is not RLPx, or broke the base protocol before we were peers.
+    /// The other side sent something other than RLPx, or broke the base protocol before we were peers.
     Garbled,
-    /// Someone else answers at that address.
+    /// Another node answers at that address.
     WrongIdentity,
     /// They are full (0x04).
     TooManyPeers,
@@ -35,7 +35,7 @@ pub enum Cause {
     AlreadyConnected,
     /// No capability in common, or they found us useless (0x03).
     UselessPeer,
-    /// They broke a protocol, or say that we did (0x02, 0x10, 0x06).
+    /// They broke a protocol, or accuse us of that (0x02, 0x10, 0x06).
     Breach,
     /// They asked to end it (0x00).
     Requested,
@@ -58,7 +58,7 @@ pub enum Blame {
     Path,
     /// The node at the other end.
     Theirs,
-    /// Nobody: everyday answers of a healthy network.
+    /// Neither side is at fault: everyday answers of a healthy network.
     Nobody,
     /// Us.
     Ours,
@@ -114,8 +114,8 @@ impl Cause {
         matches!(self, Self::TooManyPeers | Self::AlreadyConnected | Self::UselessPeer | Self::Requested)
     }
 
-    /// Whether somebody accepted our connection. Then their inbound throttle (30 s in geth) has seen us, and coming
-    /// back earlier is both rude and useless.
+    /// Whether a node accepted our connection. Then its inbound throttle (30 s in geth) has counted us, and an earlier
+    /// dial would only be refused.
     #[must_use]
     pub fn reached_someone(self) -> bool {
         !matches!(
@@ -159,7 +159,7 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unreachable => "nobody answers at the address",
+            Self::Unreachable => "no node answers at the address",
             Self::NameUnknown => "the host name has no address",
             Self::AddressRefused => "none of the node's addresses may be dialed",
             Self::NotFound => "discovery does not find the node",
@@ -168,10 +168,10 @@ impl fmt::Display for Cause {
                  node prints), or its inbound throttle or net restriction keeps us out"
             }
             Self::Silent => "silent until the handshake's deadline",
-            Self::Garbled => "what answers does not speak RLPx",
+            Self::Garbled => "the service at the address does not speak RLPx",
             Self::WrongIdentity => "another node answers at the address",
             Self::TooManyPeers => "the node has too many peers",
-            Self::AlreadyConnected => "the node says that we are connected already",
+            Self::AlreadyConnected => "the node reports that we are connected already",
             Self::UselessPeer => "no capability in common",
             Self::Breach => "breach of protocol",
             Self::Requested => "the node asked to disconnect",

@@ -1,8 +1,8 @@
 //! Rotation: when all slots of one direction are taken, one peer at a time makes room for a stranger. Off by default.
 //!
-//! A full peer set freezes: nobody new gets in, however good, and a network's topology hardens. geth drops a random
-//! peer every few minutes without asking its operator; here it is a setting. Static and trusted peers are never
-//! chosen, nor is anyone who has not had time to prove useful.
+//! A full peer set freezes: no new node gets in, and a network's topology hardens. geth drops a random peer every few
+//! minutes and has no setting for it; here it is a setting. Static and trusted peers are never chosen, nor are peers
+//! that have had no time to prove useful.
 
 use std::time::{Duration, Instant};
 

@@ -1,14 +1,14 @@
 //! Which nodes registrations want dialed, and whose turn it is.
 //!
-//! A registration may say by what entry of its record a node is recognised as one that speaks the protocol. The
-//! filters of several registrations form a union: a candidate is worth a dial if anyone wants it. Free slots go
-//! round robin to the registrations that are below their number of desired peers, so that a small protocol is not
-//! starved by a large one on the same sidecar.
+//! A registration may name an entry of the node record that marks a node of its protocol. The filters of several
+//! registrations form a union: a candidate is dialed if at least one of them accepts it. Free slots go round robin to
+//! the registrations that are below their number of desired peers, so that a large protocol does not starve a small one
+//! on the same sidecar.
 //!
-//! A fork filter has a follower, which knows what to think of fork ids that its schedule does not contain.
+//! A fork filter has a follower, which judges fork ids that its schedule does not contain.
 //!
-//! Left out: computing fork ids (`node::fork_id`), reading a schedule out of a registration (`rpc`), and fetching records of nodes that came
-//! without one (`net`): a node without a record passes only where no entry is asked for.
+//! Left out: computing fork ids (`node::fork_id`), reading a schedule out of a registration (`rpc`), and fetching
+//! records of nodes that came without one (`net`): a node without a record passes only where no entry is asked for.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -69,7 +69,7 @@ impl DialFilter {
     }
 }
 
-/// What [`Registrations::set`] did.
+/// The changes that [`Registrations::set`] made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
     /// It was not there.
@@ -84,9 +84,9 @@ pub(super) enum Set {
 #[derive(Debug, Default)]
 pub(super) struct Wanting {
     pub(super) by: Vec<RegistrationId>,
-    /// The checksum that the node announces, if somebody wants it only for a fork that its schedule lacks.
+    /// The checksum that the node announces, if a filter accepts it only for a fork that its schedule lacks.
     pub(super) fork: Option<[u8; 4]>,
-    /// The checksum that the node announces, if nobody wants it because no schedule contains that.
+    /// The checksum that the node announces, if every filter refuses it because no schedule contains that.
     pub(super) unknown: Option<[u8; 4]>,
 }
 
@@ -102,7 +102,7 @@ struct Registration {
 }
 
 impl Registration {
-    /// How many more dials are worth having in flight: twice what is missing, because many fail.
+    /// How many more dials are useful now: twice the number of missing peers, because many dials fail.
     fn wants(&self) -> usize {
         match self.desired {
             None => usize::MAX,
@@ -131,7 +131,7 @@ impl Registrations {
             Some(known) => {
                 known.desired = desired;
                 let set = if known.filter == filter { Set::Same } else { Set::OtherFilter };
-                // An application that says another schedule knows better than what was followed until now.
+                // An application that changes the schedule replaces the forks that were followed until now.
                 let same_chain = |follower: &Follower| filter.schedule() == Some(follower.schedule());
                 if !known.follower.as_ref().is_some_and(same_chain) {
                     known.follower = filter.schedule().cloned().map(Follower::new);
@@ -151,8 +151,8 @@ impl Registrations {
         self.by_id.remove(&id);
     }
 
-    /// Everyone who wants a node with this record at `ip`, satisfied or not. `follow` says whether forks that a
-    /// schedule lacks are followed.
+    /// The registrations that accept a node with this record at `ip`, satisfied or not. `follow`: forks that a schedule
+    /// lacks are followed.
     pub(super) fn wanting(&mut self, now: Now, record: Option<&Record>, ip: IpAddr, follow: bool) -> Wanting {
         let remote = record.and_then(ForkId::of_record);
         let mut wanting = Wanting::default();
@@ -185,12 +185,13 @@ impl Registrations {
         wanting
     }
 
-    /// A node at `ip` that is wanted for `hash` proved who it is.
+    /// A node at `ip` that was dialed for `hash` proved its identity.
     pub(super) fn proved(&mut self, now: Now, hash: [u8; 4], ip: IpAddr) -> Vec<News> {
         self.followers().filter_map(|follower| follower.proved(now, hash, ip)).collect()
     }
 
-    /// A peer at `ip` that was wanted for `hash` was sent away at once; `kept` says that others of it have stayed.
+    /// A peer at `ip` that was dialed for `hash` was disconnected at once. `kept`: other peers of that fork have
+    /// stayed.
     pub(super) fn rejected(&mut self, hash: [u8; 4], ip: IpAddr, kept: bool) -> Vec<News> {
         self.followers().flat_map(|follower| follower.rejected(hash, ip, kept)).collect()
     }

@@ -1,8 +1,8 @@
 //! The room's door: one engine in front of the dial scheduler, admission, bans and rotation.
 //!
-//! What it adds to them is what concerns more than one: a ban ends dials and connections; a connection that closes is
-//! a dial that failed or a peer that went; a list that changes changes who takes slots. Each connection has one
-//! life, told in this order:
+//! It adds the decisions that concern more than one of them. A ban ends dials and connections. The end of a connection
+//! is a failed dial or a lost peer. A change of a list changes which peers take slots. Each connection has one life,
+//! reported in this order:
 //!
 //! ```text
 //! Action::Dial ─ dial_failed(task)
@@ -109,12 +109,12 @@ impl Policy {
         self.dial.candidate(now, &self.rules, candidate, full)
     }
 
-    /// The answer to [`Action::LookupHost`].
+    /// The result of [`Action::LookupHost`].
     pub fn host_resolved(&mut self, now: Now, task: TaskId, addrs: Result<&[IpAddr], &str>) {
         self.dial.host_resolved(now, &self.rules, task, addrs);
     }
 
-    /// The answer to [`Action::ResolveNode`].
+    /// The result of [`Action::ResolveNode`].
     pub fn node_resolved(&mut self, now: Now, id: &NodeId, found: Option<Enode>) {
         self.dial.node_resolved(now, &self.rules, id, found);
     }
@@ -139,7 +139,7 @@ impl Policy {
         result
     }
 
-    /// The other side says that it is `id`. Refused: disconnect with the reason, before Hello.
+    /// The other side claims to be `id`. On a refusal, disconnect with the reason, before Hello.
     ///
     /// Who dialed us has proved nothing yet: an auth message may name the key of any node, and a recorded one may be
     /// sent again. The first frame, which is Hello, is the proof. So nothing but this connection may depend on the
@@ -191,7 +191,7 @@ impl Policy {
         self.drain_admission(now);
     }
 
-    /// A connection closed: `cause` and `detail` say why, if it was not us.
+    /// A connection closed. `cause` and `detail` give the reason, unless we closed it.
     pub fn conn_closed(&mut self, now: Now, conn: ConnectionId, cause: Cause, detail: &str) {
         if let Closed::Peer { id, .. } = self.admission.closed(&self.rules, conn) {
             self.dial.peer_disconnected(now, &self.rules, &id, cause, detail);
@@ -221,7 +221,7 @@ impl Policy {
         self.review(now);
     }
 
-    /// Tells which warnings have come and gone.
+    /// Reports the warnings that begin or cease to hold.
     fn review(&mut self, now: Now) {
         if self.told.is_due(now.mono) {
             let standing = self.warnings(now);
@@ -231,7 +231,7 @@ impl Policy {
         }
     }
 
-    /// What the operator should know at this moment.
+    /// The current warnings for the operator.
     pub fn warnings(&mut self, now: Now) -> Vec<Warning> {
         let starved = self.dial.starved_since().map(|since| now.mono.saturating_duration_since(since));
         Warning::of(&self.dial.recent_mut().sum(now.mono), starved)
@@ -273,7 +273,7 @@ impl Policy {
         (self.slots(), inbound, dialed)
     }
 
-    /// What became of candidates, dials and connections in the last minutes.
+    /// The results of candidates, dials and connections in the last minutes.
     #[must_use]
     pub fn recent(&mut self, now: Now) -> Counts {
         self.dial.recent_mut().sum(now.mono)
@@ -290,7 +290,8 @@ impl Policy {
         self.refused_sources.found(now.mono)
     }
 
-    /// Whether a node on the Internet has ever dialed us and proved who it is: the proof that our port is open. Behind an address translation that hides who dials, this stays false.
+    /// Whether a node on the Internet has ever dialed us and proved its identity. Then our port is open. This stays
+    /// false behind an address translation that hides the addresses of such nodes.
     #[must_use]
     pub fn reached_from_outside(&self) -> bool {
         self.reached_from_outside
@@ -328,7 +329,7 @@ impl Policy {
         }
     }
 
-    /// Makes a node static, and answers its entry. Adding it again is fine; a new address takes effect.
+    /// Makes a node static, and returns its entry. Adding it again has no effect; a new address does.
     pub fn add_static(
         &mut self,
         now: Now,
@@ -340,7 +341,7 @@ impl Policy {
         Ok(self.entry(now, &node.id()))
     }
 
-    /// Makes a node trusted, and answers its entry.
+    /// Makes a node trusted, and returns its entry.
     pub fn add_trusted(
         &mut self,
         now: Now,
@@ -385,7 +386,7 @@ impl Policy {
         Ok(())
     }
 
-    /// In allow-list mode nobody stays who is on no list, whatever the call that took it off says.
+    /// In allow-list mode a node that is on no list does not stay, even if the call that removed it asks for that.
     fn hold_to_allowlist(&mut self, now: Now, id: &NodeId) {
         if self.rules.settings.allowlist_only && !self.dial.listed().contains(id) {
             self.close_peer(now, id, CloseReason::Refused(Refusal::NotOnAllowlist));
@@ -410,7 +411,7 @@ impl Policy {
         self.dial.entry(now, &self.rules, id)
     }
 
-    /// All list entries; static and trusted ones are told apart by `as_static` and `as_trusted`.
+    /// All list entries; `as_static` and `as_trusted` distinguish static and trusted ones.
     pub fn entries(&self, now: Now) -> impl Iterator<Item = ListEntry> {
         self.dial.entries(now, &self.rules)
     }
@@ -426,8 +427,8 @@ impl Policy {
         self.dial.connect(now, &self.rules, connect, node, timeout)
     }
 
-    /// Bans a node, an address or a network for `duration`, and closes what it hits. Static and trusted peers need
-    /// `force`; they stay on their lists, and are dialed again when the ban ends.
+    /// Bans a node, an address or a network for `duration`, and closes the connections that it covers. Static and
+    /// trusted peers need `force`; they stay on their lists, and are dialed again when the ban ends.
     pub fn ban(
         &mut self,
         now: Now,
@@ -483,18 +484,18 @@ impl Policy {
         id.and_then(|id| bans.of_node(now.unix, id)).or_else(|| bans.of_ip(now.unix, ip?))
     }
 
-    /// What is to be kept over restarts.
+    /// The lists that survive restarts.
     #[must_use]
     pub fn lists(&self, now: Now) -> Lists {
         Lists::of(self.dial.listed(), self.bans(now))
     }
 
-    /// Takes in the lists of the configuration, then what was kept of earlier runs, before anything else. A peer that was
-    /// banned with force stays listed.
+    /// Takes in the lists of the configuration, then the lists that were kept from earlier runs, before anything else.
+    /// A peer that was banned with force stays listed.
     ///
-    /// Returns the kept entries that have no place any more, each with the reason: the node that has become ourselves
-    /// because its key was moved here, and what the lists of the configuration left no room for. They are no reason not
-    /// to start.
+    /// Returns the kept entries that are not valid any more, each with the reason: the node that is ourselves because
+    /// its key was moved here, and entries for which the lists of the configuration left no room. They do not prevent a
+    /// start.
     ///
     /// # Errors
     ///

@@ -35,7 +35,7 @@ impl<K: Ord + Clone, V> ExpiringMap<K, V> {
     /// Sets `key` until `end`.
     pub(super) fn insert(&mut self, now: Instant, key: K, end: Instant, value: V) {
         self.remove(&key);
-        // Two of the ended go for one that comes: the map cannot grow on what is over.
+        // For each new entry up to two expired ones are removed, so expired entries cannot accumulate.
         for _ in 0..2 {
             if self.ends.first().is_some_and(|(end, _)| *end <= now) {
                 self.drop_first();
@@ -58,7 +58,7 @@ impl<K: Ord + Clone, V> ExpiringMap<K, V> {
         Some(value)
     }
 
-    /// Keeps only what `keep` says; linear, so for the operator's calls alone.
+    /// Keeps only the entries for which `keep` returns true. Linear, so for the operator's calls alone.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
         let ends = &mut self.ends;
         self.entries.retain(|key, (end, value)| {
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!((map.get(at(4), &"b"), map.get(at(5), &"b")), (Some(&2), None));
         map.insert(at(1), "c", at(20), 3);
         assert_eq!((map.get(at(1), &"b"), map.get(at(1), &"a"), map.evicted), (None, Some(&1), 1));
-        // What is over goes without being counted as evicted, and never counts as held for long.
+        // An expired entry that is removed does not count as evicted, and never counts as held for long.
         map.insert(at(30), "d", at(40), 4);
         assert_eq!((map.entries.len(), map.ends.len(), map.evicted), (1, 1, 1));
         map.insert(at(30), "d", at(50), 5);

@@ -1,20 +1,20 @@
-//! Forks that nobody told us of: a chain's next fork, read out of what its nodes announce.
+//! Forks that the program does not know: a chain's next fork, computed from the checksums that its nodes announce.
 //!
 //! A fork schedule in a program ages. At the first fork that it lacks, every node of the chain announces a checksum
-//! that the schedule does not contain, and a filter that only compares would dial nobody. But a checksum is CRC-32 over
-//! the checksum before it and the time of the fork, so the two of them give the time ([`fork_between`]). A hash that
-//! belongs to another chain gives an arbitrary time; that of our next fork gives one that
+//! that the schedule does not contain, and a filter that only compares would dial no node. But a checksum is CRC-32
+//! over the checksum before it and the time of the fork, so the two of them give the time ([`fork_between`]). A hash
+//! that belongs to another chain gives an arbitrary time. The hash of our next fork gives one that
 //!
-//! * lies after the last fork that we know of, and not in the future, because only passed forks are in a checksum;
+//! * lies after the last known fork, and not in the future, because only passed forks are in a checksum;
 //! * begins an epoch of our chain.
 //!
 //! Of arbitrary hashes, one in (seconds since the last fork) / 384 / 2³² passes: about 2 · 10⁻⁵ after a year. Such a
-//! hash is a claim, not yet a fork. Anybody can make one up and sign any number of records that claim any address, so
-//! records prove nothing. A claim is followed when nodes in [`NETWORKS`] networks were dialed and proved who they are at
-//! the addresses of their records. Before that, a few of its nodes are dialed to find out; nobody else is let through.
+//! hash is a claim, not yet a fork. Any node can invent one and sign any number of records that claim any address, so
+//! records prove nothing. A claim is followed when nodes in [`NETWORKS`] networks were dialed and proved their identity
+//! at the addresses of their records. Before that, a few of its nodes are dialed as a test, and no others.
 //!
-//! What is followed can still be wrong: a minority that forked off by a plan of its own looks the same. The application
-//! knows the chain; if it sends those peers away and keeps none, the fork is dropped and stays distrusted. Nothing is
+//! A fork that is followed can still be wrong: a minority that forked off deliberately looks the same. The application
+//! knows the chain. If it disconnects those peers and keeps none, the fork is dropped and stays distrusted. Nothing is
 //! kept over a restart, and nothing is announced for it.
 //!
 //! Left out: the rules for known hashes (`node::fork_id`), the dials (`policy::dial`), and the message to the operator
@@ -36,8 +36,8 @@ use crate::{
     },
 };
 
-/// Networks (IPv4 /24, IPv6 /48) that must show nodes of a fork before it is followed, and that must reject it before it
-/// is dropped. An attacker with addresses in three networks can also run nodes that pass every filter.
+/// Networks (IPv4 /24, IPv6 /48) that must show nodes of a fork before it is followed, and that must reject it before
+/// it is dropped. An attacker with addresses in three networks can also run nodes that pass every filter.
 pub const NETWORKS: usize = 3;
 
 /// How far a fork may lie ahead of our clock. A node that announces it has passed it, so this allows for clocks only.
@@ -51,7 +51,8 @@ const MAX_CLAIMS: usize = 16;
 const MAX_ASKED: usize = 16;
 const CLAIMS_PER_NETWORK: usize = 2;
 
-/// How long a network that was asked about a claim is not asked again, and how long a claim lasts that nobody raises.
+/// How long a network that was asked about a claim is not asked again, and how long a claim lasts without a new
+/// announcement.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 const CLAIM_LIFE: Duration = Duration::from_secs(3600);
 
@@ -80,7 +81,7 @@ pub struct Followed {
     pub since: Duration,
 }
 
-/// What changed about followed forks.
+/// A change of the followed forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// Enough networks showed nodes of this fork: it counts as one of our chain from now on.
@@ -89,12 +90,12 @@ pub enum News {
     Dropped(Followed),
 }
 
-/// What a node's fork id says about it.
+/// The meaning of a node's fork id for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opinion {
-    /// It is not of our chain, as far as we know.
+    /// It does not belong to our chain, by the known forks.
     Foreign,
-    /// It may be. One dial shows whether the node is where its record says.
+    /// It may belong to our chain. One dial shows whether the node is at the address of its record.
     Ask,
     /// It can be of our chain, by the schedule alone.
     Known,
@@ -108,9 +109,9 @@ struct Claim {
     time: u64,
     /// Networks whose nodes were to be dialed for this claim, and when.
     asked: BTreeMap<Subnet, Instant>,
-    /// Networks whose nodes proved who they are.
+    /// Networks whose nodes proved their identity.
     shown: BTreeSet<Subnet>,
-    /// When somebody raised it last.
+    /// The time of the last announcement.
     raised: Instant,
 }
 
@@ -128,7 +129,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// A follower that knows `schedule` and nothing else.
+    /// A follower for `schedule`, without followed forks.
     #[must_use]
     pub fn new(schedule: Arc<ForkSchedule>) -> Self {
         Self {
@@ -153,7 +154,7 @@ impl Follower {
         &self.followed
     }
 
-    /// What a node at `ip` is to us that announces `remote`, seen from `head`. [`Opinion::Ask`] counts as asked.
+    /// The opinion of a node at `ip` that announces `remote`, seen from `head`. [`Opinion::Ask`] counts as asked.
     pub fn opinion(&mut self, now: Now, head: Head, remote: ForkId, ip: IpAddr) -> Opinion {
         if self.schedule.contains(remote.hash) {
             self.expect(now, remote);
@@ -245,7 +246,7 @@ impl Follower {
         true
     }
 
-    /// A node at `ip` that announces `hash` proved who it is at the address of its record.
+    /// A node at `ip` that announces `hash` proved its identity at the address of its record.
     pub fn proved(&mut self, now: Now, hash: [u8; 4], ip: IpAddr) -> Option<News> {
         let claim = self.claims.get_mut(&hash)?;
         claim.shown.insert(Subnet::wide(ip));
@@ -258,8 +259,8 @@ impl Follower {
         Some(News::Followed(followed))
     }
 
-    /// A peer at `ip` that was dialed for `hash` was sent away at once, or refused us at once, for what it is. `kept`
-    /// says that another peer of the same fork has stayed. Returns what is dropped because of it.
+    /// A peer at `ip` that was dialed for `hash` was disconnected at once, or refused us at once because of its chain.
+    /// `kept`: another peer of the same fork has stayed. Returns the forks that are dropped because of it.
     pub fn rejected(&mut self, hash: [u8; 4], ip: IpAddr, kept: bool) -> Vec<News> {
         if kept || !self.followed.iter().any(|followed| followed.hash == hash) {
             return Vec::new();
@@ -379,7 +380,7 @@ mod tests {
             let ids: Vec<ForkId> =
                 preset.fork_times.iter().map(|time| whole.id(whole.synced_head(*time))).collect();
             for known in 0..preset.fork_times.len() {
-                // Running while the forks pass: each is announced by those who have passed it.
+                // Running while the forks pass: each is announced by the nodes that have passed it.
                 let mut follower = Follower::new(preset.cut(known));
                 for (id, time) in ids.iter().zip(&preset.fork_times).skip(known) {
                     announce(&mut follower, at(*time + 60), ForkId { next: 0, ..*id }, 3);
@@ -388,7 +389,7 @@ mod tests {
                     follower.followed().iter().map(|followed| followed.time).collect()
                 };
                 assert_eq!(found(&follower), preset.fork_times[known..], "{network} from {known}");
-                // Started today: nodes that lag tell of the steps between.
+                // Started today: nodes that lag announce the steps between.
                 let mut follower = Follower::new(preset.cut(known));
                 let before = preset.cut(known).end().0;
                 let first = ForkId { hash: before, next: preset.fork_times[known] };
@@ -427,7 +428,7 @@ mod tests {
         }
     }
 
-    /// Liars can make up claims and sign records for any address; what they cannot do is answer there.
+    /// Liars can invent claims and sign records for any address, but they cannot answer there.
     #[test]
     fn one_network_of_liars_changes_nothing() {
         let preset = Preset::of(SEPOLIA);
@@ -484,7 +485,7 @@ mod tests {
         for id in ids {
             assert_eq!(announce(&mut follower, at(TODAY), id, 3).len(), 1);
         }
-        // One that stayed speaks for the fork.
+        // A peer that stayed counts for the fork.
         for network in 0..9 {
             assert_eq!(follower.rejected(ids[0].hash, ip(network), true), []);
         }

@@ -1,8 +1,8 @@
 //! The static, trusted and ban lists as one value that survives restarts.
 //!
-//! Only what calls have added is in it: what the configuration says is read from there at each start. Nodes are kept
-//! in the words they were given in, so that a host name stays a name. The file it is written to is `net`'s; it is
-//! not the node database, whose loss must not lift a ban.
+//! It contains only entries that calls have added: the configuration's entries are read from there at each start. Nodes
+//! are kept in the words that were given, so that a host name stays a name. The file is written by `net`. It is not the
+//! node database, whose loss must not lift a ban.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ impl Default for Lists {
     }
 }
 
-/// What is wrong with lists that were read.
+/// The error in lists that were read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListsError {
     /// Another layout.
@@ -76,7 +76,7 @@ pub enum ListsError {
         list: &'static str,
         /// Which line, from 0.
         index: usize,
-        /// What is wrong.
+        /// The problem.
         error: NodeRefError,
     },
     /// A ban of nothing.
@@ -84,7 +84,7 @@ pub enum ListsError {
     Target {
         /// Which line, from 0.
         index: usize,
-        /// What is there, cut.
+        /// The value as it was read, cut.
         target: String,
     },
 }
@@ -101,7 +101,7 @@ pub struct Parsed {
 }
 
 impl Lists {
-    /// What calls have added to the lists, and of the bans that stand.
+    /// The entries that calls have added to the lists, and the bans that stand.
     pub(super) fn of<'a>(listed: &Listed, bans: impl Iterator<Item = &'a Ban>) -> Self {
         let called = |source: Option<ListSource>| source == Some(ListSource::Call);
         let bans = bans.filter(|ban| ban.source == ListSource::Call);
@@ -119,7 +119,8 @@ impl Lists {
         }
     }
 
-    /// Checks everything, or says what is wrong first. Nothing damaged is passed over: a lost ban is a hole.
+    /// Checks everything and returns the first error. Damaged entries are not skipped, because a lost ban is a security
+    /// hole.
     pub fn parse(&self) -> Result<Parsed, ListsError> {
         if self.version != VERSION {
             return Err(ListsError::Version(self.version));

@@ -1,17 +1,17 @@
-//! Who is dialed, who is let in, who stays, and why.
+//! The policy: which nodes are dialed, which are let in, which stay, and why.
 //!
-//! Everything here decides and nothing acts. [`Policy`] is the door: the switch tells it what happened and does what
-//! it answers. Behind it stand two machines that share [`Rules`](rules::Rules): the dial scheduler ([`dial`]) and admission
-//! ([`admission`]); beside them are values of one idea each.
+//! Everything here decides and nothing acts. The switch reports each event to [`Policy`] and carries out its actions.
+//! [`Policy`] combines two machines that share [`Rules`](rules::Rules): the dial scheduler ([`dial`]) and admission
+//! ([`admission`]). Beside them are values of one idea each.
 //!
-//! | file | what it answers |
+//! | file | what it is |
 //! | --- | --- |
-//! | [`engine`] | [`Policy`]: what happens comes in, decisions go out |
-//! | [`action`] | what the policy wants done |
-//! | [`settings`] | what the operator may set; how slots are shared |
+//! | [`engine`] | [`Policy`]: events come in, decisions go out |
+//! | [`action`] | the actions of the policy |
+//! | [`settings`] | the operator's settings; how slots are shared |
 //! | [`rules`] | net restriction, bans, exemptions: what holds both ways |
 //! | [`cause`], [`refusal`] | why there is no connection: something failed, or we decided |
-//! | [`bans`], [`lists`] | who is banned; the lists as a value that survives restarts |
+//! | [`bans`], [`lists`] | the bans; the lists as a value that survives restarts |
 //! | [`dial`] | static, trusted, dynamic and one-off dials |
 //! | [`dial_filter`] | which nodes registrations want |
 //! | [`fork_following`] | forks that a schedule lacks, from what nodes announce |

@@ -1,8 +1,8 @@
 //! Whether most refused connections come from one private address: the sign of an address translation in front of us.
 //!
-//! Behind a bridge, a proxy or a Service that hides who connects, all peers have one address. Limits per source then
-//! hold for all of them together, and most of them are refused. The operator cannot see that from the counts by reason
-//! alone, so the address is found here, and the warning names the cause and what to set.
+//! Behind a bridge, a proxy or a Service that hides the sources of connections, all peers have one address. Limits per
+//! source then hold for all of them together, and most of them are refused. The operator cannot see that from the
+//! counts by reason alone. So the address is found here, and the warning names the cause and the settings to change.
 //!
 //! The address is found by majority vote (Boyer and Moore), in constant memory: strangers choose how many addresses
 //! there are.
@@ -19,7 +19,7 @@ use crate::node::{AddressClass, endpoint::canonical};
 /// Refusals are counted over this time, then anew.
 const WINDOW: Duration = Duration::from_secs(600);
 
-/// Fewer refusals say nothing: one host that retries makes some.
+/// Fewer refusals are no evidence: one host that retries causes some.
 const ENOUGH: u32 = 12;
 
 /// The warning is repeated after this time at the earliest.
@@ -95,7 +95,7 @@ impl Sources {
         self.found
     }
 
-    /// Begins a new window when the current one is over. What was found stands for one window more.
+    /// Begins a new window when the current one is over. A finding stands for one window more.
     fn turn(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.began);
         if age < WINDOW {

@@ -1,5 +1,5 @@
-//! What became of candidates, dials and connections in the last minutes, by reason: the answer to "why have I no
-//! peers" in numbers. Ten buckets of a minute each; the oldest is cleared when its turn comes again.
+//! The results of candidates, dials and connections in the last minutes, by reason: the answer to "why have I no peers"
+//! in numbers. There are ten buckets of a minute each; the oldest is cleared when its turn comes again.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +35,8 @@ pub struct Counts {
     pub let_in: u64,
 }
 
-/// Checksums that are counted apart. A chain's nodes announce one; what strangers make up must not fill memory.
+/// Checksums that are counted apart. A chain's nodes announce one. Checksums that strangers invent must not fill
+/// memory.
 const MAX_HASHES: usize = 64;
 
 impl Counts {

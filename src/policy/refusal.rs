@@ -1,7 +1,7 @@
-//! Why a node is not dialed, or a connection not let in, although nobody failed.
+//! The reasons why a node is not dialed, or a connection not let in, although nothing failed.
 //!
-//! One vocabulary for the dialer and for admission, so that "why have I no peers" has one kind of answer. Each
-//! refusal is counted by reason; nothing is refused in silence.
+//! The dialer and admission share these reasons, so that "why have I no peers" has one kind of answer. Each refusal is
+//! counted by reason; nothing is refused in silence.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub enum Refusal {
     NoTcpPort,
     /// Unspecified, multicast, documentation or reserved: never a node.
     SpecialAddress,
-    /// A private address that a stranger named, and that our own address says is not on our network.
+    /// A private address from a stranger, which by our own address is not on our network.
     LanAddress,
     /// Outside the networks of `--netrestrict`.
     NetRestricted,
@@ -48,7 +48,7 @@ pub enum Refusal {
     SubnetFull,
     /// No registration's dial filter wants it.
     Filtered,
-    /// Nothing is registered, so nobody could use the peer.
+    /// No protocol is registered, so the peer would have no use.
     NoProtocol,
     /// Dialing is off (`--nodial`, or no peer slots).
     DialingOff,
@@ -56,7 +56,7 @@ pub enum Refusal {
     QueueFull,
     /// All slots are taken.
     TooManyPeers,
-    /// The slots for those who dial us are taken.
+    /// The slots for inbound peers are taken.
     TooManyInbound,
     /// The slots for those we dial are taken.
     TooManyDialed,
@@ -73,7 +73,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What a refusal of a connection means for dialing the node again.
+    /// The meaning of a refused connection for later dials of the node.
     pub(super) fn cause(self) -> Cause {
         match self {
             Self::Useless => Cause::UselessPeer,

@@ -1,4 +1,4 @@
-//! What holds for dials and for accepted connections alike: net restriction, bans, allow-list, exemptions.
+//! The rules for dials and for accepted connections alike: net restriction, bans, allow-list, exemptions.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::{
 pub struct Rules {
     /// Who we are.
     pub local_id: NodeId,
-    /// What the operator set.
+    /// The operator's settings.
     pub settings: Settings,
     /// Who is banned.
     pub bans: Bans,

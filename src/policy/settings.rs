@@ -1,8 +1,8 @@
-//! What the operator may set about peers, and how peer slots are shared out.
+//! The operator's settings about peers, and how peer slots are shared.
 //!
-//! Slots: `max_peers` peers that are on no list, shared between those we dial and those who dial us by the dial ratio.
-//! Static and trusted peers take no slots: they come on top, so that they neither starve behind others nor lock them out.
-//! Their number is limited by the length of the lists.
+//! Slots: `max_peers` peers that are on no list, shared between dialed and inbound peers by the dial ratio. Static and
+//! trusted peers take no slots: they come on top, so that they neither starve behind others nor lock them out. The
+//! length of the lists limits their number.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! A byte rate with a bounded burst, for bandwidth caps per peer and in total.
 //!
-//! What is taken may exceed what is there: a message cannot be sent in part, so the bucket goes into debt and pays it
-//! off before anything else passes. Over time the rate holds exactly, whatever the size of messages. Pings and pongs
-//! do not go through a bucket, so a capped peer is slow but alive.
+//! A withdrawal may exceed the balance: a message cannot be sent in part, so the bucket goes into debt and pays it off
+//! before anything else passes. Over time the rate holds exactly, for any size of messages. Pings and pongs do not go
+//! through a bucket, so a capped peer is slow but alive.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ impl TokenBucket {
         Self { rate: rate.max(1), burst, level: i128::from(burst) * NANO, at: now }
     }
 
-    /// Changes rate and burst. What was saved beyond the new burst is gone; a debt stays.
+    /// Changes rate and burst. Savings beyond the new burst are lost; a debt stays.
     pub fn set(&mut self, now: Instant, rate: u64, burst: u64) {
         self.fill(now);
         (self.rate, self.burst) = (rate.max(1), burst.max(1));

@@ -1,4 +1,4 @@
-//! Signs that a node finds no peers, and why: what an operator must be told rather than find out.
+//! Warnings: signs that a node finds no peers, and the causes, reported to the operator.
 //!
 //! Everything here is read from counts that are kept anyway. Left out: warnings about the configuration (`config`), and
 //! telling them (`switch` logs them, `rpc` and `http` show them).
@@ -23,7 +23,7 @@ pub const STARVED: Duration = Duration::from_secs(600);
 /// How often the counts are looked at.
 const REVIEW: Duration = Duration::from_secs(60);
 
-/// What an operator should know.
+/// A warning for the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// Most candidates of the last minutes announce one checksum that no fork schedule contains.
@@ -88,7 +88,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The warnings that the operator was told of and that still hold.
+/// The warnings that were reported to the operator and still hold.
 #[derive(Debug)]
 pub(super) struct Told {
     names: BTreeSet<&'static str>,

@@ -100,7 +100,7 @@ pub struct RegistrationView {
     pub expire_time: Option<Duration>,
     /// The number of open channels.
     pub open_channels: usize,
-    /// What waits for the application, in bytes: the payloads, and a cost for each message.
+    /// The bytes that wait for the application: the payloads, and a cost for each message.
     pub waiting_bytes: u64,
     /// The number of channels that hold their connection.
     pub holding_channels: usize,
@@ -126,7 +126,7 @@ impl RegistrationView {
 pub struct Application {
     /// The messages that it lost, and the bytes of their payloads.
     pub lost: Lost,
-    /// What waits for it, in bytes.
+    /// The bytes that wait for it.
     pub waiting_bytes: u64,
     /// The number of its channels that hold their connection.
     pub holding_channels: usize,

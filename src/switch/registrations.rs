@@ -444,9 +444,9 @@ impl Registrations {
         spec.protocol(&channel.name, Some(channel.version))
     }
 
-    /// Opens a channel of a new session in its owner's inbox, and sends the owner's greeting. If the owner has ended, has
-    /// given up the protocol, or has an inbox that takes no more channels, there is no channel, and the capability stays
-    /// mute on this session.
+    /// Opens a channel of a new session in its owner's inbox, and sends the owner's greeting. If the owner has ended,
+    /// has given up the protocol, or has an inbox that takes no more channels, there is no channel, and the capability
+    /// stays mute on this session.
     pub(super) fn open_channel(
         &mut self,
         session: &Arc<Session>,

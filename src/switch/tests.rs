@@ -135,8 +135,9 @@ impl World {
         self.check();
     }
 
-    /// The conditions that hold whenever there are no more effects: no session without a connection and, unless it is being
-    /// ended, a place in the policy; no node with two sessions; watchers see the same peers and registrations as callers.
+    /// The conditions that hold whenever there are no more effects: no session without a connection and, unless it is
+    /// being ended, a place in the policy; no node with two sessions; watchers see the same peers and registrations as
+    /// callers.
     fn check(&mut self) {
         let peers = self.engine.peers().all();
         let nodes: BTreeSet<NodeId> = peers.iter().map(|peer| peer.session.node_id).collect();

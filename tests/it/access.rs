@@ -1,4 +1,4 @@
-//! Who is let in: tokens, roles, TLS, certificates of clients, and the errors of those who are not.
+//! Access to gRPC: tokens, roles, TLS, certificates of clients, and the errors of callers that are refused.
 
 use std::future::poll_fn;
 
@@ -56,7 +56,7 @@ fn with<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-/// What a call with an empty request says before its first answer.
+/// The status of a call with an empty request, before its first answer.
 async fn knock(channel: &Channel, path: &str, token: &str) -> Result<(), Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
@@ -83,7 +83,7 @@ async fn every_call_is_refused_without_its_role() {
     for path in descriptors::methods() {
         let needs = methods::needs(&path).role.unwrap();
         let method = path.rsplit('/').next().unwrap();
-        // Whoever may only look can change nothing, whatever the table says.
+        // A caller with the role read can change nothing, by the table of methods.
         let looks = ["Get", "List", "Watch"].iter().any(|verb| method.starts_with(verb));
         assert_eq!(needs == Role::Read, looks, "{path}");
         for token in ["", "wrong-0123456789abcdef", "read-0123456789abcde", &READ.to_uppercase()] {
@@ -100,7 +100,7 @@ async fn every_call_is_refused_without_its_role() {
         seen[needs as usize] += 1;
     }
     assert!(seen.iter().all(|count| *count >= 10), "{seen:?}");
-    // Credentials come first: nobody waits for a request of which not a byte has come.
+    // Credentials come first: no call waits for a request of which not a byte has come.
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
     let path = "/devp2p.v1.MessageService/SendMessage".parse().unwrap();
@@ -108,7 +108,7 @@ async fn every_call_is_refused_without_its_role() {
     let call = grpc.streaming(endless, path, ProstCodec::<(), ()>::default());
     let status = soon("a refusal", call).await.unwrap_err();
     assert_eq!(refused(&status).kind(), (Code::PermissionDenied, "NOT_AUTHORIZED"));
-    // What is not there needs the highest role to find out; what is for everybody needs none.
+    // A method that does not exist needs the highest role; a public method needs none.
     let unknown = "/devp2p.v1.PeerService/Nothing";
     assert_eq!(gate(&channel, unknown, PROTOCOL).await, Some(Code::PermissionDenied));
     let status = knock(&channel, unknown, ADMIN).await.unwrap_err();
@@ -138,11 +138,11 @@ async fn a_token_is_a_name_that_owns_what_it_registers() {
     let other =
         protocols.register_protocols(with("second-0123456789abcdef", request(true))).await.unwrap_err();
     assert_eq!(refused(&other).kind(), (Code::AlreadyExists, "PROTOCOL_ALREADY_REGISTERED"));
-    // Its owner is who it says, so it may take over, over TCP too.
+    // Its owner proves its identity, so it may take over, over TCP too.
     let again = protocols.register_protocols(with(PROTOCOL, request(true))).await.unwrap().into_inner();
     assert!(again.resumed);
 
-    // An operator ends what belongs to others; another application does not.
+    // An operator ends the registrations of others; another application does not.
     let end = || DeleteRegistrationRequest { registration: Some(Ended::ClientId("app".to_owned())) };
     protocols.delete_registration(with("second-0123456789abcdef", end())).await.unwrap_err();
     protocols.delete_registration(with(ADMIN, end())).await.unwrap();
@@ -179,10 +179,10 @@ async fn tokens_and_certificates_are_replaced_while_it_runs() {
         NodeServiceClient::new(channel.clone()).get_node_info(with(token, GetNodeInfoRequest {})).await
     };
     asks(READ).await.unwrap();
-    // Who does not trust the certificate, or does not know that there is one.
+    // A client that does not trust the certificate, or does not use TLS.
     connect_tls(addr, &authorities[1], None).await.unwrap_err();
     let plain = NodeServiceClient::new(connect(addr).await).get_node_info(GetNodeInfoRequest {}).await;
-    assert_eq!(plain.unwrap_err().details(), b"", "nobody answered");
+    assert_eq!(plain.unwrap_err().details(), b"", "no server answered");
 
     put(dir.path(), "access", "dash read token:another-0123456789abcdef");
     eventually("the new token is let in", async || asks("another-0123456789abcdef").await.ok()).await;
@@ -228,14 +228,14 @@ async fn a_client_certificate_is_a_name_of_the_access_file() {
         for (path, answer) in [list, register, ban].into_iter().zip(answers) {
             assert_eq!(gate(&channel, path, "").await, answer, "{name} {path}");
         }
-        // A token says more than the certificate under it.
+        // A token takes precedence over the certificate under it.
         assert_eq!(gate(&channel, ban, ADMIN).await, None, "{name}");
     }
     // In TLS 1.3 the client learns of its refusal with the first answer.
     for stranger in [None, Some(theirs.issue("spiffe://example/node"))] {
         if let Ok(channel) = connect_tls(addr, &ours, stranger.as_ref()).await {
             let status = knock(&channel, list, ADMIN).await.unwrap_err();
-            assert_eq!((status.details(), status.code() != Code::Ok), (&b""[..], true), "nobody answered");
+            assert_eq!((status.details(), status.code() != Code::Ok), (&b""[..], true), "no server answered");
         }
     }
     app.stop().await;
@@ -371,7 +371,7 @@ async fn http_1_and_grpc_web_are_not_served() {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     soon("an end", stream.read_to_string(&mut answer)).await.unwrap();
-    // It is told what this port is, in words that no page of another site can read.
+    // The client learns which port this is, in words that no page of another site can read.
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
     assert!(
         answer.contains("This is the gRPC port of devp2pd") && answer.contains("\r\nConnection: close\r\n")

@@ -1,4 +1,4 @@
-//! Answers as their reader needs them: what is wrong, all of it, and what to type instead.
+//! Errors as their reader needs them: all problems, and what to type instead.
 
 use devp2pd::{
     node::Enode,
@@ -87,7 +87,7 @@ async fn a_channel_tells_the_roles_of_its_peer_and_a_registration_its_defaults()
     peer.say_hello(&[("echo", 1)]).await;
     let opened = app.opened().await.peer.unwrap();
     assert_eq!(opened.roles, [i32::from(PeerRole::Static)]);
-    // What it is told is what it may say: the registration is the same with its defaults spelled out.
+    // The registration in the answer can be sent back: it is the same with its defaults spelled out.
     drop(app);
     let again = RegistrationSpec { ..sidecar_spec(&sidecar).await };
     let attach = Attach {

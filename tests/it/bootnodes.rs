@@ -1,4 +1,4 @@
-//! Bootnodes in every form that says where to ask, over each discovery protocol by itself.
+//! Bootnodes in every form, over each discovery protocol by itself.
 
 use devp2pd::rpc::proto::{ListNodesRequest, TableNode};
 

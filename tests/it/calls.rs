@@ -1,4 +1,4 @@
-//! What an application does by calls, without a stream or beside it: change its registration, greet, broadcast.
+//! The calls of an application, without a stream or beside it: change its registration, greet, broadcast.
 
 use devp2pd::rpc::proto::{
     BroadcastMessageRequest, BroadcastMessageResponse, RegisterProtocolsRequest, RegistrationSpec,
@@ -26,7 +26,7 @@ async fn a_registration_changes_under_its_stream() {
     let changed = update(&sidecar, by(), spec("app", &[("echo", 1, 8), ("new", 1, 8)])).await.unwrap();
     let names: Vec<_> = changed.protocols.iter().map(|protocol| protocol.name.as_str()).collect();
     assert_eq!(names, ["echo", "new"]);
-    // The channel goes on, the token too, and what was given up is free for others.
+    // The channel goes on, the token stays valid, and the protocol that was given up is free for others.
     peer.send(FIRST, b"still").await;
     assert_eq!(app.message().await, (0, b"still".to_vec()));
     app.send(channel, 1, *b"here").await;

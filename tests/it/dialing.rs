@@ -14,7 +14,7 @@ use devp2pd::{
 
 use crate::harness::{Sidecar, eventually, protocol, spec};
 
-/// A node that speaks eth and waits to be dialed, with this entry in its record.
+/// A node with the protocol eth that waits to be dialed, with this entry in its record.
 async fn waiting(entry: Option<(&str, Vec<u8>)>) -> Sidecar {
     let sidecar = Sidecar::start_with(&["--nodiscover=false", "--nodial"]).await;
     if let Some((key, value)) = entry {
@@ -29,7 +29,7 @@ fn eth(client: &str) -> RegistrationSpec {
     spec(client, &[("eth", 69, 18)])
 }
 
-/// Makes `sidecar` know `other`.
+/// Adds `other` to the table of `sidecar`.
 async fn introduce(sidecar: &Sidecar, other: &Sidecar) {
     let info = other.node().get_node_info(GetNodeInfoRequest {}).await.unwrap().into_inner();
     sidecar.node().add_bootnode(AddBootnodeRequest { node: info.enr }).await.unwrap();
@@ -44,7 +44,7 @@ fn filter(filter: Filter) -> Option<DialFilter> {
     Some(DialFilter { filter: Some(filter) })
 }
 
-/// What a node of the network announces.
+/// The fork id that a node of the network announces.
 fn fork_id(schedule: &ForkSchedule) -> Vec<u8> {
     schedule.id(Head { height: 30_000_000, time: 1_790_000_000 }).encode_entry()
 }
@@ -126,7 +126,7 @@ async fn an_application_says_which_nodes_are_worth_a_dial_and_may_change_its_min
     drop(apps);
 }
 
-/// A chain that no preset knows: the application brings it.
+/// A chain without a preset: the application brings it.
 #[tokio::test]
 async fn a_fork_filter_of_an_application_knows_its_chain() {
     let ours = ForkSchedule::new([1; 32], 5, &[10], &[1_000]);
@@ -171,7 +171,7 @@ async fn a_late_protocol_reaches_peers_that_speak_it() {
     let opened = talk.opened().await;
     assert_eq!(opened.capability.unwrap().name, "talk");
     assert_eq!(echo.opened().await.capability.unwrap().name, "echo");
-    // A protocol that the peer does not speak reconnects nobody: the session stays the same.
+    // A protocol that the peer does not have causes no reconnection: the session stays the same.
     let session = early.connected(late.id()).await.session_id;
     let _other = early.application(spec("other-app", &[("other", 1, 8)])).await;
     echo.barrier(1).await;

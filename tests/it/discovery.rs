@@ -1,4 +1,4 @@
-//! Discovery of whole sidecars: both address families, and what goes through the sockets.
+//! Discovery of whole sidecars: both address families, and the packets through the sockets.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -24,7 +24,7 @@ async fn summary(sidecar: &Sidecar) -> DiscoverySummary {
     info.discovery.unwrap()
 }
 
-/// A valid PING of a node that nobody knows.
+/// A valid PING of an unknown node.
 fn ping(to: SocketAddr, from: SocketAddr) -> BytesMut {
     let key = NodeKey::random(&mut StdRng::seed_from_u64(4));
     let wire = |addr: SocketAddr| WireEndpoint { ip: Some(addr.ip()), udp: addr.port(), tcp: 0 };
@@ -35,7 +35,7 @@ fn ping(to: SocketAddr, from: SocketAddr) -> BytesMut {
     packet
 }
 
-/// Whether this machine speaks IPv6 to itself; some containers do not.
+/// Whether this machine has IPv6 on loopback; some containers do not.
 fn has_ipv6() -> bool {
     std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
@@ -53,7 +53,7 @@ async fn without_other_wishes_both_families_are_bound_to_one_port() {
     };
     for (number, addr) in addrs.iter().map(local).enumerate() {
         tokio::net::TcpStream::connect(addr).await.unwrap();
-        // The UDP twin is there: it counts what it hears.
+        // The UDP twin is bound: it counts received packets.
         let socket = UdpSocket::bind((addr.ip(), 0)).await.unwrap();
         socket.send_to(b"noise", addr).await.unwrap();
         let heard = number as u64 + 1;
@@ -103,7 +103,7 @@ async fn discovery_sends_no_more_than_it_may_and_still_finds_its_neighbour() {
         (nodes.into_inner().nodes.iter().filter(|node| node.live_checks > 0).count() == 2).then_some(())
     })
     .await;
-    // Far more questions than may be answered in a moment: what is beyond the rate is dropped, and counted.
+    // Far more questions than may be answered in a moment: answers beyond the rate are dropped, and counted.
     let before = summary(&slow).await;
     let flood = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let packet = ping(slow.peer_addr(), flood.local_addr().unwrap());

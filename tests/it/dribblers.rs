@@ -1,7 +1,9 @@
-//! Peers that promise much and send little: what they hold is what they sent, and all of them together share one bound.
+//! Peers that announce large messages and send little: they hold only the bytes that they sent, and all of them
+//! together share one bound.
 //!
-//! Connections here run without a switch, so that the budget they share is at hand; a script gives the switch's answers.
-//! That bytes which trickle in do not extend a frame's 30 seconds is tested in virtual time, with the engine.
+//! Connections here run without a switch, so that the test can read the budget that they share; a script replies for
+//! the switch. That bytes which trickle in do not extend a frame's 30 seconds is tested in virtual time, with the
+//! engine.
 
 use std::{
     sync::Arc,
@@ -118,7 +120,7 @@ impl Place {
         self.local.key.public()
     }
 
-    /// A peer that has said Hello.
+    /// A peer that has sent Hello.
     async fn peer(&mut self, seed: u64) -> Liar {
         let dial = TcpStream::connect(self.listener.local_addr().unwrap());
         let (dialed, accepted) = tokio::join!(dial, self.listener.accept());
@@ -143,7 +145,7 @@ impl Place {
         peer
     }
 
-    /// What is taken of the budget of `total` bytes.
+    /// The bytes that are taken of the budget of `total` bytes.
     fn taken(&self, total: usize) -> usize {
         total - self.shared.budget.free()
     }
@@ -179,13 +181,13 @@ async fn fifty_promises_of_16_mib_hold_what_was_sent() {
     honest.send(FIRST, &vec![7; 300_000]).await;
     assert_eq!(soon("a message", place.messages.recv()).await, Some(300_000));
 
-    // What was never finished is given back with the connection.
+    // The bytes of incomplete messages are returned with the connection.
     drop(peers);
     eventually("the budget is whole again", async || (place.taken(BUDGET) == 0).then_some(())).await;
 }
 
-/// When the budget is used up, who wants more than its chunk waits, whoever does not goes on, and what is given back
-/// is used.
+/// When the budget is used up, a peer that needs more than its chunk waits, a smaller one goes on, and returned bytes
+/// are used.
 #[tokio::test]
 async fn the_budget_is_one_for_all_and_small_peers_do_not_need_it() {
     const BUDGET: usize = 512 * 1024;
@@ -210,8 +212,8 @@ async fn the_budget_is_one_for_all_and_small_peers_do_not_need_it() {
     assert_eq!(soon("a message", place.messages.recv()).await, Some(200_000));
 }
 
-/// Peers whose messages wait for an application that takes none: all of them together hold what the budget over all
-/// applications allows and the message that crosses it, however many they are.
+/// Peers whose messages wait for an application that takes none: all of them together hold no more than the budget over
+/// all applications and the message that crosses it, however many they are.
 #[tokio::test]
 async fn what_connections_hold_for_applications_is_bounded_over_all_of_them() {
     const MIB: u64 = 1 << 20;

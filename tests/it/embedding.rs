@@ -1,5 +1,5 @@
-//! A program that runs sidecars itself: configuration in code, several in one process, what they tell, and their end. And the
-//! names that such a program has: everything else in the library is private.
+//! A program that runs sidecars itself: configuration in code, several in one process, their addresses and their end.
+//! And the names that such a program has: everything else in the library is private.
 
 use std::{
     collections::BTreeSet,
@@ -31,7 +31,7 @@ async fn two_sidecars_in_one_process_find_each_other_and_stop_by_themselves() {
     config.peers.static_peers = vec![NodeRef::Enode(enode)];
     let second = App::start(config).await.unwrap();
 
-    // What each says of itself is what its API says, and no two of them share anything.
+    // The facts of each equal those of its API, and no two of them share anything.
     for sidecar in [&first, &second] {
         let started = sidecar.started();
         let mut node = NodeServiceClient::new(connect(started.grpc_addr).await);
@@ -61,7 +61,7 @@ async fn two_sidecars_in_one_process_find_each_other_and_stop_by_themselves() {
     assert!(!dirs[1].exists());
 }
 
-/// Every field of the configuration can be written with public names alone, and what a sidecar tells can be kept.
+/// Every field of the configuration can be written with public names alone, and the facts of a sidecar can be stored.
 #[tokio::test]
 async fn every_setting_has_a_public_type() {
     struct Kept {
@@ -142,21 +142,21 @@ async fn every_setting_has_a_public_type() {
         },
         http_addr: None,
         log: Log { filter: "warn".to_owned(), format: LogFormat::Json },
-        warnings: vec!["said by the program".to_owned()],
+        warnings: vec!["from the program".to_owned()],
         values: Default::default(),
     };
     let sidecar = start(config).await.unwrap();
     let started = sidecar.started();
     assert_eq!(started.data_dir, dir.path());
     assert_eq!(started.grpc_socket, Some(dir.path().join("grpc.sock")));
-    assert_eq!((started.http_addr, &*started.warnings), (None, &["said by the program".to_owned()][..]));
+    assert_eq!((started.http_addr, &*started.warnings), (None, &["from the program".to_owned()][..]));
     assert!(started.enode.as_ref().unwrap().to_string().contains("@192.0.2.1:"), "{started:?}");
     soon("the sidecar stops", sidecar.stop()).await;
     soon("the other one stops", other.stop()).await;
 }
 
-/// The names at the root of the library without the feature `internals`. A name that is added here is promised to programs that
-/// embed a sidecar.
+/// The names at the root of the library without the feature `internals`. A name that is added here is promised to
+/// programs that embed a sidecar.
 const SURFACE: &[&str] = &[
     "App",
     "Capability",
@@ -221,8 +221,8 @@ fn a_name_that_is_shown_by_accident_is_found() {
     assert_eq!(public_names("pub use a::*;\n"), ["*"]);
 }
 
-/// What `library` (the text of `lib.rs`) shows without the feature `internals`, in order. An item that passes no names on
-/// stands there as a whole.
+/// What `library` (the text of `lib.rs`) shows without the feature `internals`, in order. An item that passes no names
+/// on stands there as a whole.
 fn public_names(library: &str) -> Vec<String> {
     let is_code = |line: &&str| !line.starts_with("//") && !line.starts_with("#![");
     let code: Vec<&str> = library

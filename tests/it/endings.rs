@@ -1,8 +1,8 @@
-//! Connections that end while a message waits for room in its application's queue: what was read is delivered or reported,
-//! and what the kernel still had is read first where the connection allows it.
+//! Connections that end while a message waits for room in its application's queue: messages that were read are
+//! delivered or reported, and bytes in the kernel are read first where the connection allows it.
 //!
-//! Real sockets, because the kernel decides what is left of a connection that was closed or reset. The same endings in
-//! virtual time are in `tests/sim/flow`.
+//! Real sockets, because the kernel decides about the bytes of a connection that was closed or reset. The same endings
+//! in virtual time are in `tests/sim/flow`.
 
 use devp2pd::rpc::proto::{
     Attach, DisconnectPeerRequest, GetPeerRequest, OverflowPolicy, PeerTraffic, RegistrationSpec,
@@ -103,7 +103,7 @@ async fn what_was_read_is_delivered_or_reported_however_the_connection_ends() {
         let (delivered, note) = (numbers.len() as u64, format!("{ending:?}: {taken} were read, {lost} lost"));
         match ending {
             Ending::Closed => assert_eq!((delivered, lost), (u64::from(MESSAGES), 0), "{note}"),
-            // What the kernel had is read; the rest of what the peer sent never arrived.
+            // The bytes in the kernel are read; the rest of the peer's bytes never arrived.
             Ending::Reset => assert!(lost == 0 && delivered >= taken, "{note}, {delivered} delivered"),
             Ending::DisconnectPeer => assert_eq!(delivered + lost, taken, "{note}"),
         }

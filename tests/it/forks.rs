@@ -1,4 +1,4 @@
-//! Chains and their forks as applications and operators see them: announcing one, and what a version knows.
+//! Chains and their forks as applications and operators see them: announcing one, and the forks that a version knows.
 
 use devp2pd::{
     config::{Network, networks::Preset},

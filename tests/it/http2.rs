@@ -1,5 +1,5 @@
-//! The gRPC port under attacks that HTTP/2 makes cheap, written frame by frame. Each ends with its connection closed, or
-//! with the attacker not being read any more; and another client is served meanwhile and after.
+//! The gRPC port under attacks that HTTP/2 makes cheap, written frame by frame. Each ends with its connection closed,
+//! or with the attacker not being read any more; and another client is served meanwhile and after.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -54,18 +54,18 @@ fn call_to(path: &str) -> Vec<u8> {
     .concat()
 }
 
-/// What became of an attacker.
+/// The result for an attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// Its connection was closed.
     Closed,
-    /// Nobody reads what it sends.
+    /// The server's bytes are not read.
     Unread,
     /// All that it wanted to send was read.
     Read,
 }
 
-/// Sends frames without reading an answer, `count` times what `next` makes.
+/// Sends frames without reading an answer: `count` times the result of `next`.
 async fn flood(addr: SocketAddr, count: u32, mut next: impl FnMut(u32) -> Vec<u8>) -> End {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -77,7 +77,7 @@ async fn flood(addr: SocketAddr, count: u32, mut next: impl FnMut(u32) -> Vec<u8
             Err(_) => return End::Unread,
         }
     }
-    // What was sent last may still be on its way to being refused.
+    // The last frames may still be on their way to being refused.
     for _ in 0..50 {
         if stream.write_all(&frame(PING, 0, 0, &[0; 8])).await.is_err() {
             return End::Closed;
@@ -128,7 +128,7 @@ async fn floods_of_frames_end_with_their_connection_and_others_are_served() {
         assert_eq!(end, End::Closed, "{attack}");
         serves(&sidecar).await;
     }
-    // Each of these asks for an answer, and the attacker reads none: the server stops reading it, or lets it go.
+    // Each of these asks for an answer, and the attacker reads none: the server stops reading it, or closes it.
     let (settings, pings, ()) =
         tokio::join!(flood(addr, 10_000, settings), flood(addr, 10_000, pings), async {
             for _ in 0..50 {
@@ -139,7 +139,7 @@ async fn floods_of_frames_end_with_their_connection_and_others_are_served() {
     serves(&sidecar).await;
 }
 
-/// Headers beyond 16 KiB are refused call by call, and silent connections take nobody's place for long.
+/// Headers beyond 16 KiB are refused call by call, and silent connections hold no slot for long.
 #[tokio::test]
 async fn large_headers_are_refused_and_silence_locks_nobody_out() {
     let sidecar = Sidecar::start().await;
@@ -184,7 +184,7 @@ impl Process {
             let (addr, _) = line.trim().strip_prefix("gRPC")?.split_once(',')?;
             Some(addr.trim().parse().unwrap())
         });
-        Self { child, grpc_addr: addr.expect("it says where it serves"), _data_dir: data_dir }
+        Self { child, grpc_addr: addr.expect("it prints where it serves"), _data_dir: data_dir }
     }
 
     /// Its resident memory, in bytes.
@@ -269,7 +269,8 @@ async fn a_thousand_halves_of_messages_cost_bounded_memory_and_others_are_served
         peak = peak.max(process.memory());
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    // What one connection may hold of messages and in HTTP/2's window, our own large message on its way, and slack.
+    // The most that one connection may hold of messages and in HTTP/2's window, our own large message on its way, and
+    // slack.
     let bound = (128 + 32 + 3 * 17 + 32) << 20;
     assert!(peak - before < bound, "{} MiB more than the {} MiB before", (peak - before) >> 20, before >> 20);
     attack.abort();

@@ -1,4 +1,5 @@
-//! Registrations that outlive their streams: what waits, who may come back, what a name's end means for peers.
+//! Registrations that outlive their streams: what waits, which caller may come back, and what the end of a name means
+//! for peers.
 
 use devp2pd::rpc::proto::{
     Attach, DeleteRegistrationRequest, ErrorReason, GetPeerRequest, GetRegistrationRequest, OutboundMessage,
@@ -91,7 +92,7 @@ async fn a_broken_stream_lingers_and_resumes_at_the_exact_message() {
     assert_eq!(refused(&status).kind(), stale);
 }
 
-/// With credit by hand the sidecar knows what was handed over and never acknowledged.
+/// With credit by hand the sidecar knows which messages were handed over and never acknowledged.
 #[tokio::test]
 async fn what_was_not_credited_is_counted_at_the_resume() {
     let (a, b) = (Sidecar::start().await, Sidecar::start().await);
@@ -201,7 +202,7 @@ async fn an_attached_registration_is_taken_by_its_token_and_not_by_its_name() {
     assert_eq!(refused(&holder.end().await).kind(), (Code::Aborted, "RESUME_TOKEN_STALE"));
     next.barrier(2).await;
     drop(next);
-    // With no stream the name is enough: that is what a shell has.
+    // Without a stream the name is enough: a shell has no more.
     in_state(&sidecar, "echo-app", RegistrationState::Lingering).await;
     let mut shell = Application::attach(sidecar.messages(), named).await.unwrap();
     assert!(shell.attached.resumed);
@@ -260,8 +261,8 @@ async fn the_end_of_a_registration_releases_only_its_own_peers() {
         .unwrap();
     let reason = peers[0].reason().await.expect("a reason");
     assert_eq!(reason.code(), 0x03);
-    // "echo" comes before "other": its codes are mute now, and the offset of "other" is what it was.
-    peers[2].send(FIRST, b"to nobody").await;
+    // "echo" comes before "other": its codes are mute now, and the offset of "other" stays the same.
+    peers[2].send(FIRST, b"to no application").await;
     peers[2].send(FIRST + 8, b"shared").await;
     assert_eq!(other.message().await, (0, b"shared".to_vec()));
     peers[1].send(FIRST, b"alone").await;
@@ -303,7 +304,7 @@ async fn the_greeting_is_the_first_that_a_peer_hears() {
     for expected in [(FIRST, &b"status"[..]), (FIRST + 2, b"and more"), (FIRST + 1, b"ours")] {
         assert_eq!(peer.receive().await, Some((expected.0, expected.1.to_vec())));
     }
-    // Replaced, it is what the next peer hears; none is none.
+    // A replaced greeting is the first message of the next peer; without a greeting there is none.
     let set = |messages| {
         ClientEventKind::SetGreeting(SetGreeting { name: "echo".to_owned(), version: 1, messages })
     };
@@ -340,7 +341,7 @@ async fn the_first_messages_of_a_channel_are_kept_for_who_comes_back() {
     assert_eq!(back.message().await, (0, b"next".to_vec()));
 }
 
-/// A session that came and went while nobody was attached is told whole: opened, its messages, closed.
+/// A session that came and went while no stream was attached is reported whole: opened, its messages, closed.
 #[tokio::test]
 async fn a_session_that_passed_meanwhile_is_replayed() {
     let sidecar = Sidecar::start().await;
@@ -365,8 +366,8 @@ async fn a_session_that_passed_meanwhile_is_replayed() {
     assert_eq!(closed.reason().as_str_name(), "DISCONNECT_REASON_QUITTING");
 }
 
-/// A stream is taken over while it sends: what came on it afterwards counts for nothing, so that the new one, which sends
-/// it again, sends it once; and credit goes to the new one, however late the old one is noticed to be gone.
+/// A stream is taken over while it sends. Later sends on the old stream do not count, so that the new one, which
+/// repeats them, sends each once. Credit goes to the new one, however late the end of the old one is noticed.
 #[tokio::test]
 async fn a_takeover_in_the_middle_of_sending_loses_and_repeats_nothing() {
     const ROUNDS: u32 = 40;
@@ -420,7 +421,7 @@ async fn a_takeover_in_the_middle_of_sending_loses_and_repeats_nothing() {
     app.barrier(1).await;
 }
 
-/// A process that was started anew counts its sends anew: what an earlier one counted to says nothing about its own.
+/// A process that was started anew counts its sends anew: the count of an earlier one does not apply.
 #[tokio::test]
 async fn the_last_send_id_is_of_the_process_that_asks() {
     let mut pair = linked().await;
@@ -447,7 +448,8 @@ async fn the_last_send_id_is_of_the_process_that_asks() {
     assert_eq!(attach(Target::ResumeToken(fresh.token())).await.attached.last_send_id, 3);
 }
 
-/// A message that no frame has room for was refused, and the next stream is told so: to send it again would be in vain.
+/// A message that no frame has room for was refused, and the next stream counts it so: to send it again would be in
+/// vain.
 #[tokio::test]
 async fn a_send_that_no_peer_could_get_counts_as_refused() {
     let mut pair = linked().await;
@@ -461,7 +463,8 @@ async fn a_send_that_no_peer_could_get_counts_as_refused() {
     assert_eq!(resumed.attached.last_send_id, 7);
 }
 
-/// The end of a channel that went to a stream which broke is not told again: the next stream says how many are left.
+/// The end of a channel that was sent to a stream which broke is not repeated: the next stream gets the number of
+/// remaining channels.
 #[tokio::test]
 async fn a_resumed_stream_says_how_many_channels_are_left() {
     let sidecar = Sidecar::start().await;
@@ -474,7 +477,7 @@ async fn a_resumed_stream_says_how_many_channels_are_left() {
     let token = app.token();
     drop(app);
     in_state(&sidecar, "echo-app", RegistrationState::Lingering).await;
-    // One that came meanwhile is new, and one that ends meanwhile is still told, with its end.
+    // A channel that opened meanwhile is new, and one that ends meanwhile is still reported, with its end.
     let _three = Liar::established(&sidecar, 3).await;
     let mut app = Application::attach(sidecar.messages(), resume(token)).await.unwrap();
     assert_eq!(app.attached.existing_channels, 1);

@@ -1,5 +1,5 @@
-//! Peers that lie, at every step of a connection. Each is told what `p2p::fault` says, or nothing where there are no
-//! keys yet; and after each lie the sidecar serves an honest peer as if nothing had been.
+//! Peers that lie, at every step of a connection. Each gets the reason of `p2p::fault`, or nothing where there are no
+//! keys yet. After each lie the sidecar serves an honest peer as before.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::harness::{
     Application, Event, FIRST, HELLO, Liar, PING, PONG, Sidecar, Trap, eventually, refused, soon, wire,
 };
 
-/// An honest peer comes, speaks, is answered and goes. Events of others are passed over.
+/// An honest peer connects, sends, is answered and leaves. Events of others are skipped.
 async fn serves(sidecar: &Sidecar, app: &mut Application, seed: u64) {
     let mut peer = Liar::established(sidecar, seed).await;
     let id = peer.id();
@@ -84,7 +84,7 @@ async fn what_is_no_handshake_is_closed_without_a_byte() {
     ];
     for (what, bytes) in table {
         let mut liar = Liar::connect(&sidecar, 1).await;
-        // Beyond what was announced there is more, so that a packet that looks incomplete is not.
+        // There are more bytes than announced, so that a packet that looks incomplete is not.
         liar.write(&bytes).await;
         liar.write(&[0; 64]).await;
         println!("{what}");
@@ -301,7 +301,7 @@ async fn silence_at_every_stage_ends_with_one_deadline() {
     serves(&sidecar, &mut app, 8).await;
 }
 
-/// What is dialed can lie, too: the caller hears which lie it was.
+/// A dialed node can lie, too: the caller's error names the lie.
 #[tokio::test]
 async fn lies_of_a_node_that_was_dialed() {
     let sidecar = Sidecar::start().await;
@@ -366,7 +366,7 @@ async fn a_peer_that_stops_reading_holds_its_own_window_and_nothing_else() {
     let bound = devp2pd::p2p::SEND_WINDOW + MESSAGE as u64 + 64;
     assert!((1..=bound).contains(&traffic.bytes_waiting), "{} bytes wait", traffic.bytes_waiting);
 
-    // A call has a window of its own, and is told when to come back.
+    // A call has a window of its own, and its refusal says when to try again.
     let call = SendMessageRequest {
         node: stuck.id(),
         protocol: "echo".to_owned(),
@@ -380,7 +380,8 @@ async fn a_peer_that_stops_reading_holds_its_own_window_and_nothing_else() {
     let refusal = refused(&status);
     assert_eq!((refusal.kind(), refusal.retry), ((Code::ResourceExhausted, "SEND_WINDOW_EXCEEDED"), true));
 
-    // Sent away, it goes within the moment that the reason gets to leave, and what it never took is told.
+    // When it is disconnected, it leaves within the time for the reason, and the messages that it never took are
+    // reported.
     let request = devp2pd::rpc::proto::DisconnectPeerRequest { node: stuck.id(), reason: 0 };
     sidecar.peers().disconnect_peer(request).await.unwrap();
     let closed = soon("closed", app.closed()).await;
@@ -390,8 +391,8 @@ async fn a_peer_that_stops_reading_holds_its_own_window_and_nothing_else() {
     assert_eq!(honest.receive().await, Some((FIRST + 1, b"tick".to_vec())));
 }
 
-/// Each auth is honest enough to cost its arithmetic, and nobody goes on. A peer that is there is served meanwhile, and a
-/// new one is let in when it is over.
+/// Each auth is honest enough to cost its arithmetic, and no handshake goes on. A connected peer is served meanwhile,
+/// and a new one is let in when the flood is over.
 #[tokio::test]
 async fn a_flood_of_auths_holds_up_nobody_who_is_there() {
     let sidecar = Sidecar::start().await;

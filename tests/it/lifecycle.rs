@@ -1,4 +1,4 @@
-//! Start and stop: who holds the directory, which keys are refused, and what applications and peers see of the end.
+//! Start and stop: the lock of the directory, the keys that are refused, and the end as applications and peers see it.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -33,7 +33,7 @@ async fn a_data_directory_has_one_holder_and_the_second_hears_who() {
     for part in [sidecar.data_dir().to_str().unwrap(), &pid, &sidecar.started().grpc_addr.to_string()] {
         assert!(error.contains(part), "{part} is not in {error:?}");
     }
-    // The first did not notice, and what it leaves behind is free.
+    // The first did not notice, and everything that it leaves behind is free.
     let first = info(&sidecar).await;
     let dir = sidecar.stop().await;
     let sidecar = Sidecar::start_in(dir, &[]).await;
@@ -92,7 +92,7 @@ async fn keys_that_are_none_are_refused_by_name() {
     app.stop().await;
 }
 
-/// What would let everybody in is refused before anything is started.
+/// A setting that would let every host in is refused before anything is started.
 #[test]
 fn an_api_for_everybody_must_be_asked_for() {
     let load = |flags: &[&str]| {
@@ -140,7 +140,7 @@ async fn a_stop_tells_everybody_and_waits_for_nobody_beyond_its_grace() {
     let resume = Attach { target: Some(Target::ResumeToken(token)), ..Default::default() };
     let status = Application::attach(client, resume).await.err().expect("refused");
     assert_eq!(refused(&status).kind(), draining);
-    // It is told, and may still send.
+    // It is notified, and may still send.
     a_app.send(pair.a_channel, 4, *b"last words").await;
     assert_eq!(b_app.message().await, (4, b"last words".to_vec()));
 
@@ -157,7 +157,7 @@ async fn a_stop_tells_everybody_and_waits_for_nobody_beyond_its_grace() {
     eventually("the port is closed", async || probe(http, "/livez").await.is_none().then_some(())).await;
 }
 
-/// What was accepted for a peer before the stop is written before the reason.
+/// A message that was accepted for a peer before the stop is written before the reason.
 #[tokio::test]
 async fn accepted_messages_are_written_before_the_end() {
     let sidecar = Sidecar::start().await;
@@ -177,7 +177,7 @@ async fn accepted_messages_are_written_before_the_end() {
     soon("the stop", stopping).await.unwrap();
 }
 
-/// With nobody attached and nobody connected there is nothing to wait for.
+/// Without applications and peers there is nothing to wait for.
 #[tokio::test]
 async fn an_idle_sidecar_stops_at_once() {
     let sidecar = Sidecar::start().await;

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use crate::harness::{FIRST, Liar, Sidecar, refused, soon};
 
-/// Waits until the other side closes, whatever it says before.
+/// Waits until the other side closes, whatever it sends before.
 async fn closed(stream: &mut TcpStream) {
     let mut bytes = [0; 1024];
     while soon("an end", stream.read(&mut bytes)).await.is_ok_and(|count| count > 0) {}
@@ -44,7 +44,7 @@ async fn a_connection_has_five_seconds_to_ask() {
     sidecar.node().get_node_info(GetNodeInfoRequest {}).await.unwrap();
 }
 
-/// One local program that keeps its connections open shuts nobody out, whether it has asked for something or not.
+/// One local program that keeps its connections open shuts no other caller out, whether it has made calls or not.
 #[tokio::test]
 async fn connections_without_an_open_call_make_room_for_new_ones() {
     let sidecar = Sidecar::start().await;
@@ -82,8 +82,8 @@ async fn a_stream_that_sends_no_more_still_receives() {
     assert_eq!(app.message().await, (1, b"late".to_vec()));
 }
 
-/// The budget of requests that are not whole holds up who does not finish, and nobody who does: two hundred messages of
-/// 1 MiB at once, over one connection.
+/// The budget of incomplete requests holds up only callers that do not finish: two hundred messages of 1 MiB at once,
+/// over one connection.
 #[tokio::test]
 async fn many_large_messages_at_once_all_arrive() {
     let sidecar = Sidecar::start().await;

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use crate::harness::{ClientEventKind, FIRST, Liar, Sidecar, Trap, eventually, message, refused, soon};
 
-/// An address of this machine where nobody listens.
+/// An address of this machine without a listener.
 async fn nowhere() -> SocketAddr {
     tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
@@ -59,7 +59,7 @@ async fn a_static_peer_says_at_every_moment_what_it_is_waiting_for() {
     // Adding it again changes nothing.
     let again = sidecar.add_static(&node).await;
     assert_eq!(again.state(), State::BackingOff);
-    // Wall time is told by a clock that moves a little against the one that counts.
+    // Wall time comes from a clock that moves a little against the one that counts.
     let (before, after) = (entry.next_dial_time.unwrap(), again.next_dial_time.unwrap());
     assert!((before.seconds - after.seconds).abs() <= 1, "{before:?} became {after:?}");
 
@@ -123,7 +123,7 @@ async fn a_removed_static_peer_goes_unless_it_may_stay() {
     }
 }
 
-/// What calls put on the lists is there after a restart; what the configuration says stays whatever calls say.
+/// Entries that calls added are there after a restart; entries of the configuration stay, whatever calls ask for.
 #[tokio::test]
 async fn lists_survive_a_restart_and_the_configuration_stands_above_calls() {
     let (trap, configured) = (Trap::set(1).await, Trap::set(2).await);
@@ -133,7 +133,7 @@ async fn lists_survive_a_restart_and_the_configuration_stands_above_calls() {
     let trusted = Liar::key_of(3).id().to_string();
     sidecar.peers().add_trusted_peer(AddTrustedPeerRequest { node: trusted.clone() }).await.unwrap();
     ban(&sidecar, Target::Ip("203.0.113.7".to_owned()), false).await.unwrap();
-    // Saying by call what the configuration says does not make it removable.
+    // Adding an entry of the configuration by a call does not make it removable.
     sidecar.add_static(&configured.enode()).await;
     let status = remove(&sidecar, &configured.enode(), false).await.unwrap_err();
     assert_eq!(refused(&status).kind(), (Code::FailedPrecondition, "ENTRY_FROM_CONFIG"));
@@ -171,7 +171,7 @@ async fn trusted_peers(sidecar: &Sidecar) -> Vec<TrustedPeer> {
         .trusted_peers
 }
 
-/// One slot, and it is for dialing: whoever comes is refused, unless it is trusted.
+/// One slot, and it is for dialing: inbound peers are refused, unless they are trusted.
 #[tokio::test]
 async fn a_trusted_peer_is_let_in_above_the_limits() {
     let sidecar = Sidecar::start_with(&["--maxpeers", "1"]).await;
@@ -322,7 +322,7 @@ async fn a_dial_on_demand_answers_the_peer_or_the_reason() {
     failed(status.unwrap_err(), "too_many_peers");
 }
 
-/// What was accepted for the peer goes first, then the operator's reason, then the end.
+/// Messages that were accepted for the peer go first, then the operator's reason, then the end.
 #[tokio::test]
 async fn a_disconnect_flushes_messages_and_the_reason() {
     let sidecar = Sidecar::start().await;

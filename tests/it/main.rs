@@ -1,9 +1,9 @@
 //! Integration tests: whole sidecars in this process, real sockets on loopback, real gRPC clients, and scripted peers
 //! that lie.
 //!
-//! One binary, because each one links the whole crate. A module is a topic; `harness` holds what they share. Every
-//! sidecar has a data directory of its own and ports that the system chose, so tests run side by side. Nothing here
-//! waits for a while and hopes: a test waits for an event, and fails after [`harness::PATIENCE`] if it does not come.
+//! One binary, because each one links the whole crate. A module is a topic; `harness` holds shared helpers. Every
+//! sidecar has a data directory of its own and ports that the system chose, so tests run side by side. No test sleeps
+//! for a fixed time and hopes: it waits for an event, and fails after [`harness::PATIENCE`] if it does not come.
 
 #![allow(
     clippy::unwrap_used,

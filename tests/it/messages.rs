@@ -1,4 +1,4 @@
-//! Messages between two applications over two sidecars: every size, parts, refusals, results, order, and who gets what
+//! Messages between two applications over two sidecars: every size, parts, refusals, results, order, and the receivers
 //! when protocols and applications share a session.
 
 use devp2pd::{
@@ -93,10 +93,11 @@ async fn the_largest_that_does_not_compress_passes_and_one_byte_more_names_both_
     assert_same(&pair.b_app.message().await.1, &payload);
 }
 
-/// A client library with its own default limit, 4 MiB: what is larger with its frame comes in parts, in order.
+/// A client library with its own default limit, 4 MiB: a message that is larger with its frame comes in parts, in
+/// order.
 #[tokio::test]
 async fn a_client_with_a_small_limit_gets_large_messages_in_parts() {
-    /// What a message may have beside its payload.
+    /// The bytes that a message may have beside its payload.
     const FRAME: usize = 64;
     let (a, b) = (Sidecar::start().await, Sidecar::start().await);
     let mut a_app = a.echo().await;
@@ -156,7 +157,7 @@ async fn the_limit_of_a_protocol_holds_both_ways() {
     assert_eq!((closed.reason(), &*closed.by), (DisconnectReason::SubprotocolError, "remote"));
 }
 
-/// What is refused is told before the answer to the barrier behind it; what is written is told in order.
+/// A refusal comes before the answer to the barrier behind it; results of writes come in order.
 #[tokio::test]
 async fn refusals_results_and_barriers_come_in_order() {
     let mut pair = linked().await;
@@ -223,7 +224,7 @@ async fn a_closed_channel_takes_nothing_and_says_who_closed_it() {
     pair.a.disconnected(pair.b.id()).await;
 }
 
-/// What a shell does: one call receives, another sends, whatever form the node is named in.
+/// The calls of a shell: one call receives, another sends, for each form of naming the node.
 #[tokio::test]
 async fn a_shell_receives_and_sends_by_calls() {
     let (a, b) = (Sidecar::start().await, Sidecar::start().await);
@@ -270,7 +271,7 @@ async fn a_shell_receives_and_sends_by_calls() {
         a.messages().send_message(request).await.unwrap();
         assert_eq!(b_app.message().await, (number, vec![9; number as usize]));
     }
-    // The peer leaves: the stream says so, and goes on.
+    // The peer leaves: the stream reports it, and goes on.
     b.stop().await;
     let event = soon("an event", stream.message()).await.unwrap().unwrap().event.unwrap();
     let Received::ChannelClosed(closed) = event else { panic!("{event:?}") };
@@ -383,9 +384,9 @@ async fn one_message_for_several_peers() {
     .await;
 }
 
-/// A client in Rust that stops reading, with messages of 1, 20 and 100 bytes: it loses, and is told how much; another
-/// application on the same peer loses nothing, and the connection to that peer is never held for it. (Clients in other
-/// languages: `interop::paused_applications`.)
+/// A client in Rust that stops reading, with messages of 1, 20 and 100 bytes: it loses some, and gets their number.
+/// Another application on the same peer loses nothing, and the connection to that peer is never held for the slow one.
+/// (Clients in other languages: `interop::paused_applications`.)
 #[tokio::test]
 async fn an_application_that_stops_reading_loses_alone() {
     // Half as many again as fit into its queue and the windows on the way.
@@ -445,16 +446,16 @@ async fn an_application_that_stops_reading_loses_alone() {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(got + lost, count, "{size} bytes: every loss is told, once");
-        assert!(lost > 0, "{size} bytes: {got} fit into what waits for it");
+        assert_eq!(got + lost, count, "{size} bytes: every loss is reported, once");
+        assert!(lost > 0, "{size} bytes: {got} fit into its queue");
         // Its stream is the same, and goes on.
         paused.barrier(1).await;
         drop(sender);
     }
 }
 
-/// A peer that stops reading and then goes: of what the application sent, each message is refused, written or unsent, once;
-/// the results stand before the end of the channel, which counts what was not written.
+/// A peer that stops reading and then leaves: each message of the application is refused, written or unsent, once. The
+/// results stand before the end of the channel, which counts the messages that were not written.
 #[tokio::test]
 async fn each_message_is_written_refused_or_unsent() {
     let sidecar = Sidecar::start().await;
@@ -504,7 +505,7 @@ async fn each_message_is_written_refused_or_unsent() {
             event => note(event, false),
         }
     };
-    // What was sent before the application knew of the end is refused after it, and nothing else comes.
+    // Messages that were sent before the application knew of the end are refused after it, and nothing else comes.
     sent += 1;
     let late = OutboundMessage { send_id: sent, want_result: true, ..message(channel, 0, payload) };
     app.tell(ClientEventKind::Message(late)).await;

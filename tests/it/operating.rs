@@ -1,4 +1,4 @@
-//! What operators reach for beside peers: metrics, the Unix socket, stopping by a call, the log filter.
+//! The tools of operators beside peers: metrics, the Unix socket, stopping by a call, the log filter.
 
 use devp2pd::rpc::proto::{
     DrainRequest, GetNodeInfoRequest, RegisterProtocolsRequest, SetLogFilterRequest,
@@ -50,7 +50,7 @@ async fn the_unix_socket_serves_the_same_and_its_callers_are_known() {
     let channel = connect_unix(&path).await;
     let info = NodeServiceClient::new(channel.clone()).get_node_info(GetNodeInfoRequest {}).await.unwrap();
     assert_eq!(info.into_inner().node_id, sidecar.id().to_string());
-    // Whoever is known may take over what it holds; over TCP everybody is the same nobody.
+    // A caller with an identity may take over its own registrations; over TCP all callers are one anonymous caller.
     let _app = sidecar.echo().await;
     let request = || RegisterProtocolsRequest {
         spec: Some(spec("echo-app", &[("echo", 1, 8)])),

@@ -1,4 +1,4 @@
-//! Lists that are read page by page, as AIP-158 says, from a real client.
+//! Lists that are read page by page (AIP-158), from a real client.
 
 use devp2pd::{
     node::Enode,

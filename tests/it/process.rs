@@ -70,7 +70,7 @@ fn full_pipe() -> (PipeReader, Stdio) {
     (reader, writer.into())
 }
 
-/// What the process says of the address on the line `name` of its banner.
+/// The address on the line `name` of the process's banner.
 fn told(lines: &mut impl Iterator<Item = String>, name: &str) -> String {
     let line = lines.find_map(|line| Some(line.trim().strip_prefix(name)?.trim().to_owned()));
     line.unwrap_or_else(|| panic!("no line {name} in the banner"))
@@ -107,7 +107,7 @@ async fn a_log_that_is_not_read_holds_up_nothing() {
     })
     .await;
 
-    // A reader that comes back is told how much it missed, and finds whole lines.
+    // A reader that comes back gets the number of lost lines, and finds whole lines.
     let (told, mut tells) = tokio::sync::mpsc::channel(1);
     let reading = std::thread::spawn(move || {
         let mut lines = Vec::new();
@@ -131,7 +131,7 @@ async fn a_log_that_is_not_read_holds_up_nothing() {
     assert_eq!(broken, None);
 }
 
-/// Both streams, and the two ways to end: a process that cannot say anything still obeys.
+/// Both streams, and the two ways to end: a process that cannot write anything still obeys.
 #[tokio::test]
 async fn a_process_whose_streams_are_not_read_obeys_signals() {
     for signals in [&[Signal::TERM][..], &[Signal::INT]] {
@@ -165,13 +165,13 @@ async fn a_start_that_fails_ends_although_nobody_reads_why() {
     let command = command.stdout(Stdio::null());
     let mut process = Process(command.stderr(stderr).spawn().unwrap());
     assert_eq!(process.ended().await.code(), Some(1));
-    // And says it where somebody does.
+    // With a reader it says why.
     let output = command.stderr(Stdio::piped()).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains(&grpc[12..]), "{text}");
 }
 
-/// What a daemon does on SIGHUP: it goes on, with what the file says now.
+/// SIGHUP for a daemon: it goes on, with the settings that the file has now.
 #[tokio::test]
 async fn a_hangup_without_a_terminal_reads_the_configuration_again() {
     let dir = tempfile::tempdir().unwrap();

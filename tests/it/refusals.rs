@@ -1,4 +1,4 @@
-//! What the API refuses: for each wrong request its code, exactly one reason, and the fields to blame.
+//! Refusals of the API: for each wrong request its code, exactly one reason, and the fields to blame.
 
 use devp2pd::rpc::proto::{
     self, AddStaticPeerRequest, AddTrustedPeerRequest, Attach, BanPeerRequest, ConnectPeerRequest,
@@ -17,7 +17,7 @@ use crate::harness::{
     spec,
 };
 
-/// One row: a call's outcome against what it must be.
+/// One row: a call's outcome against the expected one.
 #[track_caller]
 fn check<T>(outcome: Result<Response<T>, Status>, code: Code, reason: &str, fields: &[&str]) -> Refused {
     let status = outcome.err().expect("refused");
@@ -27,7 +27,7 @@ fn check<T>(outcome: Result<Response<T>, Status>, code: Code, reason: &str, fiel
         ((code, reason), &fields.iter().map(ToString::to_string).collect::<Vec<_>>()[..]),
         "{status}"
     );
-    assert!(refused.message.len() > 10, "says nothing: {:?}", refused.message);
+    assert!(refused.message.len() > 10, "has no text: {:?}", refused.message);
     refused
 }
 
@@ -102,7 +102,7 @@ async fn nodes_that_are_none_and_nodes_that_are_unknown() {
     unlisted(
         peers.remove_trusted_peer(RemoveTrustedPeerRequest { node: node() }).await.map(|_| Response::new(())),
     );
-    // An id says no address, and there is no discovery to ask.
+    // An id has no address, and there is no discovery to ask.
     let outcome = peers.add_static_peer(AddStaticPeerRequest { node: node(), wait: None }).await;
     check(outcome, Code::FailedPrecondition, "NODE_ADDRESS_UNKNOWN", &[]);
 }
@@ -171,7 +171,7 @@ async fn registrations_that_cannot_be_right() {
         (Some(spec("app", &[("echo", 1, 8), ("echo", 1, 8)])), "spec.protocols[1].name"),
         (Some(spec("app", &[("echo", 1, 0)])), "spec.protocols[0].message_count"),
         (Some(spec("app", &[("echo", 1, u32::MAX)])), "spec.protocols[0].message_count"),
-        // What everybody must agree on.
+        // The fields that all must agree on.
         (Some(spec("app", &[("eth", 68, 18)])), "spec.protocols[0].message_count"),
         (
             Some(one(ProtocolSpec { max_message_bytes: 1 << 24, ..echo() })),
@@ -195,7 +195,7 @@ async fn registrations_that_cannot_be_right() {
     ];
     for (spec, field) in table {
         wrong(register(spec.clone()).await, field);
-        // The stream says the same, as the end of the stream.
+        // The stream ends with the same error.
         let Some(spec) = spec else { continue };
         let status = Application::attach(sidecar.messages(), attach(spec)).await.err().expect("refused");
         assert_eq!(refused(&status).fields, [field]);

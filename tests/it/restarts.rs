@@ -1,10 +1,10 @@
-//! What a sidecar knows of the network after a restart.
+//! The facts about the network that a sidecar keeps over a restart.
 
 use devp2pd::rpc::proto::{ConnectPeerRequest, PeerSource};
 
 use crate::harness::{PATIENCE, Sidecar, spec};
 
-/// The other node is in no table, in no list, and dials nobody: only the database knows of it.
+/// The other node is in no table, in no list, and dials no node: only the database has it.
 #[tokio::test]
 async fn the_last_good_peers_are_dialed_after_a_restart() {
     let other = Sidecar::start_with(&["--nodial"]).await;
@@ -27,5 +27,5 @@ async fn the_last_good_peers_are_dialed_after_a_restart() {
         }
         dir = after.stop().await;
     }
-    panic!("nobody dialed the peer of the earlier run");
+    panic!("the peer of the earlier run was not dialed");
 }

@@ -151,7 +151,7 @@ async fn traffic_is_told_by_protocol() {
         messages_sent: 1,
         bytes_sent: 5000,
     };
-    crate::harness::eventually("what was sent is counted as written", async || {
+    crate::harness::eventually("sent messages are counted as written", async || {
         let answer = sidecar.peers().get_peer(GetPeerRequest { node: peer.id() }).await.unwrap().into_inner();
         let traffic = answer.traffic.unwrap();
         (traffic.capabilities == [expected.clone()]).then_some(())

@@ -1,4 +1,4 @@
-//! Requests of discv5 that applications make and serve (TALKREQ), and what they are told when one does not fit.
+//! Requests of discv5 that applications make and serve (TALKREQ), and their errors when one does not fit.
 
 use devp2pd::rpc::proto::{
     ErrorReason, PingNodeRequest, ServeTalkRequest, ServeTalkStart, TalkAnswer, TalkRequestRequest,

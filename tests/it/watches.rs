@@ -24,7 +24,7 @@ use crate::harness::{Liar, Sidecar, Trap, connect, eventually, refused, soon, sp
 
 const NEVER: Option<Duration> = Some(Duration { seconds: 3600, nanos: 0 });
 
-/// A client's copy of who is connected, as a watch tells it.
+/// A client's copy of the connected peers, as a watch reports them.
 struct Copy {
     frames: Streaming<WatchPeersResponse>,
     peers: BTreeMap<String, Peer>,
@@ -66,7 +66,8 @@ impl Copy {
             };
             let expected = matches!(kind, ChangeType::Removed | ChangeType::Updated);
             assert_eq!(known, expected, "{kind:?} of {id}");
-            // A watcher that was behind may hear that a peer left when it is back already; then nobody knows how.
+            // A watcher that was behind may get the end of a peer when it is back already; then the way in which it
+            // left is lost.
             assert!(change.end.is_none() || kind == ChangeType::Removed);
             self.log.push((kind, id, change.end.map(|end| end.reason())));
         }
@@ -223,14 +224,14 @@ async fn failed_dials_and_refused_connections_are_told_with_their_reasons() {
             assert_eq!(told.0, "dial", "{told:?}");
         }
     }
-    assert_eq!(watch.log, [], "nobody became a peer");
+    assert_eq!(watch.log, [], "no node became a peer");
 }
 
 #[tokio::test]
 async fn a_watcher_that_slept_through_churn_wakes_up_to_what_is_true() {
     let sidecar = Sidecar::start_with(&["--maxpeers", "50"]).await;
     let _app = sidecar.echo().await;
-    // A client that takes 4 KiB and then sleeps: what it does not read must wait nowhere.
+    // A client that takes 4 KiB and then sleeps: unread changes must not be queued anywhere.
     let endpoint = Endpoint::from_shared(format!("http://{}", sidecar.started().grpc_addr)).unwrap();
     let narrow = endpoint.initial_stream_window_size(4 * 1024).connect().await.unwrap();
     let mut watch = Copy::over(PeerServiceClient::new(narrow), "").await;
@@ -294,7 +295,7 @@ async fn registrations_are_watched_from_their_first_state_to_their_last() {
 
 #[tokio::test]
 async fn nodes_are_watched_as_they_come_prove_themselves_and_die() {
-    // Each with discovery alone: nobody dials.
+    // Each with discovery alone: no node dials.
     let flags = ["--nodiscover=false", "--nodial"];
     let (watcher, other) = (Sidecar::start_with(&flags).await, Sidecar::start_with(&flags).await);
     let request = WatchNodesRequest { mark_interval: NEVER, ..WatchNodesRequest::default() };
@@ -341,7 +342,7 @@ async fn adding_a_static_peer_can_wait_for_its_first_dial() {
     };
     let nowhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let dead = devp2pd::node::Enode::at(Liar::key_of(9).public(), nowhere).to_string();
-    // Nothing is registered: the wait runs out, and the answer says what is waited for.
+    // Nothing is registered: the wait runs out, and the error names the missing condition.
     assert_eq!(add(dead.clone(), 1).await.unwrap().state(), State::WaitingForProtocol);
     let _app = sidecar.echo().await;
     sidecar.static_peer_in(State::BackingOff).await;

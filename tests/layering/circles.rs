@@ -1,8 +1,8 @@
 //! Finds import circles: files that cannot be understood without each other.
 //!
 //! An edge leads from a file to each file that it names an item of, outside of tests. A name that a module passes on
-//! (`pub use`) is followed to the file that declares it, and passing it on is no edge by itself: a room's first file shows
-//! what is in the room without depending on it.
+//! (`pub use`) is followed to the file that declares it, and passing it on is no edge by itself: a room's first file
+//! shows what is in the room without depending on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::source::Source;
 /// A module path: `["node", "key"]`; empty for the crate root.
 type Module = Vec<String>;
 
-/// A file: its module, its name, and what was read of it.
+/// A file: its module, its name, and the result of reading it.
 pub(crate) struct File {
     pub(crate) name: String,
     pub(crate) module: Module,
@@ -108,7 +108,7 @@ fn circles<'a>(edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> Vec<Vec<String>>
     found
 }
 
-/// What can be reached from a node by one edge or more.
+/// The nodes that can be reached from a node by one edge or more.
 fn reachable<'a>(from: &str, edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let mut next: Vec<&str> = edges.get(from).into_iter().flatten().copied().collect();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::module_of;
 
-/// What the maps leave out. `names` are the files that are no tests, `text` returns a file's content, and `architecture` is
-/// `docs/architecture.md`.
+/// The files that the maps leave out. `names` are the files that are no tests, `text` returns a file's content, and
+/// `architecture` is `docs/architecture.md`.
 pub(crate) fn missing(names: &[String], text: impl Fn(&str) -> String, architecture: &str) -> Vec<String> {
     let mut complaints = Vec::new();
     let modules: Vec<Vec<String>> = names.iter().map(|name| module_of(name)).collect();
@@ -37,7 +37,7 @@ pub(crate) fn missing(names: &[String], text: impl Fn(&str) -> String, architect
     complaints
 }
 
-/// The words in backticks of what a file says of itself at its top.
+/// The words in backticks of a file's own description at its top.
 fn named(text: &str) -> BTreeSet<String> {
     let header: String =
         text.lines().take_while(|line| line.starts_with("//!")).map(|line| format!("{line}\n")).collect();

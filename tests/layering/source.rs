@@ -1,9 +1,9 @@
 //! Reads Rust source as far as the layering test needs: every path, where it stands, and whether it is test code.
 //!
-//! A tokenizer, not a parser: it knows comments, strings, characters and lifetimes well enough never to mistake
+//! A tokenizer, not a parser: it recognizes comments, strings, characters and lifetimes well enough never to mistake
 //! their content for code, and of the grammar only `use` trees, inline modules and `#[cfg(test)]`. It reads code that
-//! compiles, so it need not diagnose anything; what it cannot follow (`#[path]`, `use crate as x`) is for the
-//! rules to forbid.
+//! compiles, so it need not diagnose anything. Forms that it cannot follow (`#[path]`, `use crate as x`) are forbidden
+//! by the rules.
 
 /// One path as written in the source, with `self` and `super` resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(crate) struct Path {
     pub(crate) line: usize,
     /// Whether it stands in an item under `#[cfg(test)]`.
     pub(crate) in_test: bool,
-    /// Whether a `use` declaration says it.
+    /// Whether it comes from a `use` declaration.
     pub(crate) in_use: bool,
     /// Whether that declaration passes the name on (`pub use`), which uses nothing by itself.
     pub(crate) passed_on: bool,

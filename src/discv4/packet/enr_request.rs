@@ -5,7 +5,7 @@ use ::rlp::RlpStream;
 use super::Expiration;
 use crate::rlp::{Error, Reader};
 
-/// What is your node record?
+/// A request for the node's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnrRequest {
     /// When the request expires.

@@ -5,7 +5,7 @@ use ::rlp::RlpStream;
 use super::Expiration;
 use crate::rlp::{Error, Reader};
 
-/// Whom do you know near this key?
+/// A request for the nodes near this key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FindNode {
     /// 64 bytes whose Keccak-256 is the id to search. Random walks send bytes that are no key.

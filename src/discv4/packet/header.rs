@@ -1,7 +1,7 @@
 //! The header of every packet: `hash (32) ‖ signature (65) ‖ type (1)`, then the body.
 //!
 //! `signature = sign(keccak(type ‖ body))` and `hash = keccak(signature ‖ type ‖ body)`. The hash protects nothing,
-//! since anybody can compute it; it tells discv4 from other protocols on the same port.
+//! since it needs no secret; it distinguishes discv4 from other protocols on the same port.
 
 use ::rlp::RlpStream;
 use bytes::BytesMut;
@@ -46,7 +46,7 @@ impl Type {
     }
 }
 
-/// Why a datagram cannot be a discv4 packet, as far as can be told without hashing.
+/// Why a datagram cannot be a discv4 packet, as far as that shows without hashing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderError {
     /// Shorter than a header.
@@ -64,7 +64,7 @@ pub enum HeaderError {
 pub struct Header<'a> {
     /// The packet's name in the answers to it.
     pub hash: [u8; 32],
-    /// What the body is.
+    /// The kind of the body.
     pub kind: Type,
     /// The body, and whatever follows it.
     pub body: &'a [u8],
@@ -102,8 +102,8 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Writes a packet into `out`, which is cleared: the body from `append`, then signature and hash before it. Returns
-/// the hash, by which the answer will name the packet.
+/// Writes a packet into `out`, which is cleared: the body from `append`, then signature and hash before it. Returns the
+/// hash, by which the answer will name the packet.
 pub fn seal(
     crypto: &impl Crypto,
     kind: Type,

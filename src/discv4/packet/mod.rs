@@ -1,9 +1,9 @@
-//! The six packets of discv4 (discv4.md; EIP-8 for what is tolerated; EIP-868 for records).
+//! The six packets of discv4 (discv4.md; EIP-8 for tolerance; EIP-868 for records).
 //!
-//! A packet is read in steps that grow dearer, so that hostile bytes are dropped at the cheapest one that tells:
-//! [`header::Header::read`] looks at length, type and RLP header; [`header::Header::hash_is_right`] hashes;
-//! [`Packet::decode`] reads the body; [`header::Header::signer`] recovers the key. By EIP-8 extra list elements,
-//! bytes after the list and other ping versions are no faults.
+//! A packet is read in steps of growing cost, so that hostile bytes are dropped at the cheapest step that fails.
+//! [`header::Header::read`] checks length, type and RLP header; [`header::Header::hash_is_right`] hashes;
+//! [`Packet::decode`] reads the body; [`header::Header::signer`] recovers the key. By EIP-8 extra list elements, bytes
+//! after the list and other ping versions are accepted.
 
 pub mod enr_request;
 pub mod enr_response;
@@ -32,13 +32,13 @@ use crate::rlp::{Error, Reader};
 pub enum Packet<'a> {
     /// Are you there? Also the sender's claim to an endpoint.
     Ping(Ping),
-    /// I am, and this is the hash of the ping that I answer.
+    /// The answer to a ping, with the hash of that ping.
     Pong(Pong),
-    /// Whom do you know near this key?
+    /// A request for the nodes near this key.
     FindNode(FindNode),
     /// These.
     Neighbors(Neighbors),
-    /// What is your node record?
+    /// A request for the node's record.
     EnrRequest(EnrRequest),
     /// This.
     EnrResponse(EnrResponse<'a>),
@@ -72,8 +72,8 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// The sequence number of the sender's record, which EIP-868 put after the older elements. A node that does not know
-/// EIP-868 may have anything there, or nothing.
+/// The sequence number of the sender's record, which EIP-868 put after the older elements. A node without EIP-868 may
+/// have anything there, or nothing.
 fn enr_seq(list: &mut Reader<'_>) -> Option<u64> {
     list.u64().ok()
 }

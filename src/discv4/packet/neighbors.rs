@@ -13,10 +13,10 @@ use crate::rlp::{Error, Reader};
 /// The most nodes that fit into one packet of 1,280 bytes when all have IPv6 addresses and long ports: each takes
 /// 2 + 17 + 3 + 3 + 66 = 91 bytes, the rest 98 + 3 + 3 + 9. geth sends 12 too; 16 nodes go as 12 and 4.
 pub const MAX_PER_PACKET: usize = 12;
-/// The most nodes that are read from one packet: what an answer has in all.
+/// The most nodes that are read from one packet: the number that an answer has in all.
 const MAX_READ: usize = 16;
 
-/// A node as its neighbor tells of it. The key is not checked yet.
+/// A node as its neighbor describes it. The key is not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Neighbor {
     /// The address, if it is one.

@@ -11,7 +11,7 @@ const VERSION: u64 = 4;
 /// Are you there?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ping {
-    /// Where the sender believes to be. Only its TCP port means anything: address and UDP port are in the datagram.
+    /// The sender's own idea of its endpoint. Only its TCP port is used: address and UDP port are in the datagram.
     pub from: WireEndpoint,
     /// Where the sender sees the recipient.
     pub to: WireEndpoint,

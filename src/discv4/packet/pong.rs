@@ -5,7 +5,7 @@ use ::rlp::RlpStream;
 use super::{Expiration, WireEndpoint, enr_seq};
 use crate::rlp::{Error, Reader};
 
-/// The answer to a ping, and the proof that its sender receives what is sent to where it claims to be.
+/// The answer to a ping, and the proof that its sender receives packets at the address that it claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pong {
     /// Where the sender saw the ping come from.

@@ -1,9 +1,9 @@
 //! The messages inside the packets, one file for each request with its response.
 //!
 //! A plaintext is one type byte and one RLP list whose first element is the request id. Decoded messages borrow from
-//! the plaintext; lists inside them are read on demand and have been checked once, when the message was decoded.
-//! Extra list elements are refused, as geth does. Types that we do not know (the topic messages 0x07 to 0x0a among
-//! them) are told apart from malformed messages, because they are no fault.
+//! the plaintext; lists inside them are read on demand and have been checked once, when the message was decoded. Extra
+//! list elements are refused, as geth does. Unknown types (the topic messages 0x07 to 0x0a among them) are
+//! distinguished from malformed messages, because they are no fault.
 //!
 //! Source: devp2p, discv5/discv5-wire.md, "Protocol Messages".
 
@@ -28,7 +28,7 @@ pub enum MessageError {
     /// No type byte.
     #[error("the message is empty")]
     Empty,
-    /// A type we do not speak. No fault: the topic messages have such types.
+    /// A type that we do not support. It is no fault: the topic messages have such types.
     #[error("message type {0:#04x} is not one of 0x01 to 0x06")]
     Unknown(u8),
     /// The request id is longer than 8 bytes.

@@ -45,7 +45,7 @@ pub fn encode_findnode(out: &mut BytesMut, id: RequestId, distances: &[u16]) {
 pub struct Nodes<'a> {
     /// The FINDNODE's request id.
     pub id: RequestId,
-    /// How many NODES packets answer the request, as the sender says. Anything fits here.
+    /// The sender's number of NODES packets in the answer. It may be any number.
     pub total: u64,
     records: Reader<'a>,
 }

@@ -1,6 +1,6 @@
 //! TALKREQ (0x05) and TALKRESP (0x06): a request to an application at another node, and its response.
 //!
-//! One datagram each way. An empty response says that nobody there serves the protocol.
+//! One datagram each way. An empty response means that no application there serves the protocol.
 
 use bytes::BytesMut;
 
@@ -14,7 +14,7 @@ pub struct TalkRequest<'a> {
     pub id: RequestId,
     /// Which application protocol; any bytes.
     pub protocol: &'a [u8],
-    /// What it is asked.
+    /// The question.
     pub request: &'a [u8],
 }
 

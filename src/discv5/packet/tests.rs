@@ -50,7 +50,7 @@ macro_rules! vector {
     };
 }
 
-/// Masks a plain header again: what was opened must give the same bytes.
+/// Masks a plain header again: the header that was opened must give the same bytes.
 fn remask(packet: &Packet<'_>, dest: &NodeId) -> Vec<u8> {
     let mut out = packet.ad.to_vec();
     header::mask(&mut out, packet.ad.len(), dest);

@@ -1,4 +1,4 @@
-//! What is kept when many shake hands, and that nonces never repeat.
+//! The sessions that are kept when many nodes shake hands, and that nonces never repeat.
 
 use std::{collections::HashSet, net::SocketAddr};
 

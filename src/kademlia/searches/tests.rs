@@ -26,7 +26,7 @@ fn record(seed: u64, seq: u64) -> Record {
     builder.sign(&key(seed)).unwrap()
 }
 
-/// A node in a network of its own; discv4 is told of it without its record.
+/// A node in a network of its own. In discv4 it comes without its record.
 fn node(seed: u64, of: Protocol) -> Contact {
     let mut contact = Contact::from_record(record(seed, 1)).unwrap();
     if of == Protocol::V4 {
@@ -35,7 +35,7 @@ fn node(seed: u64, of: Protocol) -> Contact {
     contact
 }
 
-/// The machine of one node, its table, and what came out.
+/// The machine of one node, its table, and the actions so far.
 struct Rig {
     searches: Machine,
     table: Table,
@@ -77,7 +77,7 @@ impl Rig {
         questions
     }
 
-    /// Lets time pass; nobody can be asked meanwhile.
+    /// Lets time pass. No node can be asked meanwhile.
     fn pass(&mut self, by: Duration) {
         let end = self.now.mono + by;
         while let Some(at) = self.searches.poll_timeout(&self.table).filter(|at| *at <= end) {
@@ -98,7 +98,7 @@ impl Rig {
         }
     }
 
-    /// The node tells of all nodes of a range, and has answered.
+    /// The node answers with all nodes of a range.
     fn answer(&mut self, question: &Question, told: std::ops::Range<u64>) {
         let told = told.map(|seed| node(seed, self.protocol)).collect();
         let (search, by) = (question.search, question.to.id);
@@ -157,7 +157,7 @@ fn answers_that_were_not_asked_for_change_no_lookup() {
         rig.answer(&Question { search: SearchId(9_999), ..forged.clone() }, 70..80);
         rig.searches.record_came(&rig.table, SearchId(9_999), Some(node(50, protocol)), true);
         rig.searches.record_came(&rig.table, questions[0].search, Some(node(50, protocol)), true);
-        assert!(rig.questions().is_empty(), "nobody else is asked for it");
+        assert!(rig.questions().is_empty(), "no other node is asked for it");
         assert_eq!((told(&rig), rig.searches.len()), (before, 1), "{protocol}");
         for question in &questions {
             rig.answer(question, 1..3);
@@ -221,7 +221,7 @@ fn a_node_that_is_found_by_address_alone_is_asked_for_its_record() {
                 rig.actions.contains(&Action::Resolved { query: QueryId(1), contact: Some(sought.clone()) })
             );
         } else {
-            assert!(next.is_empty(), "its record was told");
+            assert!(next.is_empty(), "its record was in the answer");
             assert_eq!(rig.done(), [QueryId(1)]);
         }
     }
@@ -333,8 +333,8 @@ fn a_refresh_looks_for_ourselves_and_three_times_at_random() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever nodes answer and in whatever order, lies and repetitions among it: every bound holds, no node is asked
-    /// twice by one lookup, and each query ends exactly once when all that was asked has ended.
+    /// For all answers in all orders, with lies and repetitions: every bound holds, no node is asked twice by one
+    /// lookup, and each query ends exactly once when all its questions have ended.
     #[test]
     fn every_query_ends_once(is_v4 in any::<bool>(), seed in any::<u64>(), steps in prop::collection::vec(0_u8..16, 1..400)) {
         let protocol = if is_v4 { Protocol::V4 } else { Protocol::V5 };
@@ -363,7 +363,7 @@ proptest! {
                     rig.now = rig.now.after(Duration::from_secs(rng.random_range(0..40)));
                     rig.searches.handle_timeout(rig.now, &mut rig.table, &rig.reach);
                 }
-                // One that lies about an answer that is over, or was never asked for.
+                // A lie about an answer that is complete, or was never asked for.
                 8 => {
                     let old = ended.choose(&mut rng).map_or(SearchId(number), |question| question.search);
                     rig.searches.told(rig.now, &mut rig.table, old, some.id, lies);

@@ -1,4 +1,4 @@
-//! Tables of offers, checks and moves, and what the table makes of them.
+//! Tables of offers, checks and moves, and the resulting node tables.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ fn key() -> NodeKey {
     NodeKey::random(&mut StdRng::seed_from_u64(1))
 }
 
-/// A node at logarithmic distance `distance` from [`OWN`]; `n` tells nodes of one distance apart. The id is made
-/// up: the table does not care whose hash it is.
+/// A node at logarithmic distance `distance` from [`OWN`]; `n` distinguishes nodes of one distance. The id is made up:
+/// the table does not check that it is a hash.
 fn contact(distance: u16, n: u8, ip: &str) -> Contact {
     let mut id = OWN;
     let bit = usize::from(distance - 1);
@@ -142,7 +142,7 @@ fn checks_are_counted_and_divided() {
     }
     table.check_failed(start(), &node.id);
     assert_eq!(events(&mut table), [Event::Removed(node.clone(), Removal::Dead)]);
-    assert_eq!(table.poll_timeout(), None, "nobody is left to check");
+    assert_eq!(table.poll_timeout(), None, "no node is left to check");
     assert_eq!(table.check_passed(start(), &node.id, None), None);
 }
 
@@ -180,7 +180,7 @@ fn hearsay_does_not_move_a_node() {
     assert_eq!(table.insert(start(), elsewhere.clone(), Source::Inbound), Insert::Updated);
     let entry = table.get(&node.id).unwrap();
     assert_eq!((entry.contact.endpoint, entry.live), (elsewhere.endpoint, false));
-    // A new TCP port alone says nothing about liveness.
+    // A new TCP port alone shows nothing about liveness.
     table.check_passed(start(), &node.id, None);
     let mut tcp = elsewhere;
     tcp.endpoint.tcp = 1;

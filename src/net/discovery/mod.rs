@@ -1,8 +1,8 @@
 //! The driver of discovery: one task owns the UDP sockets, both engines and our record.
 //!
-//! A datagram is told apart before anything expensive: unmasked with our id it shows discv5's magic or not; what is
-//! left is discv4's, whose engine checks size, type and rations before it hashes, or noise. Both engines answer
-//! through the same sockets, share the votes on our endpoint, and publish the same record.
+//! A datagram is classified before anything expensive: unmasked with our id it shows discv5's magic or not. The rest is
+//! discv4's, whose engine checks size, type and rations before it hashes, or noise. Both engines answer through the
+//! same sockets, share the votes on our endpoint, and publish the same record.
 //!
 //! Candidates for the dialer are looked for only while it has free slots ([`Setup::demand`]), and the node database
 //! is asked when an engine wants seeds.
@@ -44,7 +44,7 @@ pub use task::run;
 /// Calls that may wait for the task; callers beyond wait themselves.
 const COMMANDS: usize = 256;
 
-/// Nodes of one lookup that may wait for whoever asked; a search finds some hundred.
+/// Nodes of one lookup that may wait for the caller; a search finds some hundred.
 const LOOKUP_NODES: usize = 1024;
 
 /// How often [`Discovery::locate`] asks again while as many lookups run as may, and how long it waits in between. A
@@ -52,10 +52,11 @@ const LOOKUP_NODES: usize = 1024;
 const LOCATE_TRIES: usize = 30;
 const LOCATE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Questions that may wait for an application that serves a TALKREQ protocol; beyond, the asker gets an empty answer.
+/// Questions that may wait for an application that serves a TALKREQ protocol. Beyond that, the asker gets an empty
+/// answer.
 const QUESTIONS: usize = 256;
 
-/// What discovery is made with.
+/// The arguments of discovery.
 pub struct Setup {
     /// The sockets, unless nothing of discovery runs.
     pub port: Option<UdpPort>,
@@ -81,15 +82,15 @@ pub struct Setup {
     pub demand: watch::Receiver<usize>,
     /// Where candidates go.
     pub candidates: mpsc::Sender<Candidate>,
-    /// Who is told what happens in the tables.
+    /// The receivers of changes in the tables.
     pub observer: Box<dyn TableObserver>,
-    /// What a gateway says about our address.
+    /// A gateway's report of our address.
     pub mapped: watch::Receiver<Mapped>,
     /// Where the randomness of the engines comes from.
     pub rng: StdRng,
 }
 
-/// A node of a table, with what the engine knows of it.
+/// A node of a table, with the engine's facts about it.
 #[derive(Clone, Debug)]
 pub struct TableNode {
     /// Which protocol's table.
@@ -102,7 +103,7 @@ pub struct TableNode {
 
 /// Receives the changes of the nodes in use. Called by discovery's task: must not wait.
 pub trait TableObserver: Send {
-    /// A node came into use, or what is known of it changed.
+    /// A node came into use, or the facts about it changed.
     fn there(&self, node: TableNode);
 
     /// A node is not in use any more, since this wall time.
@@ -121,7 +122,7 @@ pub enum DiscoveryError {
     /// Neither protocol runs.
     #[error("discovery does not run; start the sidecar without --nodiscover")]
     NoDiscovery,
-    /// Nobody knows the node.
+    /// The node was not found.
     #[error("the node is not found: no table has it and a search did not meet it; give its enode:// or enr:")]
     NotFound,
     /// A request could not be made, or was not answered.
@@ -141,13 +142,13 @@ pub enum DiscoveryError {
 /// A question of a stranger to an application that serves a TALKREQ protocol.
 #[derive(Debug)]
 pub struct TalkQuestion {
-    /// What the answer must name.
+    /// The token that the answer must name.
     pub token: TalkToken,
     /// Who asks, proven by a discv5 session.
     pub node: NodeId,
     /// From where.
     pub addr: SocketAddr,
-    /// What it asks.
+    /// The question.
     pub request: Bytes,
     /// Questions before this one that found the queue full; their askers got empty answers.
     pub lost_before: u64,
@@ -160,7 +161,7 @@ pub struct Counters {
     pub v4: u64,
     /// Datagrams for discv5.
     pub v5: u64,
-    /// Datagrams for nobody.
+    /// Datagrams of neither protocol.
     pub noise: u64,
     /// Packets not sent because the address cannot be reached from where we are announced to be.
     pub unroutable: u64,
@@ -168,11 +169,11 @@ pub struct Counters {
     pub over_rate: u64,
     /// Candidates that found no room.
     pub candidates_dropped: u64,
-    /// What the sockets counted.
+    /// The counters of the sockets.
     pub sockets: UdpCounters,
 }
 
-/// What the parts of discovery have counted; nothing of a part that does not run.
+/// The counters of the parts of discovery; empty for a part that does not run.
 #[derive(Clone, Debug, Default)]
 pub struct Details {
     /// discv4.
@@ -235,7 +236,7 @@ impl Discovery {
         self.call(|state, _| state.counters).await
     }
 
-    /// What its parts have counted.
+    /// The counters of its parts.
     pub async fn details(&self) -> Result<Details, DiscoveryError> {
         self.call(|state, _| state.details()).await
     }
@@ -288,7 +289,7 @@ impl Discovery {
         self.call(move |state, _| state.delete_entry(owner, &key)).await?
     }
 
-    /// Keeps an `eth` entry in our record that says where the chain of a schedule is at present, or ends that.
+    /// Keeps an `eth` entry in our record that follows the chain of a schedule, or stops doing so.
     pub async fn announce(
         &self,
         owner: EntryOwner,
@@ -339,7 +340,7 @@ pub fn contact_of(node: &crate::node::NodeRef) -> Option<Contact> {
     }
 }
 
-/// What a discovered node is to the dialer.
+/// A discovered node as the dialer sees it.
 fn candidate(contact: &Contact, found_by: Protocol) -> Candidate {
     let source = match found_by {
         Protocol::V4 => Source::V4,

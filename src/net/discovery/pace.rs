@@ -1,9 +1,8 @@
 //! How many packets discovery may send per second, for those whose firewall or NAT counts flows (`--discovery-rate`).
 //!
-//! A packet that is beyond the rate is dropped and counted: UDP may lose, requests are asked again, and a late answer
-//! is no answer. So that strangers cannot use up what our own searches need, the engines are told to answer strangers
-//! with at most half of the rate (a quarter each); what is left carries our requests and the answers to nodes that we
-//! know.
+//! A packet beyond the rate is dropped and counted: UDP may lose packets, requests are repeated, and a late answer is
+//! useless. So that strangers cannot use up the rate that our own searches need, the engines answer strangers with at
+//! most half of it (a quarter each). The rest carries our requests and the answers to known nodes.
 
 use std::{num::NonZeroU32, time::Instant};
 
@@ -25,7 +24,7 @@ impl Pace {
     }
 }
 
-/// What strangers may make each engine answer per second, at most, so that this rate holds for both.
+/// The most packets per second that strangers may make each engine send, so that this rate holds for both.
 pub(super) fn share_of_strangers(packets: NonZeroU32) -> u32 {
     (packets.get() / 4).max(1)
 }

@@ -1,4 +1,4 @@
-//! What others ask of discovery, and the answers that are still owed.
+//! Queries to discovery, and the replies that are still due.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ type Answer<T> = oneshot::Receiver<T>;
 /// Checks after which a node is worth remembering (geth: more than 5).
 const PERSIST_CHECKS: u32 = 5;
 
-/// An answer that is owed.
+/// A reply that is due.
 enum Owed {
     Ping(oneshot::Sender<Result<Ponged, CallError>>),
     /// A protocol's part in the [`Resolve`] of this number.
@@ -40,7 +40,7 @@ enum Owed {
     Talk(oneshot::Sender<Result<Bytes, CallError>>),
 }
 
-/// A resolve asks both protocols: the first that finds the node answers, the last that does not says so.
+/// A resolve asks both protocols. The first that finds the node replies; the last one that does not find it replies so.
 struct Resolve {
     reply: oneshot::Sender<Option<Contact>>,
     /// Protocols that still search.
@@ -54,7 +54,7 @@ struct Served {
     lost: u64,
 }
 
-/// What the task owns beside the sockets.
+/// The state of the task beside the sockets.
 pub(super) struct State {
     pub(super) v4: Option<discv4::Engine<NodeKey>>,
     pub(super) v5: Option<discv5::Engine<NodeKey>>,
@@ -144,7 +144,7 @@ impl State {
         }
     }
 
-    /// Puts a query to one protocol. The answer is owed only if the query is not refused.
+    /// Gives a query to one protocol. A reply is due only if the query is not refused.
     fn ask(&mut self, now: Now, over: Protocol, query: &Query, owed: Owed) -> Result<(), DiscoveryError> {
         let id = self.owe(owed);
         let asked = match over {
@@ -323,7 +323,7 @@ impl State {
         Ok(engine.answer_talk(now, token, response)?)
     }
 
-    /// Tells everybody of our new record.
+    /// Publishes our new record to all parts.
     pub(super) fn publish(&mut self, record: Option<Record>) {
         let Some(record) = record else { return };
         if let Some(engine) = &mut self.v4 {
@@ -336,7 +336,7 @@ impl State {
         self.record.send_replace(record);
     }
 
-    /// Does what the engines ask for.
+    /// Carries out the actions of the engines.
     pub(super) fn act(&mut self, now: Now) {
         while let Some(action) = self.v4.as_mut().and_then(discv4::Engine::poll_action) {
             if let Some(ClockSkew { ahead }) = self.act_on(now, Protocol::V4, action) {
@@ -353,7 +353,7 @@ impl State {
         }
     }
 
-    /// Does what one engine asks for, and returns what only its protocol has.
+    /// Carries out the actions of one engine, and returns those that only its protocol has.
     fn act_on<Own>(&mut self, now: Now, of: Protocol, action: Action<Own>) -> Option<Own> {
         match action {
             Action::Discovered(contact) => self.offer(&contact, of),
@@ -409,13 +409,13 @@ impl State {
         }
     }
 
-    /// Passes on what happened in a table, with what the table knows by now.
+    /// Passes on a change of a table, with the table's current facts.
     fn observe(&self, now: Now, of: Protocol, event: Event) {
         let Some(table) = self.table(of) else { return };
         match event {
             Event::Removed(contact, why) => self.observer.gone(of, contact.id, why, now.unix),
             Event::Added(contact) | Event::Live(contact) | Event::Updated(contact) => {
-                // It may be gone again: then that is told next.
+                // It may have been removed again: then that change comes next.
                 if let Some(entry) = table.get(&contact.id) {
                     let bucket = table.bucket_of(&contact.id);
                     self.observer.there(TableNode { table: of, bucket, entry: entry.clone() });
@@ -434,7 +434,7 @@ impl State {
         if let Some(Owed::Lookup(nodes, seen)) = self.owed.get_mut(&query)
             && seen.insert(contact.id)
         {
-            // A reader that has gone, or is slower than a search, misses the node; the search goes on.
+            // A reader that has ended, or is slower than a search, misses the node; the search goes on.
             let _ = nodes.try_send(contact);
         }
     }

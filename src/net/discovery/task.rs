@@ -88,7 +88,7 @@ impl Task {
     }
 }
 
-/// Runs discovery until `stop` fires; the database is closed by whoever opened it.
+/// Runs discovery until `stop` fires. The database is closed by its owner.
 pub async fn run(task: Task, mut stop: oneshot::Receiver<()>) {
     let Task { mut state, mut port, unmasker, mut pace, mut commands, mut demand, mut mapped } = task;
     let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
@@ -164,7 +164,7 @@ fn receive(state: &mut State, port: &mut UdpPort, unmasker: Option<&Unmasker>) {
 
 fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now: Now, out: &mut BytesMut) {
     let Some(port) = port else { return };
-    // What an engine answers to goes back to where it came from, which only the route limits.
+    // An engine's answer goes back to the address of the request, which only the route limits.
     let reach = Reach::new(Vec::new(), state.local.record());
     let mut send = |to: SocketAddr, out: &mut BytesMut| {
         if !reach.carries(to.ip()) {
@@ -190,7 +190,7 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now:
     state.counters.sockets = port.counters();
 }
 
-/// What strangers may make discv4 check, and so answer.
+/// The packets that strangers may make discv4 check, and so answer.
 fn v4_rates(rate: Option<NonZeroU32>) -> Rates {
     let rates = Rates::default();
     match rate.map(share_of_strangers) {

@@ -1,4 +1,4 @@
-//! Calls that discovery refuses, without sockets: whom or what each refusal blames.
+//! Calls that discovery refuses, without sockets: what each refusal blames.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn node(number: u8) -> Contact {
     Contact::from_record(builder.sign(&key(u64::from(number))).unwrap()).unwrap()
 }
 
-/// Discovery whose tables hold 12 nodes, which nobody asks in truth: time stands still, and nothing is sent.
+/// Discovery whose tables hold 12 nodes. No node is really asked: time stands still, and nothing is sent.
 fn discovery(now: Now, v4: bool, v5: bool) -> State {
     let key = key(99);
     let local = LocalRecord::new(now, key.clone(), Ports { tcp: 30303, udp: 30303 }, None).unwrap();

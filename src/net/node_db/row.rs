@@ -2,8 +2,8 @@
 //!
 //! As RLP: `[record, [ip, 0, last-pong, 0], …]`. Times are Unix seconds. Liveness is stored per address, because an
 //! endpoint proof is for one address: a node that answered at one has proven nothing about another. Earlier versions
-//! wrote the last PING and the failed requests in place of the zeros. Nothing used them; their places stay, so that each
-//! version reads the rows of the other.
+//! wrote the last PING and the failed requests in place of the zeros. Nothing used them; their places stay, so that
+//! each version reads the rows of the other.
 
 use std::net::IpAddr;
 
@@ -53,8 +53,8 @@ impl StoredNode {
         Self { record, seen: Vec::new() }
     }
 
-    /// The node answered from `ip` at `at`, in Unix seconds. Answers may be noted out of order: the latest counts. A new
-    /// address may displace another one ([`MAX_ADDRESSES`]).
+    /// The node answered from `ip` at `at`, in Unix seconds. Answers may be noted out of order: the latest counts. A
+    /// new address may displace another one ([`MAX_ADDRESSES`]).
     pub(super) fn answered(&mut self, ip: IpAddr, at: u64) {
         let ip = canonical(ip);
         if let Some(seen) = self.seen.iter_mut().find(|seen| seen.ip == ip) {

@@ -1,5 +1,5 @@
-//! The tasks that the switch starts: connections, dials, lookups. Each has a [`Job`], which names the report that it must
-//! make to the switch. So the report can be made even if the task panics.
+//! The tasks that the switch starts: connections, dials, lookups. Each has a [`Job`], which names the report that it
+//! must make to the switch. So the report can be made even if the task panics.
 //!
 //! A task reports when it ends, but a task that panics cannot. Without this module, its connection would stay a peer,
 //! or its dial would stay in progress, until the process ends.

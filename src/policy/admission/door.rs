@@ -23,22 +23,22 @@ use crate::{
     p2p::session::ConnectionId,
 };
 
-/// What becomes of a connection whose handshake is complete.
+/// The decision about a connection whose handshake is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is a peer.
     Admitted,
-    /// The node is a peer over another connection already. Keep this one open, answer its pings, hold its first
-    /// message, send nothing but pings until it is promoted or closed.
+    /// The node is a peer over another connection already. Keep this one open, answer its pings and hold its first
+    /// message. Send nothing but pings until it is promoted or closed.
     Parked,
 }
 
-/// What a connection was when it closed.
+/// The state of a connection when it closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// Unknown, or refused before.
     Forgotten,
-    /// In handshake, or parked; the node, if it had said who it is.
+    /// In handshake, or parked. The node is set if the connection had claimed an identity.
     Handshake(Option<NodeId>),
     /// A peer's. If it had a parked one, that has taken its place, and the node is still a peer.
     Peer {
@@ -70,7 +70,7 @@ pub struct PeerView {
 struct Conn {
     ip: IpAddr,
     inbound: bool,
-    /// Dialed because somebody asked: such a dial may exceed the share of dialed peers, not the total.
+    /// Dialed on request. Such a dial may exceed the share of dialed peers, but not the total.
     asked_for: bool,
     id: Option<NodeId>,
     served: Vec<RegistrationId>,
@@ -142,8 +142,8 @@ impl Admission {
         self.conns.insert(conn, opened);
     }
 
-    /// The first checkpoint: the other side has said who it is; one that dialed us has not proved it yet. `listed` says
-    /// that it is static or trusted. Refused: disconnect with the reason; the connection is forgotten here.
+    /// The first checkpoint: the other side claims an identity. A node that dialed us has not proved it yet. `listed`:
+    /// the node is static or trusted. On a refusal, disconnect with the reason; the connection is forgotten here.
     pub fn identified(
         &mut self,
         now: Now,
@@ -198,7 +198,7 @@ impl Admission {
         Ok(Verdict::Admitted)
     }
 
-    /// What both checkpoints have in common.
+    /// The rules that both checkpoints share.
     fn check(
         &self,
         now: Now,
@@ -287,7 +287,7 @@ impl Admission {
     pub fn handle_timeout(&mut self, now: Now, rules: &Rules) {
         while let Some((_, id)) = self.conflicts.first().copied().filter(|(until, _)| *until <= now.mono) {
             self.settle(now.mono, rules, &id);
-            // Settled ones are gone already; this keeps the loop finite whatever happens.
+            // Settled ones have been removed already; this keeps the loop finite in every case.
             self.conflicts.retain(|(until, other)| *other != id || *until > now.mono);
         }
     }
@@ -303,7 +303,8 @@ impl Admission {
         self.actions.pop_front()
     }
 
-    /// The lists or the rules changed: counts anew who takes slots. Linear in peers, for the operator's calls.
+    /// Counts the peers that take slots again, because the lists or the rules changed. The cost is linear in peers,
+    /// which is fine for the operator's calls.
     pub fn recount(&mut self, rules: &Rules, listed: impl Fn(&NodeId) -> bool) {
         (self.inbound, self.dialed) = (0, 0);
         self.subnets.clear();

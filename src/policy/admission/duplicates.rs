@@ -1,17 +1,17 @@
 //! Two connections with one node, and which of them stays.
 //!
 //! Two nodes that dial each other at the same moment complete two connections. The protocol has no rule for it.
-//! go-ethereum keeps the one that passes its last checkpoint first and refuses the other with 0x05, and two
-//! go-ethereums may so refuse each other's choice and lose both. A fixed rule ("the smaller id's dial stays") loses
-//! both against go-ethereum whenever its choice is the other one; and we cannot know what is at the other end.
+//! go-ethereum keeps the one that passes its last checkpoint first and refuses the other with 0x05. Two go-ethereum
+//! nodes may thus refuse each other's choice and lose both. A fixed rule ("the smaller id's dial stays") loses both
+//! against go-ethereum whenever its choice is the other one, and a node cannot tell which implementation it has met.
 //!
 //! So we let the other side choose if it has a rule, and apply ours only when it shows that it has not:
 //!
-//! 1. The first connection that completes is the peer at once; nobody waits in the ordinary case.
+//! 1. The first connection that completes is the peer at once. In the ordinary case there is no wait.
 //! 2. A second one **of the same direction** is refused (0x05): crossing dials never look like that.
-//! 3. A second one of the other direction is **parked**: it stays open, its messages are held, and both connections
-//!    are probed with a Ping. A node that refuses one of them says so or closes it, and answers on the other: a Pong, or
-//!    any message after Hello, means "I have accepted this one", since nothing is sent before.
+//! 3. A second one of the other direction is **parked**: it stays open, its messages are held, and both connections are
+//!    probed with a Ping. A node that refuses one of them sends a Disconnect or closes it, and answers on the other. A
+//!    Pong, or any message after Hello, means "I have accepted this one", since nothing is sent before.
 //! 4. If either closes, the other one stays: the other side has chosen.
 //! 5. If **both** were answered, the other side tolerates both, so the choice is ours, and it is the same on both
 //!    sides without a word: the connection that the smaller id dialed stays.

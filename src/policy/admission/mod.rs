@@ -1,4 +1,4 @@
-//! Who is let in: the checkpoints that every connection passes, whoever dialed it.
+//! Admission: the checkpoints that every connection passes, inbound or dialed.
 //!
 //! ```text
 //!  accept(ip)                 identified(id)                 ready(capabilities)
@@ -6,7 +6,7 @@
 //!  throttle, handshake slots  duplicates, limits             limits again
 //! ```
 //!
-//! Limits are checked twice because handshakes take time: early, to save work and tell the other side before Hello;
+//! Limits are checked twice because handshakes take time: early, to save work and to send the reason before Hello;
 //! late, because others may have come first. Static and trusted peers pass all limits, but not bans.
 //!
 //! Two nodes that dial each other at the same moment get two connections; `duplicates` holds the rule by which one

@@ -1,13 +1,13 @@
 //! Inbound connections in handshake: whose turn it is to go when there are too many.
 //!
-//! Silent sockets must lock nobody out, least of all a trusted peer, who is known as such only after the handshake. So
-//! a connection from a network that has few always gets in, and another one goes for it:
+//! Silent sockets must not lock other nodes out. This matters most for a trusted peer, because it is known as such only
+//! after the handshake. So a connection from a network that has few always gets in, and another one is closed for it:
 //!
-//! - A network (IPv4 /24, IPv6 /64) has a share of the slots, and an IPv6 /48, which is what one site has, twice that
-//!   share. Beyond its share it gets no more.
-//! - When all slots are taken, the newest connection of the network that has most goes. What it says plays no part:
-//!   an auth message can be recorded and sent again by anybody. If the newcomer's own network has most, the newcomer
-//!   is refused, so no network gains a slot by knocking faster.
+//! - A network (IPv4 /24, IPv6 /64) has a share of the slots. An IPv6 /48, which is the usual size of one site, has
+//!   twice that share. Beyond its share it gets no more.
+//! - When all slots are taken, the newest connection of the network that has most is closed. The content of its
+//!   messages plays no part, because an auth message can be recorded and sent again. If the newcomer's own network has
+//!   most, the newcomer is refused, so no network gains a slot by knocking faster.
 //! - Where no network has more than two, the oldest that has sent no auth message goes, and if all have, the oldest.
 
 use std::{
@@ -49,7 +49,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Gives a slot to a connection, and says who had to go for it.
+    /// Gives a slot to a connection. Returns the connection that must be closed for it.
     pub(super) fn open(
         &mut self,
         conn: ConnectionId,
@@ -111,7 +111,7 @@ impl Pending {
         self.sites.get(site).map_or(0, BTreeSet::len)
     }
 
-    /// Changes who is of a site, and its place among the sites.
+    /// Moves a site to its new place in the order, because its connections changed.
     fn change_site(&mut self, site: Subnet, change: impl FnOnce(&mut BTreeSet<(u64, ConnectionId)>)) {
         let conns = self.sites.entry(site).or_default();
         self.sizes.remove(&(conns.len(), site));
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(pending.open(ConnectionId(2000), v6(2, 1), false, 50, 4), Ok(None));
     }
 
-    /// Sites that hold all slots with recorded auth messages make room for everybody else, and gain nothing by
+    /// Sites that hold all slots with recorded auth messages make room for all other networks, and gain nothing by
     /// knocking again.
     #[test]
     fn who_holds_most_makes_room_whatever_it_has_said() {
@@ -220,7 +220,7 @@ mod tests {
         }
         assert_eq!(pending.open(ConnectionId(100), ip(1), false, 50, 4), Ok(None));
         assert_eq!(pending.open(ConnectionId(101), ip(2), false, 50, 4), Ok(None));
-        // All slots are taken. Eight honest peers, none of which has said anything yet, take those of the sites.
+        // All slots are taken. Eight honest peers, which have sent nothing yet, take those of the sites.
         for n in 0..8_u64 {
             let pushed_out = pending.open(ConnectionId(200 + n), ip(10 + n as u8), false, 50, 4);
             assert!(pushed_out.unwrap().unwrap().0 < 48, "{n}");

@@ -98,7 +98,7 @@ mod tests {
             passed += u32::from(throttle.pass(now, window, line(1, n)));
         }
         assert_eq!(passed, 3 * SITE_BURST);
-        // It pushed nobody else out of the table, and another site is not concerned.
+        // It pushed no other site out of the table, and another site is not affected.
         assert_eq!(throttle.addresses.evicted, 0);
         assert!(throttle.pass(start + window, window, line(2, 1)));
         assert!((0..99).all(|n| throttle.pass(start, Duration::ZERO, line(1, n))));

@@ -29,8 +29,8 @@ pub(super) fn check_addr(
     rules.check_ip(now, addr.ip())
 }
 
-/// Whether this source may name a private address to us: no source may while we are on the Internet, DNS trees (which
-/// everybody reads) never may, and loopback may be named only while we are on loopback ourselves.
+/// Whether this source may give us private addresses. While we are on the Internet no source may; DNS trees, which are
+/// public, never may; loopback addresses are accepted only while we are on loopback ourselves.
 pub(super) fn check_lan(rules: &Rules, ip: IpAddr, source: Source) -> Result<(), Refusal> {
     let (class, here) = (AddressClass::of(ip), rules.settings.announced);
     let foreign =

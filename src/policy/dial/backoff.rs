@@ -1,9 +1,9 @@
 //! How long to wait before a node is dialed again: it depends on whose fault the last end was.
 //!
-//! A full node is asked again soon, one that speaks another protocol much later, and a fault of ours is not held
-//! against the node at all. Static and trusted peers are retried for as long as they are listed, so their waits stay
-//! short; dynamic candidates are plenty, so theirs grow to hours. Each wait doubles with the failures in a row, up
-//! to its cap, and gets up to a quarter more at random, so that nodes which failed together do not come back together.
+//! A full node is dialed again soon, one that speaks another protocol much later. A fault of ours does not count
+//! against the node. Static and trusted peers are retried for as long as they are listed, so their waits stay short.
+//! Dynamic candidates are plenty, so theirs grow to hours. Each wait doubles with the failures in a row, up to its cap.
+//! It gets up to a quarter more at random, so that nodes which failed together are not dialed together again.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ const fn waits(first: u64, cap: u64) -> Waits {
     Waits { first: Some(first), cap }
 }
 
-/// From the history window on: somebody accepted us, and the throttle at the other end lasts nearly as long.
+/// From the history window on: a node accepted us, and its throttle lasts nearly as long.
 const fn history(cap: u64) -> Waits {
     Waits { first: None, cap }
 }
@@ -81,7 +81,7 @@ pub(super) fn wait(
     wait.mul_f64(rng.random_range(1.0..1.25))
 }
 
-/// What is remembered of a dynamic node that failed.
+/// The record of a dynamic node that failed.
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     cause: Cause,
@@ -103,7 +103,7 @@ impl Backoffs {
         self.0.get(now, id).is_some_and(|failed| failed.until > now)
     }
 
-    /// Notes a failure. A fault of ours is not noted: it says nothing about the node.
+    /// Counts a failure. A fault of ours is not counted: it shows nothing about the node.
     pub(super) fn failed(
         &mut self,
         now: Instant,
@@ -127,7 +127,7 @@ impl Backoffs {
         self.0.remove(id);
     }
 
-    /// Clears what was held against nodes only because nothing of ours was of use to them.
+    /// Clears the failures that were counted only because no protocol of ours was of use to the node.
     pub(super) fn forgive_useless(&mut self) {
         self.0.retain(|_, failed| failed.cause != Cause::UselessPeer);
     }
@@ -136,8 +136,8 @@ impl Backoffs {
 /// The longest pause after faults of ours.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A pause in all dialing after a fault of ours, such as running out of file descriptors. It doubles with the faults in a
-/// row.
+/// A pause in all dialing after a fault of ours, such as running out of file descriptors. It doubles with the faults in
+/// a row.
 #[derive(Debug, Default)]
 pub(super) struct Pause {
     until: Option<Instant>,

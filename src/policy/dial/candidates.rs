@@ -1,7 +1,7 @@
 //! Nodes that sources offered, waiting for a free slot.
 //!
-//! One line per source, because who fills the line fastest must not choose all our peers: a source may hold at most
-//! half of the dialed slots while another one has something to offer.
+//! There is one queue per source, so that the fastest source does not choose all our peers: a source may hold at most
+//! half of the dialed slots while another one has candidates.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -11,8 +11,8 @@ use std::{
 
 use crate::node::{NodeId, PublicKey, Record, RegistrationId};
 
-/// Nodes waiting per source. Sources are asked for no more than there are free slots (`Action::Demand`); what they
-/// give beyond that, from answers already under way, fits here.
+/// Nodes waiting per source. Sources are asked for no more than there are free slots (`Action::Demand`). Answers that
+/// are already under way may bring more; those fit here.
 const MAX_WAITING: usize = 64;
 
 /// Where a candidate was heard of.
@@ -44,7 +44,7 @@ pub struct Candidate {
     pub record: Option<Record>,
     /// Who offered it.
     pub source: Source,
-    /// How long it has been our peer in all, as far as the node database knows. Long-serving peers are dialed first.
+    /// The total time for which it has been our peer, from the node database. Long-serving peers are dialed first.
     pub served: Duration,
 }
 

@@ -68,7 +68,7 @@ pub struct ListEntry {
     pub id: NodeId,
     /// Its key, if it was given or found.
     pub public_key: Option<PublicKey>,
-    /// Where it is, as the operator said; else as discovery found.
+    /// Its address: the operator's if given, else the one from discovery.
     pub enode: Option<Enode>,
     /// Who made it static, if it is.
     pub as_static: Option<ListSource>,
@@ -76,7 +76,7 @@ pub struct ListEntry {
     pub as_trusted: Option<ListSource>,
     /// How it goes.
     pub state: EntryState,
-    /// What went wrong last, connected or not.
+    /// The last error, connected or not.
     pub last_error: Option<LastError>,
     /// When it is dialed next, since the Unix epoch, if that is known.
     pub next_dial: Option<Duration>,
@@ -91,7 +91,7 @@ pub enum AddError {
     /// It is banned.
     #[error("the node is banned by {} until {} (Unix time): {:?}; lift the ban first", .0.target, .0.until.as_secs(), .0.reason)]
     Banned(Box<Ban>),
-    /// No address, and nobody to ask.
+    /// There is no address, and no discovery to find one.
     #[error("the node's address is unknown and discovery is off; give an enode:// or enr: with a TCP port")]
     AddressUnknown,
     /// Too many.

@@ -1,8 +1,8 @@
-//! What was dialed a moment ago: nodes, addresses, networks.
+//! Recent dials: nodes, addresses, networks.
 //!
 //! A signed record may name any address, so ten thousand records that name one victim must not become ten thousand
-//! connections to it. One IP and port is therefore dialed once per window, whoever is said to be there, and one
-//! network (IPv4 /24, IPv6 /64) a few times.
+//! connections to it. One IP and port is therefore dialed once per window, for all nodes that claim it, and one network
+//! (IPv4 /24, IPv6 /64) a few times.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,7 +23,8 @@ pub(super) struct History {
     nodes: ExpiringMap<NodeId, ()>,
     addrs: ExpiringMap<SocketAddr, ()>,
     subnets: HashMap<Subnet, usize>,
-    /// What leaves `subnets` when. Windows may change length at run time; then the order is off by so much, once.
+    /// The networks and the times at which they leave `subnets`. Windows may change length at run time; then the order
+    /// is off by so much, once.
     leaving: VecDeque<(Instant, Subnet)>,
 }
 
@@ -37,7 +38,7 @@ impl History {
         }
     }
 
-    /// Notes a dial; `per_subnet` says whether it counts to its network.
+    /// Records a dial. `per_subnet`: it counts for its network.
     pub(super) fn dialed(
         &mut self,
         now: Instant,

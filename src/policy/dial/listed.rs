@@ -1,7 +1,8 @@
-//! The nodes on the static and trusted lists: what the operator said of each, where it is, and when it is dialed.
+//! The nodes on the static and trusted lists: the operator's reference to each, its address, and the time of its next
+//! dial.
 //!
-//! The scheduler tells this type what became of dials, peers and questions to discovery; it says what is due. Left out:
-//! slots, the pool of dials and one-off dials ([`scheduler`](super::scheduler)).
+//! The scheduler reports the results of dials, peers and questions to discovery to this type, and asks it for what is
+//! due. Left out: slots, the pool of dials and one-off dials ([`scheduler`](super::scheduler)).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +47,7 @@ pub enum List {
     Trusted,
 }
 
-/// What an entry that is due needs.
+/// The need of an entry that is due.
 #[derive(Debug)]
 pub(super) enum Attempt {
     /// A dial.
@@ -59,9 +60,9 @@ pub(super) enum Attempt {
 struct Entry {
     id: NodeId,
     public_key: Option<PublicKey>,
-    /// As the operator said.
+    /// From the operator.
     given: Option<Enode>,
-    /// As discovery found, while it is preferred to what was given.
+    /// From discovery, while it is preferred to the operator's.
     found: Option<Enode>,
     as_static: Option<ListSource>,
     as_trusted: Option<ListSource>,
@@ -114,7 +115,7 @@ impl Entry {
         }
     }
 
-    /// Takes over what a reference says. Whether that is an address that was not known.
+    /// Takes over the contents of a reference. Returns whether that gave a new address.
     fn learn(&mut self, node: &NodeRef) -> bool {
         self.public_key = self.public_key.or(node.public_key());
         match node.enode() {
@@ -181,7 +182,7 @@ impl Entry {
         }
     }
 
-    /// The state that is shown: the first of these that holds. `registered` says that there is a protocol to dial for.
+    /// The state to show: the first of these that applies. `registered`: there is a protocol to dial for.
     fn state(&self, now: Now, rules: &Rules, registered: bool) -> EntryState {
         if let Some(standing) = &self.standing {
             return EntryState::Connected { since: standing.since.unix, inbound: standing.inbound };
@@ -220,7 +221,7 @@ pub struct Listed {
     entries: BTreeMap<NodeId, Entry>,
     /// Entries in the order in which they are due.
     due: BTreeSet<(Instant, NodeId)>,
-    /// Entries that watchers have to be told of.
+    /// Entries that changed for watchers.
     changed: BTreeSet<NodeId>,
 }
 
@@ -295,8 +296,8 @@ impl Listed {
         }
     }
 
-    /// Puts a node on a list, or changes its address. `dialing` and `standing` say how it goes with the node at this
-    /// moment. Adding what is there already is fine; an entry of the configuration stays one.
+    /// Puts a node on a list, or changes its address. `dialing` and `standing` are the node's current dial and
+    /// connection. Adding a node twice has no effect; an entry of the configuration stays one.
     pub(super) fn add(
         &mut self,
         now: Now,
@@ -431,7 +432,7 @@ impl Listed {
             return Ok(None);
         }
         rules.check_node(now, id)?;
-        // What discovery found is dropped as soon as it may not be dialed; what was given remains.
+        // The address from discovery is dropped as soon as it may not be dialed; the operator's remains.
         if let (Some(addr), Some(_)) = (entry.addr(), &entry.found)
             && check_addr(now, rules, addr, entry.widest).is_err()
         {
@@ -466,7 +467,7 @@ impl Listed {
                 next
             }
         };
-        // Without an address there is nothing to do before the next question; an answer comes earlier.
+        // Without an address nothing is due before the next question. An answer changes that.
         if entry.target().is_none() {
             self.set_due(id, Some(next));
         }
@@ -474,7 +475,7 @@ impl Listed {
         question
     }
 
-    /// Discovery's answer about a node: where it is now, or nothing.
+    /// Discovery's answer about a node: its current address, or nothing.
     pub(super) fn resolved(&mut self, now: Now, rules: &Rules, id: &NodeId, found: Option<Enode>) {
         let Some(entry) = self.entries.get_mut(id).filter(|entry| entry.resolving) else { return };
         entry.resolving = false;
@@ -496,7 +497,7 @@ impl Listed {
             answer => {
                 entry.resolve_failures = entry.resolve_failures.saturating_add(1);
                 let cause = if answer.is_some() { Cause::AddressRefused } else { Cause::NotFound };
-                // With an address to try, the dial's own error says more.
+                // With an address to try, the dial's own error is more exact.
                 if entry.target().is_none() {
                     entry.set_error(now, cause, "");
                 }
@@ -514,8 +515,8 @@ impl Listed {
         }
     }
 
-    /// The dial to the node ended. When it is dialed again is for [`connected`](Self::connected),
-    /// [`failed`](Self::failed) or [`look_again`](Self::look_again) to say.
+    /// The dial to the node ended. [`connected`](Self::connected), [`failed`](Self::failed) or
+    /// [`look_again`](Self::look_again) sets the time of the next one.
     pub(super) fn dial_ended(&mut self, id: &NodeId) {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.dialing = None;
@@ -534,7 +535,7 @@ impl Listed {
         entry.standing = Some(standing);
         entry.refused = None;
         entry.resolve_failures = 0;
-        // The address works: what was counted against it is over. What ends connections is counted on.
+        // The address works: failures to reach it no longer count. Failures that end connections still do.
         if entry.last_error.as_ref().is_some_and(|error| !error.cause.reached_someone()) {
             entry.failures = 0;
         }
@@ -559,8 +560,8 @@ impl Listed {
         }
     }
 
-    /// Decides when a listed node is dialed again after its dial or connection, which began at `began`, ended. Returns a
-    /// question to discovery, if the end speaks against the address.
+    /// Sets the next dial of a listed node after its dial or connection, which began at `began`, has ended. Returns a
+    /// question to discovery, if the end suggests that the address is wrong.
     pub(super) fn failed(
         &mut self,
         now: Now,
@@ -584,7 +585,7 @@ impl Listed {
         let polite = entry.reached.filter(|_| cause.reached_someone()).map(|reached| reached + window);
         let due = polite.map_or(now.mono + wait, |polite| polite.max(now.mono + wait));
         let ask = cause.doubts_address() && entry.as_static.is_some() && rules.settings.discovery;
-        // What discovery found did not help: back to what was given, if anything was.
+        // The address from discovery did not help: go back to the operator's, if there is one.
         if ask && entry.given.is_some() {
             entry.found = None;
         }
@@ -619,7 +620,7 @@ impl Listed {
         self.changed.extend(self.entries.keys());
     }
 
-    /// The next entry that watchers have to be told of.
+    /// The next entry that changed for watchers.
     pub(super) fn take_changed(&mut self) -> Option<NodeId> {
         self.changed.pop_first()
     }

@@ -5,25 +5,26 @@
 //! * **static** peers, for as long as they are listed, whatever else is connected: their slots are reserved;
 //! * **trusted** peers whose address is known, the same way;
 //! * **dynamic** candidates from discovery, DNS and the node database, into the slots that are free;
-//! * **one-off** dials that somebody asked for and waits for.
+//! * **one-off** dials: a caller requests one and waits for its result.
 //!
-//! Nothing is dialed while nothing is registered: a peer that nobody can use costs both sides a handshake.
+//! Nothing is dialed while no protocol is registered: a peer without a use costs both sides a handshake.
 //!
-//! [`Scheduler`] is an engine (see `lib.rs`): tell it what happened, drain [`Scheduler::poll_action`], re-arm the
-//! timer. Each [`Action::Dial`](super::Action::Dial) and [`Action::LookupHost`](super::Action::LookupHost) is owed exactly one answer, however it ends.
+//! [`Scheduler`] is an engine (see `lib.rs`): report each event to it, drain [`Scheduler::poll_action`], re-arm the
+//! timer. Report exactly one result for each [`Action::Dial`](super::Action::Dial) and
+//! [`Action::LookupHost`](super::Action::LookupHost), however it ends.
 //!
 //! | file | what it is |
 //! | --- | --- |
-//! | [`scheduler`] | [`Scheduler`]: what each event means, and the order of business |
+//! | [`scheduler`] | [`Scheduler`]: the meaning of each event, and the order of dials |
 //! | [`entry`] | a listed node as it is shown, and why one is not added or removed |
-//! | `listed` | the static and trusted lists: who is on them, where they are, when they are due |
+//! | `listed` | the static and trusted lists: their nodes, addresses, and times of the next dials |
 //! | [`candidates`] | nodes that sources offered, waiting for a slot |
 //! | `share` | how the slots are shared between sources, and how many candidates are wanted |
 //! | `one_off` | dials that a caller asked for and waits for |
 //! | [`task`] | a dial, and those in progress |
 //! | `peers` | the peers that take slots |
 //! | `address` | which addresses may be dialed |
-//! | `history` | what was dialed in the last half minute |
+//! | `history` | the dials of the last half minute |
 //! | `backoff` | how long to wait before a node is dialed again, and after a fault of ours |
 
 mod address;

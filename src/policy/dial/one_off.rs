@@ -1,4 +1,4 @@
-//! Dials on request: no list entry, an answer within a time.
+//! Dials on request: without a list entry, with a result within a time.
 //!
 //! A request joins whatever is under way to that node. It does not wait for back-off or history, because a person
 //! asked; it does obey bans, net restriction and the pool's bound.
@@ -18,7 +18,7 @@ const MAX_ONE_OFFS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectId(pub u64);
 
-/// What a request came to.
+/// The result of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectOutcome {
     /// The node is a peer, newly or already.
@@ -30,9 +30,9 @@ pub enum ConnectOutcome {
         /// In more words.
         detail: String,
     },
-    /// Discovery's answer may not be dialed.
+    /// The address from discovery may not be dialed.
     Refused(Refusal),
-    /// The time ran out. The dial was given up, unless somebody else wanted it too.
+    /// The time ran out. The dial was given up, unless another request or a list needs it.
     TimedOut,
 }
 
@@ -58,7 +58,7 @@ impl OneOffs {
         self.0.values().any(|one_off| one_off.id == *id)
     }
 
-    /// Adds a request; `resolving` says that discovery is asked for the address first.
+    /// Adds a request. `resolving`: discovery is asked for the address first.
     pub(super) fn add(&mut self, connect: ConnectId, id: NodeId, deadline: Instant, resolving: bool) {
         self.0.insert(connect, OneOff { id, deadline, resolving });
     }

@@ -1,7 +1,7 @@
 //! The peers, as far as dialing goes: which of them take dynamic slots, and which sources vouch for them.
 //!
 //! A dynamic slot is taken by a peer that we dialed and that is on no list. Left out: admission's own count of peers
-//! (`admission`), which decides who is let in.
+//! (`admission`).
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -79,7 +79,8 @@ impl Peers {
         self.0.remove(id).map(|held| held.peer)
     }
 
-    /// The lists changed: decides anew who takes a slot. Linear in peers, which is fine for the operator's calls.
+    /// The lists changed: counts again which peers take a slot. Linear in peers, which is fine for the operator's
+    /// calls.
     pub(super) fn recount(&mut self, listed: impl Fn(&NodeId) -> bool) {
         for (id, held) in &mut self.0 {
             held.takes_slot = !listed(id) && !held.peer.standing.inbound;
@@ -129,7 +130,7 @@ impl Peers {
 
 impl Peer {
     /// The fork, and the address, of a peer that was dialed only for a fork that a schedule lacks, if an application or
-    /// the peer ended it at once: that speaks against the fork, unless another peer of it has stayed.
+    /// the peer ended it at once. Such an end counts against the fork, unless another peer of it has stayed.
     pub(super) fn speaks_against_fork(&self, now: Now, cause: Cause) -> Option<([u8; 4], IpAddr)> {
         let for_its_chain =
             matches!(cause, Cause::Operator | Cause::UselessPeer | Cause::Breach | Cause::Requested);

@@ -1,9 +1,9 @@
-//! The dial scheduler, and its order of business: one-offs start when they are asked for, then static and trusted peers
-//! that are due, then candidates into what is free.
+//! The dial scheduler. It starts dials in this order: one-off dials on request, then static and trusted peers that are
+//! due, then candidates for the free slots.
 //!
-//! Every call that changes something ends in `run`, which starts what can be started. There is no timer per dial: the
-//! driver ends each dial by the deadline it was given and reports. What is known of lists, dials, peers, requests and
-//! sources is kept by types of their own; this one says what each event means to the others.
+//! Every call that changes something ends in `run`, which starts the dials that are possible. There is no timer per
+//! dial: the driver ends each dial by its deadline and reports. Lists, dials, peers, requests and sources each have a
+//! type of their own; this one connects them.
 
 use std::{
     collections::VecDeque,
@@ -39,7 +39,7 @@ use crate::{
     node::{Enode, Host, NodeId, NodeRef, RegistrationId},
 };
 
-/// The dial scheduler. See the [module](super) for what it is told and what it answers.
+/// The dial scheduler. See the [module](super) for its events and actions.
 #[derive(Debug)]
 pub struct Scheduler {
     rng: StdRng,
@@ -96,7 +96,7 @@ impl Scheduler {
                 self.backoffs.forgive_useless();
                 self.listed.forgive_useless(now);
             }
-            // What waits was wanted by the old filter, and the records are gone: discovery offers them again.
+            // The waiting nodes matched the old filter, and their records were not kept. Discovery offers them again.
             Set::OtherFilter => self.candidates.retain(|waiting| !waiting.wanted_by.contains(&id)),
             Set::Same => {}
         }
@@ -141,7 +141,7 @@ impl Scheduler {
         self.demand.starved_since()
     }
 
-    /// What became of candidates and dials.
+    /// The results of candidates and dials.
     #[must_use]
     pub fn recent(&self) -> &Recent {
         &self.recent
@@ -175,8 +175,8 @@ impl Scheduler {
         }
     }
 
-    /// Puts a node on a list, or changes its address. Adding what is there already is fine; an entry of the
-    /// configuration stays one. A trusted node is dialed if an address is given, or becomes known from a candidate.
+    /// Puts a node on a list, or changes its address. Adding a node twice has no effect; an entry of the configuration
+    /// stays one. A trusted node is dialed if an address is given, or becomes known from a candidate.
     pub fn add(
         &mut self,
         now: Now,
@@ -200,7 +200,7 @@ impl Scheduler {
         self.listed.release(id, list);
     }
 
-    /// Takes a node off a list. What happens to the connection is for the caller to say.
+    /// Takes a node off a list. The caller decides about its connection.
     pub fn remove(
         &mut self,
         now: Now,
@@ -382,7 +382,7 @@ impl Scheduler {
         if self.candidates.push(waiting) { Ok(()) } else { Err(Refusal::QueueFull) }
     }
 
-    /// What is checked both when a candidate comes and when it is dialed.
+    /// The checks that apply both when a candidate comes and when it is dialed.
     fn check_waiting(&mut self, now: Now, rules: &Rules, waiting: &Waiting) -> Result<(), Refusal> {
         let id = &waiting.id;
         if self.peers.contains(id) {
@@ -407,7 +407,7 @@ impl Scheduler {
         self.dials.get(name).is_some_and(|task| task.kind == Kind::OneOff)
     }
 
-    /// The answer to a name lookup: its addresses in the order of preference, or what went wrong.
+    /// The result of a name lookup: its addresses in the order of preference, or the error.
     pub fn host_resolved(&mut self, now: Now, rules: &Rules, name: TaskId, addrs: Result<&[IpAddr], &str>) {
         let Some(task) = self.dials.get(name).filter(|task| task.addr.is_none()) else { return };
         let (id, port) = (task.id, task.port);
@@ -427,7 +427,7 @@ impl Scheduler {
         }
     }
 
-    /// Discovery's answer about a node: where it is now, or nothing.
+    /// Discovery's answer about a node: its current address, or nothing.
     pub fn node_resolved(&mut self, now: Now, rules: &Rules, id: &NodeId, found: Option<Enode>) {
         let found = found.filter(|enode| enode.id() == *id);
         if let Some(left) = self.one_offs.resolved(now, id) {
@@ -508,7 +508,7 @@ impl Scheduler {
         self.run(now, rules);
     }
 
-    /// A node that was dialed only for a fork that schedules lack proved who it is. Returns that fork and its address.
+    /// A node that was dialed only for a fork that schedules lack proved its identity. Returns fork and address.
     fn fork_proved(&mut self, now: Now, task: &Task) -> Option<([u8; 4], IpAddr)> {
         let (hash, ip) = (task.fork?, task.addr?.ip());
         let news = self.registrations.proved(now, hash, ip);
@@ -566,7 +566,7 @@ impl Scheduler {
         if self.registrations.is_empty() { Err(Refusal::NoProtocol) } else { Ok(()) }
     }
 
-    /// Starts what can be started.
+    /// Starts all dials that are possible.
     fn run(&mut self, now: Now, rules: &Rules) {
         self.pause.run(now.mono);
         if self.may_dial(rules).is_ok() {

@@ -2,13 +2,13 @@
 //!
 //! A source may take up to half of the slots, and more only while no other source has anything to offer. That no source
 //! holds over half of the dialed slots is not enough when an attacker owns two of them: a poisoned
-//! database and a table full of his names took every slot within minutes, because honest peers come and go and his never
-//! leave (`tests/sim/adversary.rs` found it). So of the dialed slots some are kept for each source that still offers
-//! nodes: a source may not take what another one needs to have [`KEPT`] peers that it vouches for. A peer counts for
-//! every source that names it, whichever led us to it; in an honest network the sources name the same nodes, and nothing
-//! stays free for long.
+//! database and a table full of his names took every slot within minutes, because honest peers come and go and his
+//! never leave (`tests/sim/adversary.rs` found it). So of the dialed slots some are kept for each source that still
+//! offers nodes: a source may not take what another one needs to have [`KEPT`] peers that it vouches for. A peer counts
+//! for every source that names it, whichever led us to it; in an honest network the sources name the same nodes, and
+//! nothing stays free for long.
 //!
-//! The cost: a source that offers only nodes that nobody can reach keeps that many slots free.
+//! The cost: a source that offers only unreachable nodes keeps that many slots free.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ const SHARE: usize = 4;
 /// slots are free.
 const FORGOTTEN: Duration = Duration::from_secs(10 * 60);
 
-/// What is taken of the dialed slots, by source.
+/// The dialed slots that are taken, by source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Use {
     /// The slots for dialed peers.
@@ -64,8 +64,8 @@ fn of(counts: &[usize], source: Source) -> usize {
 /// Which source may have the next slot.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    /// When each source last offered anything, by a clock that stands still while nothing is asked for: a source that is
-    /// not asked cannot be blamed for silence.
+    /// When each source last offered anything, by a clock that stands still while nothing is asked for: a source that
+    /// is not asked cannot be blamed for silence.
     spoke: [Option<Instant>; Source::ALL.len()],
     /// Since when nothing is asked for.
     unasked: Option<Instant>,
@@ -102,7 +102,7 @@ impl Share {
         }
     }
 
-    /// Takes the candidate that gets the next slot, and says for which of the registrations that want peers.
+    /// Takes the candidate that gets the next slot. Returns for which of the registrations that want peers it is.
     pub(super) fn next(
         &self,
         now: Instant,
@@ -151,7 +151,7 @@ impl Share {
         !others_dialing && !others_waiting && self.patience_over
     }
 
-    /// Whether another dial for `source` leaves enough slots for what is kept for others.
+    /// Whether another dial for `source` leaves the slots that are reserved for others.
     fn leaves_enough(&self, now: Instant, source: Source, used: &Use) -> bool {
         let kept = KEPT.min(used.slots / SHARE);
         let missing = |source: Source| kept.saturating_sub(of(&used.vouched, source));
@@ -161,7 +161,7 @@ impl Share {
             |source: Source| spoke(source).is_some_and(|at| clock.saturating_duration_since(at) < FORGOTTEN);
         let others = Source::ALL.into_iter().filter(|other| *other != source && is_alive(*other));
         let mut reserved: usize = others.map(missing).sum();
-        // After the start the slower sources have not spoken yet: something is kept for each that will.
+        // After the start the slower sources have offered nothing yet: slots are reserved for each of them.
         if !self.patience_over && Source::ALL.into_iter().any(|source| spoke(source).is_none()) {
             reserved += kept;
         }
@@ -169,7 +169,7 @@ impl Share {
         if reserved == 0 || of(&used.dialing, source) < own {
             return true;
         }
-        // Dials that would take more than what is kept for those who made them.
+        // Dials that would take slots which are reserved for other sources.
         let excess = |source: Source| of(&used.dialing, source).saturating_sub(missing(source));
         let beyond: usize = Source::ALL.into_iter().map(excess).sum();
         beyond + reserved + own < used.slots.saturating_sub(used.taken)

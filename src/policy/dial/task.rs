@@ -1,7 +1,7 @@
-//! Dials: what one is, as the driver is told of it, and those in progress.
+//! Dials: the order for the driver, and the dials in progress.
 //!
 //! A node has at most one dial at a time, so that a list, a candidate and a caller that want the same node share it.
-//! Left out: who is dialed and when ([`scheduler`](super::scheduler)).
+//! Left out: the choice of nodes and times ([`scheduler`](super::scheduler)).
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +35,7 @@ pub enum Kind {
 /// A TCP connection to open and a handshake to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dial {
-    /// To be named in the answer.
+    /// Names the dial in its result.
     pub task: TaskId,
     /// Who should be there.
     pub id: NodeId,
@@ -71,7 +71,7 @@ pub(super) struct Task {
     pub(super) port: u16,
     /// Known once it is dialed.
     pub(super) addr: Option<SocketAddr>,
-    /// What the node was offered with, until it is dialed.
+    /// The offer for the node, until it is dialed.
     pub(super) record: Option<Record>,
     pub(super) timeout: Duration,
     /// The registration whose turn it was.
@@ -156,7 +156,7 @@ impl Dials {
         name
     }
 
-    /// The addresses of a dial are known: what the driver is told.
+    /// The addresses of a dial are known: the order for the driver.
     pub(super) fn describe(&mut self, name: TaskId, ip: IpAddr, also: &[IpAddr]) -> Option<Dial> {
         let task = self.tasks.get_mut(&name)?;
         let addr = SocketAddr::new(ip, task.port);

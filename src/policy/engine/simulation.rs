@@ -20,7 +20,7 @@ use super::{
 };
 use crate::node::{Enode, NodeKey, NodeRef, PublicKey, RegistrationId};
 
-/// What travels on a connection, and what TCP itself tells.
+/// The messages on a connection, and the events of TCP itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wire {
     /// The connection was accepted or opened; auth follows from the dialer.
@@ -211,7 +211,7 @@ impl World {
             },
         }
         for reply in replies {
-            // The session may have ended by what was just heard.
+            // The message that was just received may have ended the session.
             self.act(to);
             if self.sides[to].open.contains_key(&conn) {
                 self.send(conn, to, reply);
@@ -247,7 +247,7 @@ impl World {
         self.sides[0].open.keys().filter(|conn| self.sides[1].open.contains_key(conn)).copied().collect()
     }
 
-    /// Exactly one connection stands, and everybody is of that opinion.
+    /// Exactly one connection stands, and both sides agree on it.
     fn check(&self, seed: u64) {
         let standing = self.standing();
         assert_eq!(standing.len(), 1, "seed {seed}: {:?}", self.sides.each_ref().map(|side| &side.open));

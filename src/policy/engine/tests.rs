@@ -114,7 +114,7 @@ impl Bench {
     }
 }
 
-/// No candidate for ten minutes is told once, and its end too; the timer comes for it by itself.
+/// The lack of candidates for ten minutes is reported once, and its end too; the timer fires without another event.
 #[test]
 fn a_warning_is_told_when_it_begins_and_when_it_ends() {
     let mut bench = Bench::new(Settings::default());
@@ -204,7 +204,7 @@ fn a_bridge_that_hides_its_callers_is_named_and_its_limits_can_be_switched_off()
         bench.other.iter().filter(|action| matches!(action, Action::OneSource(_))).collect();
     assert_eq!(told, [&Action::OneSource(named)]);
     assert_eq!(bench.policy.one_source(bench.now), Some(named));
-    // What the warning says: every limit per source off, for handshakes at the same time too.
+    // The remedy in the warning: every limit per source off, for concurrent handshakes too.
     let mut bench = Bench::new(Settings {
         inbound_throttle: Duration::ZERO,
         peers_per_subnet: 0,
@@ -268,7 +268,8 @@ fn limits_are_checked_again_after_the_handshake() {
     assert!(bench.knock(7).is_ok());
 }
 
-/// An auth message may name anybody's key, and a recorded one may be sent again: neither keeps us from dialing the node.
+/// An auth message may name anybody's key, and a recorded one may be sent again: neither keeps us from dialing the
+/// node.
 #[test]
 fn a_claim_to_be_a_node_keeps_nobody_from_dialing_it() {
     let mut bench = Bench::new(Settings::default());
@@ -292,7 +293,7 @@ fn a_claim_to_be_a_node_keeps_nobody_from_dialing_it() {
     bench.drain();
     let dialed: Vec<NodeId> = bench.dials.iter().map(|dial| dial.id).collect();
     assert_eq!(dialed, [id(1), id(2)]);
-    assert!(!bench.policy.reached_from_outside(), "nobody has proved anything");
+    assert!(!bench.policy.reached_from_outside(), "no node has proved anything");
     assert!(bench.answer(1).is_ok() && bench.answer(2).is_ok());
     assert_eq!(bench.peers(), 2);
 }

@@ -38,7 +38,7 @@ const MAX_NAME: usize = 64;
 const MIN_TOKEN: usize = 16;
 const MAX_TOKEN: usize = 512;
 
-/// What a caller may do. Each role includes the roles before it.
+/// The rights of a caller. Each role includes the roles before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// May read the state: peers, nodes, registrations, this node.
@@ -77,7 +77,7 @@ impl FromStr for Role {
 pub struct Caller {
     /// The name under which registrations are kept: `loopback`, `ip:…`, `uid:…`, or `caller:` and a name of the file.
     pub name: Arc<str>,
-    /// What the caller may do.
+    /// The caller's role.
     pub role: Role,
     /// Whether the caller has proven its name. Without a proof it may not stop the process or take over registrations.
     pub proven: bool,
@@ -89,7 +89,7 @@ pub struct Caller {
 pub struct AccessError {
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong, and what would be right.
+    /// The problem, and a correct value.
     pub problem: String,
 }
 

@@ -37,7 +37,7 @@ pub enum CredentialError {
     Access {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: SecretFileProblem,
     },
     /// The content of the access file is wrong.
@@ -45,7 +45,7 @@ pub enum CredentialError {
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         error: AccessError,
     },
     /// Certificate, key or CA cannot be used.

@@ -1,4 +1,4 @@
-//! What each call needs: the role of its caller, and the largest request.
+//! The requirements of each call: the role of its caller, and the largest request.
 //!
 //! All calls are in one table, so that a reader sees them together. A test compares the table with the descriptors of
 //! the contract, and fails for a declared call that is not in the table. At run time such a call needs the highest
@@ -16,7 +16,7 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 /// The largest request in ProtocolService, in bytes: a registration has a greeting of up to 64 KiB for each protocol.
 pub const MAX_REGISTRATION: usize = 16 * MAX_REQUEST;
 
-/// What a call needs.
+/// The requirements of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// The lowest role that may make the call. `None`: every client may make it, without a credential.
@@ -98,7 +98,7 @@ const METHODS: [(&str, &[(&str, Role)]); 5] = [
     ),
 ];
 
-/// Returns what the call with this path (`/package.Service/Method`) needs.
+/// Returns the requirements of the call with this path (`/package.Service/Method`).
 ///
 /// Health and reflection need no role: probes and tools have no credentials, and neither service says anything about
 /// peers. A path outside our package needs no role either, as no call exists there.

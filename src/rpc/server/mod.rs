@@ -42,8 +42,8 @@ const PENDING_RESETS: usize = 20;
 
 /// A connection on which nothing was read for this long gets an HTTP/2 PING.
 const PING_EVERY: Duration = Duration::from_secs(10);
-/// The time in which a PING must be answered: a client that vanished is noticed within 30 s. gRPC's own default is 20 s. A
-/// client that pauses for less (to collect garbage, or on a busy machine) keeps its stream.
+/// The time in which a PING must be answered: a client that vanished is noticed within 30 s. gRPC's own default is 20
+/// s. A client that pauses for less (to collect garbage, or on a busy machine) keeps its stream.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most admitted connections that wait for the server, which takes them at once.

@@ -44,7 +44,7 @@ pub struct TlsError {
     problem: TlsProblem,
 }
 
-/// What is wrong with a file.
+/// The problem of a file.
 #[derive(Debug, thiserror::Error)]
 enum TlsProblem {
     #[error("cannot be read: {0}")]

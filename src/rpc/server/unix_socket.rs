@@ -30,7 +30,7 @@ pub enum SocketError {
     Taken {
         /// The path of the socket.
         path: PathBuf,
-        /// What is wrong with the path, and what would be right.
+        /// The problem of the path, and a correct value.
         problem: &'static str,
     },
     /// The operating system returned an error.

@@ -1,4 +1,4 @@
-//! An application: one `Exchange` stream, with what it sends and what it waits for.
+//! An application: one `Exchange` stream, with its sends and its events.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! A scripted peer: honest where the script says nothing, and able to stop, lie or fall silent at every step.
+//! A scripted peer: honest where the script does not say otherwise, and able to stop, lie or fall silent at every step.
 
 use std::{io, net::SocketAddr};
 
@@ -30,7 +30,7 @@ pub(crate) const PONG: u64 = 0x03;
 /// Where the codes of the first shared protocol begin.
 pub(crate) const FIRST: u64 = 0x10;
 
-/// One end of a TCP connection to a sidecar, as somebody else's node.
+/// The end of a TCP connection to a sidecar that plays another node.
 pub(crate) struct Liar {
     pub(crate) key: NodeKey,
     remote: PublicKey,
@@ -41,7 +41,7 @@ pub(crate) struct Liar {
 }
 
 impl Liar {
-    /// Connects by TCP and says nothing yet. `seed` decides who it is.
+    /// Connects by TCP and sends nothing yet. `seed` decides its key.
     pub(crate) async fn connect(sidecar: &Sidecar, seed: u64) -> Self {
         let stream = TcpStream::connect(sidecar.peer_addr()).await.unwrap();
         Self::over(stream, sidecar.public_key(), seed)
@@ -137,7 +137,7 @@ impl Liar {
         &mut self.codec.as_mut().expect("keys").writer
     }
 
-    /// Writes bytes; if the other side has closed, that is for the next read to tell.
+    /// Writes bytes. If the other side has closed, the next read reports it.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         let _ = soon("a write", self.stream.write_all(bytes)).await;
     }
@@ -190,7 +190,7 @@ impl Liar {
         None
     }
 
-    /// Waits until the sidecar closes; fails if it says anything.
+    /// Waits until the sidecar closes; fails if it sends anything.
     pub(crate) async fn closed_in_silence(&mut self) {
         assert!(!self.fill().await, "{} bytes came", self.received.len());
     }
@@ -211,7 +211,7 @@ impl Liar {
         }
     }
 
-    /// Closes its sending side, as a process does that has said everything.
+    /// Closes its sending side, as a process does that has sent everything.
     pub(crate) async fn finish(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
@@ -228,7 +228,7 @@ impl Liar {
     }
 }
 
-/// Where a node listens that does as the script says once it is dialed.
+/// The address of a node that follows the script once it is dialed.
 pub(crate) struct Trap {
     listener: TcpListener,
     seed: u64,

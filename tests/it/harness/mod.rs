@@ -1,4 +1,4 @@
-//! What the topics share: sidecars, applications, scripted peers, and refusals taken apart.
+//! Helpers that the topics share: sidecars, applications, scripted peers, and refusals taken apart.
 
 mod application;
 mod liar;
@@ -34,7 +34,7 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Asks again and again until the answer is something: for states that no event tells of.
+/// Asks again and again until `ask` returns a value: for states without an event.
 pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     soon(what, async {
         loop {
@@ -47,7 +47,7 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
     .await
 }
 
-/// The status and body of a page of the HTTP port; `None` when nobody answers.
+/// The status and body of a page of the HTTP port; `None` without an answer.
 pub(crate) async fn probe(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(addr).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");

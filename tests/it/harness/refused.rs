@@ -6,7 +6,7 @@ use devp2pd::rpc::google_rpc::{BadRequest, ErrorInfo, RetryInfo, Status as RpcSt
 use prost::Message;
 use tonic::{Code, Status};
 
-/// What a status says to a program.
+/// The parts of a status that a program reads.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Refused {
     pub(crate) code: Code,
@@ -15,12 +15,13 @@ pub(crate) struct Refused {
     pub(crate) metadata: HashMap<String, String>,
     /// The fields to blame.
     pub(crate) fields: Vec<String>,
-    /// Whether it says when to try again.
+    /// Whether it has a time to try again.
     pub(crate) retry: bool,
     pub(crate) message: String,
 }
 
-/// Reads a status. Fails unless there is exactly one `ErrorInfo`, of our domain, and the status repeats code and message.
+/// Reads a status. Fails unless there is exactly one `ErrorInfo`, of our domain, and the status repeats code and
+/// message.
 pub(crate) fn refused(status: &Status) -> Refused {
     let rpc = RpcStatus::decode(status.details()).expect("details are a google.rpc.Status");
     assert_eq!(rpc.code, status.code() as i32, "{status}");
@@ -36,7 +37,7 @@ pub(crate) fn refused(status: &Status) -> Refused {
     let bad = all("BadRequest");
     let fields = bad.iter().flat_map(|bytes| {
         BadRequest::decode(&**bytes).unwrap().field_violations.into_iter().map(|violation| {
-            assert!(!violation.description.is_empty(), "says nothing of {}", violation.field);
+            assert!(!violation.description.is_empty(), "does not mention {}", violation.field);
             violation.field
         })
     });

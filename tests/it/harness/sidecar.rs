@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{Application, Liar, attach, eventually, soon, spec};
 
-/// What a client accepts in one message, unless a test says otherwise: the largest message and its frame.
+/// The largest message that a client accepts, unless a test sets another limit: the largest message and its frame.
 pub(crate) const MAX_RESPONSE: usize = 17 << 20;
 
 /// A running sidecar with its data directory and one gRPC connection to it.
@@ -46,7 +46,7 @@ impl Sidecar {
         Self { app, dir, channel }
     }
 
-    /// Stops it in order, and answers its data directory.
+    /// Stops it in order, and returns its data directory.
     pub(crate) async fn stop(self) -> TempDir {
         let Self { app, dir, channel } = self;
         drop(channel);
@@ -68,9 +68,9 @@ impl Sidecar {
         self.dir.path()
     }
 
-    /// Waits until a call has told the process to stop.
+    /// Waits until a call has asked the process to stop.
     pub(crate) async fn stop_asked(&self) {
-        soon("the process is told to stop", self.app.stop_asked()).await;
+        soon("the process is asked to stop", self.app.stop_asked()).await;
     }
 
     /// Where peers are accepted.
@@ -133,7 +133,7 @@ impl Sidecar {
             .static_peers
     }
 
-    /// Waits until the only static peer is in this state, and answers its entry.
+    /// Waits until the only static peer is in this state, and returns its entry.
     pub(crate) async fn static_peer_in(&self, state: StaticPeerState) -> StaticPeer {
         eventually(&format!("static peer {state:?}"), async || {
             let entry = self.static_peers().await.pop().unwrap();
@@ -148,14 +148,14 @@ impl Sidecar {
         answer.ok().map(|answer| answer.into_inner().peer.unwrap())
     }
 
-    /// Waits until a node is connected, and answers the peer.
+    /// Waits until a node is connected, and returns the peer.
     pub(crate) async fn connected(&self, id: NodeId) -> Peer {
         eventually("the peer is connected", async || self.peer(id).await).await
     }
 
     /// Waits until a node is not connected.
     pub(crate) async fn disconnected(&self, id: NodeId) {
-        eventually("the peer is gone", async || self.peer(id).await.is_none().then_some(())).await;
+        eventually("the peer has left", async || self.peer(id).await.is_none().then_some(())).await;
     }
 
     /// Hangs up on the sidecar and waits until it has noticed.
@@ -170,7 +170,7 @@ impl Sidecar {
         Application::attach(self.messages(), attach(spec)).await.unwrap()
     }
 
-    /// An application that speaks echo/1 and nothing else.
+    /// An application with echo/1 alone.
     pub(crate) async fn echo(&self) -> Application {
         self.application(spec("echo-app", &[("echo", 1, 8)])).await
     }
@@ -194,7 +194,7 @@ pub(crate) fn config(data_dir: &Path, flags: &[&str]) -> Config {
         true => &[],
         false => &["--listen-addr", "127.0.0.1"],
     };
-    // Most tests bring their peers; those about discovery say so.
+    // Most tests bring their peers; those about discovery switch it on.
     let quiet = flags.iter().all(|flag| !flag.starts_with("--nodiscover")).then_some("--nodiscover");
     let ports = ["--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--data-dir"];
     let args = fixed
@@ -226,7 +226,7 @@ pub(crate) async fn linked() -> Pair {
     Pair { a, b, a_app, b_app, a_channel, b_channel }
 }
 
-/// What [`linked`] makes.
+/// The result of [`linked`].
 pub(crate) struct Pair {
     pub(crate) a: Sidecar,
     pub(crate) b: Sidecar,

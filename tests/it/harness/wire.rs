@@ -1,7 +1,7 @@
-//! RLPx as a liar needs it: a handshake with every field at hand, and frames that say what they should not.
+//! RLPx for a liar: a handshake with every field at hand, and frames with wrong contents.
 //!
-//! Packets are sealed and keys derived with the crate's own pieces, which the official vectors test; what is built here
-//! by hand is what honest code refuses to build.
+//! Packets are sealed and keys derived with the crate's own functions, which the official vectors test. Built here by
+//! hand are only the parts that honest code refuses to build.
 
 use aes::Aes256;
 use bytes::{BufMut, BytesMut};
@@ -21,7 +21,7 @@ use devp2pd::{
 };
 use rand::{RngCore, rngs::StdRng};
 
-/// An auth that was sent, and what is needed to read the answer.
+/// An auth that was sent, and the secrets for reading the answer.
 pub(crate) struct Auth {
     pub(crate) packet: BytesMut,
     ephemeral: NodeKey,

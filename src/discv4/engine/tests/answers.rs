@@ -1,9 +1,9 @@
-//! What we answer, what we believe, and what we do not.
+//! Our answers, and which answers of others are accepted.
 
 use super::*;
 use crate::discv4::packet::MAX_PACKET;
 
-/// Some peer whose FINDNODE is open: the engine was told to look around and asks it.
+/// Some peer whose FINDNODE is open: the engine does a lookup and asks it.
 fn asked(script: &mut Script, peer: &Peer) {
     script.make_live(peer);
     script.sent();
@@ -26,7 +26,7 @@ fn only_live_nodes_are_told_and_unproven_ones_while_there_are_none() {
     script.engine.add_seed(script.now, unproven.contact());
     script.find_node(&asker, [1; 64]);
     assert_eq!(script.sent_to(&asker), [Sent::Neighbors(vec![live.neighbor()])]);
-    // The asker knows itself.
+    // The asker need not be in its own answer.
     script.find_node(&live, [1; 64]);
     assert_eq!(script.sent_to(&live), [Sent::Neighbors(vec![])]);
 }
@@ -202,7 +202,11 @@ fn records_are_fetched_when_they_are_newer_and_checked() {
         assert_eq!(result.unwrap().is_some(), verdict == Verdict::Accepted, "case {index}");
         let entry = script.engine.table().get(&peer.id()).unwrap();
         assert_eq!(entry.contact.seq(), if verdict == Verdict::Accepted { 5 } else { 0 });
-        assert_eq!(entry.contact.udp_addr(), Some(peer.addr), "it stays where it answers");
+        assert_eq!(
+            entry.contact.udp_addr(),
+            Some(peer.addr),
+            "it stays at the address from which it answers"
+        );
     }
 }
 
@@ -224,7 +228,7 @@ fn a_check_that_tells_of_a_newer_record_fetches_it() {
     let newer = record(&peer.key, 4, peer.addr);
     script.enr_response(&peer, *hash, newer.encoded());
     assert_eq!(script.engine.table().get(&peer.id()).unwrap().contact.record, Some(newer));
-    // An older one is not believed.
+    // An older one is not accepted.
     script.ask_record(1, &peer);
     let sent = script.sent_to(&peer);
     let [Sent::EnrRequest { hash }] = sent.as_slice() else { panic!("{sent:?}") };
@@ -264,7 +268,7 @@ fn table_nodes_have_a_say_in_where_we_are_and_strangers_do_not() {
     let us = addr(OUR_ADDR);
     assert_eq!(statements(&mut script), [(peer.id(), peer.addr.ip(), us)]);
     script.ping(&peer);
-    assert_eq!(statements(&mut script), [], "a ping that we did not ask for may say anything");
+    assert_eq!(statements(&mut script), [], "a ping that we did not ask for may report any address");
 }
 
 #[test]

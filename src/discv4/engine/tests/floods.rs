@@ -1,8 +1,8 @@
-//! Attacks: what they may cost us, and what they may not touch.
+//! Attacks: the bound on their cost, and the nodes that they must not affect.
 
 use super::*;
 
-/// A packet with a right hash and a signature that is somebody's or nobody's.
+/// A packet with a right hash and a signature of a random key, or of none.
 fn forged(n: u64, kind: Type) -> BytesMut {
     let mut out = BytesMut::new();
     let target = FindNode { target: [1; 64], expiration: Expiration(i64::MAX) };

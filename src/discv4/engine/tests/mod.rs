@@ -1,4 +1,4 @@
-//! Scripts in virtual time: one engine, and peers that say what the script has them say.
+//! Scripts in virtual time: one engine, and peers that follow the script.
 
 mod answers;
 mod conformance;
@@ -72,7 +72,7 @@ impl Peer {
     }
 }
 
-/// A packet that the engine sent, with what the tests want of it.
+/// A packet that the engine sent, as the tests compare it.
 #[derive(Debug, PartialEq)]
 enum Sent {
     Ping { hash: [u8; 32], ping: Ping },
@@ -149,7 +149,7 @@ impl Script {
         all
     }
 
-    /// What the engine sent to `peer`, who must be the only recipient.
+    /// The packets that the engine sent to `peer`, which must be the only recipient.
     fn sent_to(&mut self, peer: &Peer) -> Vec<Sent> {
         self.sent()
             .into_iter()
@@ -222,7 +222,7 @@ impl Script {
         self.deliver(peer.addr, &bytes)
     }
 
-    /// The peer pings, answers our ping, and is bonded; nothing that was sent is left.
+    /// The peer pings, answers our ping, and is bonded. All sent packets are taken.
     fn bond(&mut self, peer: &Peer) {
         let (verdict, ours) = self.ping(peer);
         assert_eq!(verdict, Verdict::Accepted);
@@ -246,7 +246,7 @@ impl Script {
                 if let Sent::Ping { hash, .. } = sent
                     && to == peer.addr
                 {
-                    // Without a sequence number: nobody asks for the record.
+                    // Without a sequence number, so the record is not requested.
                     self.pong_with(peer, hash, None);
                 }
             }

@@ -1,4 +1,4 @@
-//! What we ask, in which order, and what we do with silence.
+//! Our requests, their order, and the reaction to silence.
 
 use super::*;
 use crate::kademlia;
@@ -114,7 +114,7 @@ fn five_unanswered_find_nodes_in_a_row_cost_the_place_in_a_filled_bucket() {
     let peer = Peer::new(1, "8.8.1.1:30303");
     script.make_live(&peer);
     script.sent();
-    // Company in its bucket: otherwise it is better than nobody.
+    // A second node in its bucket: without one it would stay, as the only node there.
     let us = script.engine.table().own_id();
     let distance = crate::kademlia::distance::log_distance(&us, &peer.id());
     let company =
@@ -193,7 +193,7 @@ fn an_empty_table_tries_the_bootnodes_again_within_half_a_minute() {
     assert!((20..=41).contains(&refreshes), "{refreshes}");
 }
 
-/// A small world: nodes that answer everything, each telling of all the others.
+/// A small world: nodes that answer everything, each with all the others.
 fn run_world(script: &mut Script, world: &[Peer], milliseconds: u64) -> usize {
     let mut packets = 0;
     for _ in 0..milliseconds / 10 {

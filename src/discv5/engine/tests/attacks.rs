@@ -1,4 +1,4 @@
-//! Floods: memory stays bounded, what lives goes on, and nobody is used as an amplifier.
+//! Floods: memory stays bounded, live sessions go on, and no address is used for amplification.
 
 use super::*;
 use crate::discv5::message::encode_findnode;
@@ -115,7 +115,7 @@ fn replayed_requests_are_answered_only_where_they_came_from() {
     let (_, ping) = tester.ping();
     let packet = tester.write(&ping);
     assert_eq!(rig.deliver(tester.addr, &packet).len(), 1);
-    // From somewhere else it is no message of a session, and gets a challenge that the replayer cannot answer.
+    // From another address it belongs to no session, and gets a challenge that the replayer cannot answer.
     let sent = rig.deliver(addr("7.7.7.7:7"), &packet);
     assert!(matches!(tester.read(&sent[0].1), Got::Challenge { .. }));
     assert_eq!(rig.engine.wire.sessions().len(), (0, 1));

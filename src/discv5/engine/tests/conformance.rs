@@ -96,7 +96,7 @@ fn talk_request() {
     assert_eq!(rig.counters().talk_unknown, 2);
 }
 
-/// Asks for `distances` and returns what came, and how many packets.
+/// Asks for `distances` and returns the nodes of the answer, and its number of packets.
 fn find(tester: &mut Tester, rig: &mut Rig, distances: &[u16]) -> (Vec<Record>, u64) {
     let id = tester.request_id();
     let answers = tester.ask(rig, &encoded(|out| encode_findnode(out, id, distances)));
@@ -116,7 +116,7 @@ fn findnode_zero_distance() {
     let own = rig.engine.wire.record().clone();
     assert_eq!(find(&mut tester, &mut rig, &[0]), (vec![own.clone()], 1));
     assert_eq!(find(&mut tester, &mut rig, &[0, 0, 300]), (vec![own], 1), "once, and 300 is no distance");
-    assert_eq!(find(&mut tester, &mut rig, &[256, 255]), (vec![], 1), "nobody, and one packet says so");
+    assert_eq!(find(&mut tester, &mut rig, &[256, 255]), (vec![], 1), "no node, in one packet");
 }
 
 #[test]
@@ -130,14 +130,14 @@ fn findnode_results() {
     distances.dedup();
 
     let mut tester = Tester::new(1, LISTEN1);
-    assert_eq!(find(&mut tester, &mut rig, &distances).0, [], "who was not checked is not told of");
+    assert_eq!(find(&mut tester, &mut rig, &distances).0, [], "a node that was not checked is in no answer");
 
     // Each answers its PINGs for a minute.
     let mut pinged = std::collections::HashSet::new();
     for _ in 0..600 {
         for (to, bytes) in rig.advance(Duration::from_millis(100)) {
             let Some(bystander) = bystanders.iter_mut().find(|bystander| bystander.addr == to) else {
-                panic!("a packet to {to}, who has no address in its record");
+                panic!("a packet to {to}, which has no address in its record");
             };
             let Got::Message(request) = bystander.read(&bytes) else { panic!("the session is known") };
             let pong = match Message::decode(&request) {

@@ -1,4 +1,4 @@
-//! Bad input, row by row: what is dropped, what is answered, and that it is counted.
+//! Bad input, row by row: which packets are dropped, which are answered, and that each is counted.
 
 use super::*;
 use crate::{
@@ -78,7 +78,7 @@ fn one_handshake_per_challenge_whether_good_or_bad() {
         assert!(rig.deliver(tester.addr, &packet).is_empty(), "{why}");
         let failed = rig.counters().handshakes_failed + rig.counters().malformed;
         assert_eq!((failed, rig.engine.wire.sessions().len()), (1, (0, 0)), "{why}");
-        // The challenge is used up: a good answer comes too late. Only what never was a handshake leaves it.
+        // The challenge is used up: a good answer comes too late. Only a packet that never was a handshake leaves it.
         let (_, ping) = tester.ping();
         let packet = tester.handshake(&data, seq, &ping);
         let answers = rig.deliver(tester.addr, &packet).len() as u64;
@@ -123,7 +123,7 @@ fn a_known_record_may_be_left_out_and_an_old_one_changes_nothing() {
     tester.record = record(&tester.key, 5, Some(tester.addr));
     tester.meet(&mut rig);
     let (data, seq) = challenged(&mut rig, tester.reset());
-    assert_eq!(seq, 5, "the challenge says which record we have");
+    assert_eq!(seq, 5, "the challenge has the sequence number of our record");
     let (_, ping) = tester.ping();
     let packet = tester.handshake_with(&data, &[], &ping);
     assert_eq!(rig.deliver(tester.addr, &packet).len(), 1);

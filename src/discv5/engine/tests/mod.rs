@@ -1,5 +1,5 @@
-//! The engine, driven by scripts in virtual time: a [`Rig`] around one engine, and a [`Tester`] that speaks the
-//! protocol packet by packet and lies on request.
+//! The engine, driven by scripts in virtual time: a [`Rig`] around one engine, and a [`Tester`] that exchanges packets
+//! of the protocol and lies on request.
 
 mod attacks;
 mod conformance;
@@ -65,7 +65,7 @@ fn contact(key: &NodeKey, at: &str) -> Contact {
     Contact::from_record(record(key, 1, Some(addr(at)))).unwrap()
 }
 
-/// One engine, its time, and what came out of it.
+/// One engine, its time, and its output.
 struct Rig {
     engine: Engine<NodeKey>,
     now: Now,
@@ -112,7 +112,7 @@ impl Rig {
         }
     }
 
-    /// Hands a datagram in and returns what is sent at once.
+    /// Hands a datagram in and returns the packets that are sent at once.
     fn deliver(&mut self, from: SocketAddr, bytes: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
         self.drain();
         self.sent.clear();
@@ -121,7 +121,7 @@ impl Rig {
         std::mem::take(&mut self.sent)
     }
 
-    /// Lets time pass, timer by timer, and returns what is sent meanwhile.
+    /// Lets time pass, timer by timer, and returns the packets that are sent meanwhile.
     fn advance(&mut self, by: Duration) -> Vec<(SocketAddr, Vec<u8>)> {
         self.drain();
         let end = self.now.mono + by;
@@ -138,7 +138,7 @@ impl Rig {
         std::mem::take(&mut self.sent)
     }
 
-    /// Calls a command and returns what is sent at once.
+    /// Calls a command and returns the packets that are sent at once.
     fn command<T>(
         &mut self,
         call: impl FnOnce(&mut Engine<NodeKey>, Now) -> T,
@@ -156,7 +156,7 @@ impl Rig {
     }
 }
 
-/// What a packet of the engine turned out to be.
+/// The decoded form of a packet of the engine.
 #[derive(Debug, PartialEq)]
 enum Got {
     Challenge { nonce: Nonce, seq: u64, data: ChallengeData },
@@ -171,7 +171,7 @@ struct Tester {
     addr: SocketAddr,
     to: NodeKey,
     rng: StdRng,
-    /// What it reads and writes with.
+    /// The keys with which it reads and writes.
     session: Option<(MessageKey, MessageKey)>,
     last_nonce: Nonce,
     requests: u32,
@@ -232,7 +232,7 @@ impl Tester {
         out.to_vec()
     }
 
-    /// The handshake that answers a challenge, with the record if it asks for one.
+    /// The handshake that answers a challenge, with the record if the challenge asks for one.
     fn handshake(&mut self, data: &ChallengeData, seq: u64, plaintext: &[u8]) -> Vec<u8> {
         let record = if seq < self.record.seq() { self.record.encoded().to_vec() } else { Vec::new() };
         self.handshake_with(data, &record, plaintext)
@@ -300,7 +300,7 @@ impl Tester {
         assert!(matches!(Message::decode(&answers[0]), Ok(Message::Pong(pong)) if pong.id == id));
     }
 
-    /// Answers a request of the engine that has no session yet: challenges it, and returns what it asks.
+    /// Answers a request of the engine that has no session yet: challenges it, and returns the request.
     fn challenge_engine(&mut self, rig: &mut Rig, request: &[u8]) -> Vec<u8> {
         let Got::Unreadable { nonce, handshake: false } = self.read(request) else { panic!("readable") };
         let mut out = BytesMut::new();

@@ -18,14 +18,14 @@ struct Network {
 }
 
 impl Network {
-    /// `size` nodes in subnets of their own that all know the first one.
+    /// `size` nodes in subnets of their own that all have the first one as bootnode.
     fn new(size: u64, seed: u64, loss: f64) -> Self {
         let now = start();
         let ends: Vec<_> = (0..size).map(|n| addr(&format!("5.{}.{}.5:30303", n / 200, n % 200))).collect();
         let boot = contact(&key(seed), &ends[0].to_string());
         let engines = (0..size).zip(&ends).map(|(n, end)| {
             let key = key(seed + n);
-            // Every other node knows the first one by URL: key and address, no record.
+            // Every other node has the first one as a URL: key and address, no record.
             let boot = if n % 2 == 0 { boot.clone() } else { Contact { record: None, ..boot.clone() } };
             let bootnodes = if n == 0 { vec![] } else { vec![boot] };
             let config = Config { bootnodes, ..Config::default() };
@@ -94,14 +94,14 @@ impl Network {
 #[test]
 fn a_network_finds_itself_in_spite_of_losses() {
     let mut network = Network::new(40, 1, 0.1);
-    // Without demand nobody looks for others until the next refresh.
+    // Without demand no node searches before the next refresh.
     let now = network.now;
     network.engines.values_mut().for_each(|engine| engine.set_demand(now, 60));
     network.run(Duration::from_secs(60));
     for (at, engine) in &network.engines {
         let live =
             engine.table().buckets().iter().flat_map(|bucket| bucket.entries()).filter(|entry| entry.live);
-        assert!(live.count() >= 10, "{at} knows too few: {engine:?}");
+        assert!(live.count() >= 10, "{at} has too few nodes: {engine:?}");
         assert_eq!(engine.counters().handshakes_failed, 0, "{at}");
     }
     // Anybody finds anybody.
@@ -155,7 +155,7 @@ fn a_dead_bootnode_is_tried_again_and_nobody_is_contacted_otherwise() {
     assert!((4..60).contains(&sent.len()), "{} packets in two minutes", sent.len());
     let seeds = |action: &Action| *action == Action::SeedsWanted;
     assert!(rig.take_actions().into_iter().filter(seeds).count() >= 4, "every 30 s at least");
-    // Once there is somebody, the table is not refreshed for a quarter of an hour.
+    // Once the table has a node, it is not refreshed for a quarter of an hour.
     let seed = record(&key(5), 1, Some(addr("8.8.4.4:30303")));
     rig.command(|engine, now| engine.add_seed(now, Contact::from_record(seed.clone()).unwrap()));
     assert!(rig.engine.table().get(&seed.id()).is_some());

@@ -1,4 +1,4 @@
-//! What we ask: challenges in between, queues, timeouts, and answers in several packets.
+//! Our requests: challenges in between, queues, timeouts, and answers in several packets.
 
 use super::*;
 use crate::{
@@ -86,7 +86,7 @@ fn one_at_a_time_sixteen_wait_and_the_rest_is_refused() {
     let other = contact(&key(2), "8.8.4.4:30303");
     let other = rig.command(|engine, now| engine.ping(now, QueryId(50), &other));
     assert_eq!(other.1.len(), 1);
-    // Nobody answers: each has its own time.
+    // No node answers: each has its own time.
     assert_eq!(rig.advance(TIMEOUT).len(), 1);
     assert_eq!(results(&mut rig).len(), 2);
     rig.advance(TIMEOUT * MAX_WAITING as u32);
@@ -152,7 +152,7 @@ fn found(rig: &mut Rig) -> (Vec<Record>, usize) {
 
 #[test]
 fn nodes_come_in_several_packets_and_lies_about_their_number_are_bounded() {
-    // The number told, how many packets are taken.
+    // The announced number of packets, and how many are taken.
     for (total, taken) in [(0, 1), (1, 1), (3, 3), (5, 5), (6, 5), (200, 5), (u64::MAX, 5)] {
         let mut rig = Rig::new(US);
         let mut tester = Tester::reachable(1, THEM);
@@ -167,7 +167,11 @@ fn nodes_come_in_several_packets_and_lies_about_their_number_are_bounded() {
             rig.deliver(tester.addr, &packet);
         }
         let asked = rig.engine.calls.len();
-        assert_eq!(found(&mut rig).0.len(), taken + 1, "total {total}: those told and the one asked");
+        assert_eq!(
+            found(&mut rig).0.len(),
+            taken + 1,
+            "total {total}: the nodes in the answer and the one asked"
+        );
         assert_eq!(rig.counters().responses_unsolicited, 7 - taken as u64, "total {total}");
         assert!(asked > 0, "the lookup goes on with them");
     }

@@ -132,7 +132,7 @@ fn no_source_holds_over_half_while_another_offers() {
     assert_eq!(bench.dials.len(), 4);
     (0..4).for_each(|n| bench.step(&Do::Up(n)));
     (100..104).for_each(|n| bench.step(&Do::Offer(n, Source::V4, OK)));
-    // At first slots are kept for sources that have not spoken yet.
+    // At first slots are reserved for sources that have offered nothing yet.
     bench.run(&[(Do::Up(100), &[]), (Do::Up(101), &[]), (Do::Pass(10), &[102, 103])]);
     (102..104).for_each(|n| bench.step(&Do::Up(n)));
     assert_eq!(bench.dials.len(), 8);
@@ -144,7 +144,7 @@ fn no_source_holds_over_half_while_another_offers() {
 fn slots_are_kept_for_every_source_that_has_something_to_offer() {
     let settings = Settings { max_peers: 16, dial_ratio: 2, ..Settings::default() };
     let mut bench = Bench::new(settings);
-    // A third source speaks once, and its node does not answer.
+    // A third source offers one node, which does not answer.
     bench.step(&Do::Offer(900, Source::Dns, OK));
     bench.step(&Do::Fail(900, Cause::TooManyPeers));
     bench.step(&Do::Pass(10));
@@ -176,7 +176,7 @@ fn slots_are_kept_for_every_source_that_has_something_to_offer() {
     bench.step(&Do::Up(901));
     bench.step(&Do::Pass(1));
     assert_eq!(bench.dial.slots_taken() + bench.dial.dials().len().min(1), 8, "the last slot is for anybody");
-    // Who says nothing for ten minutes has nothing to say.
+    // A source that offers nothing for ten minutes loses its reserve.
     let mut bench = Bench::new(Settings { max_peers: 16, dial_ratio: 2, ..Settings::default() });
     bench.step(&Do::Offer(900, Source::Dns, OK));
     bench.step(&Do::Fail(900, Cause::TooManyPeers));

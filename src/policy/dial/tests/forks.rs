@@ -1,4 +1,5 @@
-//! Forks that the schedule lacks, as the scheduler meets them: who is dialed to find out, and what follows from it.
+//! Forks that the schedule lacks, as the scheduler meets them: the nodes that are dialed to test one, and the effects
+//! of the result.
 
 use std::sync::Arc;
 
@@ -75,7 +76,8 @@ fn nodes_of_three_networks_make_a_fork_and_then_all_of_it_are_dialed() {
     assert_eq!(chain.bench.dial.followed_forks().len(), 1);
 }
 
-/// A full node proves as well as a peer that it is where its record says; one that nobody answers for does not.
+/// A full node proves as well as a peer that it is at the address of its record; an address without a node proves
+/// nothing.
 #[test]
 fn a_claim_is_backed_by_an_answer_alone() {
     let mut chain = Chain::new(true);
@@ -133,7 +135,7 @@ fn one_peer_that_stays_keeps_a_fork() {
     assert_eq!(chain.news(), []);
 }
 
-/// An application that registers another schedule knows better; one that moves its head does not start anew.
+/// A registration with another schedule replaces the forks that were followed; one that moves its head does not.
 #[test]
 fn a_new_schedule_begins_anew_and_a_new_head_does_not() {
     let mut chain = Chain::new(true);
@@ -158,5 +160,5 @@ fn starving_is_told_by_the_time_since_the_last_candidate() {
     bench.step(&Do::Offer(1, Source::V4, Ok(())));
     assert_eq!(starved(&bench), Some(0));
     bench.step(&Do::Unregister(0));
-    assert_eq!(starved(&bench), None, "nobody is wanted");
+    assert_eq!(starved(&bench), None, "no node is wanted");
 }

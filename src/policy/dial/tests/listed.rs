@@ -215,7 +215,7 @@ fn discovery_is_asked_where_a_node_is_and_where_it_went() {
     bench.run(&[(Do::Pass(76), &[])]);
     assert_eq!(bench.took(resolve), 1);
     bench.run(&[(Do::Found(1, Some(1)), &[1])]);
-    // The address stops working: the next answer names another one, which is dialed at once.
+    // The address stops working: the next answer has another one, which is dialed at once.
     bench.run(&[
         (Do::Up(1), &[]),
         (Do::Pass(700), &[]),

@@ -1,4 +1,4 @@
-//! Scripts of rounds in virtual time: each step says what happens and which nodes must be dialed because of it.
+//! Scripts of rounds in virtual time: each step has an event and the nodes that must be dialed because of it.
 
 mod dynamic;
 mod forks;
@@ -55,7 +55,7 @@ fn candidate(n: u64, source: Source) -> Candidate {
     Candidate { public_key: key(n), addr: addr(n), record: None, source, served: Duration::ZERO }
 }
 
-/// What happens in one step. Nodes are numbers.
+/// The event of one step. Nodes are numbers.
 #[derive(Clone, Debug)]
 enum Do {
     /// A static peer with an address is added.
@@ -66,7 +66,7 @@ enum Do {
     Trusted(u64),
     /// A static peer is removed.
     Remove(u64),
-    /// A source offers a node; the answer must be this.
+    /// A source offers a node; the result must be this.
     Offer(u64, Source, Result<(), Refusal>),
     /// The dial to a node made it a peer.
     Up(u64),
@@ -174,7 +174,7 @@ impl Bench {
         while let Some(action) = self.dial.poll_action() {
             match action {
                 Action::Dial(dial) => self.dials.push(dial),
-                // Told to watchers; what follows from it is what the rounds look at.
+                // For watchers. The rounds check the dials that follow.
                 Action::DialFailed { .. } => {}
                 other => self.other.push(other),
             }

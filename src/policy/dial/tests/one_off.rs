@@ -10,7 +10,7 @@ fn connect(bench: &mut Bench, connect: u64, node: &NodeRef, secs: u64) -> Result
     result
 }
 
-/// The answers so far, by request.
+/// The results so far, by request.
 fn answers(bench: &mut Bench) -> Vec<(u64, ConnectOutcome)> {
     let answers = bench.other.iter().filter_map(|action| match action {
         Action::ConnectDone { connect, outcome, .. } => Some((connect.0, outcome.clone())),
@@ -46,7 +46,7 @@ fn a_request_that_takes_too_long_gives_its_dial_up() {
     connect(&mut bench, 2, &enode(1), 9).unwrap();
     assert_eq!(bench.dials[0].timeout, Duration::from_secs(5));
     bench.step(&Do::Pass(5));
-    assert_eq!(bench.took(|action| matches!(action, Action::AbortDial(_))), 0, "somebody still waits");
+    assert_eq!(bench.took(|action| matches!(action, Action::AbortDial(_))), 0, "a request still waits");
     assert_eq!(answers(&mut bench), [(1, ConnectOutcome::TimedOut)]);
     bench.step(&Do::Pass(4));
     assert_eq!(bench.took(|action| matches!(action, Action::AbortDial(_))), 1);
