@@ -4,13 +4,13 @@ package main
 
 import pb "devp2pd/examples/go/gen/devp2p/v1"
 
-// overhead is what a message costs of a window beside its payload (WindowUpdate in the contract).
+// overhead is the cost of a message in a window beside its payload (WindowUpdate in the contract).
 const overhead = 64
 
-// window is the send window of a channel, of which SendWindowBytes and credit say what is left.
+// window is the send window of a channel, of which SendWindowBytes and credit give the rest.
 const window = 1 << 20
 
-// application is what a client calls, all of it on the goroutine that is in run.
+// application has the callbacks of a client, all called on the goroutine that is in run.
 type application interface {
 	opened(*channel)                    // a peer shares a protocol with us
 	writable(*channel)                  // the window of this channel is open: send while credit > 0
@@ -43,13 +43,13 @@ func (c *channel) send(code uint32, payload []byte) {
 	c.client.out.put(&pb.ClientEvent{Event: &pb.ClientEvent_Message{Message: message}})
 	c.credit -= cost(payload)
 	c.recent, c.recentCost = append(c.recent, message), c.recentCost+cost(payload)
-	// What lies a whole window back has been processed: without credit for it we could not have gone on.
+	// Messages a whole window back have been processed: without credit for them we could not have gone on.
 	for first := cost(c.recent[0].Payload); c.recentCost-first > window; first = cost(c.recent[0].Payload) {
 		c.recent, c.recentCost = c.recent[1:], c.recentCost-first
 	}
 }
 
-// onStream takes what a stream tells of this connection: our first one, or one after a stream that broke.
+// onStream takes a stream's report of this connection: our first one, or one after a stream that broke.
 func (c *channel) onStream(opened *pb.ChannelOpened, lastSendID uint64) {
 	c.id, c.credit, c.parts = opened.ChannelId, int64(opened.SendWindowBytes), nil
 	c.miss(opened.Position - c.position) // what went to the stream that broke, and did not come
@@ -69,7 +69,7 @@ func (c *channel) ready() {
 	}
 }
 
-// received takes a message or a part of one, and answers what it cost of our window.
+// received takes a message or a part of one, and returns its cost in our window.
 func (c *channel) received(message *pb.InboundMessage) int64 {
 	payload := message.Payload
 	if fragment := message.Fragment; fragment != nil { // larger than our frames: the parts come in order

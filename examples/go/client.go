@@ -1,7 +1,7 @@
 package main
 
-// What every application on top of devp2pd needs, whatever it speaks: one Exchange stream, with credit in both
-// directions, that comes back when it breaks and knows what was lost.
+// A client for every application on top of devp2pd, for any protocol: one Exchange stream, with credit in both
+// directions, that is made again when it breaks, and counts lost messages.
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 	pb "devp2pd/examples/go/gen/devp2p/v1"
 )
 
-// These will not go away by trying again: what we ask for is wrong, or (Aborted) another process took our place.
+// Another attempt cannot help: the request is wrong, or (Aborted) another process took our place.
 var fatal = []codes.Code{codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied, codes.Unimplemented, codes.Aborted}
 
 // client keeps one stream to a sidecar.
@@ -175,7 +175,8 @@ func (c *client) opened(opened *pb.ChannelOpened) {
 	c.forget()
 }
 
-// forget ends what we know and the sidecar does not, once all connections that outlived the last stream were told.
+// forget ends the connections that the sidecar does not know any more, once it has listed all that outlived the last
+// stream.
 func (c *client) forget() {
 	for session, channel := range c.former {
 		if c.unheard > 0 {

@@ -1,6 +1,6 @@
 // An application on top of devp2pd: it speaks echo/1 with every peer that does.
 //
-// echo/1 is the smallest protocol there can be. Code 0 is a request, and whoever gets one answers with the same bytes
+// echo/1 is the smallest protocol there can be. Code 0 is a request, and its receiver answers with the same bytes
 // as code 1. This application answers the requests of its peers, sends -count numbered requests of its own to each peer
 // that appears, compares the answers byte by byte, and goes on when peers come and go, the stream breaks or the sidecar
 // restarts.

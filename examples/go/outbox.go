@@ -1,6 +1,6 @@
 package main
 
-// What waits for the stream.
+// The messages that wait for the stream.
 
 import (
 	"sync"
@@ -14,7 +14,7 @@ const (
 	frameBytes  = 256 * 1024
 )
 
-// outbox holds what waits for the stream. Credit bounds it.
+// outbox holds the messages that wait for the stream. Credit bounds it.
 type outbox struct {
 	sync.Mutex
 	events []*pb.ClientEvent
@@ -31,7 +31,7 @@ func (o *outbox) put(event *pb.ClientEvent) {
 	}
 }
 
-// take answers what goes into the next frame.
+// take returns the messages of the next frame.
 func (o *outbox) take() []*pb.ClientEvent {
 	o.Lock()
 	defer o.Unlock()

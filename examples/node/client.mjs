@@ -1,5 +1,5 @@
-// What every application on top of devp2pd needs, whatever it speaks: one Exchange stream, with credit in both
-// directions, that comes back when it breaks and knows what was lost.
+// A client for every application on top of devp2pd, for any protocol: one Exchange stream, with credit in both
+// directions, that is made again when it breaks, and counts lost messages.
 //
 // The application is an object with these methods:
 //
@@ -24,11 +24,11 @@ const definition = loader.loadSync("devp2p/v1/message.proto", {
 });
 const { MessageService } = grpc.loadPackageDefinition(definition).devp2p.v1;
 
-const OVERHEAD = 64; // what a message costs of a window beside its payload (WindowUpdate in the contract)
-const WINDOW = 1 << 20; // the send window of a channel, of which send_window_bytes and credit say what is left
+const OVERHEAD = 64; // the cost of a message in a window beside its payload (WindowUpdate in the contract)
+const WINDOW = 1 << 20; // the send window of a channel, of which send_window_bytes and credit give the rest
 // All that is ready goes into one frame, up to this much.
 const FRAME_EVENTS = 512, FRAME_BYTES = 256 * 1024;
-// These will not go away by trying again: what we ask for is wrong, or (ABORTED) another process took our place.
+// Another attempt cannot help: the request is wrong, or (ABORTED) another process took our place.
 const { INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED, ABORTED, NOT_FOUND } = grpc.status;
 const FATAL = new Set([INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED, ABORTED]);
 
@@ -47,7 +47,7 @@ class Channel {
     this.credit -= payload.length + OVERHEAD;
     this.recent.push(message);
     this.recentCost += payload.length + OVERHEAD;
-    // What lies a whole window back has been processed: without credit for it we could not have gone on.
+    // Messages a whole window back have been processed: without credit for them we could not have gone on.
     let old = 0;
     for (let first; this.recentCost - (first = this.recent[old].payload.length + OVERHEAD) > WINDOW; old++) {
       this.recentCost -= first;
@@ -66,7 +66,7 @@ class Channel {
     if (this.credit > 0) this.client.app.writable(this);
   }
 
-  /** Takes a message or a part of one, and answers what it cost of our window. */
+  /** Takes a message or a part of one, and returns its cost in our window. */
   received({ code, payload, fragment }) {
     const length = payload.length;
     if (fragment) { // larger than our frames: the parts come in order
@@ -129,7 +129,7 @@ export class Client {
     if (this.outbox.push(event) === 1) setImmediate(() => this.flush());
   }
 
-  /** Writes what is ready, frame by frame, while gRPC takes it. */
+  /** Writes the messages that are ready, frame by frame, while gRPC takes it. */
   flush() {
     while (this.call && this.outbox.length && !this.call.writableNeedDrain) {
       let count = 0;

@@ -1,5 +1,5 @@
-"""What every application on top of devp2pd needs, whatever it speaks: one Exchange stream, with credit in both
-directions, that comes back when it breaks and knows what was lost.
+"""A client for every application on top of devp2pd, for any protocol: one Exchange stream, with credit in both
+directions, that is made again when it breaks, and counts lost messages.
 
 The application is an object with these methods, all called on the thread that is in `run`:
 
@@ -21,13 +21,13 @@ import grpc
 
 from stubs import message_pb2 as pb, message_pb2_grpc, types_pb2
 
-# What a message costs of a window beside its payload, so that empty ones are not free (WindowUpdate in the contract).
+# The cost of a message in a window beside its payload, so that empty ones are not free (WindowUpdate in the contract).
 OVERHEAD = 64
-# The send window of a channel, of which `send_window_bytes` and credit say what is left.
+# The send window of a channel, of which `send_window_bytes` and credit give the rest.
 WINDOW = 1 << 20
 # All that is ready goes into one frame, up to this much: batching is the largest factor of speed in Python.
 FRAME_EVENTS, FRAME_BYTES = 512, 256 * 1024
-# These will not go away by trying again: what we ask for is wrong, or (ABORTED) another process took our place.
+# Another attempt cannot help: the request is wrong, or (ABORTED) another process took our place.
 FATAL = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED,
          grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.ABORTED}
 
@@ -46,7 +46,7 @@ class Channel:
         self.credit -= len(payload) + OVERHEAD
         self.recent.append(message)
         self.recent_cost += len(payload) + OVERHEAD
-        # What lies a whole window back has been processed: without credit for it we could not have gone on.
+        # Messages a whole window back have been processed: without credit for them we could not have gone on.
         while self.recent_cost - (first := len(self.recent[0].payload) + OVERHEAD) > WINDOW:
             self.recent.popleft()
             self.recent_cost -= first
@@ -63,7 +63,7 @@ class Channel:
             self.client.app.writable(self)
 
     def received(self, message):
-        """Takes a message or a part of one, and answers what it cost of our window."""
+        """Takes a message or a part of one, and returns its cost in our window."""
         payload = message.payload
         if message.HasField("fragment"):  # larger than our frames: the parts come in order
             self.parts += payload
@@ -122,7 +122,7 @@ class Client:
         return grpc.secure_channel(self.address, credentials, options=self.options)
 
     def _frames(self):
-        """What goes to the sidecar: first who we are, then all that is ready, frame by frame."""
+        """The frames to the sidecar: first our identity, then all messages that are ready."""
         attach = pb.Attach(max_frame_bytes=self.max_frame, request_id=self.attempt)
         if self.resume_token:
             attach.resume_token = self.resume_token

@@ -83,14 +83,14 @@ def transports(case):
 
 
 def broken_streams(case):
-    """A stream that breaks under load: each language resumes, sends what did not arrive, and knows what it lost."""
+    """A stream that breaks under load: each language resumes, repeats lost sends, and counts lost messages."""
     sidecar = Sidecar(case)
     for language in LANGUAGES:
         proxy = Proxy(case, sidecar.grpc)
         # As many as are on their way for some seconds.
         count = 60_000
         application = Application(case, proxy, language, language, count=count, size=200, content="random", seed=51)
-        application.FAULTS = application.FAULTS - {"gap"}  # what comes while it is away may be more than is kept
+        application.FAULTS = application.FAULTS - {"gap"}  # more messages may come while it is away than are kept
         application.event("attached")
         geth = Geth(case, f"geth-{language}", static=sidecar.enode)
         application.event("peer-opened")
@@ -148,7 +148,7 @@ def killed_applications(case):
         missed += ledger.missed
         victim = program(case, f"victim-{life}", "ledger.py", sidecar.grpc, "echo", "victim")
         opened = victim.event("opened")
-        # What was handed over and not written down is known to the message, and within what was not credited.
+        # The number of messages that were handed over and not written down is exact, and within the uncredited ones.
         lost = opened["position"] - len(numbers) - missed
         expect(opened["existing"] and 0 <= lost <= opened["uncredited"],
                f"life {life}: {opened}, with {len(numbers)} written down and {missed} missed")
@@ -178,7 +178,7 @@ def flood_both(geth, flood):
 
 
 class Ledger:
-    """What a ledger.py that has ended wrote down."""
+    """The records of a ledger.py that has ended."""
 
     def __init__(self, process):
         process.reader.join(20)
@@ -237,7 +237,7 @@ def paused_applications(case):
                     last, seconds = other.report(), time.monotonic() - started
                     rates[word].append((last["messages"] - first["messages"]) / seconds)
                     peak = max(peak, memory(sidecar))
-            # Until what waits for it overflows.
+            # Until its queue overflows.
             paused.say("pause")
             deadline, before_lost = time.monotonic() + 40, lost(sidecar)
             while lost(sidecar) == before_lost:
@@ -254,7 +254,7 @@ def paused_applications(case):
                 report = settled(reader)
                 expect(report["streams"] == 1, f"{name}: the stream of {protocol} broke: {report}")
                 total = report["messages"] + report["gaps"]
-                # What was in geth's buffers when it was killed came or did not.
+                # Messages in geth's buffers when it was killed may or may not have come.
                 expect(flooded[protocol] <= total <= flooded[protocol] + 2 * PACE,
                        f"{name}: {report}, and geth sent at least {flooded[protocol]} of {protocol}")
                 expect(protocol == "echo" or report["gaps"] == 0, f"{name}: the other application lost {report}")
@@ -264,13 +264,13 @@ def paused_applications(case):
                   f"{(peak - before) >> 20} MiB more")
             expect(ratio >= 0.8, f"{name}: the other application had {ratio:.0%} of its rate: {rates}")
             expect(peak - before < 64 << 20, f"{name}: {(peak - before) >> 20} MiB more memory")
-            expect(settled(paused)["gaps"] > 0, f"{name}: what was lost was not told")
+            expect(settled(paused)["gaps"] > 0, f"{name}: lost messages were not reported")
             for reader, client in ((paused, f"{language}-echo"), (other, "go-other")):
                 reader.kill()
                 sidecar.call("ProtocolService/DeleteRegistration", clientId=client)
 
 
-# Messages a second of each protocol: what the slowest reader here takes on two cores with everything else.
+# Messages a second of each protocol: the rate that the slowest reader here takes on two cores with everything else.
 PACE = 12_000
 
 
@@ -321,7 +321,7 @@ def memory(sidecar):
 
 
 def stalled_peer(case):
-    """One of 50 peers stops reading: the other 49 get what they got before."""
+    """One of 50 peers stops reading: the rate of the other 49 stays the same."""
     sidecar = Sidecar(case, flags=("--nodiscover", "--maxpeers", "100", "--inbound-throttle", "0s"))
     sender = program(case, "sender", "sender.py", sidecar.grpc, 1000)
     sender.event("attached")

@@ -18,7 +18,7 @@ from payloads import Ledger, payload  # noqa: E402
 
 MIB = 1 << 20
 LARGEST = 16 * MIB - 1  # the most that a frame can say of an uncompressed message
-# What the issue asks for, and the largest random message whose compressed frame still fits 24 bits.
+# Common sizes, and the largest random message whose compressed frame still fits 24 bits.
 SERIES = {
     "16 MiB - 1 of text": {"count": 1, "size": LARGEST, "content": "text", "seed": 11},
     "16 MB of random bytes": {"count": 16, "size": 1_000_000, "content": "random", "seed": 12},
@@ -182,7 +182,7 @@ def both_dial(case):
 
 
 def echo(case, dial):
-    """All series both ways between the Python application and geth; `dial` says who dials."""
+    """All series both ways between the Python application and geth; `dial` names the dialer."""
     sidecar = Sidecar(case)
     for number, (name, series) in enumerate(SERIES.items()):
         application = Application(case, sidecar, f"application-{number}", **series)
@@ -342,7 +342,7 @@ def sidecars_find_each_other(case):
 
 
 def found(case, version, dialer):
-    """A sidecar and geth connect by discovery alone, over one version of it or both; `dialer` is who may dial."""
+    """A sidecar and geth connect by discovery alone, over one version of it or both; `dialer` is the side that may dial."""
     v4, v5 = (str(version in ("v4", "both")).lower(), str(version in ("v5", "both")).lower())
     flags = ["--discv4", v4, "--discv5", v5]
     if dialer == "geth":
@@ -415,7 +415,7 @@ def dns_tree(case):
     while names:
         names.discard(server.wait(lambda line: line.startswith("TXT ") and line.split()[1].rstrip(":"), 60,
                                   f"the question for {names}"))
-    # A list that everybody reads must not make us knock at doors on our own host.
+    # A public list must not make us dial ports of our own host.
     time.sleep(3)
     expect(geth.command("report")["peers"] == [], "a loopback address from a DNS tree was dialed")
 

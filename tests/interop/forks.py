@@ -1,4 +1,4 @@
-"""Cases about chains and their forks: who is found and dialed because of the fork id in a record."""
+"""Cases about chains and their forks: nodes that are found and dialed because of the fork id in a record."""
 
 import base64
 import json

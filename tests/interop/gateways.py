@@ -3,7 +3,7 @@
     wan (a stranger) ── 5.6.7.0/24 ── gw (miniupnpd, nftables) ── 192.168.77.0/24 ── lan (the sidecar)
 
 Nothing leaves the machine: no namespace has a way out. The outside network has addresses that count as public, because
-the sidecar believes nobody who says that it is reached at a private one.
+the sidecar accepts no report that it is reached at a private one.
 """
 
 import json
@@ -112,7 +112,7 @@ class Gateway:
             subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
     def mappings(self):
-        """What is open at the gateway: (protocol, outside port, inside address, inside port)."""
+        """The open ports at the gateway: (protocol, outside port, inside address, inside port)."""
         rules = self.inside(self.gw, "nft", "list", "chain", "inet", "filter", "prerouting_miniupnpd").stdout
         # Some versions of nft show the protocol as the byte of the header that miniupnpd matches.
         names = {"tcp": "tcp", "0x6": "tcp", "udp": "udp", "0x11": "udp"}
@@ -121,7 +121,7 @@ class Gateway:
 
 
 def behind(case, method):
-    """What the sidecar does at a gateway that speaks `method`."""
+    """The sidecar at a gateway with the protocol `method`."""
     gateway = Gateway(case, method)
     sidecar = Program(case, "sidecar", [
         "ip", "netns", "exec", gateway.lan, case.tools.devp2pd, "--network", "none", "--nat", method, "--port", "0",
@@ -147,11 +147,11 @@ def behind(case, method):
     done = gateway.inside(gateway.wan, case.tools.devp2p, "rlpx", "ping", enode)
     expect("devp2pd/" in done.stdout, f"a stranger got {done.stdout}{done.stderr}")
     gateway.inside(gateway.wan, case.tools.devp2p, "discv4", "ping", "--addr", f"{STRANGER}:0", enode)
-    expect(not info()["peers"].get("reachedFromOutside"), "an RLPx ping says no Hello, so nobody has proved a key")
+    expect(not info()["peers"].get("reachedFromOutside"), "an RLPx ping has no Hello, so no node has proved a key")
     # One that says Hello has, though it shares no protocol.
     gateway.inside(gateway.wan, "timeout", "10", case.tools.geth_peer, "-listen", f"{STRANGER}:0", "-static", enode,
                    fails=True)
-    expect(info()["peers"].get("reachedFromOutside"), "nobody noticed that a stranger came in")
+    expect(info()["peers"].get("reachedFromOutside"), "the connection of a stranger was not noticed")
     sidecar.process.send_signal(signal.SIGTERM)
     expect(sidecar.exit_status(30) == 0, "the sidecar did not stop cleanly")
     expect(not gateway.mappings(), f"still open at the gateway: {gateway.mappings()}")

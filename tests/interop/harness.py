@@ -13,7 +13,7 @@ import time
 
 
 class Failure(Exception):
-    """What a case found wrong. Anything else that a case raises is a fault of the case itself."""
+    """A failed expectation of a case. Any other exception is a fault of the case itself."""
 
 
 def expect(condition, message):
@@ -77,7 +77,7 @@ class Program:
 class Lines(Program):
     """A program that prints JSON objects with an `event`, one a line. Other lines are its log."""
 
-    # What no case ever wants to see.
+    # Lines that no log may have.
     FAULTS = {"difference", "unexpected", "gap", "send-failed", "error"}
 
     def event(self, *names, seconds=60, **fields):
@@ -87,7 +87,7 @@ class Lines(Program):
                 return None
             event = json.loads(line)
             name = event.get("event")
-            # A peer may go while a message for it is on its way; that is nobody's fault.
+            # A peer may go while a message for it is on its way; that is no fault.
             gone = name == "send-failed" and event.get("reason") == "ERROR_REASON_PEER_NOT_CONNECTED"
             expect(name not in self.FAULTS or name in names or gone, f"{self.name} reports {line}")
             matches = name in names and all(event.get(key) == value for key, value in fields.items())
@@ -111,7 +111,7 @@ class Geth(Lines):
         return self.event("ok", "error", cmd=name)
 
     def send(self, series):
-        """Sends a series and waits until every answer has come back equal; returns the ledger of what was sent."""
+        """Sends a series and waits until every answer has come back equal; returns the ledger of the sent messages."""
         answer = self.command("send", **series)
         expect(answer["event"] == "ok", f"geth: {answer}")
         event = self.event("answered", seconds=180)
@@ -135,7 +135,7 @@ class Application(Lines):
             "--count", count, "--size", size, "--content", content, "--seed", seed, *words])
 
     def answered(self, seconds=180):
-        """Waits until every answer has come back equal; returns the ledger of what was sent."""
+        """Waits until every answer has come back equal; returns the ledger of the sent messages."""
         event = self.event("answered", seconds=seconds)
         expect(event["sent"] == event["answers"], f"sent {event['sent']}, got back {event['answers']}")
         return event["sent"]
@@ -220,11 +220,11 @@ class Sidecar(Program):
 
 
 class Case:
-    """What a case works with: a folder for logs and data, and every program it starts, which ends with it."""
+    """The environment of a case: a folder for logs and data, and the programs that it starts, which end with it."""
 
     def __init__(self, root: pathlib.Path, folder: pathlib.Path, tools):
         self.root, self.folder, self.tools, self.programs = root, folder, tools, []
-        # What is to be undone when all programs have ended.
+        # The steps to undo when all programs have ended.
         self.cleanups = []
 
     def run(self, *command, seconds=120, **options):
@@ -245,7 +245,7 @@ class Case:
             cleanup()
 
     def tails(self):
-        """The ends of all logs, for whoever must find out what went wrong."""
+        """The ends of all logs, to find the cause of a failure."""
         for log in sorted(self.folder.glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()
             yield f"--- {log.name}: last {min(len(lines), 40)} of {len(lines)} lines"
@@ -253,6 +253,6 @@ class Case:
 
 
 def environment(path_first=None):
-    """The environment without settings of the sidecar, which belong to whoever runs this; a folder in front of PATH."""
+    """The environment without settings of the sidecar, which belong to the user; a folder in front of PATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DEVP2PD")}
     return kept if path_first is None else {**kept, "PATH": f"{path_first}{os.pathsep}{kept['PATH']}"}

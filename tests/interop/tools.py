@@ -80,7 +80,7 @@ class Tools:
         self.go_reader = CACHE / "go-reader"
         run("go", "build", "-o", self.go_reader, ".", cwd=ROOT / "tests" / "interop" / "programs" / "reader")
         run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error", cwd=EXAMPLES / "node")
-        # What starts the example of each language.
+        # The command that starts the example of each language.
         self.examples = {
             "python": [self.python, EXAMPLES / "python" / "echo.py"],
             "go": [self.go_example],

@@ -1,6 +1,6 @@
 """Runs the README's walk through as it stands there, so that it cannot go stale.
 
-The commands are what stands between `<!-- tour:begin -->` and `<!-- tour:end -->`. Only three texts are replaced: the
+The commands stand between `<!-- tour:begin -->` and `<!-- tour:end -->`. Only three texts are replaced: the
 gRPC address, the peer's enode, and the `…` that stands for a node. The second command stays open, as the README says.
 """
 

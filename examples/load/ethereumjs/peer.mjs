@@ -4,7 +4,7 @@
 // {"event":"peer-add"}, takes {"cmd":"pour","size":…,"seconds":…}, and says {"event":"poured",…} at the end. This stack
 // judges a peer by its Pongs: it leaves when one is missing for 10 s.
 //
-// Left out: reading. What the sidecar sends is dropped.
+// Left out: reading. Messages of the sidecar are dropped.
 
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'

@@ -1,6 +1,6 @@
 package main
 
-// The payloads that this peer and the Python application agree on, so that each end can say what the other must
+// The payloads that this peer and the Python application agree on, so that each end can compute what the other must
 // have sent without being told the bytes. Message n of a run is 8 bytes of n (big endian) and then content; the
 // whole is cut to the size asked for. examples/python/content.py is the same function.
 

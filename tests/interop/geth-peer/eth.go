@@ -1,7 +1,7 @@
 package main
 
 // eth/69 as go-ethereum's own handler speaks it: its Status handshake with its deadline, over the chain of mainnet's
-// genesis block. What comes after the handshake is counted; requests for headers are answered with none.
+// genesis block. Messages after the handshake are counted; requests for headers are answered with none.
 
 import (
 	"encoding/hex"

@@ -1,6 +1,6 @@
 package main
 
-// Floods and silence: numbered messages at a pace, that nobody has to answer, and a peer that does not read.
+// Floods and silence: numbered messages at a pace, that need no answer, and a peer that does not read.
 
 import (
 	"sync"

@@ -2,7 +2,7 @@
 // -eth, eth/69 as go-ethereum speaks it), and telling what it saw as JSON lines.
 //
 // The first line on stdout is {"event":"ready","enode":…,"enr":…}. Then commands on stdin, one JSON object a line,
-// are each answered by {"event":"ok"} or {"event":"error"}; what happens meanwhile has lines of its own (peer-add,
+// are each answered by {"event":"ok"} or {"event":"error"}; events meanwhile have lines of their own (peer-add,
 // peer-drop, answered, difference, send-failed, unexpected). A peer is named by `node_id`; without it, the command
 // is for the only peer there is.
 //
@@ -302,7 +302,7 @@ func nodes(list string) ([]*enode.Node, error) {
 	return found, nil
 }
 
-// peerSet is who is connected now, once for each protocol.
+// peerSet has the connected peers, once for each protocol.
 type peerSet struct {
 	mu      sync.Mutex
 	all     []*peer
@@ -355,7 +355,7 @@ func (s *peerSet) entries() []map[string]any {
 	return entries
 }
 
-// lines prints whole JSON lines from many goroutines, once the first one has been printed: whoever reads them waits for
+// lines prints whole JSON lines from many goroutines, once the first one has been printed: the reader waits for
 // that, and a peer may be there before it.
 type lines struct {
 	mu    sync.Mutex

@@ -13,8 +13,8 @@ import (
 	"github.com/ethereum/go-ethereum/p2p"
 )
 
-// echo/1: whoever gets code 0 answers with the same bytes as code 1. The other six codes are unused; the length
-// of 8 leaves room for the tests that send codes nobody knows.
+// echo/1: the receiver of code 0 answers with the same bytes as code 1. The other six codes are unused; the length
+// of 8 leaves room for the tests that send unused codes.
 const (
 	codeRequest = 0
 	codeAnswer  = 1
@@ -22,7 +22,7 @@ const (
 )
 
 // Requests that may wait for their answers, in bytes, as in examples/python/echo.py: the sidecar between us and the
-// application queues 1 MiB for a peer and refuses what is beyond, and our requests come back through that queue.
+// application queues 1 MiB for a peer and refuses more, and our requests come back through that queue.
 // One message may always go, however large; messageCost is what an empty one is taken for.
 const (
 	inFlight    = 256 * 1024
@@ -38,7 +38,7 @@ type peer struct {
 	flooded  atomic.Uint64 // messages of a flood that were sent
 	took     atomic.Uint64 // messages of a flood that came in
 	slowest  longest       // write of a message that is poured or asked for
-	answer   []byte        // what the last ask was answered with
+	answer   []byte        // the answer to the last ask
 
 	mu       sync.Mutex
 	room     *sync.Cond // of mu: an answer came, or the connection ended

@@ -3,7 +3,7 @@
 
     ledger.py ADDRESS PROTOCOL CLIENT_ID
 
-One JSON line for each message: what was printed was delivered, whatever becomes of the process.
+One JSON line for each message: a printed message was delivered, however the process ends.
 """
 
 import json
