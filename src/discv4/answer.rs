@@ -60,8 +60,8 @@ pub(super) fn within_bound(size: usize, pong: &Pong, ping: &Ping) -> bool {
 
 /// A node from another node's answer, if its address may be one of the network.
 pub(super) fn believe(reach: &Reach, teller: IpAddr, node: &Neighbor) -> Option<Contact> {
-    let told = |ip: &IpAddr| reach.may_be_told(teller, SocketAddr::new(*ip, node.udp));
-    let ip = node.ip.filter(told)?;
+    let accepted = |ip: &IpAddr| reach.may_accept(teller, SocketAddr::new(*ip, node.udp));
+    let ip = node.ip.filter(accepted)?;
     let key = PublicKey::from_uncompressed(&node.key).ok()?;
     Some(Contact::new(key, Endpoint { ip, udp: node.udp, tcp: node.tcp }))
 }

@@ -239,7 +239,7 @@ impl Calls {
         }
     }
 
-    /// Takes the records of one NODES packet from `peer`. `may_be_told` returns whether an address is accepted. Returns
+    /// Takes the records of one NODES packet from `peer`. `may_accept` returns whether an address is accepted. Returns
     /// whether all packets have come, and how many records were refused.
     pub(super) fn collect(
         &mut self,
@@ -247,7 +247,7 @@ impl Calls {
         peer: &Peer,
         nodes: &Nodes<'_>,
         decode: impl Fn(&[u8]) -> Option<Record>,
-        may_be_told: impl Fn(SocketAddr) -> bool,
+        may_accept: impl Fn(SocketAddr) -> bool,
     ) -> (bool, u64) {
         let Some(queue) = self.nodes.get_mut(&peer.id) else { return (false, 0) };
         let Active { call, packets: (received, total), records, .. } = &mut queue.active;
@@ -263,7 +263,7 @@ impl Calls {
             let fits = |record: &Record| {
                 call.distances.contains(&log_distance(&peer.id, &record.id()))
                     && !records.iter().any(|known| known.id() == record.id())
-                    && record.endpoint().and_then(|endpoint| endpoint.udp_addr()).is_some_and(&may_be_told)
+                    && record.endpoint().and_then(|endpoint| endpoint.udp_addr()).is_some_and(&may_accept)
             };
             match record.filter(fits) {
                 Some(record) => records.push(record),

@@ -454,8 +454,8 @@ impl<C: Crypto> Engine<C> {
             Message::Nodes(nodes) => {
                 let decode = |raw: &[u8]| self.wire.crypto().decode_record(raw).ok();
                 let reach = self.overlay.reach();
-                let may_be_told = |told| reach.may_be_told(peer.addr.ip(), told);
-                let (complete, refused) = self.calls.collect(now.mono, &peer, nodes, decode, may_be_told);
+                let may_accept = |addr| reach.may_accept(peer.addr.ip(), addr);
+                let (complete, refused) = self.calls.collect(now.mono, &peer, nodes, decode, may_accept);
                 self.counters.records_refused += refused;
                 if !complete {
                     return;

@@ -124,13 +124,13 @@ fn of_v6(ip: Ipv6Addr) -> AddressClass {
     }
 }
 
-/// Whether a node seen at `teller` may send us the address `told` (or get it from us): the relay rule of geth's
+/// Whether a node seen at `teller` may send us the address `addr` (or get it from us): the relay rule of geth's
 /// `netutil.CheckRelayAddr`. Only loopback may send loopback, only LAN may send LAN, and no node may send special
 /// addresses.
 #[must_use]
-pub fn may_relay(teller: IpAddr, told: IpAddr) -> bool {
-    let (teller, told) = (AddressClass::of(teller), AddressClass::of(told));
-    match told {
+pub fn may_relay(teller: IpAddr, addr: IpAddr) -> bool {
+    let (teller, addr) = (AddressClass::of(teller), AddressClass::of(addr));
+    match addr {
         AddressClass::Special => false,
         AddressClass::Loopback => teller == AddressClass::Loopback,
         AddressClass::LinkLocal | AddressClass::Private => teller.is_lan(),
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn relay_rule() {
-        // teller, told, allowed: the cases of geth's p2p/netutil/net_test.go.
+        // teller, addr, allowed: the cases of geth's p2p/netutil/net_test.go.
         let table = [
             ("127.0.0.1", "0.0.0.0", false),
             ("192.168.0.1", "0.0.0.0", false),
@@ -226,8 +226,8 @@ mod tests {
             ("23.55.1.242", "192.168.0.1", false),
             ("127.0.0.1", "23.55.1.242", true),
         ];
-        for (teller, told, allowed) in table {
-            assert_eq!(may_relay(teller.parse().unwrap(), told.parse().unwrap()), allowed, "{teller} {told}");
+        for (teller, addr, allowed) in table {
+            assert_eq!(may_relay(teller.parse().unwrap(), addr.parse().unwrap()), allowed, "{teller} {addr}");
         }
     }
 }

@@ -184,11 +184,11 @@ impl LocalRecord {
         &self.record
     }
 
-    /// Counts that the node at `teller` saw us at `told`; [`EndpointVotes`] says when that changes our address.
+    /// Counts that the node at `teller` saw us at `observed`; [`EndpointVotes`] says when that changes our address.
     #[must_use = "a new record is to be published and its sequence number persisted"]
-    pub fn statement(&mut self, now: Now, teller: IpAddr, told: SocketAddr) -> Option<Record> {
-        let votes = if canonical(told.ip()).is_ipv4() { &mut self.votes4 } else { &mut self.votes6 };
-        if votes.add(now.mono, teller, told) { self.renew() } else { None }
+    pub fn statement(&mut self, now: Now, teller: IpAddr, observed: SocketAddr) -> Option<Record> {
+        let votes = if canonical(observed.ip()).is_ipv4() { &mut self.votes4 } else { &mut self.votes6 };
+        if votes.add(now.mono, teller, observed) { self.renew() } else { None }
     }
 
     /// Sets the address that the operator gave as ours. It takes precedence over all others of its family.
@@ -368,12 +368,12 @@ impl LocalRecord {
     /// not public is behind another address translation: then the votes are better, if there are any.
     fn endpoint4(&self) -> Option<(IpAddr, Ports)> {
         let vote = self.votes4.winner();
-        let told = self.mapped.ip.map(IpAddr::V4);
-        let good = told.filter(|ip| AddressClass::of(*ip) == AddressClass::Global);
+        let mapped = self.mapped.ip.map(IpAddr::V4);
+        let good = mapped.filter(|ip| AddressClass::of(*ip) == AddressClass::Global);
         let (ip, seen_udp) = match (self.static4.or(good), vote) {
             (Some(ip), _) => (ip, None),
             (None, Some(vote)) => (vote.ip(), Some(vote.port())),
-            (None, None) => (told?, None),
+            (None, None) => (mapped?, None),
         };
         let udp = self.mapped.udp.or(seen_udp).unwrap_or(self.ports.udp);
         let tcp = self.mapped.tcp.unwrap_or(self.ports.tcp);

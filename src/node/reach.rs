@@ -70,13 +70,13 @@ impl Reach {
         self.carries(ip) && AddressClass::of(ip) != AddressClass::Special && self.allows(ip)
     }
 
-    /// Whether we accept from a node at `teller` that there is a node at `told`.
+    /// Whether we accept from a node at `teller` that there is a node at `addr`.
     #[must_use]
-    pub fn may_be_told(&self, teller: IpAddr, told: SocketAddr) -> bool {
+    pub fn may_accept(&self, teller: IpAddr, addr: SocketAddr) -> bool {
         // Behind an address translation strangers seem to be neighbours. They must not send us to private addresses
         // while we are on the Internet ourselves.
-        let carried = !self.is_global() || AddressClass::of(told.ip()) == AddressClass::Global;
-        told.port() >= LOWEST_PORT && carried && may_relay(teller, told.ip()) && self.allows(told.ip())
+        let carried = !self.is_global() || AddressClass::of(addr.ip()) == AddressClass::Global;
+        addr.port() >= LOWEST_PORT && carried && may_relay(teller, addr.ip()) && self.allows(addr.ip())
     }
 
     fn is_global(&self) -> bool {
@@ -146,7 +146,7 @@ mod tests {
         ] {
             let ip: IpAddr = ip.parse().unwrap();
             assert_eq!((reach.allows(ip), reach.may_ask(ip)), (allowed, allowed), "{ip}");
-            assert_eq!(reach.may_be_told(ip, SocketAddr::new(ip, 30303)), allowed, "{ip}");
+            assert_eq!(reach.may_accept(ip, SocketAddr::new(ip, 30303)), allowed, "{ip}");
         }
     }
 
@@ -169,12 +169,12 @@ mod tests {
             (private, "8.8.8.8", "127.0.0.1:30303", false),
             ("", "8.8.8.8", "198.18.0.1:30303", false),
         ];
-        for (own, teller, told, believed) in table {
+        for (own, teller, addr, believed) in table {
             let reach = at(own, &[]);
             assert_eq!(
-                reach.may_be_told(teller.parse().unwrap(), told.parse().unwrap()),
+                reach.may_accept(teller.parse().unwrap(), addr.parse().unwrap()),
                 believed,
-                "{own}: {teller} tells of {told}"
+                "{own}: {teller} tells of {addr}"
             );
         }
     }

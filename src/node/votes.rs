@@ -36,19 +36,19 @@ pub struct EndpointVotes {
 
 #[derive(Debug)]
 struct Vote {
-    told: SocketAddr,
+    observed: SocketAddr,
     at: Instant,
 }
 
 impl EndpointVotes {
-    /// Counts that the node at `teller` sees us at `told`. Returns whether the winner has changed.
+    /// Counts that the node at `teller` sees us at `observed`. Returns whether the winner has changed.
     ///
     /// A statement that cannot be true is not counted: an address of the other family, one without a port, and one that
     /// the sender cannot have seen (a private address, from a sender on the Internet).
-    pub fn add(&mut self, now: Instant, teller: IpAddr, told: SocketAddr) -> bool {
-        let told = SocketAddr::new(canonical(told.ip()), told.port());
-        let same_family = canonical(teller).is_ipv4() == told.is_ipv4();
-        if !same_family || told.port() == 0 || !may_relay(teller, told.ip()) {
+    pub fn add(&mut self, now: Instant, teller: IpAddr, observed: SocketAddr) -> bool {
+        let observed = SocketAddr::new(canonical(observed.ip()), observed.port());
+        let same_family = canonical(teller).is_ipv4() == observed.is_ipv4();
+        if !same_family || observed.port() == 0 || !may_relay(teller, observed.ip()) {
             return false;
         }
         self.expire(now);
@@ -57,7 +57,7 @@ impl EndpointVotes {
             self.drop_oldest();
         }
         // At one instant a network gets one entry in the queue.
-        if self.votes.insert(network, Vote { told, at: now }).is_none_or(|before| before.at != now) {
+        if self.votes.insert(network, Vote { observed, at: now }).is_none_or(|before| before.at != now) {
             self.order.push_back((now, network));
         }
         // A network that repeats its statement leaves its earlier entries in the queue; they are removed before the
@@ -97,7 +97,7 @@ impl EndpointVotes {
     fn elect(&mut self) -> bool {
         let mut counts: HashMap<SocketAddr, usize> = HashMap::new();
         for vote in self.votes.values() {
-            *counts.entry(vote.told).or_default() += 1;
+            *counts.entry(vote.observed).or_default() += 1;
         }
         let holder = self.winner.and_then(|addr| counts.get(&addr).copied()).unwrap_or(0);
         // On a tie the winner stays. Between new addresses the larger one wins, so that the order of the hash map has
@@ -209,9 +209,9 @@ mod tests {
             ("8.8.8.8", "[2a00::1]:30303"), // the other family
             ("2a00::1", "1.2.3.4:30303"),   // the other family
         ];
-        for (teller, told) in table {
-            assert!(!votes.add(now, teller.parse().unwrap(), addr(told)));
-            assert!(votes.votes.is_empty(), "{teller} {told}");
+        for (teller, observed) in table {
+            assert!(!votes.add(now, teller.parse().unwrap(), addr(observed)));
+            assert!(votes.votes.is_empty(), "{teller} {observed}");
         }
         votes.add(now, "::ffff:8.8.8.8".parse().unwrap(), addr("[::ffff:1.2.3.4]:30303"));
         assert_eq!(votes.votes.len(), 1, "mapped addresses are the IPv4 addresses they are");

@@ -1,4 +1,4 @@
-//! The room's door: one engine in front of the dial scheduler, admission, bans and rotation.
+//! The policy engine: one engine in front of the dial scheduler, admission, bans and rotation.
 //!
 //! It adds the decisions that concern more than one of them. A ban ends dials and connections. The end of a connection
 //! is a failed dial or a lost peer. A change of a list changes which peers take slots. Each connection has one life,

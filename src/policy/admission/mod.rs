@@ -12,9 +12,9 @@
 //! Two nodes that dial each other at the same moment get two connections; `duplicates` holds the rule by which one
 //! of them goes, and why it is that rule.
 
-pub mod door;
+pub mod checkpoints;
 mod duplicates;
 mod pending;
 mod throttle;
 
-pub use door::{Admission, Closed, PeerView, Verdict};
+pub use checkpoints::{Admission, Closed, PeerView, Verdict};

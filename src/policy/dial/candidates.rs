@@ -97,9 +97,9 @@ impl Candidates {
         true
     }
 
-    /// Whether a source has someone waiting whom one of `hungry` wants.
-    pub(super) fn offers(&self, source: Source, hungry: &[RegistrationId]) -> bool {
-        let wanted = |waiting: &Waiting| waiting.wanted_by.iter().any(|id| hungry.contains(id));
+    /// Whether a source has a node waiting that one of `unsatisfied` wants.
+    pub(super) fn offers(&self, source: Source, unsatisfied: &[RegistrationId]) -> bool {
+        let wanted = |waiting: &Waiting| waiting.wanted_by.iter().any(|id| unsatisfied.contains(id));
         self.lines.get(source as usize).is_some_and(|line| line.iter().any(wanted))
     }
 

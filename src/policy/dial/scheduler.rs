@@ -598,9 +598,9 @@ impl Scheduler {
     /// Dials candidates while there are slots for them.
     fn start_candidates(&mut self, now: Now, rules: &Rules) {
         while self.free(rules) > 0 {
-            let hungry = self.registrations.hungry();
+            let unsatisfied = self.registrations.unsatisfied();
             let used = Use::of(rules, &self.dials, &self.peers);
-            let next = self.share.next(now.mono, &used, &mut self.candidates, &hungry);
+            let next = self.share.next(now.mono, &used, &mut self.candidates, &unsatisfied);
             let Some((turn_of, waiting)) = next else { return };
             if let Err(refusal) = self.check_waiting(now, rules, &waiting) {
                 self.refused(now, refusal);
@@ -628,9 +628,9 @@ impl Scheduler {
     fn tell_demand(&mut self, now: Instant, rules: &Rules) {
         let mut wanted = 0;
         if self.may_dial(rules).is_ok() {
-            let hungry = self.registrations.hungry();
+            let unsatisfied = self.registrations.unsatisfied();
             let used = Use::of(rules, &self.dials, &self.peers);
-            let waiting = self.share.of_use(now, &used, &self.candidates, &hungry);
+            let waiting = self.share.of_use(now, &used, &self.candidates, &unsatisfied);
             wanted = self.free(rules).min(self.registrations.wants()).saturating_sub(waiting);
         }
         self.share.asked(now, wanted);

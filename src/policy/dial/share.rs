@@ -108,11 +108,11 @@ impl Share {
         now: Instant,
         used: &Use,
         candidates: &mut Candidates,
-        hungry: &[RegistrationId],
+        unsatisfied: &[RegistrationId],
     ) -> Option<(RegistrationId, Waiting)> {
-        let allowed = Source::ALL.map(|source| self.may_dial(now, source, used, candidates, hungry));
+        let allowed = Source::ALL.map(|source| self.may_dial(now, source, used, candidates, unsatisfied));
         let allows = |source: Source| allowed.get(source as usize).copied().unwrap_or_default();
-        hungry.iter().find_map(|id| Some((*id, candidates.take(*id, allows)?)))
+        unsatisfied.iter().find_map(|id| Some((*id, candidates.take(*id, allows)?)))
     }
 
     /// How many candidates wait that may be dialed. Those that wait for a slot which is not theirs fill none, so that
@@ -122,9 +122,9 @@ impl Share {
         now: Instant,
         used: &Use,
         candidates: &Candidates,
-        hungry: &[RegistrationId],
+        unsatisfied: &[RegistrationId],
     ) -> usize {
-        let may_dial = |source: &Source| self.may_dial(now, *source, used, candidates, hungry);
+        let may_dial = |source: &Source| self.may_dial(now, *source, used, candidates, unsatisfied);
         Source::ALL.iter().filter(|source| may_dial(source)).map(|source| candidates.of(*source)).sum()
     }
 
@@ -136,7 +136,7 @@ impl Share {
         source: Source,
         used: &Use,
         candidates: &Candidates,
-        hungry: &[RegistrationId],
+        unsatisfied: &[RegistrationId],
     ) -> bool {
         if !self.leaves_enough(now, source, used) {
             return false;
@@ -147,7 +147,7 @@ impl Share {
         }
         let others_dialing = used.dialing.iter().sum::<usize>() > own;
         let others_waiting =
-            Source::ALL.iter().any(|other| *other != source && candidates.offers(*other, hungry));
+            Source::ALL.iter().any(|other| *other != source && candidates.offers(*other, unsatisfied));
         !others_dialing && !others_waiting && self.patience_over
     }
 

@@ -1,4 +1,4 @@
-//! Everyday cases and attacks, through the door that the switch uses.
+//! Everyday cases and attacks, through the interface that the switch uses.
 
 use std::{
     net::{IpAddr, SocketAddr},

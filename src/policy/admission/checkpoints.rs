@@ -84,7 +84,7 @@ struct Peer {
     conflict: Option<Conflict>,
 }
 
-/// The door. See the [module](super).
+/// The admission of connections. See the [module](super).
 #[derive(Debug)]
 pub struct Admission {
     throttle: Throttle,
