@@ -214,10 +214,10 @@ impl Registrations {
     }
 
     /// The registrations that want more dials, beginning after the one that was served last.
-    pub(super) fn hungry(&self) -> Vec<RegistrationId> {
+    pub(super) fn unsatisfied(&self) -> Vec<RegistrationId> {
         let after = |id: &RegistrationId| Some(*id) > self.last_served;
-        let hungry = || self.by_id.iter().filter(|(_, reg)| reg.wants() > 0).map(|(id, _)| *id);
-        hungry().filter(after).chain(hungry().filter(|id| !after(id))).collect()
+        let unsatisfied = || self.by_id.iter().filter(|(_, reg)| reg.wants() > 0).map(|(id, _)| *id);
+        unsatisfied().filter(after).chain(unsatisfied().filter(|id| !after(id))).collect()
     }
 
     /// How many more dials all of them want together.
@@ -316,15 +316,15 @@ mod tests {
         registrations.set(c, DialFilter::Any, Some(2));
         let mut served = Vec::new();
         for _ in 0..9 {
-            let next = registrations.hungry()[0];
+            let next = registrations.unsatisfied()[0];
             registrations.dialing(next);
             served.push(next);
         }
         assert_eq!(served, [a, b, c, a, b, c, b, c, b]);
         registrations.connected(&[a]);
         (0..2).for_each(|_| registrations.dialed(a));
-        assert!(!registrations.hungry().contains(&a));
+        assert!(!registrations.unsatisfied().contains(&a));
         registrations.disconnected(&[a]);
-        assert!(registrations.hungry().contains(&a));
+        assert!(registrations.unsatisfied().contains(&a));
     }
 }
