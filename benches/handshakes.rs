@@ -22,10 +22,10 @@ use std::{
 
 use bytes::BytesMut;
 use devp2pd::{
-    delivery::{Budget, INBOUND_BUDGET},
+    budget::{Budget, Resource},
     net::{
         bandwidth::Bandwidth,
-        buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
+        buffers::{BufferPool, ReceiveBudget},
         connection::{Connection, ConnectionId, Event, Role, Shared},
         turns::Turns,
     },
@@ -110,10 +110,10 @@ async fn flood(turns: usize) -> (u64, Vec<Duration>) {
     let local = Arc::new(LocalNode::new(key, "bench/v1"));
     let shared = Arc::new(Shared {
         pool: BufferPool::default(),
-        budget: ReceiveBudget::new(RECEIVE_BUDGET),
+        budget: ReceiveBudget::new(Budget::whole(Resource::Receive)),
         turns: Turns::among(turns.min(1 << 20)),
         bandwidth: Bandwidth::default(),
-        inbound: Budget::new(INBOUND_BUDGET),
+        inbound: Budget::whole(Resource::Delivery),
         base: Arc::<BaseTotals>::default(),
     });
     let (events, mut said) = mpsc::channel(64);
@@ -135,7 +135,7 @@ async fn flood(turns: usize) -> (u64, Vec<Duration>) {
                 role: Role::Accept,
                 local: Arc::clone(&local),
                 rng: StdRng::seed_from_u64(number),
-                outbound: Outbound::new(Arc::default()),
+                outbound: Outbound::alone(),
                 traffic: Arc::default(),
                 space: Arc::default(),
                 control: mpsc::channel(1).1,

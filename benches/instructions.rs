@@ -25,9 +25,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use devp2pd::{
     Now,
-    delivery::{
-        About, Arrival, AttachParams, Budget, Config, Held, INBOUND_BUDGET, Inbox, Pull, Sharing, StreamId,
-    },
+    budget::{Budget, Resource},
+    delivery::{About, Arrival, AttachParams, Config, Held, Inbox, Pull, Sharing, StreamId},
     node::NodeKey,
     p2p::{
         Action, Connection, Delivery, DisconnectReason, HeldTime, Inbound, LocalCapability, LocalNode, Next,
@@ -177,7 +176,7 @@ fn connection(size: usize, messages: usize) {
 /// Puts messages into the queue of a registration and takes them out as its stream does.
 fn delivery(size: usize, messages: usize) {
     let now = start();
-    let mut inbox = Inbox::new(Config::default(), Budget::new(INBOUND_BUDGET));
+    let mut inbox = Inbox::new(Config::default(), Budget::whole(Resource::Delivery));
     let stream = StreamId(1);
     inbox.attach(stream, AttachParams { auto_credit: true, ..AttachParams::default() });
     let about = About { session_id: 1, peer: (), keep_first: 0, greeting_sent: false };

@@ -79,6 +79,7 @@
 //! | [`app`] | builds, starts and stops all components |
 //! | [`config`] | flags, environment and file become one checked configuration |
 //! | [`telemetry`] | log events: how they are written, and which |
+//! | [`budget`] | open to all rooms: the bounds on the memory that others can make the process hold |
 //! | `rlp`, `now`, `wake` | open to all rooms: strict decoding of RLP, the time as an argument, and how a pure room wakes a task |
 //! | [`process`] | the process and the system: signals, file limit |
 //! | `program` | the program: arguments, configuration, log, a sidecar until a signal, exit code |
@@ -105,6 +106,10 @@
 mod app;
 #[cfg(feature = "internals")]
 pub mod app;
+#[cfg(not(feature = "internals"))]
+mod budget;
+#[cfg(feature = "internals")]
+pub mod budget;
 #[cfg(not(feature = "internals"))]
 mod config;
 #[cfg(feature = "internals")]

@@ -1,8 +1,11 @@
-//! The process and the operating system: signals, and the limit of open files.
+//! The process and the operating system: signals, the limit of open files, and the limit of memory.
 //!
 //! Left out: the runtime and the exit code (`program`), and what stopping means (`app`).
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -115,6 +118,41 @@ impl Signals {
     }
 }
 
+/// Returns the memory in bytes that the control groups of this process allow it; `None` if they set no limit. Container
+/// engines and systemd limit memory in this way.
+#[must_use]
+pub fn memory_limit() -> Option<u64> {
+    memory_limit_below(Path::new("/"))
+}
+
+/// The same with another root of the file system. The kernel documents the files in cgroup-v2.rst (`memory.max`) and
+/// cgroup-v1/memory.rst (`memory.limit_in_bytes`).
+fn memory_limit_below(root: &Path) -> Option<u64> {
+    let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
+    groups.lines().filter_map(|line| memory_limit_of(root, line)).min()
+}
+
+/// The limit of one control group, given as a line of `/proc/self/cgroup`: its number, its controllers, its path. Each
+/// group above it has a limit too, and the least one counts. In a container the path may be that of the host, and then
+/// only the root of the hierarchy can be read.
+fn memory_limit_of(root: &Path, line: &str) -> Option<u64> {
+    // A first version without limit has this value, rounded down to pages; it is far above any memory.
+    const NO_LIMIT: u64 = 1 << 62;
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (controllers, group) = (fields.next()?, fields.next()?);
+    let (hierarchy, file) = match controllers {
+        "" => (root.join("sys/fs/cgroup"), "memory.max"),
+        some if some.split(',').any(|name| name == "memory") => {
+            (root.join("sys/fs/cgroup/memory"), "memory.limit_in_bytes")
+        }
+        _ => return None,
+    };
+    let group = Path::new(group.trim_start_matches('/'));
+    let groups = group.ancestors().map(|group| hierarchy.join(group));
+    let limit = |group: PathBuf| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+    groups.filter_map(limit).min().filter(|limit| *limit < NO_LIMIT)
+}
+
 /// The outcome of [`raise_file_limit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileLimit {
@@ -166,6 +204,34 @@ fn plan(peers: usize, current: Option<u64>, maximum: Option<u64>) -> (Option<u64
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_least_limit_of_the_control_groups_counts() {
+        // /proc/self/cgroup, files → the limit
+        type Case = (&'static str, &'static [(&'static str, &'static str)], Option<u64>);
+        let table: [Case; 7] = [
+            ("0::/a/b\n", &[("a/memory.max", "5000\n"), ("a/b/memory.max", "max\n")], Some(5000)),
+            ("0::/a/b\n", &[("a/memory.max", "5000\n"), ("a/b/memory.max", "4000\n")], Some(4000)),
+            ("0::/\n", &[("memory.max", "7\n")], Some(7)),
+            ("0::/on/the/host\n", &[("memory.max", "7\n")], Some(7)),
+            ("0::/a\n", &[("a/memory.max", "max\n")], None),
+            ("5:cpu,memory:/x\n1:cpu:/\n", &[("memory/x/memory.limit_in_bytes", "9\n")], Some(9)),
+            ("5:memory:/\n", &[("memory/memory.limit_in_bytes", "9223372036854771712\n")], None),
+        ];
+        for (groups, files, expected) in table {
+            let root = tempfile::tempdir().unwrap();
+            let write = |path: PathBuf, text: &str| {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            };
+            write(root.path().join("proc/self/cgroup"), groups);
+            for (path, text) in files {
+                write(root.path().join("sys/fs/cgroup").join(path), text);
+            }
+            assert_eq!(memory_limit_below(root.path()), expected, "{groups:?} {files:?}");
+        }
+        assert_eq!(memory_limit_below(tempfile::tempdir().unwrap().path()), None);
+    }
 
     #[test]
     fn the_limit_is_raised_as_far_as_needed_and_allowed() {

@@ -1,4 +1,4 @@
-//! Checks that each test which a table of `docs/` names exists under that name.
+//! Checks that each test which a table of `docs/` names exists under that name, and that each budget has its row.
 //!
 //! A name is written in backticks in the last column of a table, as `room::file::tests::name` for a unit test,
 //! `it::topic::name` and `sim::topic::name` for those binaries, `interop::name` for a case of `tests/interop`.
@@ -10,6 +10,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+use devp2pd::budget::{MAX_MEMORY, MIN_MEMORY, Resource};
 
 /// Documents with such tables, and the least number of test names in each. A table that loses its names fails the test.
 const DOCUMENTS: [(&str, usize); 3] =
@@ -28,6 +30,22 @@ fn every_test_that_a_document_names_exists() {
         missing.extend(named.into_iter().filter(|name| !tests.contains(name)).map(|name| (document, name)));
     }
     assert!(missing.is_empty(), "no such tests: {missing:#?}");
+}
+
+/// The table names each budget once, and its limits.
+#[test]
+fn every_budget_has_its_row_in_the_security_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    for resource in Resource::ALL {
+        let start = format!("| `{}`: ", resource.name());
+        let rows: Vec<_> = text.lines().filter(|line| line.starts_with(&start)).collect();
+        let [row] = rows[..] else { panic!("{} rows for the budget {}", rows.len(), resource.name()) };
+        let mib = |memory| resource.limit(memory) >> 20;
+        let limits = format!("| {} MiB, {} MiB |", mib(MIN_MEMORY), mib(MAX_MEMORY));
+        assert!(row.contains(&limits), "{row}\nhas other limits than {limits}");
+        assert!(!names(row).is_empty(), "{row}\nnames no test");
+    }
 }
 
 #[test]

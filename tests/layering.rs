@@ -56,7 +56,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
 ];
 
 /// Names at the crate root that belong to no room and are open to all.
-const SHARED: &[&str] = &["rlp", "now", "Now", "wake", "Wake", "WakeSlot"];
+const SHARED: &[&str] = &["budget", "rlp", "now", "Now", "wake", "Wake", "WakeSlot"];
 
 /// Dependencies that pure rooms may use: arithmetic and encodings. Any other one of Cargo.toml is refused there.
 const PURE_CRATES: &[&str] = &[

@@ -1,6 +1,6 @@
 //! The part of the start that serves: gRPC on its addresses, and the probes.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::net::{TcpListener, UnixListener};
 use tonic::service::RoutesBuilder;
@@ -10,6 +10,7 @@ use super::{
     error::StartFailure,
 };
 use crate::{
+    budget::Budgets,
     config::{Grpc, Tls},
     http::{self, Metrics, Probes},
     net::switch::Handle,
@@ -20,6 +21,7 @@ use crate::{
         descriptors::Health,
         node::{Controls, NodeFacts},
         server::{
+            decoding::Requests,
             incoming::Listener,
             tls::TlsFiles,
             unix_socket::{self, Place},
@@ -33,6 +35,7 @@ pub(super) struct Services<'a> {
     pub(super) controls: Controls,
     pub(super) discovery: &'a Discovery,
     pub(super) handle: &'a Handle,
+    pub(super) budgets: &'a Budgets,
 }
 
 /// gRPC, served.
@@ -59,7 +62,7 @@ pub(super) async fn serve(
         None => (None, None),
     };
     let mut routes = RoutesBuilder::default();
-    let Services { facts, controls, discovery, handle } = services;
+    let Services { facts, controls, discovery, handle, budgets } = services;
     rpc::add_services(&mut routes, facts, controls, discovery, handle);
     rpc::descriptors::add_reflection(&mut routes)
         .map_err(|error| StartFailure::Services(error.to_string()))?;
@@ -67,9 +70,10 @@ pub(super) async fn serve(
     let tcp = Listener::Tcp(listener, credentials.tls);
     let listeners = std::iter::once(tcp).chain(unix).collect();
     let gate = Gate::new(credentials.access);
+    let requests = Requests::new(Arc::clone(&budgets.requests));
     // A client that never closes its connection is cut when the server's time to stop is over.
     let server = Running::start("the gRPC server", async move |stop| {
-        if let Err(error) = rpc::server::serve(routes.routes(), gate, listeners, stop).await {
+        if let Err(error) = rpc::server::serve(routes.routes(), gate, listeners, requests, stop).await {
             tracing::error!(%error, "the gRPC server has failed");
         }
     });

@@ -10,8 +10,8 @@ use super::{
     error::StartFailure,
 };
 use crate::{
+    budget::Budgets,
     config::{Config, Rehello, networks::Preset},
-    delivery::INBOUND_BUDGET,
     lease,
     net::switch::{self, Handle, Sources, Switch, Watches},
     net::{listener::Accepted, running::Running, state_file::StateFile},
@@ -32,6 +32,7 @@ pub(super) struct Setup<'a> {
     pub(super) instance_id: Arc<str>,
     pub(super) client_name: &'a str,
     pub(super) watches: Watches,
+    pub(super) budgets: Budgets,
     pub(super) sources: Sources,
     /// Connections that were accepted.
     pub(super) accepted: mpsc::Receiver<Accepted>,
@@ -45,7 +46,8 @@ pub(super) struct Setup<'a> {
 
 /// Starts the switch and what keeps its lists.
 pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Handle, StartFailure> {
-    let Setup { config, key, record, instance_id, client_name, watches, sources, accepted, .. } = setup;
+    let Setup { config, key, record, instance_id, client_name, watches, budgets, sources, accepted, .. } =
+        setup;
     let (lists, lists_changed) = watch::channel(None);
     let switch_config = switch::Config {
         local: LocalNode::new(key, client_name),
@@ -60,7 +62,7 @@ pub(super) fn start(setup: Setup<'_>, components: &mut Components) -> Result<Han
         },
         settings: settings(config, record),
         watches,
-        inbox_budget: INBOUND_BUDGET,
+        budgets,
         max_shared_stall: config.grpc.max_shared_stall,
         end_shared_sessions: config.grpc.end_shared_sessions,
         rehello: config.peers.rehello == Rehello::Rolling,

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Now,
+    budget::{self, Budgets, MIN_MEMORY},
     config::{
         Config, Network,
         networks::{self, Knowledge, Preset},
@@ -27,6 +28,7 @@ use crate::{
     net::{clock, data_dir::DataDir, discovery::Discovery, key_file, state_file::StateFile, udp::UdpPort},
     node::{Enode, NodeKey, Record, local::LocalRecord},
     policy::lists::{Lists, Parsed},
+    process,
     rpc::{
         node::{Controls, NetworkFacts, NodeFacts, enode_of},
         server::unix_socket::Place,
@@ -68,6 +70,9 @@ pub(super) struct Steps<'a> {
     log: Option<Logging>,
     now: Now,
     rng: StdRng,
+    budgets: Budgets,
+    /// The warnings of the configuration and about the machine.
+    warnings: Vec<String>,
     /// The components that were started so far.
     components: &'a mut Components,
 }
@@ -110,7 +115,11 @@ impl<'a> Steps<'a> {
         components: &'a mut Components,
     ) -> Result<Self, StartFailure> {
         let rng = StdRng::try_from_os_rng().map_err(|error| StartFailure::Entropy(error.to_string()))?;
-        Ok(Self { config, log, now: clock::now(), rng, components })
+        let allowed = process::memory_limit();
+        let budgets = Budgets::new(config.memory.unwrap_or_else(|| budget::default_memory(allowed)));
+        let mut warnings = config.warnings.clone();
+        warnings.extend(allowed.and_then(|allowed| memory_warning(config.memory, allowed)));
+        Ok(Self { config, log, now: clock::now(), rng, budgets, warnings, components })
     }
 
     /// Locks the data directory.
@@ -135,9 +144,7 @@ impl<'a> Steps<'a> {
         reached(Step::State)?;
         let mut sockets = Sockets::bind(config)?;
         let udp_addrs = sockets.udp.as_ref().map(UdpPort::local_addrs).unwrap_or_default();
-        // Signing fails only for size, and a record without entries has a third of the allowed size.
-        let local = LocalRecord::new(self.now, key.clone(), sockets.ports(), earlier.seq)
-            .map_err(|error| StartFailure::Record(error.to_string()))?;
+        let local = self.record(&key, &sockets, earlier.seq)?;
         reached(Step::Listen)?;
 
         let watches = Watches::new(self.rng.next_u64());
@@ -165,6 +172,7 @@ impl<'a> Steps<'a> {
             instance_id: Arc::clone(&facts.instance_id),
             client_name: &facts.client_name,
             watches,
+            budgets: self.budgets.clone(),
             sources,
             accepted: accept_queue,
             configured: current.lists(),
@@ -177,7 +185,8 @@ impl<'a> Steps<'a> {
 
         let stop_asked = Arc::new(Notify::new());
         let controls = self.controls(Arc::clone(&stop_asked));
-        let services = Services { facts, controls, discovery: &discovery, handle: &handle };
+        let budgets = &self.budgets;
+        let services = Services { facts, controls, discovery: &discovery, handle: &handle, budgets };
         let served = api::serve(&config.grpc, services, self.components).await?;
         reached(Step::Grpc)?;
         let probes = Probes::default();
@@ -195,7 +204,7 @@ impl<'a> Steps<'a> {
             http_addr,
             data_dir: data_dir.path().to_owned(),
             network: networks::describe(config.network, self.now.unix),
-            warnings: config.warnings.clone(),
+            warnings: self.warnings.clone(),
         };
         let (listeners, health, grace) = (sockets.tcp, served.health, config.shutdown_grace);
         let service = Service { listeners, accepted, health, probes, handle: handle.clone(), grace };
@@ -211,6 +220,18 @@ impl<'a> Steps<'a> {
         })
     }
 
+    /// Our record, with the ports of the sockets and no entries. Signing fails only for size, and such a record has a
+    /// third of the allowed size.
+    fn record(
+        &self,
+        key: &NodeKey,
+        sockets: &Sockets,
+        seq: Option<u64>,
+    ) -> Result<LocalRecord, StartFailure> {
+        LocalRecord::new(self.now, key.clone(), sockets.ports(), seq)
+            .map_err(|error| StartFailure::Record(error.to_string()))
+    }
+
     /// Randomness for one component.
     fn fork(&mut self) -> StdRng {
         StdRng::seed_from_u64(self.rng.next_u64())
@@ -218,7 +239,7 @@ impl<'a> Steps<'a> {
 
     /// The facts of this run for GetNodeInfo. Warnings are logged, too.
     fn facts(&mut self, key: &NodeKey, listen_addrs: Vec<SocketAddr>) -> NodeFacts {
-        for warning in &self.config.warnings {
+        for warning in &self.warnings {
             tracing::warn!("{warning}");
         }
         // Random, so that applications notice a restart.
@@ -230,7 +251,8 @@ impl<'a> Steps<'a> {
             instance_id: HEXLOWER.encode(&instance).into(),
             client_name: peers::client_name(self.config.identity.as_deref()),
             start_time: self.now.unix,
-            warnings: self.config.warnings.clone(),
+            warnings: self.warnings.clone(),
+            budgets: self.budgets.clone(),
             network: preset_facts(self.config.network),
         }
     }
@@ -258,6 +280,7 @@ impl<'a> Steps<'a> {
             discv5_off: self.config.discovery.wanted && !self.config.discovery.v5,
             dropped_lines: self.log.as_ref().map(Logging::dropped_lines).unwrap_or_default(),
             trees,
+            budgets: self.budgets.clone(),
         };
         let metrics = http::Metrics::new(handle.clone(), discovery.clone(), facts);
         api::serve_probes(addr, probes.clone(), metrics, self.components).await.map(Some)
@@ -270,6 +293,19 @@ fn announce(data_dir: &mut DataDir, grpc_addr: SocketAddr) {
     if let Err(error) = data_dir.announce(Some(&grpc_addr.to_string())) {
         tracing::warn!(%error, "cannot note in the data directory where this sidecar serves");
     }
+}
+
+/// Returns a warning if the process may use more memory than its control group allows. Then the kernel may kill it.
+fn memory_warning(setting: Option<u64>, allowed: u64) -> Option<String> {
+    const MIB: u64 = 1 << 20;
+    let memory = setting.unwrap_or(MIN_MEMORY);
+    (memory > allowed).then(|| {
+        let (memory, allowed) = (memory / MIB, allowed / MIB);
+        format!(
+            "this process may use {memory} MiB (--memory) and its control group allows {allowed} MiB: the kernel may \
+             kill it; allow at least 128 MiB, and set --memory to three quarters of that, or to auto"
+        )
+    })
 }
 
 fn preset_facts(network: Network) -> Option<NetworkFacts> {

@@ -96,6 +96,7 @@ pub(super) fn resolve(settings: &Settings, layers: &Layers) -> Result<Config, Co
         nodekey: settings.nodekey.clone(),
         identity: settings.identity.clone(),
         worker_threads: NonZeroUsize::new(settings.worker_threads),
+        memory: settings.memory.0,
         shutdown_grace: settings.shutdown_grace.0,
         peers,
         discovery,

@@ -41,6 +41,9 @@ pub struct Config {
     pub identity: Option<String>,
     /// Threads that run tasks. `None`: one per core.
     pub worker_threads: Option<NonZeroUsize>,
+    /// The memory in bytes that the process may use, at least 96 MiB. `None`: three quarters of what the control group
+    /// allows, else 1 GiB.
+    pub memory: Option<u64>,
     /// How long stopping may take before the process exits whatever is left.
     pub shutdown_grace: Duration,
     /// Connections to peers.
@@ -192,6 +195,7 @@ impl Default for Config {
             nodekey: None,
             identity: None,
             worker_threads: None,
+            memory: None,
             shutdown_grace: Duration::from_secs(25),
             peers: Peers::default(),
             discovery: Discovery::default(),

@@ -10,8 +10,8 @@ use std::{
 use clap::{ArgAction, CommandFactory as _};
 
 use super::values::{
-    Address, ByteRate, Item, ListenAddr, LogFormat, Net, Network, OrNone, ReceiveBuffer, Rehello, SocketPath,
-    Span,
+    Address, ByteRate, Item, ListenAddr, LogFormat, Memory, Net, Network, OrNone, ReceiveBuffer, Rehello,
+    SocketPath, Span,
 };
 
 const EXAMPLES: &str = "\
@@ -82,6 +82,10 @@ pub(super) struct Settings {
     /// Run tasks on this many threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value = "0", help_heading = "Node")]
     pub(super) worker_threads: usize,
+    /// Use about this much memory at most (128MiB, 1GiB). What peers and callers can make the process hold is scaled to
+    /// it; more than 1GiB changes nothing. `auto`: three quarters of what the control group allows, else 1GiB.
+    #[arg(long, value_name = "SIZE", default_value = "auto", help_heading = "Node")]
+    pub(super) memory: Memory,
     /// Exit at most this long after a signal or call to stop.
     #[arg(long, value_name = "TIME", default_value = "25s", help_heading = "Node")]
     pub(super) shutdown_grace: Span,

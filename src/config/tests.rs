@@ -135,6 +135,7 @@ fn what_is_set_arrives() {
         (&["--max-peers-per-subnet", "0"], |c| c.peers.max_peers_per_subnet == 0),
         (&["--maxpeers", "0"], |c| c.warnings.len() == 1),
         (&["--allowlist-only"], |c| c.warnings.len() == 1),
+        (&["--memory", "128MiB"], |c| c.memory == Some(128 << 20)),
         (&["--worker-threads", "3"], |c| c.worker_threads.map(NonZeroUsize::get) == Some(3)),
         (&["--dial-timeout", "500ms"], |c| c.peers.dial_timeout == Duration::from_millis(500)),
         (&["--nodekey", "/run/key"], |c| c.nodekey.as_deref() == Some(Path::new("/run/key"))),

@@ -12,6 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    budget::MIN_MEMORY,
     net::peer_socket::{MAX_RECEIVE_BUFFER, MIN_RECEIVE_BUFFER},
     node::network::{self, NetworkError},
 };
@@ -106,6 +107,27 @@ impl FromStr for ReceiveBuffer {
         let bytes = number.checked_mul(unit).and_then(|bytes| usize::try_from(bytes).ok());
         let bounds = MIN_RECEIVE_BUFFER..=MAX_RECEIVE_BUFFER;
         bytes.filter(|bytes| bounds.contains(bytes)).map(Self).ok_or("at least 16KiB and at most 8MiB")
+    }
+}
+
+/// How much memory the process may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Memory(pub(super) Option<u64>);
+
+impl FromStr for Memory {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected `auto`, or a whole number of bytes with a unit: 128MiB, 1GiB";
+        if text == "auto" {
+            return Ok(Self(None));
+        }
+        let (number, unit) = number_and_unit(text).ok_or(EXPECTED)?;
+        let bytes = number.checked_mul(unit).filter(|bytes| *bytes >= MIN_MEMORY);
+        bytes
+            .map(Some)
+            .map(Self)
+            .ok_or("at least 96MiB, so that one message of the largest size fits everywhere")
     }
 }
 
@@ -360,6 +382,21 @@ mod tests {
         }
         for text in ["", "1024", "1kb", "1000B", "0KiB", "-1KiB", "1.5MiB", "99999999999999999999GiB"] {
             assert!(text.parse::<ByteRate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_has_a_least_size() {
+        assert_eq!("auto".parse(), Ok(Memory(None)));
+        assert_eq!("96MiB".parse(), Ok(Memory(Some(96 << 20))));
+        assert_eq!("2GiB".parse(), Ok(Memory(Some(2 << 30))));
+        for (text, part) in [
+            ("95MiB", "at least 96MiB"),
+            ("512", "with a unit"),
+            ("", "`auto`"),
+            ("99999999999GiB", "at least"),
+        ] {
+            assert!(text.parse::<Memory>().unwrap_err().contains(part), "{text}");
         }
     }
 

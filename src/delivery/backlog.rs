@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::budget::{Budget, Share};
 use super::channel::{Channel, OnStream, Place};
-use super::credit::MESSAGE_COST;
+use super::credit::{MESSAGE_COST, cost};
 use super::event::{About, Close};
 use super::queue::Lost;
 use super::slab::{ChannelKey, Slab};
+use crate::budget::{Budget, Share};
 
 /// Whole sessions that no stream was told of, given up because more waited than may wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub(super) struct Backlog<P> {
 impl<P> Backlog<P> {
     pub(super) fn new(budget: Arc<Budget>) -> Self {
         Self {
-            share: Share::new(budget),
+            share: Share::in_steps(budget),
             channels: Slab::default(),
             closed: BTreeMap::new(),
             closings: 0,
@@ -143,10 +143,17 @@ impl<P> Backlog<P> {
 
     /// The bound that the memory of the whole process sets for one channel now.
     pub(super) fn bound(&self) -> u64 {
-        self.share.bound()
+        self.share.allowance()
     }
 
-    /// Brings the share of the budget in step with what waits.
+    /// Whether the memory of the whole process has room for a message on a channel that costs `held` now. If so, the
+    /// message must be queued.
+    pub(super) fn has_room(&mut self, held: u64, payload: usize) -> bool {
+        self.share.try_hold(self.totals.waiting.saturating_add(cost(payload)), held)
+    }
+
+    /// Brings the share of the budget in step with what waits. Gaps and ends of channels are not refused: they report
+    /// what was lost, and are bounded by the number of channels.
     pub(super) fn settle(&mut self) {
         self.share.hold(self.totals.waiting);
     }
@@ -183,7 +190,7 @@ impl<P> Backlog<P> {
     /// Adds a channel; `None` only when four billion are open.
     pub(super) fn open(&mut self, about: About<P>, on: OnStream) -> Option<ChannelKey> {
         let key = self.channels.insert(Channel::new(about, on))?;
-        self.share.set_channels(self.channels.len() as u64);
+        self.share.set_holders(self.channels.len() as u64);
         Some(key)
     }
 
@@ -288,7 +295,7 @@ impl<P> Backlog<P> {
         } else {
             self.totals.moved(channel.queue.cost(), 0, false);
         }
-        self.share.set_channels(self.channels.len() as u64);
+        self.share.set_holders(self.channels.len() as u64);
         Some(channel)
     }
 

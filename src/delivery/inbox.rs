@@ -8,7 +8,6 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::backlog::{Backlog, Counters, Fold};
-use super::budget::Budget;
 use super::channel::HeldFor;
 use super::event::{About, Close, Event};
 use super::frame::{Frame, Pull};
@@ -16,6 +15,7 @@ use super::overflow::{Decision, Excess, Held, OverflowPolicy, Sharing};
 use super::queue::Lost;
 use super::slab::ChannelKey;
 use super::stream::{AttachParams, CreditError, Stream, StreamId, on_stream};
+use crate::budget::Budget;
 
 /// The bound of one channel's queue when a registration names none: 1 MiB.
 pub(super) const DEFAULT_CHANNEL_BYTES: u64 = 1 << 20;
@@ -192,10 +192,16 @@ impl<P> Inbox<P> {
             self.backlog.discarded();
             return Push::Closed;
         };
-        if channel.queue.cost() < bound && !away_full {
-            self.enqueue(key, arrival);
-            return Push::Queued;
+        let held_here = channel.queue.cost();
+        let mut short = bound < self.config.channel_bytes;
+        if held_here < bound && !away_full {
+            if self.backlog.has_room(held_here, arrival.payload.len()) {
+                self.enqueue(key, arrival);
+                return Push::Queued;
+            }
+            short = true;
         }
+        let Some(channel) = self.backlog.get_mut(key) else { return Push::Closed };
         let decision = channel.overflow.decide(
             now,
             Excess {
@@ -216,7 +222,7 @@ impl<P> Inbox<P> {
             return Push::Hold { until, charged, payload: arrival.payload };
         }
         channel.held = None;
-        if bound < self.config.channel_bytes {
+        if short {
             self.backlog.forced();
         }
         self.drop_arrival(key, &arrival);
@@ -243,7 +249,8 @@ impl<P> Inbox<P> {
             return Push::Closed;
         };
         channel.held = None;
-        if away_full || channel.queue.cost() >= bound {
+        let held = channel.queue.cost();
+        if away_full || held >= bound || !self.backlog.has_room(held, arrival.payload.len()) {
             self.drop_arrival(key, &arrival);
             return Push::Dropped;
         }

@@ -13,7 +13,7 @@
 //! | all channels while no stream is attached | [`Config::away_bytes`] and one message | closed sessions fold into one gap, then live channels drop |
 //! | closed channels while a stream is attached | the same | the same |
 //! | messages that one connection had read when it ended | its own bound (`p2p::intake`) | the same as for closed channels |
-//! | all inboxes of the process, and the messages that connections hold | [`Budget`] | the largest channels count as full |
+//! | all inboxes of the process, and the messages that connections hold | [`Resource::Delivery`](crate::budget::Resource) | the largest channels count as full |
 //!
 //! # Use
 //!
@@ -35,13 +35,11 @@
 //! | `credit` | windows, and the messages that a stream leaves uncredited |
 //! | [`overflow`] | a full queue |
 //! | `slab` | channels by key |
-//! | `budget` | the bound over all inboxes |
 //! | `shared` | the lock and the wakers |
 //!
 //! Left out: the meaning of messages, the messages to peers, and the right to attach.
 
 mod backlog;
-mod budget;
 mod channel;
 pub mod credit;
 mod event;
@@ -57,7 +55,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use budget::{Budget, INBOUND_BUDGET, Share};
 pub use channel::MAX_KEEP_FIRST;
 pub use event::{About, Close, ClosedBy, Event, Opened, Part};
 pub use frame::Pull;

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::budget::INBOUND_BUDGET;
 use super::stream::MAX_CREDIT;
 use super::*;
+use crate::budget::{Budget, Resource};
 
 pub(super) type TestInbox = Inbox<&'static str>;
 
 pub(super) fn inbox() -> TestInbox {
-    Inbox::new(Config::default(), Budget::new(INBOUND_BUDGET))
+    Inbox::new(Config::default(), Budget::whole(Resource::Delivery))
 }
 
 pub(super) fn about(session_id: u64, name: &'static str) -> About<&'static str> {
@@ -180,7 +180,7 @@ fn kept_first_messages_come_once_or_as_a_repetition() {
     // A first message that was lost to a full queue is repeated as well: the gap reports it, and the repetition is its
     // only copy.
     let mut lossy =
-        TestInbox::new(Config { away_bytes: 0, ..Config::default() }, Budget::new(INBOUND_BUDGET));
+        TestInbox::new(Config { away_bytes: 0, ..Config::default() }, Budget::whole(Resource::Delivery));
     let mut kept = about(2, "eth");
     kept.keep_first = 1;
     let key = lossy.open(kept).unwrap();
@@ -232,7 +232,7 @@ fn credit_opens_and_closes_windows() {
 #[test]
 fn what_costs_nothing_waits_for_no_credit() {
     let config = Config { channel_bytes: 100, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
     let stream = inbox.join(manual(1, 1));
     let a = inbox.open(about(1, "eth")).unwrap();
     let b = inbox.open(about(2, "eth")).unwrap();
@@ -249,7 +249,7 @@ fn what_costs_nothing_waits_for_no_credit() {
 #[test]
 fn a_full_queue_drops_and_says_where() {
     let config = Config { channel_bytes: 200, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
     let stream = inbox.join(manual(0, 1));
     let key = inbox.open(about(1, "eth")).unwrap();
     for (len, queued) in [(36, true), (36, true), (5, false), (6, false)] {
@@ -270,7 +270,7 @@ fn arrival(len: usize) -> Arrival {
 #[test]
 fn a_held_connection_is_woken_when_there_is_room_or_the_rule_changes() {
     let config = Config { channel_bytes: 200, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
     let stream = inbox.join(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();
     let now = start();
@@ -305,7 +305,7 @@ fn a_held_connection_is_woken_when_there_is_room_or_the_rule_changes() {
 fn a_hold_ends_with_half_a_mebibyte_of_room_whatever_the_queue() {
     for (channel_bytes, room) in [(64 << 20, 512 << 10), (64 << 10, 32 << 10)] {
         let config = Config { channel_bytes, ..Config::default() };
-        let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+        let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
         let stream = inbox.join(AUTO);
         let key = inbox.open(about(1, "eth")).unwrap();
         let push =
@@ -356,7 +356,7 @@ fn a_late_application_is_told_of_a_gap_and_its_policy_acts() {
     for (action, sharing, first, second) in table {
         let overflow = OverflowPolicy { action, ..OverflowPolicy::default() };
         let config = Config { channel_bytes: 200, overflow, ..Config::default() };
-        let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+        let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
         inbox.join(AUTO);
         let key = inbox.open(about(1, "eth")).unwrap();
         let push = |inbox: &mut TestInbox| inbox.push(start(), key, sharing, held, arrival(36));
@@ -371,7 +371,7 @@ fn a_late_application_is_told_of_a_gap_and_its_policy_acts() {
 #[test]
 fn what_was_read_before_the_end_goes_beyond_the_bound() {
     let config = Config { channel_bytes: 200, away_bytes: 10_000, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
     let stream = inbox.join(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();
     inbox.queue(key, 400);
@@ -381,12 +381,12 @@ fn what_was_read_before_the_end_goes_beyond_the_bound() {
     let seen = inbox.see(stream);
     assert_eq!(seen, ["1 opened 1/eth at 0", "1 message 400", "1 message 1", "1 closed 1"]);
     // The process is short of memory, or the application is absent and enough waits for it.
-    let mut short = TestInbox::new(config, Budget::new(1000));
+    let mut short = TestInbox::new(config, Budget::new(Resource::Delivery, 1000));
     short.join(AUTO);
     let key = short.open(about(1, "eth")).unwrap();
     short.queue(key, 100);
     assert!(matches!(short.push_last(key, arrival(36)), Push::Dropped));
-    let mut away = TestInbox::new(Config { away_bytes: 200, ..config }, Budget::new(INBOUND_BUDGET));
+    let mut away = TestInbox::new(Config { away_bytes: 200, ..config }, Budget::whole(Resource::Delivery));
     let key = away.open(about(1, "eth")).unwrap();
     away.queue(key, 150);
     assert!(matches!(away.push_last(key, arrival(36)), Push::Dropped));
@@ -461,7 +461,7 @@ fn turns_are_fair_by_bytes() {
 #[test]
 fn an_absent_application_costs_no_more_than_its_bound() {
     let config = Config { away_bytes: 64 << 10, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
     // Strangers that connect, send a message and disconnect, again and again.
     for session in 0..1_000 {
         let key = inbox.open(about(session, "eth")).unwrap();
@@ -491,7 +491,7 @@ fn an_absent_application_costs_no_more_than_its_bound() {
 #[test]
 fn when_the_stream_breaks_the_fullest_queues_give_way() {
     let config = Config { away_bytes: 100_000, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
     let stream = inbox.join(manual(0, 1));
     let keys: Vec<ChannelKey> = (1..=3).map(|session| inbox.open(about(session, "eth")).unwrap()).collect();
     for (key, count) in keys.iter().zip([1000, 300, 10]) {
@@ -513,7 +513,7 @@ fn when_the_stream_breaks_the_fullest_queues_give_way() {
 #[test]
 fn a_reader_that_grants_no_credit_cannot_pile_up_ended_sessions() {
     let config = Config { away_bytes: 100_000, channel_bytes: 10_000, ..Config::default() };
-    let mut inbox = TestInbox::new(config, Budget::new(INBOUND_BUDGET));
+    let mut inbox = TestInbox::new(config, Budget::whole(Resource::Delivery));
     let stream = inbox.join(manual(1, 1));
     let mut gaps = 0;
     for session in 0..1000 {
@@ -528,7 +528,7 @@ fn a_reader_that_grants_no_credit_cannot_pile_up_ended_sessions() {
 
 #[test]
 fn the_end_of_a_registration_frees_everything() {
-    let budget = Budget::new(INBOUND_BUDGET);
+    let budget = Budget::whole(Resource::Delivery);
     let mut inbox = TestInbox::new(Config::default(), Arc::clone(&budget));
     let stream = inbox.join(AUTO);
     let key = inbox.open(about(1, "eth")).unwrap();

@@ -21,6 +21,7 @@ use prometheus_client::{
 use tokio::sync::watch;
 
 use crate::{
+    budget::{Budget, Budgets},
     discv4, dnsdisc,
     lease::StateName,
     net::discovery::{Counters, Details, Discovery},
@@ -49,6 +50,8 @@ pub struct Facts {
     pub dropped_lines: Arc<AtomicU64>,
     /// The counters of reading trees in the DNS.
     pub trees: watch::Receiver<dnsdisc::Counters>,
+    /// The bounds on memory.
+    pub budgets: Budgets,
 }
 
 impl Metrics {
@@ -67,7 +70,8 @@ impl Metrics {
         let mut registry = Registry::with_prefix("devp2pd");
         let dropped_lines = self.facts.dropped_lines.load(Ordering::Relaxed);
         let discv5_off = self.facts.discv5_off;
-        let numbers = Numbers { figures, discovery, discv5_off, dropped_lines, details, trees };
+        let budgets = self.facts.budgets.clone();
+        let numbers = Numbers { figures, discovery, discv5_off, dropped_lines, details, trees, budgets };
         registry.register_collector(Box::new(numbers));
         let mut page = String::new();
         // Writing to a string does not fail.
@@ -84,6 +88,7 @@ struct Numbers {
     dropped_lines: u64,
     details: Details,
     trees: dnsdisc::Counters,
+    budgets: Budgets,
 }
 
 /// The labels of one value, each a name and a value, and the value.
@@ -126,6 +131,12 @@ impl Collector for Numbers {
         )?;
         let help = "Lines of the log that were dropped because standard error was not read";
         counter(out, "log_lines_dropped", help, &one(self.dropped_lines))?;
+        let each = |value: fn(&Budget) -> u64| {
+            by("kind", self.budgets.all().map(|budget| (budget.resource().name(), value(budget))))
+        };
+        let help = "Memory that peers and applications make the process hold";
+        gauge(out, "memory_budget_used_bytes", help, &each(Budget::used))?;
+        gauge(out, "memory_budget_limit_bytes", "The bounds on it", &each(Budget::limit))?;
         self.peers(out)?;
         self.messages(out)?;
         self.discovery(out)

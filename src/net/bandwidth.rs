@@ -223,8 +223,6 @@ impl Source for Paced<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
         p2p::{ChannelIndex, ChannelLimits, Lane},
@@ -293,7 +291,7 @@ mod tests {
         let start = start();
         let shared = Bandwidth::new(start, Rates { peer_out: rate(1000), ..Rates::default() });
         let mut pacer = Pacer::new(&shared);
-        let queue = Outbound::new(Arc::default());
+        let queue = Outbound::alone();
         let limits = ChannelLimits { offset: 0x10, message_count: 1, max_message: 100 };
         queue.set_channels([limits], true);
         for _ in 0..3 {

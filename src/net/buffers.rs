@@ -3,16 +3,26 @@
 //! A connection needs a buffer only from the arrival of bytes to the end of their message. So a buffer is borrowed when
 //! the socket is readable and returned when it is drained: ten thousand idle peers hold none. If a peer announces 16
 //! MiB and sends slowly, its buffer grows only with the bytes that have arrived. The bytes that all connections hold
-//! beyond their first [`CHUNK`] count against one [`ReceiveBudget`]. When the budget is used up, a connection that
-//! needs more waits. A slow peer does not move the deadline of its frame, so that deadline ends its connection.
+//! beyond their first [`CHUNK`] count against one [`ReceiveBudget`]. A connection that needs more than the budget
+//! allows it waits, and [`verdict`] decides which connection gives way to it.
+//!
+//! The budget counts the bytes that have arrived, and not the capacity of the buffers: a large buffer takes memory only
+//! where bytes were written.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
+
+use super::clock;
+use crate::{
+    budget::{Budget, Share},
+    p2p::incomplete::{Incomplete, Verdict, verdict},
+};
 
 /// The bytes that one read asks for. Many small frames fit, and a socket buffer usually holds about as much.
 pub const CHUNK: usize = 64 * 1024;
@@ -21,9 +31,9 @@ pub const CHUNK: usize = 64 * 1024;
 /// cores more peers are rarely readable at the same moment.
 const SPARE: usize = 64;
 
-/// The most bytes that all connections together hold in receive buffers beyond one chunk each: enough for 16 peers in
-/// the middle of a message of the largest size.
-pub const RECEIVE_BUDGET: usize = 256 * 1024 * 1024;
+/// How long a connection waits for memory before it asks again which connection gives way: the verdict changes with
+/// time.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Drained buffers for the next readers.
 #[derive(Debug, Default)]
@@ -57,76 +67,85 @@ impl BufferPool {
 /// The budget for the bytes that receive buffers of all connections hold beyond their first chunk.
 #[derive(Debug)]
 pub struct ReceiveBudget {
-    free: AtomicUsize,
+    budget: Arc<Budget>,
     returned: Notify,
+    holders: Mutex<Holders>,
+}
+
+/// The connections that have had a large message.
+#[derive(Debug, Default)]
+struct Holders {
+    all: BTreeMap<u64, Arc<Holder>>,
+    next: u64,
+}
+
+/// What one connection holds. The connections that wait for memory read it.
+#[derive(Debug)]
+struct Holder {
+    message: Mutex<Incomplete>,
+    /// Notified when it is to give way.
+    told: Notify,
+}
+
+impl Holder {
+    fn message(&self) -> MutexGuard<'_, Incomplete> {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ReceiveBudget {
-    /// Returns a budget of `bytes`.
+    /// Returns a budget with nothing taken by receive buffers.
     #[must_use]
-    pub fn new(bytes: usize) -> Self {
-        Self { free: AtomicUsize::new(bytes), returned: Notify::new() }
+    pub fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, returned: Notify::new(), holders: Mutex::default() }
     }
 
-    fn try_take(&self, bytes: usize) -> bool {
-        self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(bytes)).is_ok()
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the bytes of the budget that are free now.
-    #[must_use]
-    #[cfg(any(test, feature = "internals"))]
-    pub fn free(&self) -> usize {
-        self.free.load(Ordering::Acquire)
-    }
-}
-
-/// One connection's part of the [`ReceiveBudget`]. Dropping it returns its bytes.
-#[derive(Debug)]
-pub struct BudgetShare<'a> {
-    budget: &'a ReceiveBudget,
-    held: usize,
-}
-
-impl<'a> BudgetShare<'a> {
-    /// Returns a share of 0 bytes.
-    #[must_use]
-    pub fn new(budget: &'a ReceiveBudget) -> Self {
-        Self { budget, held: 0 }
+    /// Adds a connection. Returns its key.
+    fn add(&self, now: Instant) -> (u64, Arc<Holder>) {
+        let holder = Arc::new(Holder { message: Mutex::new(Incomplete::new(now)), told: Notify::new() });
+        let mut holders = self.holders();
+        let key = holders.next;
+        holders.next = key.wrapping_add(1);
+        holders.all.insert(key, Arc::clone(&holder));
+        (key, holder)
     }
 
-    /// Sets the share to `bytes` if the budget has room. Returns whether it had.
-    pub fn try_resize(&mut self, bytes: usize) -> bool {
-        if let Some(surplus) = self.held.checked_sub(bytes) {
-            if surplus > 0 {
-                self.budget.free.fetch_add(surplus, Ordering::AcqRel);
-                self.budget.returned.notify_waiters();
-                self.held = bytes;
+    /// Decides for the connection `own`, which waits for memory. Returns whether it may take what it needs.
+    fn ask(&self, now: Instant, own: u64, fits: bool) -> bool {
+        let holders = self.holders();
+        let all: Vec<_> = holders.all.iter().map(|(key, holder)| (*key, *holder.message())).collect();
+        match verdict(now, own, &all, fits) {
+            Verdict::Wait => false,
+            Verdict::Take => true,
+            Verdict::GiveWay(key) => {
+                if let Some(holder) = holders.all.get(&key) {
+                    holder.message().give_way();
+                    holder.told.notify_one();
+                }
+                false
             }
-            return true;
-        }
-        let fits = self.budget.try_take(bytes.saturating_sub(self.held));
-        if fits {
-            self.held = bytes;
-        }
-        fits
-    }
-
-    /// Sets the share to `bytes`, and waits while the budget has no room. A smaller share never waits. Cancel-safe.
-    pub async fn resize(&mut self, bytes: usize) {
-        loop {
-            let returned = self.budget.returned.notified();
-            if self.try_resize(bytes) {
-                return;
-            }
-            returned.await;
         }
     }
 }
 
-impl Drop for BudgetShare<'_> {
-    fn drop(&mut self) {
-        self.budget.free.fetch_add(self.held, Ordering::AcqRel);
-        self.budget.returned.notify_waiters();
+/// The reason for which a wait for memory is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// The budget covers the buffer.
+    Covered,
+    /// The connection is to end, so that others get its memory.
+    GivesWay,
+}
+
+/// Waits until the connection is to end. Without a large message it never is.
+async fn told(holder: Option<&Holder>) {
+    let Some(holder) = holder else { return std::future::pending().await };
+    while !holder.message().gives_way() {
+        holder.told.notified().await;
     }
 }
 
@@ -134,15 +153,19 @@ impl Drop for BudgetShare<'_> {
 #[derive(Debug)]
 pub struct ReceiveBuffer<'a> {
     pool: &'a BufferPool,
-    share: BudgetShare<'a>,
+    of: &'a ReceiveBudget,
+    share: Share,
     buffer: Option<BytesMut>,
+    /// `None` until the first message that needs more than a chunk.
+    holder: Option<(u64, Arc<Holder>)>,
 }
 
 impl<'a> ReceiveBuffer<'a> {
     /// Returns an empty receive buffer that borrows from `pool` and counts against `budget`.
     #[must_use]
     pub fn new(pool: &'a BufferPool, budget: &'a ReceiveBudget) -> Self {
-        Self { pool, share: BudgetShare::new(budget), buffer: None }
+        let share = Share::new(Arc::clone(&budget.budget));
+        Self { pool, of: budget, share, buffer: None, holder: None }
     }
 
     /// Returns the received bytes, with room for more after them.
@@ -161,26 +184,96 @@ impl<'a> ReceiveBuffer<'a> {
 
     /// Gives the buffer back if it is drained, and adjusts its share of the budget. Returns whether the budget covers
     /// the buffer; until it does, the socket must not be read.
-    pub fn settle(&mut self) -> bool {
+    pub fn settle(&mut self, now: Instant) -> bool {
         if let Some(buffer) = self.buffer.take_if(|buffer| buffer.is_empty()) {
             self.pool.give_back(buffer);
         }
-        self.share.try_resize(self.beyond_chunk())
+        self.try_resize(now)
     }
 
-    /// Waits until the budget covers the buffer. Cancel-safe.
-    pub async fn covered(&mut self) {
-        self.share.resize(self.beyond_chunk()).await;
+    /// Says whether the socket is read now. A message is slow only while it is.
+    pub fn set_reading(&self, now: Instant, reading: bool) {
+        if let Some((_, holder)) = self.holder.as_ref().filter(|_| self.share.taken() > 0) {
+            holder.message().go_on(now, reading);
+        }
     }
 
-    fn beyond_chunk(&self) -> usize {
-        self.buffer.as_ref().map_or(0, BytesMut::capacity).saturating_sub(CHUNK)
+    /// Waits until the budget covers the buffer, unless it does already (`covered`), or until the connection is to end.
+    /// Cancel-safe.
+    pub async fn memory(&mut self, covered: bool) -> Room {
+        let holder = self.holder.as_ref().map(|(_, holder)| Arc::clone(holder));
+        tokio::select! {
+            biased;
+            () = told(holder.as_deref()) => Room::GivesWay,
+            () = self.covered(), if !covered => Room::Covered,
+        }
+    }
+
+    async fn covered(&mut self) {
+        loop {
+            let now = clock::now().mono;
+            let of = self.of;
+            // Enabled before the budget is asked: what is returned in between is not missed.
+            let mut returned = std::pin::pin!(of.returned.notified());
+            returned.as_mut().enable();
+            if self.try_resize(now) || self.take(now) {
+                return;
+            }
+            let _ = timeout(ASK_AGAIN, returned).await;
+        }
+    }
+
+    fn beyond_chunk(&self) -> u64 {
+        self.buffer.as_ref().map_or(0, BytesMut::len).saturating_sub(CHUNK) as u64
+    }
+
+    /// Adjusts the share, within what is due to this connection. Returns whether it covers the buffer.
+    fn try_resize(&mut self, now: Instant) -> bool {
+        let (bytes, taken) = (self.beyond_chunk(), self.share.taken());
+        if bytes == taken && bytes == 0 {
+            return true;
+        }
+        // Only connections in the middle of a large message are holders: most are idle.
+        self.share.set_holders(u64::from(bytes > 0));
+        let covered = self.share.try_hold(bytes, taken);
+        let (_, holder) = self.holder.get_or_insert_with(|| self.of.add(now));
+        let mut message = holder.message();
+        message.resize(now, bytes);
+        if !covered {
+            message.wait(now);
+        }
+        drop(message);
+        if self.share.taken() < taken {
+            self.of.returned.notify_waiters();
+        }
+        covered
+    }
+
+    /// Asks which connection gives way. Returns whether this one got what it needs.
+    fn take(&mut self, now: Instant) -> bool {
+        let Some((key, _)) = self.holder else { return false };
+        let bytes = self.beyond_chunk();
+        let more = bytes.saturating_sub(self.share.taken());
+        let budget = &self.of.budget;
+        let fits = more <= budget.limit().saturating_sub(budget.used());
+        self.of.ask(now, key, fits) && self.share.try_hold(bytes, 0)
+    }
+}
+
+impl Drop for ReceiveBuffer<'_> {
+    fn drop(&mut self) {
+        if let Some((key, _)) = &self.holder {
+            self.of.holders().all.remove(key);
+            self.share.release();
+            self.of.returned.notify_waiters();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Resource;
 
     #[test]
     fn grown_and_shared_buffers_are_not_kept() {
@@ -196,43 +289,101 @@ mod tests {
         assert_eq!(pool.spare.lock().unwrap().len(), 1);
     }
 
+    const TEN: usize = 10 * CHUNK;
+
+    fn fill(receive: &mut ReceiveBuffer<'_>, len: usize) {
+        receive.bytes().resize(len, 0);
+    }
+
     #[tokio::test]
-    async fn who_wants_more_than_is_left_waits_until_it_is_returned() {
-        let budget = ReceiveBudget::new(100);
-        let mut first = BudgetShare::new(&budget);
-        first.resize(80).await;
-        let mut second = BudgetShare::new(&budget);
-        second.resize(20).await;
+    async fn a_connection_waits_until_others_return_what_it_needs() {
+        let of = Budget::new(Resource::Receive, TEN as u64);
+        let (pool, budget) = (BufferPool::default(), ReceiveBudget::new(Arc::clone(&of)));
+        let mut first = ReceiveBuffer::new(&pool, &budget);
+        fill(&mut first, 8 * CHUNK);
+        assert!(first.settle(clock::now().mono));
+        first.set_reading(clock::now().mono, true);
+        let mut second = ReceiveBuffer::new(&pool, &budget);
+        fill(&mut second, 3 * CHUNK);
+        assert!(second.settle(clock::now().mono), "it holds nothing yet");
+        assert_eq!(of.used(), 9 * CHUNK as u64);
+        fill(&mut second, 6 * CHUNK);
+        assert!(!second.settle(clock::now().mono), "that is more than there is");
         {
-            let mut waiting = std::pin::pin!(second.resize(30));
+            let mut waiting = std::pin::pin!(second.memory(false));
             assert!(futures_poll(waiting.as_mut()).await.is_none());
-            first.resize(10).await;
+            first.bytes().clear();
+            assert!(first.settle(clock::now().mono));
             waiting.await;
         }
-        assert_eq!(budget.free(), 60);
+        assert_eq!(of.used(), 5 * CHUNK as u64);
         drop((first, second));
-        assert_eq!(budget.free(), 100);
+        assert_eq!(of.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_slow_message_gives_way_to_one_that_waits() {
+        let of = Budget::new(Resource::Receive, TEN as u64);
+        let (pool, budget) = (BufferPool::default(), ReceiveBudget::new(Arc::clone(&of)));
+        let mut slow = ReceiveBuffer::new(&pool, &budget);
+        fill(&mut slow, 10 * CHUNK);
+        assert!(slow.settle(clock::now().mono));
+        slow.set_reading(clock::now().mono, true);
+        let mut other = ReceiveBuffer::new(&pool, &budget);
+        fill(&mut other, 3 * CHUNK);
+        assert!(!other.settle(clock::now().mono));
+        let (left, room) = tokio::join!(
+            async {
+                assert_eq!(slow.memory(true).await, Room::GivesWay);
+                drop(slow);
+                of.used()
+            },
+            other.memory(false)
+        );
+        assert_eq!((left, room, of.used()), (0, Room::Covered, 2 * CHUNK as u64));
+    }
+
+    #[tokio::test]
+    async fn of_connections_that_wait_for_each_other_one_takes_the_rest() {
+        let of = Budget::new(Resource::Receive, TEN as u64);
+        let (pool, budget) = (BufferPool::default(), ReceiveBudget::new(Arc::clone(&of)));
+        let mut all: Vec<_> = (0..2).map(|_| ReceiveBuffer::new(&pool, &budget)).collect();
+        for receive in &mut all {
+            fill(receive, 5 * CHUNK);
+            assert!(receive.settle(clock::now().mono));
+        }
+        for receive in &mut all {
+            fill(receive, 6 * CHUNK);
+            assert!(!receive.settle(clock::now().mono));
+        }
+        assert!(
+            futures_poll(std::pin::pin!(all[1].memory(false))).await.is_none(),
+            "the other one has waited longer"
+        );
+        all[0].memory(false).await;
+        assert_eq!(of.used(), 9 * CHUNK as u64);
     }
 
     #[tokio::test]
     async fn a_connection_holds_memory_only_while_bytes_wait() {
-        let (pool, budget) = (BufferPool::default(), ReceiveBudget::new(3 * CHUNK));
+        let of = Budget::new(Resource::Receive, 3 * CHUNK as u64);
+        let (pool, budget) = (BufferPool::default(), ReceiveBudget::new(Arc::clone(&of)));
         let mut receive = ReceiveBuffer::new(&pool, &budget);
-        assert!(receive.bytes().is_empty() && receive.settle());
+        assert!(receive.bytes().is_empty() && receive.settle(clock::now().mono));
         assert_eq!(pool.spare.lock().unwrap().len(), 0, "it had none");
         receive.space().extend_from_slice(b"half a message");
-        assert!(receive.settle());
+        assert!(receive.settle(clock::now().mono));
         assert_eq!(receive.bytes(), &b"half a message"[..]);
         // It grows beyond the budget.
         receive.space().extend_from_slice(&vec![0; 8 * CHUNK]);
-        assert!(!receive.settle());
-        assert_eq!(budget.free(), 3 * CHUNK);
-        assert!(futures_poll(std::pin::pin!(receive.covered())).await.is_none());
+        assert!(!receive.settle(clock::now().mono));
+        assert_eq!(of.used(), 0);
+        assert!(futures_poll(std::pin::pin!(receive.memory(false))).await.is_none());
         receive.bytes().clear();
-        assert!(receive.settle());
-        receive.covered().await;
+        assert!(receive.settle(clock::now().mono));
+        receive.memory(false).await;
         receive.space();
-        assert!(receive.settle());
+        assert!(receive.settle(clock::now().mono));
         assert_eq!(pool.spare.lock().unwrap().len(), 1);
     }
 

@@ -34,13 +34,13 @@ pub use checkpoint::Event;
 
 use super::{
     bandwidth::{Bandwidth, Pacer},
-    buffers::{BufferPool, ReceiveBudget, ReceiveBuffer},
+    buffers::{BufferPool, ReceiveBudget, ReceiveBuffer, Room},
     clock,
     turns::Turns,
 };
 use crate::{
     Now,
-    delivery::{Budget, Share},
+    budget::{Budget, Share},
     p2p::{self, Action, BaseTotals, LocalNode, Outbound, SessionDelivery, Traffic},
 };
 use checkpoint::{Awaiting, Verdict};
@@ -120,7 +120,7 @@ impl Connection {
             inboxes: Vec::new(),
             awaiting: Awaiting::Nothing,
             received: ReceiveBuffer::new(&shared.pool, &shared.budget),
-            waiting: Share::new(Arc::clone(&shared.inbound)),
+            waiting: Share::in_steps(Arc::clone(&shared.inbound)),
             out: BytesMut::new(),
             pacer: Pacer::new(&shared.bandwidth),
             end: None,
@@ -174,7 +174,7 @@ impl Task<'_> {
             self.read_on(now).await;
             // Try first without waiting. The budget nearly always covers the bytes that were read, and then the socket
             // is polled in this round.
-            let covered = self.received.settle();
+            let covered = self.received.settle(now.mono);
             self.engine.set_starved(now, !covered);
             if self.engine.wants_bytes() && self.shared.inbound.is_full() {
                 // The messages that wait have a budget over all connections. While it is full, no connection reads a
@@ -187,6 +187,9 @@ impl Task<'_> {
             if let Some(end) = self.end.take() {
                 self.flush(stream).await;
                 return end;
+            }
+            if covered {
+                self.received.set_reading(now.mono, self.engine.wants_bytes());
             }
             arm(timer.as_mut(), self.engine.poll_timeout());
             // Wait for the first of these: bytes from the peer, if the engine wants any; room in the receive budget;
@@ -202,7 +205,10 @@ impl Task<'_> {
                         self.lost(&error);
                     }
                 }
-                () = self.received.covered(), if !covered => {}
+                room = self.received.memory(covered) => if room == Room::GivesWay {
+                    self.received.bytes().clear();
+                    self.engine.give_way(clock::now());
+                },
                 ready = stream.writable(), if !self.out.is_empty() => {
                     if let Err(error) = ready.and_then(|()| self.write(stream)) {
                         self.write_failed(&error);

@@ -42,7 +42,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_waits_until_its_message_is_written_or_can_no_more_be() {
-        let outbound = Outbound::new(Arc::default());
+        let outbound = Outbound::alone();
         let limits = ChannelLimits { offset: 0x10, message_count: 1, max_message: 100 };
         outbound.set_channels([limits], true);
         let (lane, channel) = (Lane::Call, ChannelIndex(0));

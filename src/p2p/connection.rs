@@ -329,7 +329,7 @@ impl Connection {
         self.intake.handle_timeout(now.mono);
         self.unsent_until = self.unsent_until.filter(|until| *until > now.mono);
         self.settle(now);
-        let reading = self.may_read();
+        let reading = self.wants_bytes();
         match &mut self.stage {
             Stage::Open(open) => {
                 if open.keepalive.ping_due(now.mono) {
@@ -363,7 +363,7 @@ impl Connection {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Open(open) => {
-                let deadline = open.keepalive.deadline(self.may_read());
+                let deadline = open.keepalive.deadline(self.wants_bytes());
                 let others = [self.intake.poll_timeout(), self.unsent_until];
                 Some(others.into_iter().flatten().fold(deadline, Instant::min))
             }
@@ -454,9 +454,16 @@ impl Connection {
     }
 
     /// Sets whether the receive buffer needs memory that the process does not have: while that is so, the socket is not
-    /// read.
+    /// read. The deadlines of the peer do not count that time.
     pub fn set_starved(&mut self, now: Now, starved: bool) {
         self.intake.set_starved(now.mono, starved);
+        self.settle(now);
+    }
+
+    /// Ends the connection, because others wait for the memory that the peer's incomplete message takes
+    /// ([`verdict`](super::incomplete::verdict)).
+    pub fn give_way(&mut self, now: Now) {
+        self.fail(now, Fault::GaveWay);
     }
 
     /// The socket took this many bytes of the send buffer. Returns how many messages are complete with them, in the

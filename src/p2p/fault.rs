@@ -65,13 +65,20 @@ pub enum Fault {
     /// Bytes waited to be written, and the socket took none of them for 20 seconds.
     #[error("the peer took no byte for 20 seconds while bytes waited to be written")]
     WriteTimeout,
+    /// The memory for incomplete messages was used up, and the peer's message gave way
+    /// ([`verdict`](super::incomplete::verdict)).
+    #[error("its message arrived too slowly while other peers waited for the memory that it took")]
+    GaveWay,
 }
 
 impl Fault {
     /// Whether the fault is that nothing came, or that nothing was taken, in time.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::HandshakeTimeout | Self::Silence | Self::FrameTimeout | Self::WriteTimeout)
+        matches!(
+            self,
+            Self::HandshakeTimeout | Self::Silence | Self::FrameTimeout | Self::WriteTimeout | Self::GaveWay
+        )
     }
 
     /// The Disconnect reason for this fault.
@@ -88,9 +95,11 @@ impl Fault {
             Self::InvalidIdentity => DisconnectReason::InvalidIdentity,
             Self::UnexpectedIdentity => DisconnectReason::UnexpectedIdentity,
             Self::NoSharedCapability => DisconnectReason::UselessPeer,
-            Self::HandshakeTimeout | Self::Silence | Self::FrameTimeout | Self::WriteTimeout => {
-                DisconnectReason::ReadTimeout
-            }
+            Self::HandshakeTimeout
+            | Self::Silence
+            | Self::FrameTimeout
+            | Self::WriteTimeout
+            | Self::GaveWay => DisconnectReason::ReadTimeout,
         }
     }
 }

@@ -129,7 +129,7 @@ pub struct Intake {
     parked: bool,
     paused_until: Option<Instant>,
     starved: bool,
-    /// When reading stopped for a reason other than `starved`, while it is stopped.
+    /// When reading stopped, while it is stopped.
     stopped: Option<Instant>,
     clock: Clock,
 }
@@ -240,8 +240,9 @@ impl Intake {
         self.paused_until = Some(until);
     }
 
-    /// Sets whether the receive buffer needs memory that the process's budget does not have. The peer's deadlines go on
-    /// meanwhile: otherwise connections that wait for each other's memory would wait for ever.
+    /// Sets whether the receive buffer needs memory that the process's budget does not have. The peer's deadlines do not
+    /// count that time. Connections that wait for each other's memory do not wait for ever, because one of them gives way
+    /// ([`verdict`](super::incomplete::verdict)).
     pub fn set_starved(&mut self, now: Instant, starved: bool) {
         self.charge(now);
         self.starved = starved;
@@ -260,7 +261,7 @@ impl Intake {
         [held, self.paused_until].into_iter().flatten().min()
     }
 
-    /// Whether the next frame may be read, apart from the receive budget. The peer's deadlines run while this is true.
+    /// Whether the next frame may be read from the received bytes.
     #[must_use]
     pub fn is_reading(&self) -> bool {
         let full = self.bytes >= MAX_BACKLOG || self.waiting.len() >= MAX_BACKLOG_MESSAGES;
@@ -268,7 +269,7 @@ impl Intake {
         self.holding.is_none() && self.paused_until.is_none() && !full && !parked
     }
 
-    /// Whether the socket may be read.
+    /// Whether the socket may be read. The peer's deadlines run while this is true.
     #[must_use]
     pub fn wants_bytes(&self) -> bool {
         self.is_reading() && !self.starved
@@ -277,7 +278,7 @@ impl Intake {
     /// Call after anything that may stop or start reading. When reading starts again, returns how long it was stopped:
     /// the peer's deadlines move by that time.
     pub fn settle(&mut self, now: Instant) -> Option<Duration> {
-        if self.is_reading() {
+        if self.wants_bytes() {
             self.stopped.take().map(|since| now.saturating_duration_since(since))
         } else {
             self.stopped.get_or_insert(now);

@@ -12,6 +12,7 @@
 //! | [`outbound`] | the queue of messages to one peer, and the fate of each message |
 //! | [`outgoing`] | the trait by which the engine pulls from that queue |
 //! | `in_flight` | which messages the socket has taken whole |
+//! | [`incomplete`] | messages that are not complete, and which gives way when memory is short |
 //! | [`pings`] | the Ping and the Pongs that are due |
 //! | `session_delivery` | the way from the intake to the queues of applications |
 //! | [`wire`] | the transport below messages: RLPx |
@@ -34,6 +35,7 @@ pub mod disconnect;
 pub mod fault;
 pub mod hello;
 mod in_flight;
+pub mod incomplete;
 pub mod intake;
 pub mod keepalive;
 mod local;
@@ -53,7 +55,7 @@ pub use fault::Fault;
 pub use hello::RemoteHello;
 pub use intake::{Delivery, HeldTime, Inbound, Intake, Offer};
 pub use local::LocalNode;
-pub use outbound::{ChannelLimits, Lane, MESSAGE_COST, Outbound, OutboundBudget, Refused, SEND_WINDOW};
+pub use outbound::{ChannelLimits, Lane, MESSAGE_COST, Outbound, Refused, SEND_WINDOW};
 pub use outgoing::{Next, Outgoing, Source};
 pub use session_delivery::SessionDelivery;
 pub use traffic::{BaseTotals, ChannelTraffic, Traffic};

@@ -18,10 +18,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -29,7 +26,10 @@ use super::{
     ChannelIndex, DisconnectReason, Next, Outgoing, Source,
     wire::{self, Compressed},
 };
-use crate::{Wake, WakeSlot};
+use crate::{
+    Wake, WakeSlot,
+    budget::{Budget, Share},
+};
 
 /// The cost that one channel may have waiting in each lane, in bytes: the window that applications see. A message that
 /// crosses it is still taken, so that one message of any size always fits.
@@ -38,42 +38,6 @@ pub const SEND_WINDOW: u64 = 1024 * 1024;
 /// The cost of a message beyond its bytes, here and in all credit windows (docs/grpc.md): it bounds queues of tiny
 /// messages too.
 pub const MESSAGE_COST: u64 = 64;
-
-/// The cost that all sessions together may have waiting, in bytes. A broadcast counts once for each peer it waits for,
-/// though its payload is shared. Beyond this budget every message is refused as if the channel's own window were used
-/// up. In the last quarter a session is refused once it holds its equal share of that quarter: so peers that do not
-/// read cannot take the room of all others.
-pub const OUTBOUND_BUDGET: u64 = 256 * 1024 * 1024;
-
-/// The cost of all waiting messages to all peers, against [`OUTBOUND_BUDGET`].
-#[derive(Debug, Default)]
-pub struct OutboundBudget {
-    used: AtomicU64,
-    sessions: AtomicU64,
-}
-
-impl OutboundBudget {
-    /// Takes `cost` for a session that holds `held` already. Returns false if there is no room.
-    fn take(&self, cost: u64, held: u64) -> bool {
-        let last_quarter = OUTBOUND_BUDGET / 4;
-        let share = last_quarter / self.sessions.load(Ordering::Acquire).max(1);
-        let fits = |used: u64| {
-            let sum = used.checked_add(cost).filter(|sum| *sum <= OUTBOUND_BUDGET)?;
-            (sum <= OUTBOUND_BUDGET - last_quarter || held < share).then_some(sum)
-        };
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
-    }
-
-    fn give(&self, cost: u64) {
-        self.used.fetch_sub(cost, Ordering::AcqRel);
-    }
-
-    /// The cost of all waiting messages: their bytes plus [`MESSAGE_COST`] each.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Acquire)
-    }
-}
 
 /// The kind of sender that put a message in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,8 +180,9 @@ struct Inner {
     channels: Vec<ChannelProgress>,
     /// Channels that have ended while the session goes on.
     ended: Vec<bool>,
-    /// The part of the budget that this session holds.
-    held: u64,
+    /// The part of the budget that this session holds. A broadcast counts once for each peer it waits for, though its
+    /// payload is shared.
+    share: Share,
     hooks: Vec<Option<ProgressHook>>,
     waiters: Vec<WriteWaiter>,
     disconnect: Option<DisconnectReason>,
@@ -244,6 +209,11 @@ impl Inner {
         (self.closed || self.ended.get(index) != Some(&false)).then_some(false)
     }
 
+    /// Returns a part of the budget.
+    fn give(&mut self, cost: u64) {
+        self.share.hold(self.share.taken().saturating_sub(cost));
+    }
+
     /// Releases a large queue after a burst, so that an idle session holds none.
     fn shrink(&mut self) {
         if self.queue.is_empty() && self.flying.is_empty() && self.queue.capacity() > 1024 {
@@ -268,7 +238,6 @@ impl Inner {
 /// One session's outbound queue. Shared by the senders and the connection task.
 pub struct Outbound {
     inner: Mutex<Inner>,
-    budget: Arc<OutboundBudget>,
     /// Wakes the connection's task: the queue is no longer empty, or the session is to disconnect.
     wake: WakeSlot,
 }
@@ -283,10 +252,10 @@ impl std::fmt::Debug for Outbound {
 impl Outbound {
     /// An empty queue without channels. Negotiated channels are set with [`Outbound::set_channels`].
     #[must_use]
-    pub fn new(budget: Arc<OutboundBudget>) -> Arc<Self> {
-        budget.sessions.fetch_add(1, Ordering::AcqRel);
+    pub fn new(budget: Arc<Budget>) -> Arc<Self> {
+        let mut share = Share::new(budget);
+        share.set_holders(1);
         Arc::new(Self {
-            budget,
             inner: Mutex::new(Inner {
                 queue: VecDeque::new(),
                 flying: VecDeque::new(),
@@ -294,7 +263,7 @@ impl Outbound {
                 compressed: true,
                 channels: Vec::new(),
                 ended: Vec::new(),
-                held: 0,
+                share,
                 hooks: Vec::new(),
                 waiters: Vec::new(),
                 disconnect: None,
@@ -302,6 +271,13 @@ impl Outbound {
             }),
             wake: WakeSlot::default(),
         })
+    }
+
+    /// An empty queue with a budget of its own.
+    #[must_use]
+    #[cfg(any(test, feature = "internals"))]
+    pub fn alone() -> Arc<Self> {
+        Self::new(Budget::whole(crate::budget::Resource::Outbound))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -339,18 +315,19 @@ impl Outbound {
             if inner.closed || inner.disconnect.is_some() || inner.ended.get(index) == Some(&true) {
                 return Err(Refused::Closed);
             }
-            let held = inner.held;
-            let Some(progress) = inner.channels.get_mut(index) else {
+            let Inner { channels, share, .. } = &mut *inner;
+            let Some(progress) = channels.get_mut(index) else {
                 return Err(Refused::Closed);
             };
             let progress = progress.lane(lane);
-            if progress.waiting_cost() >= SEND_WINDOW || !self.budget.take(cost, held) {
+            // If the budget is used up, the message is refused as if the channel's own window were.
+            let held = share.taken();
+            if progress.waiting_cost() >= SEND_WINDOW || !share.try_hold(held.saturating_add(cost), held) {
                 return Err(Refused::Full);
             }
             progress.accepted += 1;
             progress.accepted_cost += cost;
             let number = progress.accepted;
-            inner.held = inner.held.saturating_add(cost);
             let was_empty = inner.queue.is_empty();
             inner.queue.push_back(Queued {
                 message: Outgoing { code, message },
@@ -411,8 +388,7 @@ impl Outbound {
                 gone += if stays { 0 } else { queued.receipt.cost };
                 stays
             });
-            inner.held = inner.held.saturating_sub(gone);
-            self.budget.give(gone);
+            inner.give(gone);
             let progress = inner.channels.get(index).copied().unwrap_or_default();
             (inner.hooks.get_mut(index).and_then(Option::take), inner.decided(), progress.unwritten())
         };
@@ -440,7 +416,7 @@ impl Outbound {
     #[must_use]
     pub fn waiting(&self) -> (usize, u64) {
         let inner = self.lock();
-        (inner.queue.len(), inner.held)
+        (inner.queue.len(), inner.share.taken())
     }
 
     // Methods for the connection.
@@ -463,8 +439,7 @@ impl Outbound {
                 let Some(receipt) = inner.flying.pop_front() else { break };
                 let index = usize::from(receipt.channel.0);
                 if !inner.closed {
-                    inner.held = inner.held.saturating_sub(receipt.cost);
-                    self.budget.give(receipt.cost);
+                    inner.give(receipt.cost);
                 }
                 let ended = inner.closed || inner.ended.get(index) == Some(&true);
                 if let Some(progress) = inner.channels.get_mut(index).filter(|_| !ended) {
@@ -491,10 +466,9 @@ impl Outbound {
     pub fn close(&self) {
         let (hooks, decided): (Vec<ProgressHook>, Vec<WriteWaiter>) = {
             let mut inner = self.lock();
-            if !std::mem::replace(&mut inner.closed, true) {
-                self.budget.give(std::mem::take(&mut inner.held));
-                self.budget.sessions.fetch_sub(1, Ordering::AcqRel);
-            }
+            inner.closed = true;
+            inner.share.release();
+            inner.share.set_holders(0);
             inner.queue = VecDeque::new();
             (inner.hooks.drain(..).flatten().collect(), inner.decided())
         };
@@ -521,8 +495,7 @@ impl Source for &Outbound {
 }
 
 impl Drop for Outbound {
-    /// A connection that is cut before it has keys may drop its queue without [`Outbound::close`]: its share of the
-    /// budget is returned here.
+    /// A connection that is cut before it has keys may drop its queue without [`Outbound::close`].
     fn drop(&mut self) {
         self.close();
     }

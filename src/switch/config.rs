@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 
 use super::views::Views;
 use crate::{
-    delivery::Budget,
+    budget::Budgets,
     lease,
     node::{ForkSchedule, NodeId},
     p2p::BaseTotals,
@@ -26,8 +26,8 @@ pub struct Config {
     pub settings: Settings,
     /// The state that can be watched.
     pub views: Views,
-    /// The memory of all inboxes, and of the messages that connections hold.
-    pub inbound: Arc<Budget>,
+    /// The memory of messages that wait for applications and for peers.
+    pub budgets: Budgets,
     /// Counters of connections that have ended. Their drivers add to it.
     pub base: Arc<BaseTotals>,
     /// The longest time for which a channel may hold the socket of a session that another application shares (0:

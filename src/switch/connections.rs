@@ -26,12 +26,13 @@ use super::{
 };
 use crate::{
     Now, WakeSlot,
+    budget::Budget,
     delivery::{ChannelKey, ClosedBy},
     lease::Capability,
     node::{Enode, PublicKey, Record, RegistrationId},
     p2p::{
-        self, Channel, ChannelIndex, ChannelLimits, DisconnectReason, LocalCapability, Outbound,
-        OutboundBudget, RemoteHello, Side, Traffic,
+        self, Channel, ChannelIndex, ChannelLimits, DisconnectReason, LocalCapability, Outbound, RemoteHello,
+        Side, Traffic,
         session::{ConnectionId, End, Role},
     },
     policy::{
@@ -173,14 +174,15 @@ pub(super) struct Released {
 pub(super) struct Connections {
     all: BTreeMap<ConnectionId, Connection>,
     made: u64,
-    budget: Arc<OutboundBudget>,
+    /// The memory of the messages to all peers.
+    budget: Arc<Budget>,
     rng: StdRng,
 }
 
 impl Connections {
     /// Returns a set without connections. `rng` seeds the generator of each connection.
-    pub(super) fn new(rng: StdRng) -> Self {
-        Self { all: BTreeMap::new(), made: 0, budget: Arc::default(), rng }
+    pub(super) fn new(rng: StdRng, budget: Arc<Budget>) -> Self {
+        Self { all: BTreeMap::new(), made: 0, budget, rng }
     }
 
     /// Returns the number for a connection that is about to begin.
@@ -478,10 +480,5 @@ impl Connections {
 
     pub(super) fn len(&self) -> usize {
         self.all.len()
-    }
-
-    /// The bytes that wait for all peers.
-    pub(super) fn queued(&self) -> u64 {
-        self.budget.used()
     }
 }

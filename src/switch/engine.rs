@@ -36,7 +36,8 @@ use super::{
 };
 use crate::{
     Now, Wake,
-    delivery::{Budget, ClosedBy},
+    budget::Budgets,
+    delivery::ClosedBy,
     lease::RegistrationSpec,
     node::{Enode, NodeId, NodeRef, PublicKey, RegistrationId, local::EntryOwner},
     p2p::{
@@ -69,7 +70,7 @@ pub struct Engine {
     draining: bool,
     rng: StdRng,
     instance_id: Arc<str>,
-    inbound: Arc<Budget>,
+    budgets: Budgets,
     base: Arc<BaseTotals>,
     max_shared_stall: Duration,
     end_shared_sessions: bool,
@@ -81,9 +82,9 @@ impl Engine {
     pub fn new(now: Now, mut config: Config) -> Self {
         let mut fork = || StdRng::seed_from_u64(config.rng.next_u64());
         let (policy_rng, lease_rng, connection_rng) = (fork(), fork(), fork());
-        let inbound = Arc::clone(&config.inbound);
+        let inbound = Arc::clone(&config.budgets.delivery);
         Self {
-            connections: Connections::new(connection_rng),
+            connections: Connections::new(connection_rng, Arc::clone(&config.budgets.outbound)),
             sessions: Sessions::default(),
             registrations: Registrations::new(config.leases, lease_rng, inbound, config.network),
             policy: Policy::new(now, config.local_id, config.settings, policy_rng),
@@ -94,7 +95,7 @@ impl Engine {
             draining: false,
             rng: config.rng,
             instance_id: config.instance_id,
-            inbound: config.inbound,
+            budgets: config.budgets,
             base: config.base,
             max_shared_stall: config.max_shared_stall,
             end_shared_sessions: config.end_shared_sessions,
@@ -432,8 +433,8 @@ impl Engine {
         let Self { policy, sessions, registrations, .. } = self;
         Metrics {
             base: self.base.sums(),
-            inbound_queued: self.inbound.used(),
-            outbound_queued: self.connections.queued(),
+            inbound_queued: self.budgets.delivery.used(),
+            outbound_queued: self.budgets.outbound.used(),
             ..Metrics::of(now, policy, sessions, registrations)
         }
     }

@@ -26,9 +26,8 @@ use super::{
 };
 use crate::{
     Now, Wake, WakeSlot,
-    delivery::{
-        About, Budget, ChannelKey, Close, ClosedBy, DEFAULT_MAX_FRAME, Lost, MIN_MAX_FRAME, StreamId,
-    },
+    budget::Budget,
+    delivery::{About, ChannelKey, Close, ClosedBy, DEFAULT_MAX_FRAME, Lost, MIN_MAX_FRAME, StreamId},
     lease::{
         self, Capability, Changes, Claimed, Greeting, LeaseError, ProtocolSpec, Registration,
         RegistrationSpec, Registry, StateName, Who,

@@ -14,7 +14,8 @@ use std::{
 use super::{channel::Inbox, losses::LossLog};
 use crate::{
     Wake, WakeSlot,
-    delivery::{self, Budget, ChannelKey, Hooks, SharedInbox},
+    budget::Budget,
+    delivery::{self, ChannelKey, Hooks, SharedInbox},
     lease::RegistrationSpec,
     node::RegistrationId,
 };

@@ -49,7 +49,7 @@ pub(super) fn session(n: u8, connection: u64) -> Arc<Session> {
         hello: Arc::new(hello),
         channels: vec![channel],
         since: Duration::ZERO,
-        outbound: Outbound::new(Arc::default()),
+        outbound: Outbound::alone(),
         traffic: Arc::default(),
     })
 }

@@ -25,7 +25,8 @@ use super::{
 };
 use crate::{
     Now, Wake,
-    delivery::{Budget, Event},
+    budget::Budgets,
+    delivery::Event,
     lease::{Capability, MAX_LINGER, ProtocolSpec, RegistrationSpec},
     node::{Enode, NodeId, NodeRef, RegistrationId},
     p2p::{
@@ -109,7 +110,7 @@ impl World {
             leases: Default::default(),
             settings,
             views: views.clone(),
-            inbound: Budget::new(1 << 20),
+            budgets: Budgets::new(0),
             base: Arc::default(),
             max_shared_stall: Duration::ZERO,
             end_shared_sessions: false,

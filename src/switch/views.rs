@@ -339,7 +339,7 @@ mod tests {
             hello: Arc::new(hello),
             channels: Vec::new(),
             since: Duration::ZERO,
-            outbound: Outbound::new(Arc::default()),
+            outbound: Outbound::alone(),
             traffic: Arc::default(),
         };
         PeerView { session: Arc::new(session), is_static: false, is_trusted: true }

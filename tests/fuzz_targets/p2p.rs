@@ -171,7 +171,7 @@ impl World {
             Initiator::start(&key(2), key(1).public(), &mut StdRng::seed_from_u64(2), &mut received);
         let mut engine = Connection::accept(Arc::new(local), now, StdRng::seed_from_u64(1));
         engine.handle_bytes(now, &mut received);
-        let queue = Outbound::new(Arc::default());
+        let queue = Outbound::alone();
         engine.poll_transmit(now, &mut &*queue, &mut sent);
         let unwritten = sent.len();
         let ack = take_packet(&mut sent).expect("an ack").expect("all of it");

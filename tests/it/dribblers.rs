@@ -11,7 +11,7 @@ use std::{
 };
 
 use devp2pd::{
-    delivery::{Budget, INBOUND_BUDGET},
+    budget::{Budget, MAX_MEMORY, Resource},
     net::{
         bandwidth::Bandwidth,
         buffers::{BufferPool, CHUNK, ReceiveBudget},
@@ -40,6 +40,7 @@ struct Place {
     listener: TcpListener,
     local: Arc<LocalNode>,
     shared: Arc<Shared>,
+    receive: Arc<Budget>,
     connections: JoinSet<()>,
     events: mpsc::Sender<Event>,
     /// Lengths of the messages that came through.
@@ -74,7 +75,7 @@ impl ChannelInbox for Full {
 
 impl Place {
     async fn new(budget: usize) -> Self {
-        Self::with(budget, INBOUND_BUDGET, true).await
+        Self::with(budget, Resource::Delivery.limit(MAX_MEMORY), true).await
     }
 
     /// `takes`: whether messages find room.
@@ -98,18 +99,20 @@ impl Place {
                 }
             }
         });
+        let receive = Budget::new(Resource::Receive, budget as u64);
         let key = NodeKey::random(&mut StdRng::seed_from_u64(1000));
         Self {
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             local: Arc::new(LocalNode::new(key, "place/v1")),
             shared: Arc::new(Shared {
                 pool: BufferPool::default(),
-                budget: ReceiveBudget::new(budget),
+                budget: ReceiveBudget::new(Arc::clone(&receive)),
                 turns: Turns::among(1),
                 bandwidth: Bandwidth::default(),
-                inbound: Budget::new(inbound),
+                inbound: Budget::new(Resource::Delivery, inbound),
                 base: Arc::<BaseTotals>::default(),
             }),
+            receive,
             connections,
             events,
             messages,
@@ -130,7 +133,7 @@ impl Place {
             role: Role::Accept,
             local: Arc::clone(&self.local),
             rng: StdRng::seed_from_u64(seed),
-            outbound: Outbound::new(Arc::default()),
+            outbound: Outbound::alone(),
             traffic: Arc::default(),
             space: Arc::default(),
             control: mpsc::channel(1).1,
@@ -145,9 +148,9 @@ impl Place {
         peer
     }
 
-    /// The bytes that are taken of the budget of `total` bytes.
-    fn taken(&self, total: usize) -> usize {
-        total - self.shared.budget.free()
+    /// The bytes that are taken of the receive budget.
+    fn taken(&self) -> usize {
+        self.receive.used() as usize
     }
 }
 
@@ -172,10 +175,10 @@ async fn fifty_promises_of_16_mib_hold_what_was_sent() {
     }
     // Each buffer has a chunk that is not counted, and grows by doubling at most.
     eventually("all that was sent is held", async || {
-        (place.taken(BUDGET) >= peers.len() * (SENT - CHUNK)).then_some(())
+        (place.taken() >= peers.len() * (SENT - CHUNK)).then_some(())
     })
     .await;
-    let taken = place.taken(BUDGET);
+    let taken = place.taken();
     assert!(taken <= peers.len() * (2 * SENT + CHUNK), "{taken} bytes for {} promises", peers.len());
     let mut honest = place.peer(99).await;
     honest.send(FIRST, &vec![7; 300_000]).await;
@@ -183,7 +186,7 @@ async fn fifty_promises_of_16_mib_hold_what_was_sent() {
 
     // The bytes of incomplete messages are returned with the connection.
     drop(peers);
-    eventually("the budget is whole again", async || (place.taken(BUDGET) == 0).then_some(())).await;
+    eventually("the budget is whole again", async || (place.taken() == 0).then_some(())).await;
 }
 
 /// When the budget is used up, a peer that needs more than its chunk waits, a smaller one goes on, and returned bytes
@@ -203,13 +206,40 @@ async fn the_budget_is_one_for_all_and_small_peers_do_not_need_it() {
         small.send(FIRST, &vec![9; size]).await;
         assert_eq!(soon("a message", place.messages.recv()).await, Some(size));
     }
-    assert!(place.taken(BUDGET) <= BUDGET);
+    assert!(place.taken() <= BUDGET);
     drop(greedy);
     let mut large = place.peer(51).await;
     let mut payload = vec![0; 200_000];
     rand::RngCore::fill_bytes(&mut StdRng::seed_from_u64(1), &mut payload);
     large.send(FIRST, &payload).await;
     assert_eq!(soon("a message", place.messages.recv()).await, Some(200_000));
+}
+
+/// Peers that hold memory and send nothing more. Small messages pass them at once; for a large one they give way.
+#[tokio::test]
+async fn peers_that_send_nothing_more_give_way_to_a_large_message() {
+    const BUDGET: usize = 4 << 20;
+    let mut place = Place::new(BUDGET).await;
+    let mut greedy = Vec::new();
+    for seed in 0..6 {
+        let mut peer = place.peer(seed).await;
+        promise(&mut peer, 700 * 1024).await;
+        greedy.push(peer);
+    }
+    eventually("three quarters of the budget are held", async || {
+        (place.taken() >= BUDGET * 3 / 4).then_some(())
+    })
+    .await;
+    let mut small = place.peer(50).await;
+    let mut large = place.peer(51).await;
+    let mut payload = vec![0; 2 << 20];
+    rand::RngCore::fill_bytes(&mut StdRng::seed_from_u64(1), &mut payload);
+    small.send(FIRST, &payload[..150_000]).await;
+    assert_eq!(soon("a small message", place.messages.recv()).await, Some(150_000));
+    large.send(FIRST, &payload).await;
+    assert_eq!(soon("a large message", place.messages.recv()).await, Some(2 << 20));
+    small.send(FIRST, &payload[..150_000]).await;
+    assert_eq!(soon("a small message", place.messages.recv()).await, Some(150_000), "it stays");
 }
 
 /// Peers whose messages wait for an application that takes none: all of them together hold no more than the budget over

@@ -86,6 +86,7 @@ async fn every_setting_has_a_public_type() {
         nodekey: None,
         identity: Some("embedded".to_owned()),
         worker_threads: NonZeroUsize::new(1),
+        memory: None,
         shutdown_grace: Duration::from_secs(10),
         peers: Peers {
             listen_addrs: vec![loopback],

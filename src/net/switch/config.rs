@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::watches::Watches;
 use crate::{
-    delivery::Budget,
+    budget::Budgets,
     lease,
     net::{bandwidth::Rates, discovery::Discovery, node_db::NodeDb},
     node::ForkSchedule,
@@ -29,8 +29,8 @@ pub struct Config {
     pub settings: Settings,
     /// The state that tasks can watch.
     pub watches: Watches,
-    /// The most bytes that all inboxes together hold.
-    pub inbox_budget: u64,
+    /// The bounds on the memory that peers and applications can make us hold.
+    pub budgets: Budgets,
     /// The longest time for which a channel may hold the socket of a session that another application shares (0:
     /// never).
     pub max_shared_stall: Duration,
@@ -48,14 +48,14 @@ pub struct Config {
 
 impl Config {
     /// Splits the configuration into our identity and the configuration of the engine.
-    pub(super) fn split(self, inbound: Arc<Budget>, base: Arc<BaseTotals>) -> (LocalNode, switch::Config) {
+    pub(super) fn split(self, base: Arc<BaseTotals>) -> (LocalNode, switch::Config) {
         let engine = switch::Config {
             local_id: self.local.key.id(),
             instance_id: self.instance_id,
             leases: self.leases,
             settings: self.settings,
             views: self.watches.views(),
-            inbound,
+            budgets: self.budgets,
             base,
             max_shared_stall: self.max_shared_stall,
             end_shared_sessions: self.end_shared_sessions,

@@ -40,11 +40,10 @@ pub use handle::{Draining, Handle, PeerSettings};
 pub use watches::Watches;
 
 use crate::{
-    delivery::Budget,
     kademlia::Contact,
     net::{
         bandwidth::Bandwidth,
-        buffers::{BufferPool, RECEIVE_BUDGET, ReceiveBudget},
+        buffers::{BufferPool, ReceiveBudget},
         clock,
         connection::{Event, Shared},
         discovery::Discovery,
@@ -108,15 +107,15 @@ impl Switch {
         let (report, outcomes) = mpsc::channel(EVENTS);
         let shared = Arc::new(Shared {
             pool: BufferPool::default(),
-            budget: ReceiveBudget::new(RECEIVE_BUDGET),
+            budget: ReceiveBudget::new(Arc::clone(&config.budgets.receive)),
             turns: Turns::among(tokio::runtime::Handle::current().metrics().num_workers()),
             bandwidth: Bandwidth::new(now.mono, config.bandwidth),
-            inbound: Budget::new(config.inbox_budget),
+            inbound: Arc::clone(&config.budgets.delivery),
             base: Arc::<BaseTotals>::default(),
         });
         let handle = Handle::new(commands, config.watches.clone(), Arc::clone(&shared));
         let Sources { discovery, record, demand, candidates, database, receive_buffer } = sources;
-        let (local, config) = config.split(Arc::clone(&shared.inbound), Arc::clone(&shared.base));
+        let (local, config) = config.split(Arc::clone(&shared.base));
         let tasks = Tasks::new(local, shared, events, report, discovery, receive_buffer);
         let engine = Engine::new(now, config);
         let attention = Arc::<Notify>::default();

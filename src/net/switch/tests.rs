@@ -7,6 +7,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::*;
 use crate::{
     Now,
+    budget::Budgets,
     lease::{self, Capability, ProtocolSpec, RegistrationSpec},
     net::{
         bandwidth::Rates,
@@ -73,7 +74,7 @@ fn bench() -> Bench {
         leases: lease::Config::default(),
         settings: Settings::default(),
         watches,
-        inbox_budget: 1 << 20,
+        budgets: Budgets::new(0),
         max_shared_stall: Duration::ZERO,
         end_shared_sessions: false,
         network: None,

@@ -1,7 +1,10 @@
 //! The queue of a session: windows, the budget over all sessions, ends, and messages that cannot be written.
 
 use super::*;
-use crate::rlpx::{Compressor, snappy::MAX_PAYLOAD};
+use crate::{
+    budget::Resource,
+    rlpx::{Compressor, snappy::MAX_PAYLOAD},
+};
 
 fn message(len: usize) -> Compressed {
     Compressor::default().compress(&vec![0; len]).unwrap()
@@ -27,7 +30,7 @@ fn pull_code(outbound: &Outbound) -> Option<u64> {
 
 #[test]
 fn a_lane_takes_what_crosses_its_window_and_refuses_what_comes_after() {
-    let outbound = Outbound::new(Arc::default());
+    let outbound = Outbound::alone();
     assert_eq!(
         outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)),
         Err(Refused::Closed),
@@ -53,14 +56,14 @@ fn a_lane_takes_what_crosses_its_window_and_refuses_what_comes_after() {
 
 #[test]
 fn all_sessions_share_one_budget_and_give_it_back() {
-    let budget = Arc::<OutboundBudget>::default();
+    let budget = Budget::whole(Resource::Outbound);
     let sessions: Vec<_> = (0..40).map(|_| Outbound::new(Arc::clone(&budget))).collect();
     let large = message(16 * 1024 * 1024 - 1);
     let taken = sessions.iter().filter(|session| {
         session.set_channels(channels(1), true);
         session.send(Lane::Stream, ChannelIndex(0), 0, large.clone()).is_ok()
     });
-    assert_eq!(taken.count(), 15, "sixteen would be above 256 MiB with the cost of each message");
+    assert_eq!(taken.count(), 12, "thirteen would be above 200 MiB");
     // Less than a quarter is left: a session that holds more than its share of that quarter is refused, the others are
     // not.
     assert_eq!(sessions[0].send(Lane::Call, ChannelIndex(0), 0, message(1)), Err(Refused::Full));
@@ -77,18 +80,26 @@ fn all_sessions_share_one_budget_and_give_it_back() {
 
 #[test]
 fn a_queue_that_is_dropped_takes_no_share_any_more() {
-    let budget = Arc::<OutboundBudget>::default();
+    let budget = Budget::whole(Resource::Outbound);
     (0..1000).for_each(|_| drop(Outbound::new(Arc::clone(&budget))));
-    assert_eq!(budget.sessions.load(Ordering::Acquire), 0, "connections that were cut in their handshake");
     let closed = Outbound::new(Arc::clone(&budget));
     closed.close();
     drop(closed);
-    assert_eq!(budget.sessions.load(Ordering::Acquire), 0, "once, not twice");
+    // Connections that were cut in their handshake left no holder: the last quarter is one session's alone.
+    let outbound = Outbound::new(Arc::clone(&budget));
+    outbound.set_channels(channels(16), true);
+    let large = message(16 * 1024 * 1024 - 1);
+    let taken = (0..16)
+        .filter(|channel| outbound.send(Lane::Stream, ChannelIndex(*channel), 0, large.clone()).is_ok());
+    assert_eq!(taken.count(), 10, "three quarters, and the message that crosses them");
+    let other = Outbound::new(budget);
+    other.set_channels(channels(1), true);
+    other.send(Lane::Stream, ChannelIndex(0), 0, large).unwrap();
 }
 
 #[test]
 fn a_channel_that_ends_alone_gives_its_room_back_and_moves_no_more() {
-    let budget = Arc::<OutboundBudget>::default();
+    let budget = Budget::whole(Resource::Outbound);
     let outbound = Outbound::new(Arc::clone(&budget));
     outbound.set_channels(channels(2), true);
     let send = |channel| outbound.send(Lane::Stream, ChannelIndex(channel), 0, message(100));
@@ -108,7 +119,7 @@ fn a_channel_that_ends_alone_gives_its_room_back_and_moves_no_more() {
 
 #[test]
 fn disconnect_waits_for_what_was_accepted() {
-    let outbound = Outbound::new(Arc::default());
+    let outbound = Outbound::alone();
     outbound.set_channels(channels(1), true);
     outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();
     outbound.disconnect(DisconnectReason::Requested);
@@ -122,7 +133,7 @@ fn disconnect_waits_for_what_was_accepted() {
 
 #[test]
 fn what_cannot_be_written_is_refused_with_its_reason_and_counts_for_nothing() {
-    let budget = Arc::<OutboundBudget>::default();
+    let budget = Budget::whole(Resource::Outbound);
     let outbound = Outbound::new(Arc::clone(&budget));
     let limits = |max_message| ChannelLimits { offset: 0x10, message_count: 18, max_message };
     outbound.set_channels([limits(1000), limits(MAX_PAYLOAD)], true);
@@ -148,7 +159,7 @@ fn what_cannot_be_written_is_refused_with_its_reason_and_counts_for_nothing() {
 /// Every message that was accepted is written, or counted as unwritten once its session has ended.
 #[test]
 fn nothing_is_written_that_was_not_pulled_and_nothing_twice() {
-    let outbound = Outbound::new(Arc::default());
+    let outbound = Outbound::alone();
     outbound.set_channels(channels(1), true);
     for _ in 0..3 {
         outbound.send(Lane::Stream, ChannelIndex(0), 0, message(1)).unwrap();

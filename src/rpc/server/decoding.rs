@@ -21,7 +21,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -30,39 +30,37 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Notify, oneshot},
     time::{Instant, sleep_until},
 };
 use tonic::Status;
 
-use crate::rpc::{proto::ErrorReason, translate::status::ErrorStatus};
-
-/// The most bytes that all connections may hold: fifteen of the largest messages.
-pub const TOTAL: usize = 256 * 1024 * 1024;
-
-/// The most bytes that one connection may hold: half of the total, so that one connection cannot stop all others. Bytes
-/// that wait unread use the HTTP/2 window of the connection. With a smaller share, a client that sends some hundred
-/// large messages at once would stop itself.
-pub const PER_CONNECTION: usize = 128 * 1024 * 1024;
+use crate::{
+    budget::{self, Budget},
+    rpc::{proto::ErrorReason, translate::status::ErrorStatus},
+};
 
 /// The time that a message may take while others wait for its room: the largest, of 17 MiB, then needs 3.4 MiB a
 /// second.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes of one permit. The semaphore counts in 32 bits, so it counts KiB; no more precision is needed.
-const UNIT: usize = 1024;
+/// The least share of a connection: the largest message fits it.
+const MIN_PER_CONNECTION: u64 = 18 << 20;
 
 /// Bytes before each message: a flag for compression and four bytes of length.
 const PREFIX: usize = 5;
 
-/// A budget in bytes, and the messages that hold room of it.
+/// A budget, and the messages that hold room of it.
 #[derive(Debug)]
 struct Pool {
-    room: Arc<Semaphore>,
-    capacity: usize,
+    budget: Arc<Budget>,
+    /// Notified when room was freed.
+    freed: Notify,
     patience: Duration,
     /// Held by the one message that waits for room. The other waiting messages wait for this lock, in order.
     turn: tokio::sync::Mutex<()>,
+    /// The messages that wait. While there are any, no other message takes the room that they wait for.
+    waiting: AtomicUsize,
     /// In the order in which they got their room.
     holders: Mutex<BTreeMap<u64, Holder>>,
     next: AtomicU64,
@@ -73,7 +71,7 @@ struct Holder {
     /// The time from which its sender may send. `None`: it has room in this pool, and waits for room in the other one.
     since: Option<Instant>,
     /// Freed when this holder is removed: its message is whole, dropped, or cut off.
-    _room: OwnedSemaphorePermit,
+    _room: budget::Share,
     /// Dropped with this holder; that tells the message that it was cut off.
     _tie: oneshot::Sender<()>,
 }
@@ -96,17 +94,34 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pool.holders().remove(&self.id);
+        self.pool.remove(self.id);
+    }
+}
+
+/// Counts a message that waits, while it exists.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Pool {
-    fn new(capacity: usize, patience: Duration) -> Arc<Self> {
+    fn new(budget: Arc<Budget>, patience: Duration) -> Arc<Self> {
         Arc::new(Self {
-            room: Arc::new(Semaphore::new(capacity / UNIT)),
-            capacity: capacity / UNIT,
+            budget,
+            freed: Notify::new(),
             patience,
             turn: tokio::sync::Mutex::default(),
+            waiting: AtomicUsize::new(0),
             holders: Mutex::default(),
             next: AtomicU64::new(0),
         })
@@ -116,36 +131,47 @@ impl Pool {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn units(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT).min(self.capacity)).unwrap_or(u32::MAX)
+    fn remove(&self, id: u64) {
+        let holder = self.holders().remove(&id);
+        if holder.is_some() {
+            drop(holder);
+            self.freed.notify_one();
+        }
     }
 
-    fn place(self: &Arc<Self>, room: OwnedSemaphorePermit) -> Place {
+    /// Takes room for a message, whose connection holds `held` bytes here. Returns `None` if there is none.
+    fn take(self: &Arc<Self>, bytes: u64, held: u64) -> Option<Place> {
+        let mut room = budget::Share::new(Arc::clone(&self.budget));
+        if !room.try_hold(bytes.min(self.budget.limit()), held) {
+            return None;
+        }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (tie, cut) = oneshot::channel();
         self.holders().insert(id, Holder { since: None, _room: room, _tie: tie });
-        Place { pool: Arc::clone(self), id, cut }
+        Some(Place { pool: Arc::clone(self), id, cut })
     }
 
-    fn try_claim(self: &Arc<Self>, bytes: usize) -> Option<Place> {
-        let room = Arc::clone(&self.room).try_acquire_many_owned(self.units(bytes)).ok()?;
-        Some(self.place(room))
+    fn try_claim(self: &Arc<Self>, bytes: u64, held: u64) -> Option<Place> {
+        if self.waiting.load(Ordering::Acquire) > 0 { None } else { self.take(bytes, held) }
     }
 
-    /// Waits for room, and cuts off messages that have had their time. Never returns `None`, as the semaphore is not
-    /// closed.
-    async fn claim(self: &Arc<Self>, bytes: usize) -> Option<Place> {
+    /// Waits for room, and cuts off messages that have had their time. `held` returns what the message's connection
+    /// holds here.
+    async fn claim(self: &Arc<Self>, bytes: u64, held: impl Fn() -> u64) -> Place {
+        let _waiting = Waiting::new(&self.waiting);
         let _turn = self.turn.lock().await;
-        let room = Arc::clone(&self.room).acquire_many_owned(self.units(bytes));
-        tokio::pin!(room);
         // Wait for two things: for room, and for the time at which the oldest message may be cut off. Each message that
         // is cut off frees room, and the next oldest has its own time. Without such a message the time is checked again
         // after `patience`, as another message may have got its room in the meantime.
         loop {
+            let freed = self.freed.notified();
+            if let Some(place) = self.take(bytes, held()) {
+                return place;
+            }
             let oldest = self.oldest().map(|(_, since)| since);
             let due = oldest.unwrap_or_else(Instant::now) + self.patience;
             tokio::select! {
-                room = &mut room => return Some(self.place(room.ok()?)),
+                () = freed => {}
                 () = sleep_until(due) => self.cut_off_oldest(),
             }
         }
@@ -160,33 +186,40 @@ impl Pool {
         if let Some((id, since)) = self.oldest()
             && since.elapsed() >= self.patience
         {
-            self.holders().remove(&id);
+            self.remove(id);
         }
     }
 }
 
-/// The budget of the whole server.
+/// The requests of the whole server that are being decoded.
 #[derive(Clone, Debug)]
-pub struct Budget {
+pub struct Requests {
     all: Arc<Pool>,
-    per_connection: usize,
+    per_connection: u64,
 }
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self::new(TOTAL, PER_CONNECTION, PATIENCE)
+impl Requests {
+    /// Requests that share `budget`. One connection may hold half of it, so that it cannot stop all others. Bytes that
+    /// wait unread use the HTTP/2 window of the connection: with a smaller share, a client that sends some hundred large
+    /// messages at once would stop itself.
+    #[must_use]
+    pub fn new(budget: Arc<Budget>) -> Self {
+        let half = (budget.limit() / 2).max(MIN_PER_CONNECTION);
+        Self::with(budget, half, PATIENCE)
     }
-}
 
-impl Budget {
-    fn new(total: usize, per_connection: usize, patience: Duration) -> Self {
-        Self { all: Pool::new(total, patience), per_connection }
+    fn with(budget: Arc<Budget>, per_connection: u64, patience: Duration) -> Self {
+        Self { all: Pool::new(budget, patience), per_connection }
     }
 
     /// Returns the share of a new connection.
     #[must_use]
     pub fn share(&self) -> Share {
-        Share { own: Pool::new(self.per_connection, self.all.patience), all: Arc::clone(&self.all) }
+        let own = Budget::new(self.all.budget.resource(), self.per_connection);
+        let mut member = budget::Share::new(Arc::clone(&self.all.budget));
+        member.set_holders(1);
+        let member = Arc::new(member);
+        Share { own: Pool::new(own, self.all.patience), all: Arc::clone(&self.all), _member: member }
     }
 }
 
@@ -195,6 +228,8 @@ impl Budget {
 pub struct Share {
     own: Arc<Pool>,
     all: Arc<Pool>,
+    /// Makes the connection a holder of the budget; its messages hold the bytes.
+    _member: Arc<budget::Share>,
 }
 
 /// The room of one message, in the share of its connection and in the total.
@@ -216,13 +251,21 @@ impl Claim {
 }
 
 impl Share {
-    fn try_claim(&self, bytes: usize) -> Option<Claim> {
-        Some(Claim::start(self.own.try_claim(bytes)?, self.all.try_claim(bytes)?))
+    /// What the connection holds of the total, when `bytes` of its own share belong to a message that holds nothing of
+    /// the total yet. Within its own share each message is a holder by itself: it takes all its room at once.
+    fn held(&self, bytes: u64) -> u64 {
+        self.own.budget.used().saturating_sub(bytes)
     }
 
-    async fn claim(self, bytes: usize) -> Option<Claim> {
-        let own = self.own.claim(bytes).await?;
-        Some(Claim::start(own, self.all.claim(bytes).await?))
+    fn try_claim(&self, bytes: u64) -> Option<Claim> {
+        let own = self.own.try_claim(bytes, 0)?;
+        Some(Claim::start(own, self.all.try_claim(bytes, self.held(bytes))?))
+    }
+
+    async fn claim(self, bytes: u64) -> Claim {
+        let own = self.own.claim(bytes, || 0).await;
+        let all = self.all.claim(bytes, || self.held(bytes)).await;
+        Claim::start(own, all)
     }
 }
 
@@ -243,7 +286,7 @@ pub struct Budgeted<B> {
     at: At,
     /// The room of the message that is not whole yet.
     claim: Option<Claim>,
-    waiting: Option<Pin<Box<dyn Future<Output = Option<Claim>> + Send>>>,
+    waiting: Option<Pin<Box<dyn Future<Output = Claim> + Send>>>,
     /// Data that waits for room. Its first byte is the last byte of a prefix, which has already been read.
     held: Option<Bytes>,
     refused: bool,
@@ -293,7 +336,7 @@ impl<B> Budgeted<B> {
                     let here = data.len() - from;
                     self.at = if size == 0 { At::Prefix([0; PREFIX], 0) } else { At::Message(size) };
                     if size > here {
-                        self.claim = self.share.try_claim(size);
+                        self.claim = self.share.try_claim(size as u64);
                         if self.claim.is_none() {
                             return Ok((from - 1, Some(size)));
                         }
@@ -339,11 +382,7 @@ where
             }
             if let Some(waiting) = &mut this.waiting {
                 let claim = ready!(waiting.as_mut().poll(cx));
-                this.waiting = None;
-                if claim.is_none() {
-                    return this.refuse(ErrorStatus::internal("the budget of requests is closed"));
-                }
-                this.claim = claim;
+                (this.waiting, this.claim) = (None, Some(claim));
             }
             let (data, from) = match this.held.take() {
                 Some(data) => (data, 1),
@@ -362,7 +401,7 @@ where
             };
             if let Some(size) = wanted {
                 this.held = Some(data.slice(passed..));
-                this.waiting = Some(Box::pin(this.share.clone().claim(size)));
+                this.waiting = Some(Box::pin(this.share.clone().claim(size as u64)));
                 if passed == 0 {
                     continue;
                 }

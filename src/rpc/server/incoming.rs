@@ -32,7 +32,7 @@ use super::{
         ConnectionSlot, ConnectionSlots, MAX_CONNECTIONS, MAX_LOOPBACK, MAX_PER_ORIGIN, MAX_REMOTE, Origin,
         Standing,
     },
-    decoding::{Budget, Share},
+    decoding::{Requests, Share},
     tls,
 };
 
@@ -112,11 +112,15 @@ impl Connected for Admitted {
 }
 
 /// Accepts connections from all listeners, and returns when the receiver is closed.
-pub async fn accept(listeners: Vec<Listener>, admitted: mpsc::Sender<io::Result<Admitted>>) {
-    let (slots, budget) = (Arc::default(), Budget::default());
+pub async fn accept(
+    listeners: Vec<Listener>,
+    requests: Requests,
+    admitted: mpsc::Sender<io::Result<Admitted>>,
+) {
+    let slots = Arc::default();
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
-        tasks.spawn(accept_from(listener, Arc::clone(&slots), budget.clone(), admitted.clone()));
+        tasks.spawn(accept_from(listener, Arc::clone(&slots), requests.clone(), admitted.clone()));
     }
     drop(admitted);
     while tasks.join_next().await.is_some() {}
@@ -125,7 +129,7 @@ pub async fn accept(listeners: Vec<Listener>, admitted: mpsc::Sender<io::Result<
 async fn accept_from(
     listener: Listener,
     slots: Arc<Mutex<ConnectionSlots>>,
-    budget: Budget,
+    requests: Requests,
     admitted: mpsc::Sender<io::Result<Admitted>>,
 ) {
     // Refusals are logged at most once in `SAY_AGAIN`, because one client could cause thousands of them.
@@ -164,7 +168,7 @@ async fn accept_from(
         };
         let remote = matches!(origin, Origin::Remote(_));
         let standing = slot.standing();
-        let connection = Connection { origin, certificate: None, share: budget.share(), standing };
+        let connection = Connection { origin, certificate: None, share: requests.share(), standing };
         let newcomer = Newcomer {
             connection,
             slot,

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server};
 
 use super::access::gate::Gate;
+use decoding::Requests;
 use incoming::{Admitted, Listener};
 
 /// The bytes that one unread stream may hold.
@@ -55,10 +56,11 @@ pub async fn serve(
     routes: Routes,
     gate: Gate,
     listeners: Vec<Listener>,
+    requests: Requests,
     stop: oneshot::Receiver<()>,
 ) -> Result<(), tonic::transport::Error> {
     let (admitted, incoming) = mpsc::channel::<io::Result<Admitted>>(HANDOVER);
-    let accepting = tokio::spawn(incoming::accept(listeners, admitted));
+    let accepting = tokio::spawn(incoming::accept(listeners, requests, admitted));
     let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

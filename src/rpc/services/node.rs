@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::caller::caller;
 use crate::{
+    budget::{Budget, Budgets},
     net::clock,
     net::discovery::{Discovery, DiscoveryError, contact_of},
     net::switch::Handle,
@@ -95,6 +96,8 @@ pub struct NodeFacts {
     pub start_time: Duration,
     /// One sentence for each setting that is valid but probably a mistake.
     pub warnings: Vec<String>,
+    /// The bounds on memory.
+    pub budgets: Budgets,
     /// The network that we were started for, if it is a public one.
     pub network: Option<NetworkFacts>,
 }
@@ -192,6 +195,14 @@ pub fn enode_of(record: &Record) -> Option<Enode> {
     Some(Enode { udp, ..Enode::at(record.public_key(), addr) })
 }
 
+fn memory(budget: &Arc<Budget>) -> proto::MemoryBudget {
+    proto::MemoryBudget {
+        name: budget.resource().name().to_owned(),
+        limit_bytes: budget.limit(),
+        used_bytes: budget.used(),
+    }
+}
+
 #[tonic::async_trait]
 impl NodeService for Node {
     async fn get_node_info(
@@ -224,6 +235,7 @@ impl NodeService for Node {
             discovery: Some(discovery_summary(counters)),
             network: facts.network.as_ref().map(|facts| network(facts, clock::now().unix)),
             followed_forks: peers.followed_forks.iter().map(followed).collect(),
+            memory: facts.budgets.all().map(memory).collect(),
         }))
     }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use devp2pd::Now;
+use devp2pd::budget::{Budget, Resource};
 use devp2pd::delivery::credit::MESSAGE_COST;
 use devp2pd::delivery::overflow::MAX_STALL_LIMIT;
 use devp2pd::delivery::{
-    About, Action, Arrival, AttachParams, Budget, ChannelKey, Close, ClosedBy, Config, Event, Held, Inbox,
+    About, Action, Arrival, AttachParams, ChannelKey, Close, ClosedBy, Config, Event, Held, Inbox,
     OverflowPolicy, Pull, Push, Sharing, StreamId,
 };
 
@@ -336,7 +337,7 @@ impl World {
 /// Runs the script.
 pub(super) fn run(data: &[u8]) {
     let mut script = Script(data);
-    let budget = Budget::new(64 << 20);
+    let budget = Budget::new(Resource::Delivery, 64 << 20);
     let config =
         Config { channel_bytes: CHANNEL_BYTES, away_bytes: AWAY_BYTES, overflow: OverflowPolicy::default() };
     let mut world = World {

@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use devp2pd::budget::Budget;
 use devp2pd::delivery::{
-    AttachParams, Budget, ChannelKey, Config, Event, Hooks, Inbox, Lost, Pull, SharedInbox, StreamId,
+    AttachParams, ChannelKey, Config, Event, Hooks, Inbox, Lost, Pull, SharedInbox, StreamId,
     credit::MESSAGE_COST,
 };
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use devp2pd::delivery::{Action, Config, OverflowPolicy, Share};
+use devp2pd::budget::Share;
+use devp2pd::delivery::{Action, Config, OverflowPolicy};
 
 use super::{
     application::FULL_SPEED,
@@ -283,10 +284,10 @@ fn memory_that_is_short_holds_and_does_not_drop() {
     let (mut world, application) = flooded(Stack::Geth, Config::default(), 10_000_000);
     world.sidecars[0].memory_may_be_short = true;
     world.run(seconds(5));
-    let mut others = Share::new(std::sync::Arc::clone(&world.budget));
+    let mut others = Share::in_steps(std::sync::Arc::clone(&world.budget));
     for _ in 0..20 {
         // Other queues use up the whole budget, for two seconds of every five.
-        others.hold(devp2pd::delivery::INBOUND_BUDGET);
+        others.hold(world.budget.limit());
         world.run(seconds(2));
         let taken = world.applications[application].sum().messages;
         assert!(world.sidecars[0].intake.hold().is_some());

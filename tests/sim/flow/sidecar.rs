@@ -9,9 +9,9 @@ use std::{
 
 use bytes::Bytes;
 use devp2pd::{
+    budget::{Budget, Share},
     delivery::{
-        About, Action, Arrival, Budget, ChannelKey, Close, ClosedBy, Held, Push, Share, Sharing,
-        overflow::MAX_STALL_LIMIT,
+        About, Action, Arrival, ChannelKey, Close, ClosedBy, Held, Push, Sharing, overflow::MAX_STALL_LIMIT,
     },
     p2p::{
         ChannelIndex, Delivery, DisconnectReason, HeldTime, Inbound, Intake, Offer,
@@ -97,7 +97,7 @@ impl Sidecar {
             from_peer,
             to_peer,
             zeros,
-            waiting: Share::new(budget),
+            waiting: Share::in_steps(budget),
             ping: false,
             pongs: 0,
             outbox: VecDeque::new(),
@@ -144,6 +144,7 @@ impl Sidecar {
         self.referee.count(now);
         self.starved = starved;
         self.intake.set_starved(now, starved);
+        self.settle(now);
     }
 
     /// Does everything that can be done now. Returns whether it did anything.
@@ -292,7 +293,7 @@ impl Sidecar {
             self.keepalive.ping_early(now);
             self.ping = true;
         }
-        if let Some(fault) = self.keepalive.fault(now, self.intake.is_reading()) {
+        if let Some(fault) = self.keepalive.fault(now, self.intake.wants_bytes()) {
             self.end(now, applications, format!("{fault:?}"));
         }
     }
@@ -356,7 +357,7 @@ impl Sidecar {
         if self.ended.is_some() {
             return None;
         }
-        let deadline = self.keepalive.deadline(self.intake.is_reading());
+        let deadline = self.keepalive.deadline(self.intake.wants_bytes());
         Some(self.intake.poll_timeout().map_or(deadline, |at| at.min(deadline)))
     }
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use devp2pd::delivery::{AttachParams, Budget, Config, INBOUND_BUDGET};
+use devp2pd::budget::{Budget, Resource};
+use devp2pd::delivery::{AttachParams, Config};
 
 use super::{
     application::Application,
@@ -47,7 +48,7 @@ impl World {
     pub(crate) fn new() -> Self {
         Self {
             now: start(),
-            budget: Budget::new(INBOUND_BUDGET),
+            budget: Budget::whole(Resource::Delivery),
             applications: Vec::new(),
             sidecars: Vec::new(),
             peers: Vec::new(),

@@ -9,7 +9,7 @@ use std::{
 use bytes::{Buf as _, BytesMut};
 use devp2pd::{
     Now, PublicKey,
-    delivery::{Budget, Share},
+    budget::{Budget, Share},
     p2p::{
         self, Action, Channel, ChannelIndex, LocalNode, Outbound, RemoteHello, SessionDelivery, Traffic,
         session::{Admission, ChannelInboxes, ConnectionId, Control, End, Open, Opening, Role},
@@ -115,7 +115,7 @@ impl Connection {
             traffic,
             inboxes: ChannelInboxes::new(),
             received: BytesMut::new(),
-            waiting: Share::new(Arc::clone(&inbound)),
+            waiting: Share::in_steps(Arc::clone(&inbound)),
             inbound,
             out: BytesMut::new(),
             end: None,

@@ -9,7 +9,7 @@ use std::{
 
 use devp2pd::{
     Enode, NodeId, NodeRef,
-    delivery::Budget,
+    budget::{Budget, Budgets, Resource},
     node::NodeKey,
     p2p::{
         LocalNode, Side,
@@ -165,14 +165,14 @@ impl Sidecar {
     fn start(&mut self, net: &mut Net) {
         self.run += 1;
         let views = Views::new(self.run);
-        let inbound = Budget::new(self.character.inbox_budget);
+        let inbound = Budget::new(Resource::Delivery, self.character.inbox_budget);
         let config = Config {
             local_id: self.id(),
             instance_id: format!("run {}", self.run).into(),
             leases: Default::default(),
             settings: self.character.settings.clone(),
             views: views.clone(),
-            inbound: Arc::clone(&inbound),
+            budgets: Budgets { delivery: Arc::clone(&inbound), ..Budgets::new(0) },
             base: Arc::default(),
             max_shared_stall: self.character.max_shared_stall,
             end_shared_sessions: false,

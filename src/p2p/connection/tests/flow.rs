@@ -366,7 +366,7 @@ fn leaving_before_messages_flow() {
     lab.queue.disconnect(DisconnectReason::TooManyPeers);
     assert_eq!(lab.hear(), Some((code::DISCONNECT, vec![0xc1, 0x04])));
     assert_eq!(lab.actions(), [closed(Side::Local, DisconnectReason::TooManyPeers, None)]);
-    let (queue, mut out) = (Outbound::new(Arc::default()), BytesMut::new());
+    let (queue, mut out) = (Outbound::alone(), BytesMut::new());
     queue.disconnect(DisconnectReason::TooManyPeers);
     let mut engine = Connection::accept(local(1), lab.now, StdRng::seed_from_u64(1));
     assert!(!engine.poll_transmit(lab.now, &mut &*queue, &mut out));

@@ -12,7 +12,7 @@ fn two_engines_meet() {
     let ours = capabilities(&[("eth", 68, 17), ("eth", 69, 18), ("snap", 1, 8)]);
     let theirs = capabilities(&[("eth", 69, 18), ("snap", 1, 8), ("wit", 0, 4)]);
     let mut delivered = Vec::new();
-    let queues = (Outbound::new(Arc::default()), Outbound::new(Arc::default()));
+    let queues = (Outbound::alone(), Outbound::alone());
     for _ in 0..10 {
         for (engine, list, out, queue) in [
             (&mut dialer, &ours, &mut to_listener, &queues.0),

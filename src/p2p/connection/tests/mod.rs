@@ -48,7 +48,7 @@ pub(super) fn closed(by: Side, reason: DisconnectReason, fault: Option<Fault>) -
 
 /// Appends everything that an engine writes now, with no messages to send.
 pub(super) fn transmit(engine: &mut Connection, now: Now, out: &mut BytesMut) -> bool {
-    engine.poll_transmit(now, &mut &*Outbound::new(Arc::default()), out)
+    engine.poll_transmit(now, &mut &*Outbound::alone(), out)
 }
 
 /// Opens a queue for the negotiated channels.
@@ -115,7 +115,7 @@ impl Lab {
         assert_eq!(engine.handle_written(now, heard.len()), 0);
         let ack = take_packet(&mut heard).unwrap().unwrap();
         let peer = initiator.finish(&key(2), &ack).unwrap();
-        let queue = Outbound::new(Arc::default());
+        let queue = Outbound::alone();
         Self { now, engine, peer, queue, heard, received, snappy: false }
     }
 

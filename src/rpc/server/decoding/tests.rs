@@ -6,6 +6,7 @@ use http_body_util::BodyExt as _;
 use tonic::Code;
 
 use super::*;
+use crate::budget::Resource;
 
 /// The part of a body that a test has written.
 #[derive(Default)]
@@ -79,13 +80,23 @@ fn framed(size: usize) -> Vec<u8> {
 
 const PATIENT: Duration = Duration::from_secs(60);
 
+/// The unit in which the tests count.
+const UNIT: usize = 1024;
+
+/// Requests with this many units in all, and for each connection.
+fn requests(total: u64, per_connection: u64, patience: Duration) -> Requests {
+    let budget = Budget::new(Resource::Requests, total * UNIT as u64);
+    Requests::with(budget, per_connection * UNIT as u64, patience)
+}
+
+/// How many units are taken, each message rounded down.
 fn held(pool: &Arc<Pool>) -> usize {
-    pool.capacity - pool.room.available_permits()
+    pool.budget.used() as usize / UNIT
 }
 
 #[tokio::test]
 async fn bytes_pass_unchanged_however_they_are_cut_and_nothing_stays_claimed() {
-    let budget = Budget::new(64 * UNIT, 8 * UNIT, PATIENT);
+    let budget = requests(64, 8, PATIENT);
     let share = budget.share();
     let sizes = [0, 1, 4, 5, 0, 0, 3_000, 1, 8 * UNIT, 700];
     let whole: Vec<u8> = sizes.iter().flat_map(|size| framed(*size)).collect();
@@ -105,7 +116,7 @@ async fn bytes_pass_unchanged_however_they_are_cut_and_nothing_stays_claimed() {
 
 #[tokio::test]
 async fn a_message_over_the_limit_is_refused_at_its_prefix() {
-    let share = Budget::new(64 * UNIT, 8 * UNIT, PATIENT).share();
+    let share = requests(64, 8, PATIENT).share();
     let (writer, mut body, _) = body(&share, 1_000);
     writer.send(&framed(1_000));
     body.frame().await.unwrap().unwrap();
@@ -118,7 +129,7 @@ async fn a_message_over_the_limit_is_refused_at_its_prefix() {
 
 #[tokio::test]
 async fn what_finds_no_room_waits_unread_and_goes_on() {
-    let budget = Budget::new(16 * UNIT, 16 * UNIT, PATIENT);
+    let budget = requests(16, 16, PATIENT);
     let (one, two) = (budget.share(), budget.share());
     let large = framed(10 * UNIT);
     let (first, mut first_body, _) = body(&one, 16 * UNIT);
@@ -156,7 +167,7 @@ async fn what_finds_no_room_waits_unread_and_goes_on() {
 #[tokio::test]
 async fn who_does_not_finish_gives_way_and_only_as_far_as_needed() {
     let patience = Duration::from_millis(50);
-    let budget = Budget::new(16 * UNIT, 8 * UNIT, patience);
+    let budget = requests(16, 8, patience);
     let (liar, other) = (budget.share(), budget.share());
     let half = &framed(4 * UNIT)[..1_000];
     let mut halves: Vec<_> = (0..20)
@@ -197,7 +208,7 @@ async fn who_does_not_finish_gives_way_and_only_as_far_as_needed() {
 
 #[tokio::test]
 async fn room_is_free_again_when_a_body_is_dropped_while_it_waits() {
-    let budget = Budget::new(8 * UNIT, 8 * UNIT, PATIENT);
+    let budget = requests(8, 8, PATIENT);
     let share = budget.share();
     let half = &framed(8 * UNIT)[..100];
     let (writer, mut first, _) = body(&share, 8 * UNIT);
@@ -220,7 +231,7 @@ async fn room_is_free_again_when_a_body_is_dropped_while_it_waits() {
 #[tokio::test]
 async fn waiting_for_others_is_not_held_against_a_message() {
     let patience = Duration::from_millis(80);
-    let budget = Budget::new(8 * UNIT, 8 * UNIT, patience);
+    let budget = requests(8, 8, patience);
     let (liar, honest) = (budget.share(), budget.share());
     let large = framed(8 * UNIT);
     let (writer, mut half, _) = body(&liar, 8 * UNIT);
