@@ -178,7 +178,7 @@ fn handshakes(c: &mut Criterion) {
     let signature = them.key.sign_proof(&digest);
     let peer = Peer::new(them.key.id(), them.addr);
     let mut challenges = Challenges::default();
-    challenges.insert(peer, Standing::Stranger, data, None, now.mono);
+    challenges.insert(peer, Standing::Stranger, ([1; 12], data), None, now.mono);
     let challenge = challenges.take(&peer, now.mono).unwrap();
 
     let mut group = c.benchmark_group("discv5/handshake");

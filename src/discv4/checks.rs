@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Now,
+    kademlia::Table,
     node::{NodeId, PublicKey},
 };
 
@@ -49,11 +50,11 @@ impl Checks {
         now: Now,
         (from, bytes): (SocketAddr, &'a [u8]),
         (own, crypto): (NodeId, &impl Crypto),
-        conversations: &mut Conversations,
+        (conversations, table): (&mut Conversations, &Table),
         counters: &mut Counters,
     ) -> Result<Checked<'a>, Verdict> {
         let header = Header::read(bytes)?;
-        let packet = self.open(now, from, &header, crypto, conversations)?;
+        let packet = self.open(now, from, &header, crypto, (conversations, table))?;
         let expired = packet.expiration().is_some_and(|expiration| expiration.is_past(now.unix));
         if expired && !self.skew.wants_expired(now.mono) {
             return Err(Verdict::Expired);
@@ -78,7 +79,7 @@ impl Checks {
         from: SocketAddr,
         header: &Header<'a>,
         crypto: &impl Crypto,
-        conversations: &mut Conversations,
+        (conversations, table): (&mut Conversations, &Table),
     ) -> Result<Packet<'a>, Verdict> {
         let decode = || Packet::decode(header.kind, header.body).map_err(|_| Verdict::Malformed);
         let mut decoded = None;
@@ -96,7 +97,7 @@ impl Checks {
                 conversations.expects(from.ip(), named).ok_or(Verdict::Unsolicited)?
             }
         };
-        if !expected && !self.limits.admit(now.mono, from) {
+        if !expected && !self.limits.admit(now.mono, from, || table.has_addr(from)) {
             return Err(Verdict::Limited);
         }
         if !header.hash_is_right(crypto) {

@@ -241,10 +241,11 @@ impl<C: Crypto> Engine<C> {
 
     /// Sends a request to a node. Returns the reason if it cannot be sent.
     fn ask(&mut self, now: Now, contact: &Contact, ask: Ask) -> Result<(), CallError> {
-        // A proof is asked for where the node's own ping came from.
+        // A proof is asked for where the node's own ping came from. A caller's ping is sent in any case.
         let addr = match ask {
-            Ask::Prove { .. } => self.overlay.may_answer(contact),
-            _ => self.overlay.may_ask(contact),
+            Ask::Prove { .. } => self.overlay.may_answer(now, contact),
+            Ask::Ping(_) => self.overlay.may_ask(contact),
+            _ => self.overlay.may_search(now, contact),
         }?;
         let Ok(peer) = self.conversations.ask(contact, addr, ask) else {
             self.counters.too_busy += 1;
@@ -318,7 +319,8 @@ impl<C: Crypto> Engine<C> {
         let own = self.overlay.table().own_id();
         let datagram = (from, bytes);
         let crypto = (own, &self.crypto);
-        let checked = self.checks.check(now, datagram, crypto, &mut self.conversations, &mut self.counters);
+        let known = (&mut self.conversations, self.overlay.table());
+        let checked = self.checks.check(now, datagram, crypto, known, &mut self.counters);
         if let Some(skew) = self.checks.take_skew() {
             self.overlay.tell(Action::Own(skew));
         }
@@ -436,6 +438,7 @@ impl<C: Crypto> Engine<C> {
         let came = self.conversations.pong_came(&peer).ok_or(Verdict::Unsolicited)?;
         let contact = came.contact;
         self.bonds.proved(now.mono, peer.0, peer.1, came.pinged_us);
+        self.overlay.heard(peer.1);
         self.checks.proved(from);
         let sees_us_at = pong.to.ip.map(|ip| SocketAddr::new(ip, pong.to.udp));
         self.state_endpoint(peer, sees_us_at);
@@ -533,6 +536,7 @@ impl<C: Crypto> Engine<C> {
     fn no_pong(&mut self, now: Now, peer: Peer) {
         let knows_us = self.bonds.knows_us(now.mono, peer.0, peer.1);
         let Some((contact, failed)) = self.conversations.no_pong(&peer, knows_us) else { return };
+        self.overlay.unanswered(now, peer.1);
         for ask in failed {
             match ask {
                 Ask::Prove { .. } => {}

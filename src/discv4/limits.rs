@@ -1,10 +1,11 @@
 //! How many packets get as far as their hash and the recovery of their key, which is what costs (about 45 µs each).
 //!
-//! Before a packet is checked nothing about it is known but the address it claims. So there are three rations. Packets
-//! from addresses that have proved themselves take from a ration of their own. All others take from that of their
-//! subnet (IPv4 /24, IPv6 /64), so that one network cannot use up the share of the rest. They also take from one for
-//! all strangers together, so that many networks cannot use up the processor. A sender with forged addresses spoils the
-//! ration of strangers, and no ration of known nodes.
+//! Before a packet is checked nothing about it is known but the address it claims. So there are two kinds of rations.
+//! Packets from addresses that have proved themselves take from a ration of their own, from that of their network, and
+//! from one for all proven addresses ([`ProvenRations`]). All others take from that of their subnet (IPv4 /24, IPv6
+//! /64), so that one network cannot use up the share of the rest. They also take from one for all strangers together, so
+//! that many networks cannot use up the processor. A sender with forged addresses spoils the ration of strangers, and no
+//! ration of known nodes.
 //!
 //! Answers take from none of these: a PONG or ENRResponse must name the hash of an open request of ours, which only its
 //! recipient has seen, and NEIGHBORS are taken only while a FINDNODE to that address is open. Their number per request
@@ -12,11 +13,9 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Instant};
 
-use lru::LruCache;
-
 use crate::node::{
     AddressClass,
-    ration::{Rate, Ration, SubnetRations},
+    ration::{ProvenRates, ProvenRations, Rate, SubnetRations},
 };
 
 /// How many subnets are remembered, about 1.5 MB.
@@ -24,12 +23,11 @@ const MAX_SUBNETS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// How many proven addresses are remembered. Who is forgotten counts as a stranger until the next proof.
 const MAX_PROVEN: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
-/// The three rations. An honest node sends some packets per second at its busiest; a public bootnode hears several
-/// thousand strangers per second.
+/// The rations. A public bootnode hears several thousand strangers per second.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
-    /// Of each proven address.
-    pub proven: Rate,
+    /// Of proven addresses.
+    pub proven: ProvenRates,
     /// Of each subnet of strangers.
     pub subnet: Rate,
     /// Of all strangers together: about a fifth of a core.
@@ -39,7 +37,7 @@ pub struct Rates {
 impl Default for Rates {
     fn default() -> Self {
         Self {
-            proven: Rate { burst: 128, per_second: 32 },
+            proven: ProvenRates::default(),
             subnet: Rate { burst: 64, per_second: 16 },
             strangers: Rate { burst: 8_000, per_second: 4_000 },
         }
@@ -49,8 +47,7 @@ impl Default for Rates {
 /// Who may still send.
 #[derive(Debug)]
 pub struct Limits {
-    rate_of_proven: Rate,
-    proven: LruCache<SocketAddr, Ration>,
+    proven: ProvenRations,
     strangers: SubnetRations,
 }
 
@@ -59,29 +56,24 @@ impl Limits {
     #[must_use]
     pub fn new(rates: Rates) -> Self {
         Self {
-            rate_of_proven: rates.proven,
-            proven: LruCache::sparse(MAX_PROVEN),
+            proven: ProvenRations::new(rates.proven, MAX_PROVEN),
             strangers: SubnetRations::new(rates.subnet, rates.strangers, MAX_SUBNETS),
         }
     }
 
-    /// Whether a packet from `from` may be looked at. Loopback always may: this machine is not a stranger, and test
-    /// networks run on it.
-    pub fn admit(&mut self, now: Instant, from: SocketAddr) -> bool {
+    /// Whether a packet from `from` may be checked. Loopback always may: this machine is not a stranger, and test
+    /// networks run on it. `in_table`: whether a node of the table is at that address.
+    pub fn admit(&mut self, now: Instant, from: SocketAddr, in_table: impl FnOnce() -> bool) -> bool {
         if AddressClass::of(from.ip()) == AddressClass::Loopback {
             return true;
         }
-        match self.proven.get_mut(&from) {
-            Some(ration) => ration.take(self.rate_of_proven, now),
-            None => self.strangers.take(now, from.ip(), false),
-        }
+        let proven = self.proven.take(now, from, 1, in_table);
+        proven.unwrap_or_else(|| self.strangers.take(now, from.ip(), false))
     }
 
     /// The address gave an answer that only its owner can give: it has a ration of its own from now on.
     pub fn prove(&mut self, addr: SocketAddr) {
-        if !self.proven.promote(&addr) {
-            self.proven.put(addr, Ration::default());
-        }
+        self.proven.prove(addr);
     }
 }
 
@@ -92,14 +84,18 @@ mod tests {
     use super::*;
 
     const RATES: Rates = Rates {
-        proven: Rate { burst: 5, per_second: 1 },
+        proven: ProvenRates {
+            each: Rate { burst: 5, per_second: 1 },
+            subnet: Rate { burst: 9, per_second: 9 },
+            all: Rate { burst: 9, per_second: 9 },
+        },
         subnet: Rate { burst: 4, per_second: 2 },
         strangers: Rate { burst: 10, per_second: 10 },
     };
 
     fn admitted(limits: &mut Limits, now: Instant, from: &str) -> usize {
         let from = from.parse().unwrap();
-        (0..100).filter(|_| limits.admit(now, from)).count()
+        (0..100).filter(|_| limits.admit(now, from, || false)).count()
     }
 
     #[test]
@@ -137,7 +133,7 @@ mod tests {
         let mut limits = Limits::new(Rates::default());
         for n in 0..40_000_u32 {
             let addr = SocketAddr::new(std::net::IpAddr::from((n << 8).to_be_bytes()), 1);
-            limits.admit(now, addr);
+            limits.admit(now, addr, || false);
             limits.prove(addr);
         }
         assert_eq!(limits.proven.len(), MAX_PROVEN.get());

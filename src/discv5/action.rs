@@ -97,6 +97,8 @@ pub struct Counters {
     pub messages_malformed: u64,
     /// PINGs, FINDNODEs and TALKREQs of others.
     pub requests_received: u64,
+    /// Of these, requests that were not answered because their sender's ration was used up.
+    pub requests_limited: u64,
     /// Responses that answer no request of ours.
     pub responses_unsolicited: u64,
     /// Requests of ours, without their repetition in a handshake.
@@ -120,7 +122,7 @@ pub struct Counters {
 impl Counters {
     /// All counters with their names in metrics. A new one cannot be left out: this does not compile without it.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 27] {
+    pub fn named(&self) -> [(&'static str, u64); 28] {
         let Self {
             packets_received,
             packets_sent,
@@ -140,6 +142,7 @@ impl Counters {
             messages_unknown,
             messages_malformed,
             requests_received,
+            requests_limited,
             responses_unsolicited,
             requests_sent,
             requests_timed_out,
@@ -169,6 +172,7 @@ impl Counters {
             ("messages_unknown", messages_unknown),
             ("messages_malformed", messages_malformed),
             ("requests_received", requests_received),
+            ("requests_limited", requests_limited),
             ("responses_unsolicited", responses_unsolicited),
             ("requests_sent", requests_sent),
             ("requests_timed_out", requests_timed_out),

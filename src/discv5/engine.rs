@@ -7,7 +7,7 @@
 //! [`Overlay`] decides which node is asked next, and why. This engine adds the way in which discv5 asks it: in a
 //! session ([`Wire`]), one request at a time ([`Calls`]).
 
-use std::{fmt, net::SocketAddr, time::Instant};
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use rand::{RngCore, rngs::StdRng};
@@ -36,11 +36,18 @@ use crate::{
         searches::{Question, Wants},
         subnets::is_exempt,
     },
-    node::{NodeId, Record},
+    node::{
+        AddressClass, NodeId, Record,
+        ration::{ProvenRates, ProvenRations},
+    },
 };
 
 /// How often one call of `handle_timeout` checks again for timers that have become due meanwhile.
 const MAX_ROUNDS: usize = 16;
+/// How many senders of requests have a ration, about 3 MB.
+const MAX_REQUESTERS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// A FINDNODE takes as much of its sender's ration as this many other requests: its answer has up to five packets.
+const FINDNODE_COST: u32 = 4;
 
 /// One discv5 node.
 pub struct Engine<C> {
@@ -48,6 +55,8 @@ pub struct Engine<C> {
     overlay: Overlay<TalkAction>,
     calls: Calls,
     talk: TalkServer,
+    /// The rations of the addresses that have sessions with us.
+    requests: ProvenRations,
     counters: Counters,
     rng: StdRng,
     /// Where the message being made is encoded.
@@ -74,6 +83,7 @@ impl<C: Crypto> Engine<C> {
             overlay: Overlay::new(now, Protocol::V5, &record, restrict, bootnodes, &mut rng),
             calls: Calls::default(),
             talk: TalkServer::default(),
+            requests: ProvenRations::new(ProvenRates::default(), MAX_REQUESTERS),
             counters: Counters::default(),
             message: BytesMut::new(),
             plaintext: Vec::new(),
@@ -280,7 +290,11 @@ impl<C: Crypto> Engine<C> {
         request: &Request<'_>,
         purpose: Purpose,
     ) -> Result<(), CallError> {
-        let addr = self.overlay.may_ask(to)?;
+        // A caller's request is sent in any case, and so are checks of the table.
+        let addr = match purpose {
+            Purpose::Nodes(_) | Purpose::Record(_) => self.overlay.may_search(now, to),
+            Purpose::Check | Purpose::Ping(_) | Purpose::Talk(_) => self.overlay.may_ask(to),
+        }?;
         let id = RequestId::from_u64(self.rng.next_u64());
         self.message.clear();
         let expects = request.encode(id, self.wire.record().seq(), &mut self.message);
@@ -373,6 +387,7 @@ impl<C: Crypto> Engine<C> {
         let Some((to, peer, mut message)) = self.calls.challenged(&nonce, from) else {
             return self.counters.challenges_unsolicited += 1;
         };
+        self.overlay.heard(from.ip());
         if message.len() > MAX_PACKET - HANDSHAKE_OVERHEAD - self.wire.record().encoded().len() {
             // Only a TALKREQ is that large. A PING makes the session; the request follows when it is answered.
             let id = RequestId::from_u64(self.rng.next_u64());
@@ -389,7 +404,19 @@ impl<C: Crypto> Engine<C> {
     }
 
     fn message_came(&mut self, now: Now, peer: Peer, plaintext: &[u8]) {
-        match Message::decode(plaintext) {
+        let message = Message::decode(plaintext);
+        let cost = match &message {
+            Ok(Message::Ping(_) | Message::TalkRequest(_)) => Some(1),
+            Ok(Message::FindNode(_)) => Some(FINDNODE_COST),
+            _ => None,
+        };
+        if let Some(cost) = cost {
+            self.counters.requests_received += 1;
+            if !self.may_request(now, peer.addr, cost) {
+                return self.counters.requests_limited += 1;
+            }
+        }
+        match message {
             Ok(Message::Ping(ping)) => self.ping_came(now, peer, ping),
             Ok(Message::FindNode(find)) => self.find_node_came(now, peer, &find),
             Ok(Message::TalkRequest(talk)) => self.talk_came(now, peer, &talk),
@@ -399,14 +426,23 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
+    /// Takes from the ration of a request's sender. A session lasts for a day and its packets can be replayed, so a
+    /// session alone gives no right to any number of answers. Loopback has no ration: test networks run there.
+    fn may_request(&mut self, now: Now, addr: SocketAddr, cost: u32) -> bool {
+        if AddressClass::of(addr.ip()) == AddressClass::Loopback {
+            return true;
+        }
+        self.requests.prove(addr);
+        let table = self.overlay.table();
+        self.requests.take(now.mono, addr, cost, || table.has_addr(addr)).unwrap_or_default()
+    }
+
     fn ping_came(&mut self, now: Now, peer: Peer, ping: Ping) {
-        self.counters.requests_received += 1;
         let pong = Pong { id: ping.id, enr_seq: self.wire.record().seq(), recipient: peer.addr };
         self.send(now, peer, |out| pong.encode(out));
     }
 
     fn find_node_came(&mut self, now: Now, peer: Peer, find: &FindNode<'_>) {
-        self.counters.requests_received += 1;
         let records =
             answer::find(self.overlay.table(), self.wire.record(), peer.addr.ip(), find.distances());
         let packets = answer::divide(&records);
@@ -417,7 +453,6 @@ impl<C: Crypto> Engine<C> {
     }
 
     fn talk_came(&mut self, now: Now, peer: Peer, talk: &TalkRequest<'_>) {
-        self.counters.requests_received += 1;
         let asker = Asker { peer, id: talk.id };
         match self.talk.admit(talk.protocol, asker, now.mono) {
             Admission::Waits(token) => self.overlay.tell(Action::Own(TalkAction::Requested {
@@ -448,6 +483,7 @@ impl<C: Crypto> Engine<C> {
             Response::Warmed => return self.send_request(now, &peer.id),
             Response::Answer(round_trip) => round_trip,
         };
+        self.overlay.heard(peer.addr.ip());
         let exempt = self.is_exempt(&peer);
         self.wire.answered(&peer, exempt);
         let reply = match message {
@@ -478,6 +514,9 @@ impl<C: Crypto> Engine<C> {
         let Some(Ended { to, purpose, records, next }) = self.calls.finish(id, now.mono) else { return };
         if next {
             self.send_request(now, id);
+        }
+        if let (Err(CallError::Timeout), Some(addr)) = (&result, to.udp_addr()) {
+            self.overlay.unanswered(now, addr.ip());
         }
         match (purpose, result) {
             (Purpose::Check, Ok(Reply::Pong(pong))) => self.check_passed(now, to, pong),

@@ -96,7 +96,7 @@ pub fn answer<C: Crypto>(
     Some((session, nonce))
 }
 
-/// Checks an answer to `challenge`, and returns the session if it is good. The caller must still check that its message
+/// Checks an answer to one of the WHOAREYOUs of `challenge`, and returns the session if it is good. The caller must still check that its message
 /// can be opened.
 pub fn accept<C: Crypto>(
     local: &Local<'_, C>,
@@ -106,12 +106,14 @@ pub fn accept<C: Crypto>(
 ) -> Result<Session, HandshakeError> {
     let Local { crypto, record: own } = local;
     let record = newest(*crypto, challenge.record.as_ref(), answer)?;
-    let digest = proof_digest(&challenge.data, answer.ephemeral, &own.id());
-    if !crypto.verify_proof(&record.public_key(), &digest, answer.signature) {
-        return Err(HandshakeError::Proof);
-    }
+    let key = record.public_key();
+    let proves = |data: &&ChallengeData| {
+        let digest = proof_digest(data, answer.ephemeral, &own.id());
+        crypto.verify_proof(&key, &digest, answer.signature)
+    };
+    let data = challenge.data().find(proves).ok_or(HandshakeError::Proof)?;
     let secret = crypto.agree_static(answer.ephemeral).ok_or(HandshakeError::EphemeralKey)?;
-    let keys = SessionKeys::derive(&secret, &challenge.data, &answer.src, &own.id());
+    let keys = SessionKeys::derive(&secret, data, &answer.src, &own.id());
     Ok(Session::new(keys, Role::Recipient, Some(record), now))
 }
 

@@ -6,11 +6,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    hash::Hash,
     time::{Duration, Instant},
 };
 
 use super::{header::MAX_MESSAGE, message::RequestId, peer::Peer};
-use crate::node::NodeId;
+use crate::node::{AddressClass, NodeId, endpoint::Subnet};
 
 /// How long an application may take.
 pub const ANSWER_TIME: Duration = Duration::from_millis(500);
@@ -18,6 +19,9 @@ pub const ANSWER_TIME: Duration = Duration::from_millis(500);
 pub const MAX_OUTSTANDING: usize = 1024;
 /// The most of one node. Nodes that ask one thing at a time have one.
 pub const MAX_PER_NODE: usize = 16;
+
+/// The most of one network (IPv4 /24, IPv6 /64): ids cost nothing.
+pub const MAX_PER_SUBNET: usize = 32;
 
 /// The most bytes that an application may answer to a TALKREQ, so that the TALKRESP fits a packet. The packet also has
 /// the type byte, the list's header, the request id with its header, and the header of the response.
@@ -65,6 +69,8 @@ pub struct TalkServer {
     /// By token: the order of tokens is that of deadlines.
     waiting: BTreeMap<TalkToken, (Instant, Asker)>,
     per_node: HashMap<NodeId, usize>,
+    /// Loopback is not counted: test networks have all their nodes there.
+    per_subnet: HashMap<Subnet, usize>,
     next: u64,
 }
 
@@ -80,22 +86,27 @@ impl TalkServer {
             return Admission::Unknown;
         }
         let of_node = self.per_node.get(&asker.peer.id).copied().unwrap_or(0);
-        if self.waiting.len() >= MAX_OUTSTANDING || of_node >= MAX_PER_NODE {
+        let subnet = subnet_of(&asker);
+        let of_subnet = subnet.and_then(|subnet| self.per_subnet.get(&subnet)).copied().unwrap_or(0);
+        if self.waiting.len() >= MAX_OUTSTANDING || of_node >= MAX_PER_NODE || of_subnet >= MAX_PER_SUBNET {
             return Admission::Full;
         }
         let token = TalkToken(self.next);
         self.next += 1;
         self.waiting.insert(token, (now + ANSWER_TIME, asker));
         self.per_node.insert(asker.peer.id, of_node + 1);
+        if let Some(subnet) = subnet {
+            self.per_subnet.insert(subnet, of_subnet + 1);
+        }
         Admission::Waits(token)
     }
 
     /// Takes the request that is answered now; none if its time is up.
     pub fn answer(&mut self, token: TalkToken) -> Option<Asker> {
         let (_, asker) = self.waiting.remove(&token)?;
-        match self.per_node.get_mut(&asker.peer.id) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(self.per_node.remove(&asker.peer.id)),
+        count_off(&mut self.per_node, &asker.peer.id);
+        if let Some(subnet) = subnet_of(&asker) {
+            count_off(&mut self.per_subnet, &subnet);
         }
         Some(asker)
     }
@@ -114,15 +125,52 @@ impl TalkServer {
     }
 }
 
+fn subnet_of(asker: &Asker) -> Option<Subnet> {
+    let ip = asker.peer.addr.ip();
+    (AddressClass::of(ip) != AddressClass::Loopback).then(|| Subnet::narrow(ip))
+}
+
+fn count_off<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    match counts.get_mut(key) {
+        Some(count) if *count > 1 => *count -= 1,
+        _ => drop(counts.remove(key)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn asker(id: u16) -> Asker {
+        asker_at(id, [127, 0, 0, 1])
+    }
+
+    fn asker_at(id: u16, ip: [u8; 4]) -> Asker {
         let mut bytes = [0; 32];
         bytes[..2].copy_from_slice(&id.to_be_bytes());
-        let peer = Peer::new(NodeId(bytes), "1.2.3.4:5".parse().unwrap());
+        let peer = Peer::new(NodeId(bytes), SocketAddr::from((ip, 5)));
         Asker { peer, id: RequestId::default() }
+    }
+
+    #[test]
+    fn many_ids_of_one_network_have_the_share_of_a_network() {
+        #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
+        let now = Instant::now();
+        let mut talk = TalkServer::default();
+        talk.set_protocols([b"p".to_vec()]);
+        let mut waits = |id, ip| matches!(talk.admit(b"p", asker_at(id, ip), now), Admission::Waits(_));
+        let taken = (0..300).filter(|id| waits(*id, [1, 2, 3, *id as u8])).count();
+        assert_eq!(taken, MAX_PER_SUBNET);
+        assert!(waits(400, [1, 2, 4, 1]), "another network");
+        assert!(talk.answer(TalkToken(0)).is_some());
+        assert!(
+            matches!(talk.admit(b"p", asker_at(9, [1, 2, 3, 7]), now), Admission::Waits(_)),
+            "one is answered"
+        );
+        while talk.expired(now + ANSWER_TIME).is_some() {}
+        assert!(talk.per_subnet.is_empty());
     }
 
     #[test]

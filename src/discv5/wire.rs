@@ -13,7 +13,7 @@ use rand::{RngCore, SeedableRng, rngs::StdRng};
 
 use super::{
     action::Counters,
-    challenge::{Challenges, Standing},
+    challenge::{Challenges, Reply, Standing},
     crypto::Crypto,
     handshake::{self, Answer, HandshakeError, Local},
     header::{Auth, ChallengeData, Nonce, Packet, Unmasker, WriteAuth},
@@ -133,7 +133,7 @@ impl<C: Crypto> Wire<C> {
         self.sessions.record(peer)
     }
 
-    /// Sends a WHOAREYOU for the packet with this nonce: the one that `peer` has not answered yet, or a new one.
+    /// Sends a WHOAREYOU for the packet with this nonce: one that `peer` has not answered yet, or a new one.
     fn challenge(
         &mut self,
         now: Instant,
@@ -142,10 +142,19 @@ impl<C: Crypto> Wire<C> {
         (table, exempt): (&Table, bool),
         counters: &mut Counters,
     ) {
-        if let Some(pending) = self.challenges.pending(&peer, now) {
-            packet::repeat_challenge(&mut self.scratch, &peer.id, &pending.data);
-            counters.challenges_repeated += 1;
-            return self.send_scratch(peer.addr, counters);
+        match self.challenges.reply(&peer, &nonce, now) {
+            Reply::New => {}
+            Reply::Repeat(data) => {
+                packet::repeat_challenge(&mut self.scratch, &peer.id, &data);
+                counters.challenges_repeated += 1;
+                return self.send_scratch(peer.addr, counters);
+            }
+            Reply::Another { seq } => {
+                let data = packet::challenge(&mut self.scratch, &mut self.rng, &peer.id, &nonce, seq);
+                self.challenges.add(&peer, nonce, data, now);
+                counters.challenges_sent += 1;
+                return self.send_scratch(peer.addr, counters);
+            }
         }
         let session = self.sessions.record(&peer);
         let entry = table.get(&peer.id).map(|entry| &entry.contact);
@@ -159,7 +168,7 @@ impl<C: Crypto> Wire<C> {
         }
         let seq = record.as_ref().map_or(0, Record::seq);
         let data = packet::challenge(&mut self.scratch, &mut self.rng, &peer.id, &nonce, seq);
-        self.challenges.insert(peer, standing, data, record, now);
+        self.challenges.insert(peer, standing, (nonce, data), record, now);
         counters.challenges_sent += 1;
         self.send_scratch(peer.addr, counters);
     }

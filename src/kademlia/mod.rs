@@ -4,8 +4,8 @@
 //! node is asked. So this room sends nothing. The engines report what they received, and it decides which nodes to
 //! keep, to check next and to ask next. Reading order: [`distance`], [`contact`], [`table`] (with its parts [`entry`],
 //! [`bucket`], [`subnets`], [`revalidation`]), [`lookup`], [`refresh`], [`walk`], and [`searches`], which runs these
-//! three; [`overlay`], which keeps table and searches in step for an engine. [`protocol`], [`query`] and [`action`] are
-//! the shared vocabulary of both engines towards their owner.
+//! three; `silence`, the addresses that do not answer; [`overlay`], which keeps all of them in step for an engine.
+//! [`protocol`], [`query`] and [`action`] are the shared vocabulary of both engines towards their owner.
 //!
 //! Strangers choose their ids and addresses, and they push as fast as the line carries. Therefore no operation here
 //! is linear in the number of strangers: a table never holds more than 17 × (16 + 10) of them, ids and subnets are
@@ -26,6 +26,7 @@ pub mod query;
 pub mod refresh;
 pub mod revalidation;
 pub mod searches;
+mod silence;
 pub mod subnets;
 pub mod table;
 pub mod walk;

@@ -8,7 +8,11 @@
 //!
 //! Left out: packets, sessions and timeouts of requests (the engines).
 
-use std::{collections::VecDeque, net::SocketAddr, time::Instant};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use ipnet::IpNet;
 use rand::rngs::StdRng;
@@ -16,6 +20,7 @@ use rand::rngs::StdRng;
 use super::{
     Action, CallError, Contact, Event, Protocol, QueryId, Searches, Source, Table, Target,
     searches::{Question, SearchId},
+    silence::Silence,
     table::Passed,
 };
 use crate::{
@@ -29,6 +34,7 @@ pub struct Overlay<Own> {
     reach: Reach,
     table: Table,
     searches: Searches<Own>,
+    silence: Silence,
     /// Bounded by the engine's owner, which takes all actions after each call.
     actions: VecDeque<Action<Own>>,
 }
@@ -50,6 +56,7 @@ impl<Own> Overlay<Own> {
             reach: Reach::new(restrict, record),
             table: Table::new(own.id(), rng),
             searches: Searches::new(protocol, own, bootnodes, now.mono, rng),
+            silence: Silence::default(),
             actions: VecDeque::new(),
         };
         overlay.set_local_record(record);
@@ -113,10 +120,39 @@ impl<Own> Overlay<Own> {
         if self.reach.may_ask(addr.ip()) { Ok(addr) } else { Err(CallError::Address) }
     }
 
-    /// Where a node may be written to because it wrote to us from there, or why it may not.
-    pub fn may_answer(&self, node: &Contact) -> Result<SocketAddr, CallError> {
+    /// Where a search may ask a node, or why it may not. An address that stays silent is asked for nodes of the table
+    /// alone.
+    pub fn may_search(&self, now: Now, node: &Contact) -> Result<SocketAddr, CallError> {
+        let addr = self.may_ask(node)?;
+        self.check_silence(now, node, addr)
+    }
+
+    /// Where a node may be asked for a proof because it wrote to us from there, or why it may not.
+    pub fn may_answer(&self, now: Now, node: &Contact) -> Result<SocketAddr, CallError> {
         let addr = self.addr_of(node)?;
-        if self.reach.allows(addr.ip()) { Ok(addr) } else { Err(CallError::Address) }
+        if !self.reach.allows(addr.ip()) {
+            return Err(CallError::Address);
+        }
+        self.check_silence(now, node, addr)
+    }
+
+    fn check_silence(&self, now: Now, node: &Contact, addr: SocketAddr) -> Result<SocketAddr, CallError> {
+        let in_table =
+            || self.table.get(&node.id).is_some_and(|entry| entry.contact.udp_addr() == Some(addr));
+        if self.silence.is_silent(now.mono, addr.ip()) && !in_table() {
+            return Err(CallError::Timeout);
+        }
+        Ok(addr)
+    }
+
+    /// A question to a node at `ip` got no answer.
+    pub fn unanswered(&mut self, now: Now, ip: IpAddr) {
+        self.silence.unanswered(now.mono, ip);
+    }
+
+    /// An answer came from `ip`.
+    pub fn heard(&mut self, ip: IpAddr) {
+        self.silence.heard(ip);
     }
 
     fn addr_of(&self, node: &Contact) -> Result<SocketAddr, CallError> {

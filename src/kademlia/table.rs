@@ -14,7 +14,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
@@ -176,6 +176,13 @@ impl Table {
     #[must_use]
     pub fn buckets(&self) -> &[Bucket] {
         &self.buckets
+    }
+
+    /// Whether a node in use is at this address. Linear in the table, which has at most 272 nodes in use.
+    #[must_use]
+    pub fn has_addr(&self, addr: SocketAddr) -> bool {
+        let mut nodes = self.buckets.iter().flat_map(Bucket::entries);
+        nodes.any(|entry| entry.contact.udp_addr() == Some(addr))
     }
 
     /// A node in use or waiting.

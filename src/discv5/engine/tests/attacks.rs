@@ -46,17 +46,61 @@ fn a_flood_in_a_live_nodes_name_neither_ends_its_session_nor_locks_it_out() {
     }
     live.meet(&mut rig);
     assert_eq!(rig.counters().handshakes_accepted, 1, "in the same session");
-    // It restarts in the middle of the flood: the repeated challenge is still the one that it can answer.
-    live.session = None;
-    let (_, ping) = live.ping();
-    let packet = live.write(&ping);
-    let sent = rig.deliver(live.addr, &packet);
-    let Got::Challenge { seq, data, .. } = live.read_one(&sent) else { panic!("no WHOAREYOU") };
-    let flood = spoofer.write(&[]);
-    rig.deliver(live.addr, &flood);
-    let packet = live.handshake(&data, seq, &ping);
-    assert_eq!(rig.deliver(live.addr, &packet).len(), 1);
-    assert_eq!(rig.counters().handshakes_accepted, 2);
+    // It restarts in the middle of the flood, 30 forged packets a second. It accepts only a challenge that names its own
+    // packet, and answers after a round trip of 100 ms.
+    spoofer.key = key(1);
+    let mut met = 0;
+    for attempt in 0..20 {
+        live.session = None;
+        for forged in 0..(3 + attempt % 5) {
+            let packet = spoofer.write(&[]);
+            rig.deliver(live.addr, &packet);
+            rig.now = rig.now.after(Duration::from_millis(33 + forged));
+        }
+        let (_, ping) = live.ping();
+        let packet = live.write(&ping);
+        let sent = rig.deliver(live.addr, &packet);
+        let Got::Challenge { nonce, seq, data } = live.read_one(&sent) else { panic!("no WHOAREYOU") };
+        if nonce != live.last_nonce {
+            continue;
+        }
+        for _ in 0..3 {
+            rig.now = rig.now.after(Duration::from_millis(33));
+            let packet = spoofer.write(&[]);
+            rig.deliver(live.addr, &packet);
+        }
+        let packet = live.handshake(&data, seq, &ping);
+        met += u32::from(rig.deliver(live.addr, &packet).len() == 1);
+    }
+    assert_eq!(u64::from(met) + 1, rig.counters().handshakes_accepted);
+    assert!(met >= 18, "{met} of 20 attempts");
+}
+
+/// A session lasts for a day, and nonces are not remembered. So its packets can be replayed, also when the address has
+/// another owner.
+#[test]
+fn requests_in_a_session_have_a_ration() {
+    let mut rig = Rig::new(US);
+    let mut tester = Tester::reachable(1, "8.8.8.8:30303");
+    tester.meet(&mut rig);
+    let id = tester.request_id();
+    let find = encoded(|out| encode_findnode(out, id, &[0]));
+    let packet = tester.write(&find);
+    let answered = |rig: &mut Rig, seconds: u32| {
+        let mut answered = 0;
+        for _ in 0..seconds * 1_000 {
+            rig.now = rig.now.after(Duration::from_millis(1));
+            answered += rig.deliver(tester.addr, &packet).len();
+        }
+        answered
+    };
+    // The PING of the handshake has taken one of the burst of 128, and each FINDNODE takes four.
+    assert_eq!(answered(&mut rig, 1), 31 + 8);
+    assert_eq!(answered(&mut rig, 10), 80, "8 a second");
+    assert_eq!(rig.counters().requests_limited, 11_000 - 39 - 80);
+    // Another address of the network has a ration of its own.
+    let mut other = Tester::reachable(2, "8.8.8.9:30303");
+    other.meet(&mut rig);
 }
 
 #[test]
