@@ -4,6 +4,7 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     calls::{Answer, CallId},
+    log_ration::LogRation,
     losses::LossLine,
     session::Session,
 };
@@ -85,6 +86,8 @@ pub enum LogLine {
         /// A description. The peer may have written parts of it.
         detail: String,
     },
+    /// Lines about sessions of strangers were left out since the last one.
+    LinesLeftOut(u64),
     /// An inbound connection was refused before its handshake, or a connection at a checkpoint.
     Refused {
         /// The other end.
@@ -133,21 +136,24 @@ const GOOD_AFTER: Duration = Duration::from_secs(60);
 
 /// The effects that the driver has not taken yet, in order.
 #[derive(Default)]
-pub(super) struct Effects(VecDeque<Effect>);
+pub(super) struct Effects {
+    queue: VecDeque<Effect>,
+    log_ration: LogRation,
+}
 
 impl std::fmt::Debug for Effects {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Effects({})", self.0.len())
+        write!(f, "Effects({})", self.queue.len())
     }
 }
 
 impl Effects {
     pub(super) fn push(&mut self, effect: Effect) {
-        self.0.push_back(effect);
+        self.queue.push_back(effect);
     }
 
     pub(super) fn pop(&mut self) -> Option<Effect> {
-        self.0.pop_front()
+        self.queue.pop_front()
     }
 
     pub(super) fn reply(&mut self, call: CallId, answer: Answer) {
@@ -158,9 +164,23 @@ impl Effects {
         self.push(Effect::Log(line));
     }
 
+    /// Logs a line. One about a session that the other side began takes from the ration of its network.
+    pub(super) fn log_of_session(&mut self, now: Now, line: LogLine) {
+        if let LogLine::Connected(session) | LogLine::Disconnected { session, .. } = &line
+            && session.inbound
+        {
+            match self.log_ration.take(now.mono, session.remote.ip()) {
+                None => return,
+                Some(0) => {}
+                Some(left_out) => self.log(LogLine::LinesLeftOut(left_out)),
+            }
+        }
+        self.log(line);
+    }
+
     /// Drops the orders to store the lists, because the lists are stored already.
     pub(super) fn persist_nothing(&mut self) {
-        self.0.retain(|effect| !matches!(effect, Effect::Persist(_)));
+        self.queue.retain(|effect| !matches!(effect, Effect::Persist(_)));
     }
 
     /// Notes a session that ended. `stopping`: it ended because we stop, so its length says nothing about the peer.

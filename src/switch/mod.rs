@@ -21,6 +21,7 @@
 //! | [`peers`] | calls about peers |
 //! | [`views`], [`metrics`] | the state that can be watched, and the numbers |
 //! | [`losses`], `cause` | when the log reports losses, and why connections end |
+//! | `log_ration` | how many log lines strangers may cause |
 //!
 //! Left out: sockets, tasks and reply channels ([`net::switch`](crate::net::switch)).
 
@@ -34,6 +35,7 @@ mod connections;
 pub mod effect;
 pub mod engine;
 pub mod error;
+mod log_ration;
 pub mod losses;
 pub mod metrics;
 pub mod peers;

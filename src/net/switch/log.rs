@@ -16,7 +16,7 @@ pub(super) fn write(line: LogLine) {
             node = %session.node_id,
             remote = %session.remote,
             inbound = session.inbound,
-            client = %session.hello.client.escape_debug(),
+            client = ?cut(&session.hello.client),
             "peer connected"
         ),
         LogLine::Disconnected { session, reason, detail } => tracing::info!(
@@ -24,9 +24,12 @@ pub(super) fn write(line: LogLine) {
             node = %session.node_id,
             remote = %session.remote,
             %reason,
-            detail = %detail.escape_debug(),
+            detail = ?cut(&detail),
             "peer disconnected"
         ),
+        LogLine::LinesLeftOut(count) => {
+            tracing::info!(target: TARGET, count, "lines about sessions that others began were left out, as there were many");
+        }
         LogLine::Refused { remote, refusal } => {
             tracing::debug!(target: TARGET, %remote, %refusal, "refused a connection")
         }
@@ -72,6 +75,14 @@ pub(super) fn write(line: LogLine) {
     }
 }
 
+/// The first 128 bytes of a text that a stranger may have written. It is logged in quotes with escapes, so that it
+/// cannot look like a field of its own.
+fn cut(text: &str) -> &str {
+    const MAX: usize = 128;
+    let end = (0..=MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}
+
 fn write_fork(news: News) {
     let hex = |hash: [u8; 4]| HEXLOWER.encode(&hash);
     match news {
@@ -90,5 +101,19 @@ fn write_fork(news: News) {
             "a fork that was followed is not our chain's, because applications rejected its peers; the sidecar does \
              not follow it any more"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_text_is_cut_and_stays_one_field() {
+        assert_eq!(cut("geth/v1"), "geth/v1");
+        assert_eq!(cut(&"x".repeat(3000)).len(), 128);
+        assert_eq!(cut(&"é".repeat(100)).len(), 128);
+        assert_eq!(cut(&format!("x{}", "é".repeat(100))).len(), 127, "no half of a character");
+        assert_eq!(format!("{:?}", cut("a\" node=\u{1b}")), r#""a\" node=\u{1b}""#);
     }
 }
