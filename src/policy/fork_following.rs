@@ -51,6 +51,10 @@ const MAX_CLAIMS: usize = 16;
 const MAX_ASKED: usize = 16;
 const CLAIMS_PER_NETWORK: usize = 2;
 
+/// When so many networks have been asked about a claim, one more is asked in this time. Records can claim the addresses of
+/// others, so an attacker can make us ask networks that have no node; it must not keep us from asking further ones.
+const ASK_FURTHER: Duration = Duration::from_secs(10);
+
 /// How long a network that was asked about a claim is not asked again, and how long a claim lasts without a new
 /// announcement.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
@@ -115,6 +119,16 @@ struct Claim {
     raised: Instant,
 }
 
+/// A fork that nodes of our chain announce as their next one.
+#[derive(Debug)]
+struct Step {
+    /// The checksum after it.
+    hash: [u8; 4],
+    time: u64,
+    /// Networks whose nodes announce it, at most [`MAX_ASKED`].
+    by: BTreeSet<Subnet>,
+}
+
 /// Follows the chain of one schedule.
 #[derive(Debug)]
 pub struct Follower {
@@ -122,8 +136,8 @@ pub struct Follower {
     followed: Vec<Followed>,
     /// Networks whose peers of a followed fork were sent away at once.
     rejected: BTreeMap<[u8; 4], BTreeSet<Subnet>>,
-    /// Checksums and times of forks that nodes of our chain expect: bases for the forks after them.
-    steps: VecDeque<([u8; 4], u64)>,
+    /// Forks that nodes of our chain expect: bases for the forks after them.
+    steps: Vec<Step>,
     claims: BTreeMap<[u8; 4], Claim>,
     distrusted: VecDeque<[u8; 4]>,
 }
@@ -136,7 +150,7 @@ impl Follower {
             schedule,
             followed: Vec::new(),
             rejected: BTreeMap::new(),
-            steps: VecDeque::new(),
+            steps: Vec::new(),
             claims: BTreeMap::new(),
             distrusted: VecDeque::new(),
         }
@@ -157,11 +171,11 @@ impl Follower {
     /// The opinion of a node at `ip` that announces `remote`, seen from `head`. [`Opinion::Ask`] counts as asked.
     pub fn opinion(&mut self, now: Now, head: Head, remote: ForkId, ip: IpAddr) -> Opinion {
         if self.schedule.contains(remote.hash) {
-            self.expect(now, remote);
+            self.expect(now, remote, ip);
             return if self.schedule.check(head, remote).is_ok() { Opinion::Known } else { Opinion::Foreign };
         }
         if self.followed.iter().any(|followed| followed.hash == remote.hash) {
-            self.expect(now, remote);
+            self.expect(now, remote, ip);
             // EIP-2124, rule 1a: it waits for a fork that our head has passed without it.
             let parted = remote.next != 0 && head.time >= remote.next;
             return if parted { Opinion::Foreign } else { Opinion::Followed };
@@ -182,7 +196,9 @@ impl Follower {
         }
         let latest = unix.saturating_add(AHEAD).as_secs();
         let followed = self.followed.iter().map(|followed| (followed.hash, followed.time));
-        let bases = std::iter::once(self.schedule.end()).chain(followed).chain(self.steps.iter().copied());
+        let bases = std::iter::once(self.schedule.end())
+            .chain(followed)
+            .chain(self.steps.iter().map(|step| (step.hash, step.time)));
         bases.map(|(before, after)| (before, after, fork_between(before, hash))).find_map(
             |(before, after, time)| {
                 let fits = time > after.max(self.schedule.first_epoch()) && time <= latest;
@@ -193,7 +209,7 @@ impl Follower {
 
     /// A node of our chain names the fork that it expects next. Nodes that lag behind expect forks that have passed, so
     /// a schedule that lacks several forks is completed step by step.
-    fn expect(&mut self, now: Now, remote: ForkId) {
+    fn expect(&mut self, now: Now, remote: ForkId, ip: IpAddr) {
         let ForkId { hash, next } = remote;
         let (end, last) = self.schedule.end();
         let followed = self.followed.iter().find(|followed| followed.hash == hash);
@@ -203,15 +219,26 @@ impl Follower {
             None => return,
         };
         let latest = now.unix.saturating_add(PLANNED_AHEAD).as_secs();
-        let step = (hash_after(hash, next), next);
+        let (hash, network) = (hash_after(hash, next), Subnet::wide(ip));
         let fits = next > after && next <= latest && self.schedule.begins_epoch(next);
-        if !fits || self.steps.contains(&step) {
+        if !fits {
+            return;
+        }
+        if let Some(step) = self.steps.iter_mut().find(|step| step.hash == hash) {
+            if step.by.len() < MAX_ASKED {
+                step.by.insert(network);
+            }
             return;
         }
         if self.steps.len() >= MAX_STEPS {
-            self.steps.pop_front();
+            // The one that the fewest networks announce, and of these the oldest: a network that invents forks pushes
+            // out its own.
+            let fewest = self.steps.iter().enumerate().min_by_key(|(index, step)| (step.by.len(), *index));
+            if let Some(index) = fewest.map(|(index, _)| index) {
+                self.steps.remove(index);
+            }
         }
-        self.steps.push_back(step);
+        self.steps.push(Step { hash, time: next, by: BTreeSet::from([network]) });
     }
 
     /// Whether a node of `network` is to be dialed to look into a claim.
@@ -239,8 +266,16 @@ impl Follower {
         claim.raised = now;
         claim.asked.retain(|_, asked| now.saturating_duration_since(*asked) < ASK_AGAIN);
         let known = claim.shown.contains(&network) || claim.asked.contains_key(&network);
-        if known || claim.asked.len() >= MAX_ASKED {
+        if known {
             return false;
+        }
+        if claim.asked.len() >= MAX_ASKED {
+            let newest = claim.asked.values().max().copied();
+            if newest.is_some_and(|newest| now.saturating_duration_since(newest) < ASK_FURTHER) {
+                return false;
+            }
+            let oldest = claim.asked.iter().min_by_key(|(_, asked)| **asked).map(|(network, _)| *network);
+            oldest.map(|oldest| claim.asked.remove(&oldest));
         }
         claim.asked.insert(network, now);
         true
@@ -281,7 +316,7 @@ impl Follower {
             let followed = self.followed.remove(at);
             wrong.insert(followed.hash);
             self.rejected.remove(&followed.hash);
-            self.steps.retain(|(step, _)| *step != followed.hash);
+            self.steps.retain(|step| step.hash != followed.hash);
             if self.distrusted.len() >= MAX_DISTRUSTED {
                 self.distrusted.pop_front();
             }
@@ -407,6 +442,23 @@ mod tests {
     }
 
     #[test]
+    fn invented_next_forks_push_out_only_each_other() {
+        let preset = Preset::of(SEPOLIA);
+        let mut follower = Follower::new(preset.cut(6));
+        let ((end, last), now) = (follower.schedule().end(), at(TODAY));
+        let expects = |step: u64| ForkId { hash: end, next: last + step * 384 };
+        for network in 1..=2 {
+            follower.opinion(now, Head::default(), expects(1), IpAddr::from([8, 8, network, 1]));
+        }
+        for lie in 2..500 {
+            follower.opinion(now, Head::default(), expects(lie), IpAddr::from([9, 9, 9, 1]));
+        }
+        assert_eq!(follower.steps.len(), MAX_STEPS);
+        let honest = hash_after(end, last + 384);
+        assert!(follower.steps.iter().any(|step| step.hash == honest && step.by.len() == 2));
+    }
+
+    #[test]
     fn foreign_hashes_hardly_ever_look_like_a_fork() {
         let mut rng = StdRng::seed_from_u64(11);
         for network in NETWORKS_OF_TODAY {
@@ -458,8 +510,22 @@ mod tests {
             }
         }
         assert!(follower.followed().is_empty() && follower.claims.len() <= MAX_CLAIMS);
-        // The truth is found nevertheless.
-        let news = announce(&mut follower, now, truth, 3);
+        // Records with the true fork and addresses of others use up what is asked at once, and no more.
+        for network in 0..250 {
+            follower.opinion(now, Head::default(), truth, IpAddr::from([12, 1, network, 1]));
+        }
+        let mut later = now;
+        let mut news = Vec::new();
+        for network in 1..=3 {
+            later = later.after(ASK_FURTHER);
+            let honest = IpAddr::from([8, 8, network, 1]);
+            assert_eq!(follower.opinion(later, Head::default(), truth, honest), Opinion::Ask, "{network}");
+            for forged in 0..250 {
+                let ip = IpAddr::from([13, network, forged, 1]);
+                assert_eq!(follower.opinion(later, Head::default(), truth, ip), Opinion::Foreign);
+            }
+            news.extend(follower.proved(later, truth.hash, honest));
+        }
         assert!(matches!(news[..], [News::Followed(Followed { time: 1_791_294_816, .. })]), "{news:?}");
     }
 

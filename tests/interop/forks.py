@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 from harness import Application, Geth, Sidecar, expect
 
@@ -20,6 +21,18 @@ def filter_of_sepolia(case, known=None, **fields):
     return {"clientId": CLIENT, "spec": {"clientId": CLIENT, "protocols": protocols, "dialFilter": {"fork": chain}}}
 
 
+def kept(sidecar, geth):
+    """Waits for longer than applications take to compare chains, and for pings of both sides: the session still stands."""
+    def session():
+        peers = sidecar.call("PeerService/ListPeers").get("peers", [])
+        expect([peer["nodeId"] for peer in peers] == [geth.node_id], f"the peers are {peers}")
+        return peers[0]["sessionId"]
+
+    before = session()
+    time.sleep(65)
+    expect(session() == before, "the session is another one than a minute ago")
+
+
 def geth_dials_by_discv5_alone(case):
     """A go-ethereum node of today's Sepolia finds, dials and keeps us by discv5 alone, for the eth entry we announce."""
     sidecar = Sidecar(case, flags=["--discv4", "false", "--nodial"])
@@ -35,6 +48,7 @@ def geth_dials_by_discv5_alone(case):
     opened = application.event("peer-opened", node_id=geth.node_id, seconds=120)
     expect(opened["inbound"], f"go-ethereum should have dialed: {opened}")
     application.event("answered", node_id=geth.node_id)
+    kept(sidecar, geth)
     peers = silent.call("PeerService/ListPeers").get("peers", [])
     expect(peers == [], f"go-ethereum dialed a node that announces nothing: {peers}")
 
@@ -48,10 +62,12 @@ def discv5_alone_both_ways(case):
         sidecar = Sidecar(case, form, data=f"{form}-data", flags=flags)
         application = Application(case, sidecar, f"application-{form}", count=10, size=100, client_id=CLIENT)
         application.event("attached")
-        sidecar.call("ProtocolService/UpdateRegistration", **filter_of_sepolia(case))
+        sidecar.call("ProtocolService/UpdateRegistration", **filter_of_sepolia(case, announce=True))
         opened = application.event("peer-opened", node_id=geth.node_id, seconds=120)
         expect(not opened["inbound"], f"the sidecar should have dialed: {opened}")
         application.event("answered", node_id=geth.node_id)
+        if form == "record":
+            kept(sidecar, geth)
 
 
 def an_unknown_fork_is_followed(case):

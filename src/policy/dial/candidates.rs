@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::node::{NodeId, PublicKey, Record, RegistrationId};
+use crate::{
+    node::{NodeId, PublicKey, Record, RegistrationId},
+    policy::Refusal,
+};
 
 /// Nodes waiting per source. Sources are asked for no more than there are free slots (`Action::Demand`). Answers that
 /// are already under way may bring more; those fit here.
@@ -85,16 +88,21 @@ impl Candidates {
         self.ids.contains(id)
     }
 
-    /// Puts a candidate in its line: by service, then by arrival. False if the line is full.
-    pub(super) fn push(&mut self, waiting: Waiting) -> bool {
-        let Some(line) = self.lines.get_mut(waiting.source as usize) else { return false };
-        if line.len() >= MAX_WAITING {
-            return false;
+    /// Whether a source may have one more node waiting.
+    pub(super) fn check_room(&self, source: Source) -> Result<(), Refusal> {
+        let has_room = self.lines.get(source as usize).is_some_and(|line| line.len() < MAX_WAITING);
+        if has_room { Ok(()) } else { Err(Refusal::QueueFull) }
+    }
+
+    /// Adds a node whose source has room.
+    pub(super) fn push(&mut self, waiting: Waiting) {
+        if self.check_room(waiting.source).is_err() {
+            return;
         }
+        let Some(line) = self.lines.get_mut(waiting.source as usize) else { return };
         self.ids.insert(waiting.id);
         let at = line.partition_point(|other| other.served >= waiting.served);
         line.insert(at, waiting);
-        true
     }
 
     /// Whether a source has a node waiting that one of `unsatisfied` wants.

@@ -1,8 +1,8 @@
-//! Whom we dial, and when: the dial scheduler.
+//! The dial scheduler: which nodes are dialed, and when.
 //!
 //! Four kinds of dials share one pool of [`Settings::max_pending_dials`](super::Settings):
 //!
-//! * **static** peers, for as long as they are listed, whatever else is connected: their slots are reserved;
+//! * **static** peers, for as long as they are listed, whatever else is connected: they come on top of the slots;
 //! * **trusted** peers whose address is known, the same way;
 //! * **dynamic** candidates from discovery, DNS and the node database, into the slots that are free;
 //! * **one-off** dials: a caller requests one and waits for its result.

@@ -367,6 +367,9 @@ impl Scheduler {
         }
         self.may_dial(rules)?;
         check_lan(rules, addr.ip(), source)?;
+        self.check_now(now, rules, &id, addr).and(full)?;
+        self.candidates.check_room(source)?;
+        // The last check: a network that is asked about a fork uses its turn up, so the dial must follow.
         let follow = rules.settings.follow_forks;
         let Wanting { by: wanted_by, fork, unknown } =
             self.registrations.wanting(now, record.as_ref(), addr.ip(), follow);
@@ -376,15 +379,12 @@ impl Scheduler {
             }
             return Err(Refusal::Filtered);
         }
-        let waiting = Waiting { id, public_key, addr, source, served, record, wanted_by, fork };
-        self.check_waiting(now, rules, &waiting)?;
-        full?;
-        if self.candidates.push(waiting) { Ok(()) } else { Err(Refusal::QueueFull) }
+        self.candidates.push(Waiting { id, public_key, addr, source, served, record, wanted_by, fork });
+        Ok(())
     }
 
     /// The checks that apply both when a candidate comes and when it is dialed.
-    fn check_waiting(&mut self, now: Now, rules: &Rules, waiting: &Waiting) -> Result<(), Refusal> {
-        let id = &waiting.id;
+    fn check_now(&mut self, now: Now, rules: &Rules, id: &NodeId, addr: SocketAddr) -> Result<(), Refusal> {
         if self.peers.contains(id) {
             return Err(Refusal::Connected);
         }
@@ -392,13 +392,13 @@ impl Scheduler {
             return Err(Refusal::Dialing);
         }
         rules.check_node(now, id)?;
-        check_addr(now, rules, waiting.addr, None)?;
+        check_addr(now, rules, addr, None)?;
         if self.backoffs.holds(now.mono, id) {
             return Err(Refusal::BackingOff);
         }
         let limit = rules.settings.dials_per_subnet;
-        let limit = (!rules.exempt(waiting.addr.ip())).then_some(limit);
-        self.history.check(now.mono, id, &waiting.addr, limit)
+        let limit = (!rules.exempt(addr.ip())).then_some(limit);
+        self.history.check(now.mono, id, &addr, limit)
     }
 
     /// Whether a dial in progress is one that a caller asked for.
@@ -602,7 +602,7 @@ impl Scheduler {
             let used = Use::of(rules, &self.dials, &self.peers);
             let next = self.share.next(now.mono, &used, &mut self.candidates, &unsatisfied);
             let Some((turn_of, waiting)) = next else { return };
-            if let Err(refusal) = self.check_waiting(now, rules, &waiting) {
+            if let Err(refusal) = self.check_now(now, rules, &waiting.id, waiting.addr) {
                 self.refused(now, refusal);
                 continue;
             }
