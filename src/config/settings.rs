@@ -109,10 +109,11 @@ pub(super) struct Settings {
     /// Keep at most this many peers; static and trusted peers come on top.
     #[arg(long, value_name = "N", default_value = "50", help_heading = "Peers")]
     pub(super) maxpeers: usize,
-    /// Always keep a connection to these nodes (enode:// or enr:), at most 1024. The node itself may be among them.
+    /// Always keep a connection to these nodes (enode:// or enr:), at most 1024 with the trusted ones. The node itself may
+    /// be among them.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Peers")]
     pub(super) static_peers: Vec<Item<String>>,
-    /// Accept these nodes even when all slots are taken, at most 1024.
+    /// Accept these nodes even when all slots are taken, at most 1024 with the static ones.
     #[arg(long, value_name = "NODES", value_delimiter = ',', help_heading = "Peers")]
     pub(super) trusted_peers: Vec<Item<String>>,
     /// Dial and accept static and trusted peers only.

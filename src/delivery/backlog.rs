@@ -28,17 +28,13 @@ pub struct Folded {
 /// The counters of an inbox.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Messages queued.
-    pub queued: u64,
-    /// Messages handed over whole. With `reported` and `folded`, a client that counts over all sessions can compute
-    /// what a broken stream took, including sessions whose end was lost with it.
+    /// Messages handed over whole.
     pub handed_over: u64,
     /// Messages reported in gaps of their channels.
     pub reported: Lost,
     /// Messages dropped with a gap in their channel, for any reason.
     pub dropped: Lost,
-    /// Sessions folded, and the messages they had sent. `Attached` carries these sums, so that a client learns of a
-    /// fold that was reported on a broken stream.
+    /// Sessions folded, and the messages they had sent.
     pub folded: Folded,
     /// Messages that still waited when their session was folded.
     pub given_up: Lost,
@@ -203,7 +199,6 @@ impl<P> Backlog<P> {
         channel.queue.push(code, payload, !attached || channel.on.place == Place::NoCredit);
         let grown = channel.queue.cost().saturating_sub(before);
         self.totals.waiting = self.totals.waiting.saturating_add(grown);
-        self.totals.counters.queued = self.totals.counters.queued.saturating_add(1);
         self.settle();
         was_empty
     }

@@ -63,7 +63,7 @@ impl Metrics {
 
     /// Returns the page; `None` if the process is stopping and has no metrics any more.
     pub(super) async fn page(&self) -> Option<String> {
-        let figures = self.handle.run(|switch, now| switch.metrics(now)).await.ok()?;
+        let switch = self.handle.run(|switch, now| switch.metrics(now)).await.ok()?;
         let discovery = self.discovery.counters().await.ok()?;
         let details = self.discovery.details().await.ok()?;
         let trees = *self.facts.trees.borrow();
@@ -71,7 +71,7 @@ impl Metrics {
         let dropped_lines = self.facts.dropped_lines.load(Ordering::Relaxed);
         let discv5_off = self.facts.discv5_off;
         let budgets = self.facts.budgets.clone();
-        let numbers = Numbers { figures, discovery, discv5_off, dropped_lines, details, trees, budgets };
+        let numbers = Numbers { switch, discovery, discv5_off, dropped_lines, details, trees, budgets };
         registry.register_collector(Box::new(numbers));
         let mut page = String::new();
         // Writing to a string does not fail.
@@ -82,7 +82,7 @@ impl Metrics {
 
 #[derive(Debug)]
 struct Numbers {
-    figures: SwitchMetrics,
+    switch: SwitchMetrics,
     discovery: Counters,
     discv5_off: bool,
     dropped_lines: u64,
@@ -155,7 +155,7 @@ impl Numbers {
             registrations,
             bans,
             ..
-        } = &self.figures;
+        } = &self.switch;
         let directions = |inbound: usize, dialed: usize| {
             by("direction", [("inbound", inbound as u64), ("dialed", dialed as u64)])
         };
@@ -175,19 +175,19 @@ impl Numbers {
         let reasons = counts.not_let_in.iter().map(|(why, count)| (why.name(), *count));
         counter(out, "not_let_in", "Inbound connections that were refused", &by("reason", reasons))?;
         let micros = |share| {
-            let time = self.figures.round_trip(share).unwrap_or_default();
+            let time = self.switch.round_trip(share).unwrap_or_default();
             u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
         };
         let rows = by("quantile", [("0.5", micros(0.5)), ("0.9", micros(0.9)), ("1", micros(1.0))]);
-        let rows = if self.figures.round_trips.is_empty() { Vec::new() } else { rows };
+        let rows = if self.switch.round_trips.is_empty() { Vec::new() } else { rows };
         gauge(out, "peer_round_trip_microseconds", "Last round trips of pings, over all peers", &rows)?;
         gauge(out, "bans", "Bans that have not expired", &one(*bans as u64))?;
-        let holds = |name| u64::from(self.figures.warnings.iter().any(|warning| warning.name() == name));
+        let holds = |name| u64::from(self.switch.warnings.iter().any(|warning| warning.name() == name));
         let standing = Warning::NAMES.map(|name| (name, holds(name)));
         let rows = by("name", standing.into_iter().chain([("discv5_off", u64::from(self.discv5_off))]));
         gauge(out, "warnings", "1 while a warning holds that finding peers fails, else 0", &rows)?;
         let help = "Forks that are followed although the fork schedule lacks them";
-        gauge(out, "followed_forks", help, &one(self.figures.followed_forks as u64))?;
+        gauge(out, "followed_forks", help, &one(self.switch.followed_forks as u64))?;
         let state = |(state, count): &(StateName, usize)| {
             let name = match state {
                 StateName::Detached => "detached",
@@ -202,7 +202,7 @@ impl Numbers {
 
     fn messages(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let SwitchMetrics { traffic, lost, applications, base, inbound_queued, outbound_queued, .. } =
-            &self.figures;
+            &self.switch;
         let rows = by("direction", [("in", traffic.bytes_in), ("out", traffic.bytes_out)]);
         counter(out, "wire_bytes", "Bytes over connections with peers", &rows)?;
         let versions: Vec<String> =
@@ -226,6 +226,13 @@ impl Numbers {
         counter(out, name, "Messages that each registered application lost", &each(|of| of.lost.messages))?;
         let name = "application_lost_message_bytes";
         counter(out, name, "Bytes of their payloads", &each(|of| of.lost.bytes))?;
+        let name = "application_delivered_messages";
+        counter(out, name, "Messages that each application took", &each(|of| of.delivered))?;
+        let name = "application_reported_messages";
+        counter(out, name, "Lost messages that each application was told of", &each(|of| of.reported))?;
+        let name = "application_folded_sessions";
+        let help = "Sessions that became one gap while the application was away";
+        counter(out, name, help, &each(|of| of.folded_sessions))?;
         let name = "application_waiting_bytes";
         gauge(out, name, "Bytes that wait for each application", &each(|of| of.waiting_bytes))?;
         let name = "application_holding_channels";

@@ -84,10 +84,10 @@ pub struct Ponged {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// Too many requests wait for this node, or for all.
-    #[error("too many requests to this node, or to all nodes, wait for their answers")]
+    #[error("too many requests to this node, or to all nodes, wait for their answers; try again later")]
     QueueFull,
     /// As many lookups run as may.
-    #[error("{MAX_LOOKUPS} lookups run already, which is the limit")]
+    #[error("{MAX_LOOKUPS} lookups run already, which is the limit; try again when one has ended")]
     TooManyLookups,
     /// discv4 looks for keys, and only an id was given.
     #[error(
@@ -95,13 +95,15 @@ pub enum CallError {
     )]
     KeyNeeded,
     /// The node has no UDP endpoint.
-    #[error("the node has no UDP endpoint")]
+    #[error("the node has no UDP endpoint; give enode://KEY@IP:PORT, or an enr: with udp")]
     NoEndpoint,
     /// The configured restriction of networks forbids the address, or our announced address cannot reach it.
-    #[error("the node's address is outside the networks that may be contacted")]
+    #[error(
+        "the node's address is outside --netrestrict, or is private while this node announces a public address"
+    )]
     Address,
     /// The node is ourselves.
-    #[error("the node is this one")]
+    #[error("the node is this one; give another node")]
     Myself,
     /// The request does not fit into a packet: its bytes, and the room for them.
     #[error("the request has {0} bytes; a packet has room for {1}")]

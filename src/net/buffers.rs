@@ -289,6 +289,25 @@ mod tests {
         assert_eq!(pool.spare.lock().unwrap().len(), 1);
     }
 
+    /// Another thread must never see the old and the new part of one owner together.
+    #[test]
+    fn a_share_that_changes_is_never_counted_twice() {
+        let budget = Budget::new(Resource::Receive, 1 << 40);
+        let (small, large) = (3 << 20, 5 << 20);
+        let of = Arc::clone(&budget);
+        let owner = std::thread::spawn(move || {
+            let mut share = Share::new(of);
+            for round in 0..200_000 {
+                share.hold(if round % 2 == 0 { small } else { large });
+            }
+        });
+        while !owner.is_finished() {
+            let used = budget.used();
+            assert!(used <= large, "{used}");
+        }
+        owner.join().unwrap();
+    }
+
     const TEN: usize = 10 * CHUNK;
 
     fn fill(receive: &mut ReceiveBuffer<'_>, len: usize) {

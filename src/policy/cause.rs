@@ -159,17 +159,17 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unreachable => "no node answers at the address",
-            Self::NameUnknown => "the host name has no address",
+            Self::Unreachable => "no node answers at the address; check IP address, port and firewall",
+            Self::NameUnknown => "the host name has no address; check its spelling",
             Self::AddressRefused => "none of the node's addresses may be dialed",
             Self::NotFound => "discovery does not find the node",
             Self::HungUp => {
                 "closed during the handshake: the public key is not that node's (compare the enode or record with what the \
                  node prints), or its inbound throttle or net restriction keeps us out"
             }
-            Self::Silent => "silent until the handshake's deadline",
+            Self::Silent => "silent until the handshake's deadline; check that the port is that of a devp2p node",
             Self::Garbled => "the service at the address does not speak RLPx",
-            Self::WrongIdentity => "another node answers at the address",
+            Self::WrongIdentity => "another node answers at the address; compare the enode or record with what the node prints",
             Self::TooManyPeers => "the node has too many peers",
             Self::AlreadyConnected => "the node reports that we are connected already",
             Self::UselessPeer => "no capability in common",

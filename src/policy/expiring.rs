@@ -16,6 +16,7 @@ pub(super) struct ExpiringMap<K, V> {
     ends: BTreeSet<(Instant, K)>,
     limit: usize,
     /// Entries that made room before their end.
+    #[cfg(test)]
     pub(super) evicted: u64,
 }
 
@@ -23,7 +24,13 @@ impl<K: Ord + Clone, V> ExpiringMap<K, V> {
     /// An empty map of at most `limit` entries (at least one).
     #[must_use]
     pub(super) fn new(limit: usize) -> Self {
-        Self { entries: BTreeMap::new(), ends: BTreeSet::new(), limit: limit.max(1), evicted: 0 }
+        Self {
+            entries: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            limit: limit.max(1),
+            #[cfg(test)]
+            evicted: 0,
+        }
     }
 
     /// The value of `key`, unless it ended.
@@ -42,8 +49,9 @@ impl<K: Ord + Clone, V> ExpiringMap<K, V> {
             }
         }
         if self.entries.len() >= self.limit {
-            if self.ends.first().is_some_and(|(end, _)| *end > now) {
-                self.evicted += 1;
+            #[cfg(test)]
+            {
+                self.evicted += u64::from(self.ends.first().is_some_and(|(end, _)| *end > now));
             }
             self.drop_first();
         }

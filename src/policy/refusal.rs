@@ -159,32 +159,38 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OwnIdentity => "this is our own identity",
-            Self::AddressUnknown => "no address is known and discovery is off",
+            Self::AddressUnknown => "no address is known and discovery is off; give enode://KEY@IP:PORT",
             Self::NoTcpPort => "the node announces no TCP port",
             Self::SpecialAddress => "the address is unspecified, multicast or reserved",
             Self::LanAddress => "a private address from a source that must not name one",
-            Self::NetRestricted => "outside the networks of the net restriction",
-            Self::BannedNode => "the node is banned",
-            Self::BannedAddress => "the address is banned",
-            Self::NotOnAllowlist => "only static and trusted peers are wanted",
+            Self::NetRestricted => "outside the networks of --netrestrict",
+            Self::BannedNode => "the node is banned (ListBans, UnbanPeer)",
+            Self::BannedAddress => "the address is banned (ListBans, UnbanPeer)",
+            Self::NotOnAllowlist => "only static and trusted peers may connect (--allowlist-only)",
             Self::Listed => "static and trusted peers are dialed by their list",
             Self::Connected => "connected already",
             Self::Dialing => "being dialed already",
             Self::Waiting => "waiting to be dialed already",
-            Self::BackingOff => "the node failed lately",
+            Self::BackingOff => "the node failed recently and is dialed again later",
             Self::NodeTried => "the node was dialed a moment ago",
             Self::AddressTried => "the address was dialed a moment ago",
             Self::SubnetTried => "too many dials to the address's network a moment ago",
-            Self::SubnetFull => "too many peers in the address's network",
+            Self::SubnetFull => "too many peers in the address's network (--max-peers-per-subnet)",
             Self::Filtered => "no registration's dial filter wants the node",
-            Self::NoProtocol => "no protocol is registered",
-            Self::DialingOff => "dialing is off",
+            Self::NoProtocol => {
+                "no protocol is registered, so a peer would be of no use; call RegisterProtocols first"
+            }
+            Self::DialingOff => "dialing is off (--nodial)",
             Self::QueueFull => "too many are waiting already",
-            Self::TooManyPeers => "all peer slots are taken",
-            Self::TooManyInbound => "all slots for inbound peers are taken",
-            Self::TooManyDialed => "all slots for dialed peers are taken",
-            Self::Throttled => "the address connected a moment ago",
-            Self::PendingPerSubnet => "too many handshakes with the address's network",
+            Self::TooManyPeers => {
+                "all peer slots are taken (--maxpeers); static and trusted peers need no slot"
+            }
+            Self::TooManyInbound => "all slots for inbound peers are taken (--maxpeers, --dial-ratio)",
+            Self::TooManyDialed => "all slots for dialed peers are taken (--maxpeers, --dial-ratio)",
+            Self::Throttled => "the address connected a moment ago (--inbound-throttle)",
+            Self::PendingPerSubnet => {
+                "too many handshakes with the address's network (--max-pending-per-subnet)"
+            }
             Self::PushedOut => "made room for a newer connection before it authenticated",
             Self::Duplicate => "a connection with the node stands already",
             Self::Useless => "no capability in common",

@@ -83,7 +83,7 @@ pub enum SendError {
     #[error("the channel's send window is used up; wait for credit")]
     WindowExceeded,
     /// The channel has ended.
-    #[error("the channel is closed")]
+    #[error("the channel is closed; wait for the next channel_opened of this peer")]
     NotConnected,
     /// No channel has had this number on this stream.
     #[error("no channel {channel} was opened on this stream; the channel_opened events have the numbers")]

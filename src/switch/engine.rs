@@ -580,7 +580,7 @@ impl Engine {
             }));
             inboxes.push(inbox);
         }
-        self.effects.log(LogLine::Connected(Arc::clone(&session)));
+        self.effects.log_of_session(now, LogLine::Connected(Arc::clone(&session)));
         self.connections.opened(&session, channels, sharers);
         self.effects.remember(now, &session, Duration::ZERO);
         self.views.connected(self.view(&session));
@@ -652,7 +652,7 @@ impl Engine {
         self.effects.left(now, &session, self.draining);
         let end = PeerEnd { time: now.unix, reason, by: by.clone(), detail: detail.into() };
         self.views.gone(&self.view(&session), end);
-        self.effects.log(LogLine::Disconnected { session, reason, detail: detail.to_owned() });
+        self.effects.log_of_session(now, LogLine::Disconnected { session, reason, detail: detail.into() });
     }
 
     /// Closes channels that were taken out of sessions, and disconnects peers that no registration uses any more.

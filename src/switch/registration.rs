@@ -126,6 +126,12 @@ impl RegistrationView {
 pub struct Application {
     /// The messages that it lost, and the bytes of their payloads.
     pub lost: Lost,
+    /// The messages that its streams took whole.
+    pub delivered: u64,
+    /// The messages that its streams took as gaps.
+    pub reported: u64,
+    /// The sessions that were combined into one gap while it was away.
+    pub folded_sessions: u64,
     /// The bytes that wait for it.
     pub waiting_bytes: u64,
     /// The number of its channels that hold their connection.

@@ -601,12 +601,16 @@ impl Registrations {
             let Some(client) = self.client(*id) else { continue };
             let application = applications.entry(client).or_default();
             let inbox = entry.shared.inbox().lock();
-            let lost = inbox.counters().lost();
+            let counters = inbox.counters();
+            let lost = counters.lost();
             application.lost.messages += lost.messages;
             application.lost.bytes += lost.bytes;
+            application.delivered += counters.handed_over;
+            application.reported += counters.reported.messages;
+            application.folded_sessions += counters.folded.sessions;
             application.waiting_bytes += inbox.waiting();
-            application.discarded += inbox.counters().discarded;
-            application.forced += inbox.counters().forced;
+            application.discarded += counters.discarded;
+            application.forced += counters.forced;
             application.holding_channels += inbox.holding().map_or(0, |(channels, _)| channels);
         }
         applications

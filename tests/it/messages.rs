@@ -207,8 +207,8 @@ async fn refusals_results_and_barriers_come_in_order() {
 #[tokio::test]
 async fn a_closed_channel_takes_nothing_and_says_who_closed_it() {
     let mut pair = linked().await;
-    let wish = DisconnectChannel { channel_id: pair.a_channel, ..Default::default() };
-    pair.a_app.tell(ClientEventKind::DisconnectChannel(wish)).await;
+    let event = DisconnectChannel { channel_id: pair.a_channel, ..Default::default() };
+    pair.a_app.tell(ClientEventKind::DisconnectChannel(event)).await;
     let closed = pair.a_app.closed().await;
     assert_eq!((closed.reason(), &*closed.by), (DisconnectReason::Requested, "echo-app"));
     let closed = pair.b_app.closed().await;
@@ -344,8 +344,8 @@ async fn two_applications_share_a_session_and_each_gets_its_own() {
     assert_eq!(first.message().await, (1, b"last of gamma".to_vec()));
 
     // One application leaves: the session stays for the other.
-    let wish = DisconnectChannel { channel_id: beta.channel_id, ..Default::default() };
-    second.tell(ClientEventKind::DisconnectChannel(wish)).await;
+    let event = DisconnectChannel { channel_id: beta.channel_id, ..Default::default() };
+    second.tell(ClientEventKind::DisconnectChannel(event)).await;
     assert_eq!(&*second.closed().await.by, "sidecar");
     fourth.send(fourth_channel, 1, *b"still there").await;
     assert_eq!(first.message().await, (1, b"still there".to_vec()));

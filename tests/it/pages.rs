@@ -3,8 +3,8 @@
 use devp2pd::{
     node::Enode,
     rpc::proto::{
-        self, ListBansRequest, ListPeersRequest, ListRegistrationsRequest, ListStaticPeersRequest,
-        ListTrustedPeersRequest, Peer, ban_peer_request,
+        self, AddBootnodeRequest, ListBansRequest, ListNodesRequest, ListPeersRequest,
+        ListRegistrationsRequest, ListStaticPeersRequest, ListTrustedPeersRequest, Peer, ban_peer_request,
     },
 };
 use prost_types::Duration;
@@ -45,6 +45,38 @@ async fn lists_are_read_page_by_page() {
     assert_eq!(all.iter().map(|peer| peer.node_id.clone()).collect::<Vec<_>>(), ids);
     let whole = sidecar.peers().list_peers(ListPeersRequest::default()).await.unwrap().into_inner();
     assert_eq!((whole.peers.len(), whole.next_page_token.as_str()), (5, ""));
+}
+
+#[tokio::test]
+async fn nodes_are_listed_page_by_page() {
+    let flags = ["--nodiscover=false", "--discv4", "false", "--nodial"];
+    let sidecar = Sidecar::start_with(&flags).await;
+    let others = [
+        Sidecar::start_with(&flags).await,
+        Sidecar::start_with(&flags).await,
+        Sidecar::start_with(&flags).await,
+    ];
+    for other in &others {
+        let node = other.started().record.to_string();
+        sidecar.node().add_bootnode(AddBootnodeRequest { node }).await.unwrap();
+    }
+    let mut expected: Vec<_> = others.iter().map(|other| other.started().record.id().to_string()).collect();
+    expected.sort();
+    eventually("all are in the table", async || {
+        let whole = sidecar.discovery().list_nodes(ListNodesRequest::default()).await.unwrap().into_inner();
+        (whole.nodes.len() == 3).then_some(())
+    })
+    .await;
+    let (mut page_token, mut ids) = (String::new(), Vec::new());
+    for page in 1..=3 {
+        let request = ListNodesRequest { page_size: 1, page_token, ..Default::default() };
+        let one = sidecar.discovery().list_nodes(request).await.unwrap().into_inner();
+        ids.extend(one.nodes.into_iter().map(|node| node.node.unwrap().node_id));
+        page_token = one.next_page_token;
+        assert_eq!((ids.len(), page_token.is_empty()), (page, page == 3));
+    }
+    ids.sort();
+    assert_eq!(ids, expected);
 }
 
 #[tokio::test]

@@ -171,6 +171,25 @@ async fn a_start_that_fails_ends_although_nobody_reads_why() {
     assert!(text.contains(&grpc[12..]), "{text}");
 }
 
+#[tokio::test]
+async fn the_banner_names_what_is_not_served_and_the_flag_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = command(dir.path(), &["--http-addr=none", "--nolisten"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let _process = Process(child);
+    let banner = tokio::task::spawn_blocking(move || {
+        let line =
+            |line: std::io::Result<String>| line.ok().filter(|line| !line.trim_start().starts_with("data"));
+        lines.map_while(line).collect::<Vec<_>>().join("\n")
+    });
+    let banner = soon("the banner", banner).await.unwrap();
+    assert!(banner.contains("none (--http-addr none)") && banner.contains("none (--nolisten)"), "{banner}");
+}
+
 /// SIGHUP for a daemon: it goes on, with the settings that the file has now.
 #[tokio::test]
 async fn a_hangup_without_a_terminal_reads_the_configuration_again() {

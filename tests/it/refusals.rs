@@ -82,6 +82,12 @@ async fn nodes_that_are_none_and_nodes_that_are_unknown() {
         let request = SendMessageRequest { node: node(), protocol: "echo".to_owned(), ..Default::default() };
         wrong(sidecar.messages().send_message(request).await, "node");
     }
+    // Addresses that cannot be dialed.
+    for address in ["[::]:30303", "0.0.0.0:30303", "224.0.0.1:30303", "127.0.0.1:0?discport=30303"] {
+        let node = || format!("enode://{key}@{address}");
+        wrong(peers.add_static_peer(AddStaticPeerRequest { node: node(), wait: None }).await, "node");
+        wrong(peers.connect_peer(ConnectPeerRequest { node: node(), timeout: None }).await, "node");
+    }
     // Ourselves, wherever that would make no sense.
     wrong(peers.add_static_peer(AddStaticPeerRequest { node: sidecar.enode(), wait: None }).await, "node");
     wrong(peers.add_trusted_peer(AddTrustedPeerRequest { node: sidecar.enode() }).await, "node");
@@ -314,7 +320,8 @@ async fn streams_that_do_not_begin_or_go_on_as_they_must() {
 
     let violation = (Code::InvalidArgument, "STREAM_PROTOCOL_VIOLATION");
     for frames in [vec![], vec![ClientEventKind::Message(message(1, 0, []))]] {
-        let events = |wish| proto::ExchangeRequest { events: vec![proto::ClientEvent { event: Some(wish) }] };
+        let events =
+            |event| proto::ExchangeRequest { events: vec![proto::ClientEvent { event: Some(event) }] };
         let requests: Vec<_> = frames.into_iter().map(events).collect();
         let mut answers =
             sidecar.messages().exchange(tokio_stream::iter(requests)).await.unwrap().into_inner();
@@ -324,7 +331,7 @@ async fn streams_that_do_not_begin_or_go_on_as_they_must() {
     let unnumbered = ClientEventKind::Message(OutboundMessage { want_result: true, ..message(1, 0, []) });
     let nowhere = ClientEventKind::Message(OutboundMessage { channel_ids: vec![], ..message(1, 0, []) });
     let credit = |channel_id, bytes| ClientEventKind::WindowUpdate(proto::WindowUpdate { channel_id, bytes });
-    for (wish, field) in [
+    for (event, field) in [
         (again, None),
         (unnumbered, Some("message.send_id")),
         (nowhere, Some("message.channel_ids")),
@@ -333,7 +340,7 @@ async fn streams_that_do_not_begin_or_go_on_as_they_must() {
     ] {
         let mut app = sidecar.echo().await;
         app.barrier(1).await;
-        app.tell(wish).await;
+        app.tell(event).await;
         let refused = refused(&app.end().await);
         match field {
             Some(field) => assert_eq!(refused.fields, [field]),

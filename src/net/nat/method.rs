@@ -86,7 +86,8 @@ fn addresses(list: &str) -> Option<Vec<IpAddr>> {
         };
         Some(canonical(ip)).filter(|ip| is_unicast(*ip))
     };
-    let addresses: Vec<IpAddr> = list.split(',').map(address).collect::<Option<_>>()?;
+    let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let addresses: Vec<IpAddr> = parts.map(address).collect::<Option<_>>()?;
     match addresses.as_slice() {
         [_] => Some(addresses),
         [a, b] if a.is_ipv4() != b.is_ipv4() => Some(addresses),
@@ -152,6 +153,7 @@ mod tests {
             ("extip:2a00::1", "extip:2a00::1"),
             ("extip:[2a00::1]", "extip:2a00::1"),
             ("extip:1.2.3.4,2a00::1", "extip:1.2.3.4,2a00::1"),
+            ("extip:1.2.3.4,", "extip:1.2.3.4"),
             ("extip:[2a00::1], 1.2.3.4", "extip:2a00::1,1.2.3.4"),
             ("stun", "stun"),
             ("stun:stun.example.org", "stun:stun.example.org:3478"),
@@ -174,7 +176,7 @@ mod tests {
             "extip",
             "extip:",
             "extip:host",
-            "extip:1.2.3.4,",
+            "extip:,",
             "extip:1.2.3.4,1.2.3.5",
             "extip:1.2.3.4,2a00::1,1.2.3.5",
             "extip:[1.2.3.4]",

@@ -227,9 +227,10 @@ pub(in crate::rpc) fn not_connected(id: NodeId, outcome: ConnectOutcome) -> Erro
             };
             ErrorStatus::new(reason, format!("not dialed: {why}")).with("cause", why.name())
         }
-        ConnectOutcome::TimedOut => {
-            ErrorStatus::new(ErrorReason::TimedOut, "the dial took longer than its timeout")
-        }
+        ConnectOutcome::TimedOut => ErrorStatus::new(
+            ErrorReason::TimedOut,
+            "the dial took longer than the field timeout allows; give more, such as \"30s\", or check the address",
+        ),
         ConnectOutcome::Connected => {
             ErrorStatus::new(ErrorReason::PeerNotConnected, "the peer connected and disconnected at once")
         }

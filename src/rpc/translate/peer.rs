@@ -39,12 +39,18 @@ pub(in crate::rpc) fn peer(view: &PeerView) -> proto::Peer {
 /// have long Hellos.
 pub(in crate::rpc) fn listed_peer(view: &PeerView) -> proto::Peer {
     let hello = &view.session.hello;
-    let capabilities = hello.capabilities.iter().map(|capability| proto::Capability {
-        name: text_up_to(MAX_LISTED_CAPABILITY, &capability.name),
-        version: capability.version,
-    });
-    let client_name = text_up_to(MAX_LISTED_CLIENT, &hello.client);
-    proto::Peer { client_name, capabilities: capabilities.collect(), ..peer(view) }
+    let capabilities = hello.capabilities.iter().map(|capability| (&*capability.name, capability.version));
+    let (client_name, capabilities) = listed_texts(&hello.client, capabilities);
+    proto::Peer { client_name, capabilities, ..peer(view) }
+}
+
+/// Cuts the texts of a Hello for a list: the name of the client, and the names of the capabilities.
+fn listed_texts<'a>(
+    client: &str,
+    capabilities: impl Iterator<Item = (&'a str, u32)>,
+) -> (String, Vec<proto::Capability>) {
+    let cut = |(name, version)| proto::Capability { name: text_up_to(MAX_LISTED_CAPABILITY, name), version };
+    (text_up_to(MAX_LISTED_CLIENT, client), capabilities.map(cut).collect())
 }
 
 fn roles(is_static: bool, is_trusted: bool) -> Vec<i32> {
@@ -251,6 +257,16 @@ mod tests {
             assert_eq!(reason.as_str_name(), name, "{one:?}");
             assert!(told.insert(i32::from(reason)), "{one:?}");
         }
+    }
+
+    #[test]
+    fn texts_of_strangers_are_cut_in_lists() {
+        let (client, name) = ("c".repeat(256), "n".repeat(64));
+        let (client_name, capabilities) =
+            listed_texts(&client, [(name.as_str(), 1), ("eth", 69)].into_iter());
+        assert!(client_name.len() <= MAX_LISTED_CLIENT + 3, "{client_name}");
+        assert!(capabilities[0].name.len() <= MAX_LISTED_CAPABILITY + 3, "{}", capabilities[0].name);
+        assert_eq!((capabilities[1].name.as_str(), capabilities[1].version), ("eth", 69));
     }
 
     #[test]
