@@ -123,17 +123,20 @@ impl Budget {
 
     /// How many bytes are taken.
     #[must_use]
+    #[inline]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
     /// Whether all of it is taken.
     #[must_use]
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.used() >= self.limit
     }
 
     /// A holder may grow while it holds fewer bytes than this.
+    #[inline]
     fn allowance(&self, used: u64) -> u64 {
         let last_quarter = self.limit / 4;
         if used < self.limit.saturating_sub(last_quarter) {
@@ -165,6 +168,8 @@ pub struct Share {
     budget: Arc<Budget>,
     taken: u64,
     step: u64,
+    /// Returned only above this many bytes: an owner that drains is likely to fill again.
+    slack: u64,
     holders: u64,
 }
 
@@ -172,29 +177,32 @@ impl Share {
     /// A share that holds nothing yet, takes exactly what it holds, and counts as no holder.
     #[must_use]
     pub fn new(budget: Arc<Budget>) -> Self {
-        Self { budget, taken: 0, step: 1, holders: 0 }
+        Self { budget, taken: 0, step: 1, slack: 0, holders: 0 }
     }
 
     /// The same for an owner that changes with every message: it takes and returns memory in steps of 128 KiB.
     #[must_use]
     pub fn in_steps(budget: Arc<Budget>) -> Self {
-        Self { budget, taken: 0, step: STEP, holders: 0 }
+        Self { budget, taken: 0, step: STEP, slack: 2 * STEP, holders: 0 }
     }
 
     /// How many bytes it has taken.
     #[must_use]
+    #[inline]
     pub fn taken(&self) -> u64 {
         self.taken
     }
 
     /// A holder of this owner may grow while it holds fewer bytes than this.
     #[must_use]
+    #[inline]
     pub fn allowance(&self) -> u64 {
         self.budget.allowance(self.budget.used())
     }
 
     /// The owner wants to hold this many bytes in all. `held`: what its holder that grows holds before that. Returns
     /// whether the budget covers it; if not, nothing changes. Fewer bytes than before are always covered.
+    #[inline]
     pub fn try_hold(&mut self, bytes: u64, held: u64) -> bool {
         let Some(needed) = bytes.checked_sub(self.taken).filter(|needed| *needed > 0) else {
             self.shrink(bytes);
@@ -208,6 +216,7 @@ impl Share {
 
     /// The owner holds this many bytes now, whatever the budget says: they are here already. An owner that uses this
     /// asks [`Budget::is_full`] before it lets more bytes in.
+    #[inline]
     pub fn hold(&mut self, bytes: u64) {
         if bytes > self.taken {
             self.set(bytes.next_multiple_of(self.step));
@@ -231,10 +240,9 @@ impl Share {
         }
     }
 
+    #[inline]
     fn shrink(&mut self, bytes: u64) {
-        // An owner that drains keeps up to two steps, because it is likely to fill again.
-        let kept = if self.step == 1 { 0 } else { 2 * self.step };
-        if self.taken.saturating_sub(bytes) > kept {
+        if self.taken.saturating_sub(bytes) > self.slack {
             self.set(bytes.next_multiple_of(self.step));
         }
     }

@@ -145,7 +145,9 @@ impl<P> Backlog<P> {
     /// Whether the memory of the whole process has room for a message on a channel that costs `held` now. If so, the
     /// message must be queued.
     pub(super) fn has_room(&mut self, held: u64, payload: usize) -> bool {
-        self.share.try_hold(self.totals.waiting.saturating_add(cost(payload)), held)
+        let waiting = self.totals.waiting.saturating_add(cost(payload));
+        // Nearly always the step that was taken last covers it.
+        waiting <= self.share.taken() || self.share.try_hold(waiting, held)
     }
 
     /// Brings the share of the budget in step with what waits. Gaps and ends of channels are not refused: they report
@@ -190,7 +192,7 @@ impl<P> Backlog<P> {
         Some(key)
     }
 
-    /// Puts a message into the queue of an open channel. Returns whether the queue was empty.
+    /// Puts a message into the queue of an open channel, after [`Self::has_room`]. Returns whether the queue was empty.
     pub(super) fn queue(&mut self, key: ChannelKey, code: u32, payload: Bytes, attached: bool) -> bool {
         let Some(channel) = self.channels.get_mut(key) else { return false };
         let before = channel.queue.cost();
@@ -199,7 +201,7 @@ impl<P> Backlog<P> {
         channel.queue.push(code, payload, !attached || channel.on.place == Place::NoCredit);
         let grown = channel.queue.cost().saturating_sub(before);
         self.totals.waiting = self.totals.waiting.saturating_add(grown);
-        self.settle();
+        debug_assert!(self.totals.waiting <= self.share.taken(), "`has_room` has taken the memory");
         was_empty
     }
 

@@ -37,7 +37,7 @@ use crate::{
         subnets::is_exempt,
     },
     node::{
-        AddressClass, NodeId, Record,
+        NodeId, Record,
         ration::{ProvenRates, ProvenRations},
     },
 };
@@ -412,7 +412,7 @@ impl<C: Crypto> Engine<C> {
         };
         if let Some(cost) = cost {
             self.counters.requests_received += 1;
-            if !self.may_request(now, peer.addr, cost) {
+            if !self.may_request(now, &peer, cost) {
                 return self.counters.requests_limited += 1;
             }
         }
@@ -427,11 +427,12 @@ impl<C: Crypto> Engine<C> {
     }
 
     /// Takes from the ration of a request's sender. A session lasts for a day and its packets can be replayed, so a
-    /// session alone gives no right to any number of answers. Loopback has no ration: test networks run there.
-    fn may_request(&mut self, now: Now, addr: SocketAddr, cost: u32) -> bool {
-        if AddressClass::of(addr.ip()) == AddressClass::Loopback {
+    /// session alone gives no right to any number of answers. Test networks are exempt, as from all limits per subnet.
+    fn may_request(&mut self, now: Now, peer: &Peer, cost: u32) -> bool {
+        if self.is_exempt(peer) {
             return true;
         }
+        let addr = peer.addr;
         self.requests.prove(addr);
         let table = self.overlay.table();
         self.requests.take(now.mono, addr, cost, || table.has_addr(addr)).unwrap_or_default()
@@ -454,7 +455,7 @@ impl<C: Crypto> Engine<C> {
 
     fn talk_came(&mut self, now: Now, peer: Peer, talk: &TalkRequest<'_>) {
         let asker = Asker { peer, id: talk.id };
-        match self.talk.admit(talk.protocol, asker, now.mono) {
+        match self.talk.admit(talk.protocol, asker, self.is_exempt(&peer), now.mono) {
             Admission::Waits(token) => self.overlay.tell(Action::Own(TalkAction::Requested {
                 token,
                 from: peer,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{header::MAX_MESSAGE, message::RequestId, peer::Peer};
-use crate::node::{AddressClass, NodeId, endpoint::Subnet};
+use crate::node::{NodeId, endpoint::Subnet};
 
 /// How long an application may take.
 pub const ANSWER_TIME: Duration = Duration::from_millis(500);
@@ -62,14 +62,22 @@ pub enum Admission {
     Full,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    deadline: Instant,
+    asker: Asker,
+    /// The network that it counts for, if it is not exempt.
+    subnet: Option<Subnet>,
+}
+
 /// The protocols that are served, and the requests that wait.
 #[derive(Debug, Default)]
 pub struct TalkServer {
     protocols: HashSet<Vec<u8>>,
     /// By token: the order of tokens is that of deadlines.
-    waiting: BTreeMap<TalkToken, (Instant, Asker)>,
+    waiting: BTreeMap<TalkToken, Waiting>,
     per_node: HashMap<NodeId, usize>,
-    /// Loopback is not counted: test networks have all their nodes there.
+    /// Requests that are not exempt.
     per_subnet: HashMap<Subnet, usize>,
     next: u64,
 }
@@ -80,20 +88,20 @@ impl TalkServer {
         self.protocols = protocols.into_iter().collect();
     }
 
-    /// Takes a request in, if there is room.
-    pub fn admit(&mut self, protocol: &[u8], asker: Asker, now: Instant) -> Admission {
+    /// Takes a request in, if there is room. `exempt` frees it from the limit of its network.
+    pub fn admit(&mut self, protocol: &[u8], asker: Asker, exempt: bool, now: Instant) -> Admission {
         if !self.protocols.contains(protocol) {
             return Admission::Unknown;
         }
         let of_node = self.per_node.get(&asker.peer.id).copied().unwrap_or(0);
-        let subnet = subnet_of(&asker);
+        let subnet = (!exempt).then(|| Subnet::narrow(asker.peer.addr.ip()));
         let of_subnet = subnet.and_then(|subnet| self.per_subnet.get(&subnet)).copied().unwrap_or(0);
         if self.waiting.len() >= MAX_OUTSTANDING || of_node >= MAX_PER_NODE || of_subnet >= MAX_PER_SUBNET {
             return Admission::Full;
         }
         let token = TalkToken(self.next);
         self.next += 1;
-        self.waiting.insert(token, (now + ANSWER_TIME, asker));
+        self.waiting.insert(token, Waiting { deadline: now + ANSWER_TIME, asker, subnet });
         self.per_node.insert(asker.peer.id, of_node + 1);
         if let Some(subnet) = subnet {
             self.per_subnet.insert(subnet, of_subnet + 1);
@@ -103,9 +111,9 @@ impl TalkServer {
 
     /// Takes the request that is answered now; none if its time is up.
     pub fn answer(&mut self, token: TalkToken) -> Option<Asker> {
-        let (_, asker) = self.waiting.remove(&token)?;
+        let Waiting { asker, subnet, .. } = self.waiting.remove(&token)?;
         count_off(&mut self.per_node, &asker.peer.id);
-        if let Some(subnet) = subnet_of(&asker) {
+        if let Some(subnet) = subnet {
             count_off(&mut self.per_subnet, &subnet);
         }
         Some(asker)
@@ -113,7 +121,7 @@ impl TalkServer {
 
     /// Takes the next request whose time is up.
     pub fn expired(&mut self, now: Instant) -> Option<(TalkToken, Asker)> {
-        let (token, _) = self.waiting.first_key_value().filter(|(_, (deadline, _))| *deadline <= now)?;
+        let (token, _) = self.waiting.first_key_value().filter(|(_, waiting)| waiting.deadline <= now)?;
         let token = *token;
         Some((token, self.answer(token)?))
     }
@@ -121,13 +129,8 @@ impl TalkServer {
     /// When the next request's time is up.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.waiting.first_key_value().map(|(_, (deadline, _))| *deadline)
+        self.waiting.first_key_value().map(|(_, waiting)| waiting.deadline)
     }
-}
-
-fn subnet_of(asker: &Asker) -> Option<Subnet> {
-    let ip = asker.peer.addr.ip();
-    (AddressClass::of(ip) != AddressClass::Loopback).then(|| Subnet::narrow(ip))
 }
 
 fn count_off<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
@@ -160,13 +163,14 @@ mod tests {
         let now = Instant::now();
         let mut talk = TalkServer::default();
         talk.set_protocols([b"p".to_vec()]);
-        let mut waits = |id, ip| matches!(talk.admit(b"p", asker_at(id, ip), now), Admission::Waits(_));
+        let mut waits =
+            |id, ip| matches!(talk.admit(b"p", asker_at(id, ip), false, now), Admission::Waits(_));
         let taken = (0..300).filter(|id| waits(*id, [1, 2, 3, *id as u8])).count();
         assert_eq!(taken, MAX_PER_SUBNET);
         assert!(waits(400, [1, 2, 4, 1]), "another network");
         assert!(talk.answer(TalkToken(0)).is_some());
         assert!(
-            matches!(talk.admit(b"p", asker_at(9, [1, 2, 3, 7]), now), Admission::Waits(_)),
+            matches!(talk.admit(b"p", asker_at(9, [1, 2, 3, 7]), false, now), Admission::Waits(_)),
             "one is answered"
         );
         while talk.expired(now + ANSWER_TIME).is_some() {}
@@ -178,20 +182,20 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "virtual time starts anywhere")]
         let now = Instant::now();
         let mut talk = TalkServer::default();
-        assert_eq!(talk.admit(b"p", asker(1), now), Admission::Unknown);
+        assert_eq!(talk.admit(b"p", asker(1), true, now), Admission::Unknown);
         talk.set_protocols([b"p".to_vec()]);
         for _ in 0..MAX_PER_NODE {
-            assert!(matches!(talk.admit(b"p", asker(1), now), Admission::Waits(_)));
+            assert!(matches!(talk.admit(b"p", asker(1), true, now), Admission::Waits(_)));
         }
-        assert_eq!(talk.admit(b"p", asker(1), now), Admission::Full);
+        assert_eq!(talk.admit(b"p", asker(1), true, now), Admission::Full);
         for node in 2..2000 {
-            talk.admit(b"p", asker(node), now);
+            talk.admit(b"p", asker(node), true, now);
         }
         assert_eq!(talk.waiting.len(), MAX_OUTSTANDING);
-        assert_eq!(talk.admit(b"p", asker(3000), now), Admission::Full);
+        assert_eq!(talk.admit(b"p", asker(3000), true, now), Admission::Full);
         assert_eq!(talk.answer(TalkToken(0)), Some(asker(1)));
         assert_eq!(talk.answer(TalkToken(0)), None, "answered once");
-        assert!(matches!(talk.admit(b"p", asker(1), now), Admission::Waits(_)));
+        assert!(matches!(talk.admit(b"p", asker(1), true, now), Admission::Waits(_)));
         assert_eq!(talk.next_timeout(), Some(now + ANSWER_TIME));
         assert_eq!(talk.expired(now), None);
         let later = now + ANSWER_TIME;
