@@ -1,5 +1,5 @@
-//! Node discovery v5.1: nodes that prove to each other who they are, speak in encrypted sessions, and keep a table of
-//! those that live.
+//! Node discovery v5.1: nodes prove their ids to each other, exchange messages in encrypted sessions, and keep a table
+//! of live nodes.
 //!
 //! ```text
 //!   a message that we cannot read ──> WHOAREYOU ──> handshake ──> session ──> requests and answers
@@ -7,17 +7,17 @@
 //! ```
 //!
 //! Reading order: [`header`] and [`packet`] (bytes on the wire), [`crypto`], [`message`]; [`peer`] (an id at an
-//! endpoint), [`session`], [`challenge`], [`handshake`], `outbox` (packets that wait to be sent), [`wire`], which holds them together; [`call`] (what we
-//! ask), [`answer`] and [`talk`] (what we are asked); [`action`]; [`engine`], which puts them together.
-//! Which node is asked next is decided in [`crate::kademlia::searches`].
+//! endpoint), [`session`], [`challenge`], [`handshake`], `outbox` (packets that wait to be sent), [`wire`], which uses
+//! them; [`call`] (our requests), [`answer`] and [`talk`] (requests of other nodes); [`action`]; [`engine`], which uses
+//! all of them. [`crate::kademlia::searches`] decides which node is asked next.
 //!
-//! Identities cost nothing and UDP addresses are easily forged, so every store here has a capacity and a share per
-//! subnet, nothing is linear in the number of strangers, and what is known to be good is kept apart from what just
-//! came: sessions that we work with from sessions that strangers began, challenges of known peers from others. To an
-//! address that has proven nothing goes at most one WHOAREYOU for a packet, which is smaller than that packet.
+//! Identities cost nothing and UDP addresses are easily forged. So every store here has a capacity and a share per
+//! subnet, and no step is linear in the number of strangers. Sessions in which a peer has answered us are kept apart
+//! from sessions that strangers began, and challenges of known peers apart from others. An address that has proven
+//! nothing gets at most one WHOAREYOU for a packet, and the WHOAREYOU is smaller than that packet.
 //!
-//! Left out: topic advertisement, which has not been settled (its messages are ignored and counted); the socket and
-//! the clock (`net`); our own record and what votes make of it (the owner of the engine).
+//! Left out: topic advertisement, which the specification has not settled (its messages are ignored and counted); the
+//! socket and the clock (`net`); our own record and the votes that change it (the owner of the engine).
 //!
 //! Sources: devp2p, discv5/discv5-wire.md and discv5-theory.md. Constants are go-ethereum's where nothing else is said.
 

@@ -1,6 +1,6 @@
 //! TALKREQ (0x05) and TALKRESP (0x06): a request to an application at another node, and its response.
 //!
-//! One datagram each way. An empty response says that nobody there serves the protocol.
+//! Each is one datagram. An empty response says that no application at the node serves the protocol.
 
 use bytes::BytesMut;
 
@@ -12,9 +12,9 @@ use crate::rlp::Reader;
 pub struct TalkRequest<'a> {
     /// The request id.
     pub id: RequestId,
-    /// Which application protocol; any bytes.
+    /// The name of the application protocol; any bytes.
     pub protocol: &'a [u8],
-    /// What it is asked.
+    /// The request's bytes.
     pub request: &'a [u8],
 }
 
@@ -36,7 +36,7 @@ impl<'a> TalkRequest<'a> {
 pub struct TalkResponse<'a> {
     /// The TALKREQ's request id.
     pub id: RequestId,
-    /// The response; empty if the protocol is unknown there.
+    /// The response; empty if no application at the node serves the protocol.
     pub response: &'a [u8],
 }
 

@@ -1,9 +1,8 @@
-//! How many packets discovery may send per second, for those whose firewall or NAT counts flows (`--discovery-rate`).
+//! The limit on packets that discovery sends per second, for firewalls and NATs that count flows (`--discovery-rate`).
 //!
-//! A packet that is beyond the rate is dropped and counted: UDP may lose, requests are asked again, and a late answer
-//! is no answer. So that strangers cannot use up what our own searches need, the engines are told to answer strangers
-//! with at most half of the rate (a quarter each); what is left carries our requests and the answers to nodes that we
-//! know.
+//! A packet beyond the rate is dropped and counted: UDP may lose packets, requests are sent again, and a late answer is
+//! of no use. Each engine answers strangers with at most a quarter of the rate, so strangers cannot use up the packets
+//! of our own searches. The other half carries our requests and the answers to known nodes.
 
 use std::{num::NonZeroU32, time::Instant};
 
@@ -14,7 +13,7 @@ use crate::node::ration::{Rate, Ration};
 pub(super) struct Pace(Option<(Rate, Ration)>);
 
 impl Pace {
-    /// A rate of `packets` per second, of which a second's worth may go at once.
+    /// A rate of `packets` per second; the packets of one second may be sent at once.
     pub(super) fn new(packets: Option<NonZeroU32>) -> Self {
         Self(packets.map(|packets| (Rate::per_second(packets.get()), Ration::default())))
     }
@@ -25,7 +24,7 @@ impl Pace {
     }
 }
 
-/// What strangers may make each engine answer per second, at most, so that this rate holds for both.
+/// The most packets per second with which each engine answers strangers: a quarter of the rate, and at least one.
 pub(super) fn share_of_strangers(packets: NonZeroU32) -> u32 {
     (packets.get() / 4).max(1)
 }
