@@ -1,4 +1,4 @@
-//! What the engine tells its owner ([`Action`]), what its owner decides ([`Config`]), and what it counts.
+//! The engine's interface to its owner: the [`Action`]s that it asks for, its [`Config`], and its [`Counters`].
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -6,16 +6,17 @@ use ipnet::IpNet;
 use super::{challenge::STRANGERS_PER_SECOND, peer::Peer, talk::TalkToken};
 use crate::kademlia::{self, CallError, Contact, QueryId};
 
-/// What does not change while the engine runs.
+/// The settings, which do not change while the engine runs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The most sessions; half of them are for those that strangers begin. Default 2048, about 1 MiB.
+    /// The most sessions; half of them are for sessions that strangers begin. Default 2048, about 1 MiB.
     pub sessions: usize,
-    /// The only networks that we speak with, and that the table takes nodes of (`--netrestrict`); empty means all.
+    /// The only networks with which we exchange packets and of which the table takes nodes (`--netrestrict`); empty
+    /// means all.
     pub restrict: Vec<IpNet>,
-    /// Whom to ask first, at every refresh. Default: nobody.
+    /// The nodes that are asked first, at every refresh. Default: none.
     pub bootnodes: Vec<Contact>,
-    /// How many challenges strangers may make us send per second. Default: [`STRANGERS_PER_SECOND`].
+    /// The most challenges per second that we send to strangers. Default: [`STRANGERS_PER_SECOND`].
     pub strangers_per_second: u32,
 }
 
@@ -30,40 +31,41 @@ impl Default for Config {
     }
 }
 
-/// What became of TALKREQs, ours and those of others.
+/// The events of TALKREQs, ours and those of other nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TalkAction {
-    /// A TALKREQ of ours was answered or not.
+    /// Our TALKREQ was answered, or failed.
     Result {
         /// The query.
         query: QueryId,
         /// The response. An empty one means that no application there serves the protocol.
         response: Result<Bytes, CallError>,
     },
-    /// A node asks an application of ours; the answer goes to [`Engine::answer_talk`](super::Engine::answer_talk) within 500 ms.
+    /// A node asks one of our applications. The owner passes the response to
+    /// [`Engine::answer_talk`](super::Engine::answer_talk) within 500 ms.
     Requested {
-        /// What the answer must name.
+        /// The token that the answer must name.
         token: TalkToken,
-        /// Who asks.
+        /// The peer that asks.
         from: Peer,
-        /// Which protocol.
+        /// The name of the protocol.
         protocol: Bytes,
-        /// What it is asked.
+        /// The request's bytes.
         request: Bytes,
     },
 }
 
-/// What happened, or is wanted.
+/// An event, or a request of the engine to its owner.
 pub type Action = kademlia::Action<TalkAction>;
 
-/// Plain counters, only growing.
+/// Counters; they only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams handed in.
     pub packets_received: u64,
     /// Datagrams handed out.
     pub packets_sent: u64,
-    /// Datagrams lost because nobody fetched those before them.
+    /// Datagrams lost because the owner did not fetch the earlier ones.
     pub packets_dropped: u64,
     /// Datagrams that do not unmask to discv5.
     pub noise: u64,
@@ -85,11 +87,11 @@ pub struct Counters {
     pub handshakes_sent: u64,
     /// Handshakes of others that were good.
     pub handshakes_accepted: u64,
-    /// Handshakes of others that were not.
+    /// Handshakes of others that failed.
     pub handshakes_failed: u64,
     /// Handshakes that answer no challenge of ours, among them all replayed ones.
     pub handshakes_unexpected: u64,
-    /// Messages of types that we do not speak.
+    /// Messages of types that we do not support.
     pub messages_unknown: u64,
     /// Messages that are malformed.
     pub messages_malformed: u64,
@@ -101,13 +103,13 @@ pub struct Counters {
     pub requests_sent: u64,
     /// Requests of ours that got no answer in time.
     pub requests_timed_out: u64,
-    /// Requests of ours that the queues had no room for.
+    /// Our requests for which the queues had no room.
     pub requests_refused: u64,
     /// Lookups that were not begun because too many ran.
     pub lookups_refused: u64,
     /// Records in NODES that were not taken: invalid, not asked for, against the relay rule or the restriction.
     pub records_refused: u64,
-    /// TALKREQs for protocols that nobody serves.
+    /// TALKREQs for protocols that no application serves.
     pub talk_unknown: u64,
     /// TALKREQs answered empty because too many waited.
     pub talk_refused: u64,

@@ -1,14 +1,13 @@
-//! The packet header of v5.1: masking, flags, and what stands in the header for each of them.
+//! The packet header of v5.1: masking, flags, and the header's content for each flag.
 //!
 //! ```text
 //! packet = masking-iv (16) ‖ masked( static header (23) ‖ authdata ) ‖ message
 //! static = "discv5" ‖ version (2) ‖ flag (1) ‖ nonce (12) ‖ authdata size (2)
 //! ```
 //!
-//! The mask is AES-128-CTR under the first 16 bytes of the *receiver's* id: no secret, but nobody who does not know
-//! the id can tell the packet from noise. Our own key schedule never changes, so [`Unmasker`] keeps it, and asking
-//! "is this discv5?" ([`Unmasker::looks_like_discv5`]) costs one AES block. That is what lets the demultiplexer ask
-//! it first, before discv4's hash.
+//! The mask is AES-128-CTR under the first 16 bytes of the *receiver's* id. The id is no secret, but without it an
+//! observer cannot tell the packet from noise. Our own key schedule never changes, so [`Unmasker`] keeps it, and
+//! [`Unmasker::looks_like_discv5`] costs one AES block. So the demultiplexer can call it first, before discv4's hash.
 //!
 //! Left out: the message behind the header ([`super::crypto`], [`super::message`]) and whether a packet is wanted.
 //! Source: devp2p, discv5/discv5-wire.md, "Packet Encoding".
@@ -26,7 +25,7 @@ use crate::node::{NodeId, record::MAX_RECORD_BYTES};
 pub const MAX_PACKET: usize = 1280;
 /// The fewest bytes a packet can have: a WHOAREYOU.
 pub const MIN_PACKET: usize = CHALLENGE_DATA;
-/// What a WHOAREYOU is before masking: masking IV, static header and 24 bytes of authdata. Both sides feed it to the
+/// The bytes of a WHOAREYOU before masking: masking IV, static header and 24 bytes of authdata. Both sides feed it to the
 /// key derivation and the id signature.
 pub const CHALLENGE_DATA: usize = IV + STATIC + WHOAREYOU_AUTH;
 /// Bytes of an ordinary message packet around its plaintext: IV, static header, source id, GCM tag.
@@ -44,8 +43,8 @@ const WHOAREYOU_AUTH: usize = 24;
 const HANDSHAKE_AUTH: usize = 34 + 64 + 33;
 const MAX_HEADER: usize = IV + STATIC + HANDSHAKE_AUTH + MAX_RECORD_BYTES;
 const TAG: usize = 16;
-/// What must follow the static header of anything but a WHOAREYOU. With the 39 bytes before it a request has at least
-/// 87 bytes and its 63 byte WHOAREYOU never amplifies.
+/// The fewest bytes after the static header of every packet but a WHOAREYOU. With the 39 bytes before them such a packet
+/// has at least 87 bytes, so its WHOAREYOU of 63 bytes never amplifies.
 const MIN_AFTER_STATIC: usize = 48;
 
 /// Protocol id and version: the first eight bytes of every header.
@@ -61,7 +60,7 @@ pub type Nonce = [u8; 12];
 /// A WHOAREYOU before masking.
 pub type ChallengeData = [u8; CHALLENGE_DATA];
 
-/// Why bytes are not a discv5 packet for us.
+/// The reason why bytes are not a discv5 packet for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Outside 63 to 1280 bytes.
@@ -84,12 +83,12 @@ pub enum HeaderError {
     Message,
 }
 
-/// What the header says beside the nonce.
+/// The header's content beside the nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth<'a> {
     /// Flag 0: a message under session keys, or random bytes that ask for a challenge.
     Message {
-        /// Who claims to have sent it.
+        /// The claimed sender.
         src: NodeId,
     },
     /// Flag 1: the receiver of our packet cannot read it and challenges us.
@@ -101,9 +100,9 @@ pub enum Auth<'a> {
     },
     /// Flag 2: the answer to our challenge, with a message.
     Handshake {
-        /// Who claims to have sent it.
+        /// The claimed sender.
         src: NodeId,
-        /// Over challenge data, ephemeral key and our id.
+        /// The signature over challenge data, ephemeral key and our id.
         signature: &'a [u8; 64],
         /// The sender's ephemeral key, compressed and not yet checked.
         ephemeral: &'a [u8; 33],
@@ -112,7 +111,7 @@ pub enum Auth<'a> {
     },
 }
 
-/// What [`write()`] puts into a header.
+/// The content that [`write()`] puts into a header.
 #[derive(Clone, Copy, Debug)]
 pub enum WriteAuth<'a> {
     /// Flag 0.
@@ -122,7 +121,7 @@ pub enum WriteAuth<'a> {
     },
     /// Flag 1.
     WhoAreYou {
-        /// What the other side's signature must cover: random, never used twice.
+        /// The value that the other side's signature must cover: random, never used twice.
         id_nonce: &'a [u8; 16],
         /// The sequence number of the other side's record as we know it; 0 for none.
         enr_seq: u64,
@@ -131,7 +130,7 @@ pub enum WriteAuth<'a> {
     Handshake {
         /// Our id.
         src: NodeId,
-        /// Over challenge data, ephemeral key and the receiver's id.
+        /// The signature over challenge data, ephemeral key and the receiver's id.
         signature: &'a [u8; 64],
         /// Our ephemeral key, compressed.
         ephemeral: &'a [u8; 33],
@@ -145,7 +144,7 @@ pub enum WriteAuth<'a> {
 pub struct Packet<'a> {
     /// The message nonce; in a WHOAREYOU the nonce of the packet that it answers.
     pub nonce: Nonce,
-    /// What kind of packet this is, and from whom.
+    /// The kind of the packet and its sender.
     pub auth: Auth<'a>,
     /// Masking IV and plain header: the additional data of the message's seal.
     pub ad: &'a [u8],
@@ -153,7 +152,7 @@ pub struct Packet<'a> {
     pub message: &'a [u8],
 }
 
-/// Room for one unmasked header. Reused from packet to packet, so that none of them allocates.
+/// The buffer of one unmasked header. Reused from packet to packet, so that none of them allocates.
 #[derive(Clone)]
 pub struct HeaderBuf([u8; MAX_HEADER]);
 
@@ -183,7 +182,7 @@ impl Unmasker {
         Self { cipher: Aes128::new(&key.into()) }
     }
 
-    /// Whether `bytes` have a fitting size and unmask to "discv5", version 1. Noise passes once in 2^64 times.
+    /// Returns whether `bytes` have a valid size and unmask to "discv5", version 1. Noise passes once in 2^64 times.
     #[must_use]
     pub fn looks_like_discv5(&self, bytes: &[u8]) -> bool {
         if !(MIN_PACKET..=MAX_PACKET).contains(&bytes.len()) {
@@ -249,7 +248,7 @@ impl StaticHeader {
         Ok(Self { flag, nonce, auth_size: usize::from(u16::from_be_bytes(size)) })
     }
 
-    /// Checks sizes: the authdata against the flag, what follows against the packet.
+    /// Checks sizes: the authdata against the flag, and the message part against the packet.
     fn check(&self, packet: usize, end: usize) -> Result<(), HeaderError> {
         let fits = match self.flag {
             FLAG_MESSAGE => self.auth_size == MESSAGE_AUTH,
@@ -289,8 +288,8 @@ impl StaticHeader {
     }
 }
 
-/// Appends masking IV and plain header to `out`. The caller seals and appends the message, whose additional data is
-/// what this wrote, and calls [`mask`] last.
+/// Appends masking IV and plain header to `out`. The caller appends and seals the message, with these
+/// bytes as its additional data, and calls [`mask`] last.
 pub fn write(out: &mut BytesMut, iv: &[u8; IV], nonce: &Nonce, auth: &WriteAuth<'_>) {
     let (flag, size) = match auth {
         WriteAuth::Message { .. } => (FLAG_MESSAGE, MESSAGE_AUTH),
@@ -319,8 +318,8 @@ pub fn write(out: &mut BytesMut, iv: &[u8; IV], nonce: &Nonce, auth: &WriteAuth<
     }
 }
 
-/// Masks the header of the packet that `packet` holds, for the node `dest`. `header` is how many bytes [`write()`] put
-/// there.
+/// Masks the header of the packet that `packet` holds, for the node `dest`. `header` is the number of bytes that
+/// [`write()`] wrote.
 pub fn mask(packet: &mut [u8], header: usize, dest: &NodeId) {
     let Some((iv, rest)) = packet.split_first_chunk_mut::<IV>() else { return };
     let Some(header) = rest.get_mut(..header.saturating_sub(IV)) else { return };

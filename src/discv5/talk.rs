@@ -1,8 +1,8 @@
-//! TALKREQs of others, while our applications think about them.
+//! TALKREQs of other nodes that wait for our applications.
 //!
-//! Each waits under a token until its application answers, or until the time is up: the asker waits 700 ms, so that
-//! an answer after half a second may still arrive. Then, or when too many wait already, the asker gets the empty
-//! TALKRESP that the specification gives to protocols nobody serves.
+//! Each waits under a token until its application answers, or until its time ends. The asker waits 700 ms, so an answer
+//! after 500 ms may still arrive. When the time ends, or when too many wait already, the asker gets an empty TALKRESP,
+//! which the specification prescribes for protocols that are not served.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -12,21 +12,21 @@ use std::{
 use super::{header::MAX_MESSAGE, message::RequestId, peer::Peer};
 use crate::node::NodeId;
 
-/// How long an application may take.
+/// The longest time that an application may take for its answer.
 pub const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// The most requests that wait for applications (geth: 1024).
 pub const MAX_OUTSTANDING: usize = 1024;
-/// The most of one node. Nodes that ask one thing at a time have one.
+/// The most requests of one node that wait. A node that sends one request at a time has one.
 pub const MAX_PER_NODE: usize = 16;
 
-/// The most bytes that an application may answer to a TALKREQ, so that the TALKRESP fits a packet. Beside them stand the
-/// type byte, the list's header, the request id with its header, and the header of the response.
+/// The most bytes that an application may answer to a TALKREQ, so that the TALKRESP fits a packet. The rest
+/// is the type byte, the list's header, the request id with its header, and the header of the response.
 pub const MAX_TALK_RESPONSE: usize = MAX_MESSAGE - (1 + 3 + 9 + 3);
 
 /// Why an answer to a TALKREQ was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TalkError {
-    /// The asker got an empty answer meanwhile, or cannot be reached any more.
+    /// The asker has got an empty answer already, or can no longer be reached.
     #[error("the time to answer this TALKREQ is up")]
     Expired,
     /// The answer does not fit into a packet. It may be tried again with a shorter one.
@@ -38,21 +38,21 @@ pub enum TalkError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TalkToken(pub u64);
 
-/// A TALKREQ that waits: to whom and under which id the answer goes.
+/// The recipient of the answer to a TALKREQ that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asker {
-    /// Who asked, and from where.
+    /// The peer that asked.
     pub peer: Peer,
     /// The id that the answer repeats.
     pub id: RequestId,
 }
 
-/// What is done with a TALKREQ.
+/// The decision on a TALKREQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// An application is asked.
+    /// It waits for its application.
     Waits(TalkToken),
-    /// Nobody serves the protocol.
+    /// No application serves the protocol.
     Unknown,
     /// Too many wait.
     Full,
@@ -74,7 +74,7 @@ impl TalkServer {
         self.protocols = protocols.into_iter().collect();
     }
 
-    /// Takes a request in, if there is room.
+    /// Lets a request wait for its application, if there is room.
     pub fn admit(&mut self, protocol: &[u8], asker: Asker, now: Instant) -> Admission {
         if !self.protocols.contains(protocol) {
             return Admission::Unknown;
@@ -90,7 +90,7 @@ impl TalkServer {
         Admission::Waits(token)
     }
 
-    /// Takes the request that is answered now; none if its time is up.
+    /// Removes and returns the request that is answered now; `None` if its time is up.
     pub fn answer(&mut self, token: TalkToken) -> Option<Asker> {
         let (_, asker) = self.waiting.remove(&token)?;
         match self.per_node.get_mut(&asker.peer.id) {
@@ -100,7 +100,7 @@ impl TalkServer {
         Some(asker)
     }
 
-    /// Takes the next request whose time is up.
+    /// Removes and returns the next request whose time is up.
     pub fn expired(&mut self, now: Instant) -> Option<(TalkToken, Asker)> {
         let (token, _) = self.waiting.first_key_value().filter(|(_, (deadline, _))| *deadline <= now)?;
         let token = *token;

@@ -107,7 +107,7 @@ pub trait TableObserver: Send {
     /// A node came into use, or its entry changed.
     fn there(&self, node: TableNode);
 
-    /// A node left the table at this wall time (since the Unix epoch).
+    /// A node is no longer in use, from this wall time on (since the Unix epoch).
     fn gone(&self, table: Protocol, id: NodeId, why: Removal, time: Duration);
 }
 

@@ -1,4 +1,4 @@
-//! What others ask of discovery, and the answers that are still owed.
+//! The state of discovery's task: the calls of other parts of the sidecar, and the answers that are still open.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use crate::{
     policy::dial::Candidate,
 };
 
-/// A call on its way.
+/// A call that is sent to the task.
 pub(super) type Command = Box<dyn FnOnce(&mut State, Now) + Send>;
 
 type Answer<T> = oneshot::Receiver<T>;
 
-/// Checks after which a node is worth remembering (geth: more than 5).
+/// A node with more successful checks than this is written to the database (geth: more than 5).
 const PERSIST_CHECKS: u32 = 5;
 
-/// An answer that is owed.
+/// An answer that a caller still waits for.
 enum Owed {
     Ping(oneshot::Sender<Result<Ponged, CallError>>),
     /// A protocol's part in the [`Resolve`] of this number.
@@ -40,21 +40,22 @@ enum Owed {
     Talk(oneshot::Sender<Result<Bytes, CallError>>),
 }
 
-/// A resolve asks both protocols: the first that finds the node answers, the last that does not says so.
+/// A resolve searches over both protocols. The first that finds the node completes it; if neither does, the last one
+/// completes it without a node.
 struct Resolve {
     reply: oneshot::Sender<Option<Contact>>,
-    /// Protocols that still search.
+    /// The number of protocols that still search.
     searching: usize,
 }
 
 /// An application that serves a TALKREQ protocol.
 struct Served {
     questions: mpsc::Sender<TalkQuestion>,
-    /// Questions that found the queue full since one got in.
+    /// The TALKREQs that found the queue full since the last one that was queued.
     lost: u64,
 }
 
-/// What the task owns beside the sockets.
+/// The state that the task owns beside the sockets.
 pub(super) struct State {
     pub(super) v4: Option<discv4::Engine<NodeKey>>,
     pub(super) v5: Option<discv5::Engine<NodeKey>>,
@@ -144,7 +145,7 @@ impl State {
         }
     }
 
-    /// Puts a query to one protocol. The answer is owed only if the query is not refused.
+    /// Starts a query in one protocol. A refused query leaves no open answer.
     fn ask(&mut self, now: Now, over: Protocol, query: &Query, owed: Owed) -> Result<(), DiscoveryError> {
         let id = self.owe(owed);
         let asked = match over {
@@ -254,7 +255,7 @@ impl State {
         self.publish(changed);
     }
 
-    /// Both protocols can begin with a key and an address; the record follows.
+    /// Both protocols can start with a public key and an address; the node sends its record later.
     pub(super) fn add_bootnode(
         &mut self,
         now: Now,
@@ -323,7 +324,7 @@ impl State {
         Ok(engine.answer_talk(now, token, response)?)
     }
 
-    /// Tells everybody of our new record.
+    /// Passes our new record to the engines and to the watchers of the record.
     pub(super) fn publish(&mut self, record: Option<Record>) {
         let Some(record) = record else { return };
         if let Some(engine) = &mut self.v4 {
@@ -336,7 +337,7 @@ impl State {
         self.record.send_replace(record);
     }
 
-    /// Does what the engines ask for.
+    /// Carries out the actions of the engines.
     pub(super) fn act(&mut self, now: Now) {
         while let Some(action) = self.v4.as_mut().and_then(discv4::Engine::poll_action) {
             if let Some(ClockSkew { ahead }) = self.act_on(now, Protocol::V4, action) {
@@ -353,7 +354,7 @@ impl State {
         }
     }
 
-    /// Does what one engine asks for, and returns what only its protocol has.
+    /// Carries out one action. Returns an action that only this protocol has.
     fn act_on<Own>(&mut self, now: Now, of: Protocol, action: Action<Own>) -> Option<Own> {
         match action {
             Action::Discovered(contact) => self.offer(&contact, of),
@@ -409,13 +410,13 @@ impl State {
         }
     }
 
-    /// Passes on what happened in a table, with what the table knows by now.
+    /// Passes an event of a table to the observer, with the table's current entry.
     fn observe(&self, now: Now, of: Protocol, event: Event) {
         let Some(table) = self.table(of) else { return };
         match event {
             Event::Removed(contact, why) => self.observer.gone(of, contact.id, why, now.unix),
             Event::Added(contact) | Event::Live(contact) | Event::Updated(contact) => {
-                // It may be gone again: then that is told next.
+                // The node may have been removed already; then its removal is the next event.
                 if let Some(entry) = table.get(&contact.id) {
                     let bucket = table.bucket_of(&contact.id);
                     self.observer.there(TableNode { table: of, bucket, entry: entry.clone() });
@@ -434,14 +435,14 @@ impl State {
         if let Some(Owed::Lookup(nodes, seen)) = self.owed.get_mut(&query)
             && seen.insert(contact.id)
         {
-            // A reader that has gone, or is slower than a search, misses the node; the search goes on.
+            // A caller that has gone away, or reads more slowly than the search, misses the node; the search goes on.
             let _ = nodes.try_send(contact);
         }
     }
 
     fn resolved(&mut self, query: QueryId, contact: Option<Contact>) {
         let Some(Owed::Resolve(number)) = self.owed.remove(&query) else { return };
-        // None is left if the other protocol found the node.
+        // There is no entry if the other protocol has found the node already.
         let Some(resolve) = self.resolves.get_mut(&number) else { return };
         resolve.searching = resolve.searching.saturating_sub(1);
         if (contact.is_some() || resolve.searching == 0)

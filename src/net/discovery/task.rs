@@ -1,4 +1,4 @@
-//! The loop: sockets, timers, calls and seeds, one at a time.
+//! The loop of discovery's task: it handles sockets, timers, calls and seeds, one event at a time.
 
 use std::{net::SocketAddr, num::NonZeroU32, time::Instant};
 
@@ -28,10 +28,10 @@ use crate::{
     node::{Reach, Record, local::Mapped, ration::Rate},
 };
 
-/// Seeds taken from the database at once (geth: 30).
+/// The number of seeds that are read from the database at once (geth: 30).
 const SEEDS: usize = 30;
 
-/// Discovery, about to run.
+/// Discovery before it runs.
 pub struct Task {
     state: State,
     port: Option<UdpPort>,
@@ -88,7 +88,7 @@ impl Task {
     }
 }
 
-/// Runs discovery until `stop` fires; the database is closed by whoever opened it.
+/// Runs discovery until `stop` fires; the caller closes the database.
 pub async fn run(task: Task, mut stop: oneshot::Receiver<()>) {
     let Task { mut state, mut port, unmasker, mut pace, mut commands, mut demand, mut mapped } = task;
     let mut timer = std::pin::pin!(sleep_until(clock::now().mono.into()));
@@ -138,7 +138,7 @@ async fn readable(port: Option<&UdpPort>) {
     }
 }
 
-/// Tells datagrams apart: what unmasks to discv5 is discv5's; the rest is discv4's to judge.
+/// Gives datagrams that unmask to discv5 to discv5, and the rest to discv4, which decides whether they are noise.
 fn receive(state: &mut State, port: &mut UdpPort, unmasker: Option<&Unmasker>) {
     let now = clock::now();
     port.receive(|from, bytes| {
@@ -164,7 +164,7 @@ fn receive(state: &mut State, port: &mut UdpPort, unmasker: Option<&Unmasker>) {
 
 fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now: Now, out: &mut BytesMut) {
     let Some(port) = port else { return };
-    // What an engine answers to goes back to where it came from, which only the route limits.
+    // An answer goes back to the address from which the request came, so only the route limits it.
     let reach = Reach::new(Vec::new(), state.local.record());
     let mut send = |to: SocketAddr, out: &mut BytesMut| {
         if !reach.carries(to.ip()) {
@@ -190,7 +190,7 @@ fn transmit(state: &mut State, port: Option<&mut UdpPort>, pace: &mut Pace, now:
     state.counters.sockets = port.counters();
 }
 
-/// What strangers may make discv4 check, and so answer.
+/// The rates at which discv4 checks packets of strangers, and so answers them.
 fn v4_rates(rate: Option<NonZeroU32>) -> Rates {
     let rates = Rates::default();
     match rate.map(share_of_strangers) {
@@ -225,7 +225,7 @@ fn set_demand(state: &mut State, now: Now, wanted: usize) {
     }
 }
 
-/// Asks the database beside the loop: a slow disk must not hold packets.
+/// Reads seeds from the database in a task of its own: a slow disk must not delay packets.
 fn fetch_seeds(db: NodeDb, seeds: mpsc::Sender<Vec<StoredNode>>) {
     tokio::spawn(async move {
         let nodes = db.seeds(SEEDS).await;
