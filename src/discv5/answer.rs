@@ -1,4 +1,4 @@
-//! What we tell others: the records that answer a FINDNODE, and how they are divided among packets.
+//! Our answers to other nodes: the records that answer a FINDNODE, and how they are divided among packets.
 
 use std::{net::IpAddr, ops::Range};
 

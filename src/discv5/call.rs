@@ -1,7 +1,7 @@
-//! Requests of ours: one at a time for each node, the rest in a short queue.
+//! Our requests: one at a time for each node, the rest in a short queue.
 //!
-//! One at a time, because a challenge invalidates whatever else is under way, and because a node that does not answer
-//! should cost one timeout and not many packets. A full queue refuses: whoever asks too much is told so at once.
+//! One at a time, because a challenge invalidates all other requests under way, and because a node that does not answer
+//! should cost one timeout and not many packets. A full queue refuses further requests, so the caller learns at once.
 //!
 //! ```text
 //! enqueue ─> waiting ─> active ── answered, timed out ─> finished, next one active
@@ -36,14 +36,14 @@ pub const MAX_WAITING: usize = 16;
 /// The most requests in all. Lookups make a few dozen; the rest is for applications that talk.
 pub const MAX_CALLS: usize = 4096;
 
-/// What a request was made for.
+/// The purpose of a request.
 #[derive(Debug)]
 pub(super) enum Purpose {
     /// A liveness check of the table.
     Check,
     /// The node's newest record: a search wants to know, or the table, because the node said that it has a newer one.
     Record(Option<SearchId>),
-    /// The nodes that it knows near this lookup's target.
+    /// The nodes of its table near this lookup's target.
     Nodes(SearchId),
     /// A caller's PING.
     Ping(QueryId),
@@ -95,7 +95,7 @@ pub(super) enum Reply {
     Talk(Bytes),
 }
 
-/// What a response is to the requests of ours.
+/// The relation of a response to our requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Response {
     /// No answer to anything.
@@ -111,7 +111,7 @@ pub(super) enum Response {
 pub(super) struct Call {
     /// The node that is asked.
     pub(super) to: Contact,
-    /// Where its packets go and answers come from.
+    /// The peer to which its packets go and from which answers come.
     pub(super) peer: Peer,
     /// What it was made for.
     pub(super) purpose: Purpose,

@@ -1,6 +1,6 @@
 //! The WHOAREYOUs that we sent and that are not answered yet.
 //!
-//! A challenge lives one second. As long as it lives, further unreadable packets of the same peer get the same
+//! A challenge is valid for one second. In this time further unreadable packets of the same peer get the same
 //! challenge again, byte for byte: an attacker who writes in a node's name cannot replace the challenge that this
 //! node is about to answer. It is gone with the first handshake that names it, good or bad, so each costs us at most
 //! one round of elliptic-curve arithmetic; how many are made is rationed: finishing a handshake costs about
@@ -34,7 +34,7 @@ pub const STRANGERS_PER_SECOND: u32 = 1024;
 const SUBNET_PER_SECOND: u32 = 16;
 /// The most challenges made per second for known peers of one subnet: one for each session it can have.
 const KNOWN_SUBNET_PER_SECOND: u32 = 2 * MAX_PER_SUBNET as u32;
-/// How many subnets are remembered, about 0.4 MB.
+/// The most subnets whose rations are stored, about 0.4 MB.
 const MAX_SUBNETS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Room for the challenges of one lifetime: a full burst, and as much again that comes meanwhile.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(2 * STRANGERS_PER_SECOND as usize).unwrap();
@@ -54,7 +54,7 @@ pub struct Challenge {
 pub enum Standing {
     /// Neither.
     Stranger,
-    /// Strangers do not take its place.
+    /// Challenges of strangers do not replace its challenge.
     Known,
 }
 
@@ -64,7 +64,7 @@ struct Class {
     rations: SubnetRations,
 }
 
-/// The challenges under way.
+/// The challenges that wait for their answers.
 #[derive(Debug)]
 pub struct Challenges {
     strangers: Class,

@@ -88,12 +88,12 @@ impl fmt::Debug for MessageKey {
     }
 }
 
-/// The keys that a handshake yields, named by who writes with them.
+/// The keys that a handshake yields, named by the side that writes with them.
 #[derive(Clone, Debug)]
 pub struct SessionKeys {
-    /// What the node that answered the WHOAREYOU writes with.
+    /// The write key of the node that answered the WHOAREYOU.
     pub initiator: MessageKey,
-    /// What the node that sent the WHOAREYOU writes with.
+    /// The write key of the node that sent the WHOAREYOU.
     pub recipient: MessageKey,
 }
 

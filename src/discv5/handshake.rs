@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! initiator                                   recipient
-//!     │ ── message nobody can read ─────────────> │
+//!     │ ── unreadable message ──────────────────> │
 //!     │ <──────────────── WHOAREYOU (challenge) ── │
 //!     │ ── ephemeral key, proof, message ────────> │   both derive the same keys
 //! ```
@@ -26,7 +26,7 @@ use crate::{
     node::{NodeId, Record, record::RecordError},
 };
 
-/// Why a handshake packet does not answer our challenge.
+/// The reason why a handshake packet does not answer our challenge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// We know no record of the sender and it sent none.
@@ -49,10 +49,10 @@ pub enum HandshakeError {
     Message,
 }
 
-/// What a handshake packet carries beside its message.
+/// The content of a handshake packet beside its message.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
-    /// Who claims to have sent it.
+    /// The claimed sender.
     pub src: NodeId,
     /// The identity proof.
     pub signature: &'a [u8; 64],
@@ -62,10 +62,10 @@ pub struct Answer<'a> {
     pub record: &'a [u8],
 }
 
-/// Who we are, in a handshake.
+/// Our identity in a handshake.
 #[derive(Debug)]
 pub struct Local<'a, C> {
-    /// What does the arithmetic with our key.
+    /// Does the arithmetic with our key.
     pub crypto: &'a C,
     /// Our record.
     pub record: &'a Record,

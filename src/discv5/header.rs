@@ -25,8 +25,8 @@ use crate::node::{NodeId, record::MAX_RECORD_BYTES};
 pub const MAX_PACKET: usize = 1280;
 /// The fewest bytes a packet can have: a WHOAREYOU.
 pub const MIN_PACKET: usize = CHALLENGE_DATA;
-/// The bytes of a WHOAREYOU before masking: masking IV, static header and 24 bytes of authdata. Both sides feed it to the
-/// key derivation and the id signature.
+/// The bytes of a WHOAREYOU before masking: masking IV, static header and 24 bytes of authdata. Both sides feed it to
+/// the key derivation and the id signature.
 pub const CHALLENGE_DATA: usize = IV + STATIC + WHOAREYOU_AUTH;
 /// Bytes of an ordinary message packet around its plaintext: IV, static header, source id, GCM tag.
 pub const MESSAGE_OVERHEAD: usize = IV + STATIC + MESSAGE_AUTH + TAG;
@@ -43,8 +43,8 @@ const WHOAREYOU_AUTH: usize = 24;
 const HANDSHAKE_AUTH: usize = 34 + 64 + 33;
 const MAX_HEADER: usize = IV + STATIC + HANDSHAKE_AUTH + MAX_RECORD_BYTES;
 const TAG: usize = 16;
-/// The fewest bytes after the static header of every packet but a WHOAREYOU. With the 39 bytes before them such a packet
-/// has at least 87 bytes, so its WHOAREYOU of 63 bytes never amplifies.
+/// The fewest bytes after the static header of every packet but a WHOAREYOU. With the 39 bytes before them the
+/// packet has at least 87 bytes, so its WHOAREYOU of 63 bytes never amplifies.
 const MIN_AFTER_STATIC: usize = 48;
 
 /// Protocol id and version: the first eight bytes of every header.
