@@ -239,8 +239,8 @@ impl Calls {
         }
     }
 
-    /// Takes the records of one NODES packet from `peer`. `may_be_told` says which addresses are believed. Returns whether
-    /// all packets have come, and how many records were refused.
+    /// Takes the records of one NODES packet from `peer`. `may_be_told` decides which addresses are accepted.
+    /// Returns whether all packets have come, and how many records were refused.
     pub(super) fn collect(
         &mut self,
         now: Instant,
@@ -252,7 +252,7 @@ impl Calls {
         let Some(queue) = self.nodes.get_mut(&peer.id) else { return (false, 0) };
         let Active { call, packets: (received, total), records, .. } = &mut queue.active;
         if *received == 0 {
-            // The first packet's word counts, within reason: none means one, hundreds mean five.
+            // The total of the first packet is used, within bounds: none means one, hundreds mean five.
             *total = nodes.total.clamp(1, MAX_PACKETS as u64);
         }
         *received += 1;

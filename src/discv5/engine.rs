@@ -50,9 +50,9 @@ pub struct Engine<C> {
     talk: TalkServer,
     counters: Counters,
     rng: StdRng,
-    /// Where the message being made is encoded.
+    /// The buffer in which a message is encoded.
     message: BytesMut,
-    /// Where the message being read was opened to.
+    /// The plaintext of the message that is read.
     plaintext: Vec<u8>,
 }
 
@@ -65,7 +65,7 @@ impl<C: Crypto> fmt::Debug for Engine<C> {
 }
 
 impl<C: Crypto> Engine<C> {
-    /// The engine of the node whose record is `record` and whose key `crypto` has. Refreshes its table at once.
+    /// The engine of the node whose record is `record` and whose key `crypto` holds. Refreshes its table at once.
     #[must_use]
     pub fn new(now: Now, config: Config, crypto: C, record: Record, mut rng: StdRng) -> Self {
         let Config { sessions, restrict, bootnodes, strangers_per_second } = config;
@@ -81,7 +81,7 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    /// Takes a datagram. Those that are not for us are counted and forgotten.
+    /// Takes a datagram. Those that are not for us are counted and discarded.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         self.receive(now, from, bytes);
         self.drive(now);
@@ -112,7 +112,7 @@ impl<C: Crypto> Engine<C> {
         self.overlay.poll_action()
     }
 
-    /// Appends the next packet to `out` and returns where it goes.
+    /// Appends the next packet to `out` and returns its destination.
     pub fn poll_transmit(&mut self, _now: Now, out: &mut BytesMut) -> Option<SocketAddr> {
         self.wire.poll_transmit(&mut self.counters, out)
     }
@@ -173,7 +173,7 @@ impl<C: Crypto> Engine<C> {
         if self.respond_talk(now, &asker, response) { Ok(()) } else { Err(TalkError::Expired) }
     }
 
-    /// Which TALKREQ protocols are served.
+    /// Sets the TALKREQ protocols that are served.
     pub fn set_talk_protocols(&mut self, protocols: impl IntoIterator<Item = Vec<u8>>) {
         self.talk.set_protocols(protocols);
     }
@@ -201,7 +201,7 @@ impl<C: Crypto> Engine<C> {
         self.drive(now);
     }
 
-    /// What tells discv5 packets for us from all others; the demultiplexer keeps a copy.
+    /// Tells discv5 packets for us from all others; the demultiplexer keeps a copy.
     #[must_use]
     pub fn unmasker(&self) -> &Unmasker {
         self.wire.unmasker()
@@ -213,7 +213,7 @@ impl<C: Crypto> Engine<C> {
         self.overlay.table()
     }
 
-    /// What was counted.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -435,7 +435,7 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    /// Sends a TALKRESP. False if the session is gone.
+    /// Sends a TALKRESP. False if there is no session any more.
     fn respond_talk(&mut self, now: Now, asker: &Asker, response: &[u8]) -> bool {
         self.send(now, asker.peer, |out| TalkResponse { id: asker.id, response }.encode(out))
     }
