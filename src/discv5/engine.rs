@@ -529,8 +529,8 @@ impl<C: Crypto> Engine<C> {
     }
 }
 
-/// A node that proved who it is and where it is, if its record names that endpoint: others could not reach it elsewhere,
-/// and we must not write to an address because a stranger claims it.
+/// Returns a node that proved its id and its endpoint, if its record names that endpoint: others could not reach it
+/// elsewhere, and we must not write to an address because a stranger claims it.
 fn at_home(peer: &Peer, record: &Record) -> Option<Contact> {
     let endpoints = [record.endpoint4(), record.endpoint6()];
     let endpoint = endpoints.into_iter().flatten().find(|endpoint| endpoint.udp_addr() == Some(peer.addr))?;

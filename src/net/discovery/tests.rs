@@ -1,4 +1,4 @@
-//! Calls that discovery refuses, without sockets: whom or what each refusal blames.
+//! Calls that discovery refuses, without sockets: the error of each refusal.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn node(number: u8) -> Contact {
     Contact::from_record(builder.sign(&key(u64::from(number))).unwrap()).unwrap()
 }
 
-/// Discovery whose tables hold 12 nodes, which nobody asks in truth: time stands still, and nothing is sent.
+/// Discovery whose tables hold 12 nodes, which are never contacted: time stands still, and nothing is sent.
 fn discovery(now: Now, v4: bool, v5: bool) -> State {
     let key = key(99);
     let local = LocalRecord::new(now, key.clone(), Ports { tcp: 30303, udp: 30303 }, None).unwrap();
@@ -63,7 +63,7 @@ fn stranger() -> PublicKey {
 }
 
 #[test]
-fn a_busy_discovery_says_so_and_not_that_it_stops_or_found_nothing() {
+fn a_full_discovery_refuses_calls_with_too_many_lookups() {
     let now = clock::now();
     for (v4, v5) in [(true, false), (false, true), (true, true)] {
         let mut state = discovery(now, v4, v5);
