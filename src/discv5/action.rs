@@ -9,14 +9,14 @@ use crate::kademlia::{self, CallError, Contact, QueryId};
 /// The settings that do not change while the engine runs.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The most sessions; half of them are for those that strangers begin. Default 2048, about 1 MiB.
+    /// The most sessions; half of them are for sessions that strangers begin. Default 2048, about 1 MiB.
     pub sessions: usize,
     /// The only networks that we exchange packets with, and that the table takes nodes of (`--netrestrict`); empty
     /// means all.
     pub restrict: Vec<IpNet>,
     /// The nodes to ask first, at every refresh. Default: none.
     pub bootnodes: Vec<Contact>,
-    /// How many challenges strangers may make us send per second. Default: [`STRANGERS_PER_SECOND`].
+    /// The most challenges per second that we send to strangers. Default: [`STRANGERS_PER_SECOND`].
     pub strangers_per_second: u32,
 }
 
@@ -34,7 +34,7 @@ impl Default for Config {
 /// The results of TALKREQs, ours and those of others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TalkAction {
-    /// A TALKREQ of ours was answered or not.
+    /// Our TALKREQ was answered, or failed.
     Result {
         /// The query.
         query: QueryId,
@@ -46,9 +46,9 @@ pub enum TalkAction {
     Requested {
         /// The token that the answer must name.
         token: TalkToken,
-        /// Who asks.
+        /// The peer that asks.
         from: Peer,
-        /// Which protocol.
+        /// The name of the protocol.
         protocol: Bytes,
         /// The question.
         request: Bytes,
@@ -58,7 +58,7 @@ pub enum TalkAction {
 /// An event, or a request to the owner.
 pub type Action = kademlia::Action<TalkAction>;
 
-/// Plain counters, only growing.
+/// Counters; they only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams handed in.
@@ -87,7 +87,7 @@ pub struct Counters {
     pub handshakes_sent: u64,
     /// Handshakes of others that were good.
     pub handshakes_accepted: u64,
-    /// Handshakes of others that were not.
+    /// Handshakes of others that failed.
     pub handshakes_failed: u64,
     /// Handshakes that answer no challenge of ours, among them all replayed ones.
     pub handshakes_unexpected: u64,
@@ -105,7 +105,7 @@ pub struct Counters {
     pub requests_sent: u64,
     /// Requests of ours that got no answer in time.
     pub requests_timed_out: u64,
-    /// Requests of ours that the queues had no room for.
+    /// Our requests for which the queues had no room.
     pub requests_refused: u64,
     /// Lookups that were not begun because too many ran.
     pub lookups_refused: u64,

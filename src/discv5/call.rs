@@ -1,4 +1,4 @@
-//! Requests of ours: one at a time for each node, the rest in a short queue.
+//! Our requests: one at a time for each node, the rest in a short queue.
 //!
 //! One at a time, because a challenge invalidates all other requests under way, and because a node that does not answer
 //! should cost one timeout and not many packets. A full queue refuses at once.
@@ -111,7 +111,7 @@ pub(super) enum Response {
 pub(super) struct Call {
     /// The node that is asked.
     pub(super) to: Contact,
-    /// Where its packets go and answers come from.
+    /// The peer to which its packets go and from which answers come.
     pub(super) peer: Peer,
     /// Its purpose.
     pub(super) purpose: Purpose,
@@ -252,7 +252,7 @@ impl Calls {
         let Some(queue) = self.nodes.get_mut(&peer.id) else { return (false, 0) };
         let Active { call, packets: (received, total), records, .. } = &mut queue.active;
         if *received == 0 {
-            // The first packet's word counts, within reason: none means one, hundreds mean five.
+            // The total of the first packet is used, within bounds: none means one, hundreds mean five.
             *total = nodes.total.clamp(1, MAX_PACKETS as u64);
         }
         *received += 1;

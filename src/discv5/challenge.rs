@@ -42,7 +42,7 @@ pub const STRANGERS_PER_SECOND: u32 = 1024;
 const SUBNET_PER_SECOND: u32 = 16;
 /// The most challenges made per second for known peers of one subnet: one for each session it can have.
 const KNOWN_SUBNET_PER_SECOND: u32 = 2 * MAX_PER_SUBNET as u32;
-/// How many subnets are remembered, about 0.4 MB.
+/// The most subnets whose rations are stored, about 0.4 MB.
 const MAX_SUBNETS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// Room for the challenges of one lifetime: a full burst, and as much again that comes meanwhile.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(2 * STRANGERS_PER_SECOND as usize).unwrap();
@@ -97,7 +97,7 @@ pub enum Reply {
 pub enum Standing {
     /// Neither.
     Stranger,
-    /// Strangers do not take its place.
+    /// Challenges of strangers do not replace its challenge.
     Known,
 }
 
@@ -107,7 +107,7 @@ struct Class {
     rations: SubnetRations,
 }
 
-/// The challenges under way.
+/// The challenges that wait for their answers.
 #[derive(Debug)]
 pub struct Challenges {
     strangers: Class,

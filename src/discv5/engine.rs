@@ -59,9 +59,9 @@ pub struct Engine<C> {
     requests: ProvenRations,
     counters: Counters,
     rng: StdRng,
-    /// Where the message being made is encoded.
+    /// The buffer in which a message is encoded.
     message: BytesMut,
-    /// Where the message being read was opened to.
+    /// The plaintext of the message that is read.
     plaintext: Vec<u8>,
 }
 
@@ -74,7 +74,7 @@ impl<C: Crypto> fmt::Debug for Engine<C> {
 }
 
 impl<C: Crypto> Engine<C> {
-    /// The engine of the node whose record is `record` and whose key `crypto` has. Refreshes its table at once.
+    /// The engine of the node whose record is `record` and whose key `crypto` holds. Refreshes its table at once.
     #[must_use]
     pub fn new(now: Now, config: Config, crypto: C, record: Record, mut rng: StdRng) -> Self {
         let Config { sessions, restrict, bootnodes, strangers_per_second } = config;
@@ -91,7 +91,7 @@ impl<C: Crypto> Engine<C> {
         }
     }
 
-    /// Takes a datagram. Those that are not for us are counted and forgotten.
+    /// Takes a datagram. Those that are not for us are counted and discarded.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
         self.receive(now, from, bytes);
         self.drive(now);
@@ -122,7 +122,7 @@ impl<C: Crypto> Engine<C> {
         self.overlay.poll_action()
     }
 
-    /// Appends the next packet to `out` and returns where it goes.
+    /// Appends the next packet to `out` and returns its destination.
     pub fn poll_transmit(&mut self, _now: Now, out: &mut BytesMut) -> Option<SocketAddr> {
         self.wire.poll_transmit(&mut self.counters, out)
     }
@@ -183,7 +183,7 @@ impl<C: Crypto> Engine<C> {
         if self.respond_talk(now, &asker, response) { Ok(()) } else { Err(TalkError::Expired) }
     }
 
-    /// Which TALKREQ protocols are served.
+    /// Sets the TALKREQ protocols that are served.
     pub fn set_talk_protocols(&mut self, protocols: impl IntoIterator<Item = Vec<u8>>) {
         self.talk.set_protocols(protocols);
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! initiator                                   recipient
-//!     │ ── message nobody can read ─────────────> │
+//!     │ ── unreadable message ──────────────────> │
 //!     │ <──────────────── WHOAREYOU (challenge) ── │
 //!     │ ── ephemeral key, proof, message ────────> │   both derive the same keys
 //! ```
@@ -26,7 +26,7 @@ use crate::{
     node::{NodeId, Record, record::RecordError},
 };
 
-/// Why a handshake packet does not answer our challenge.
+/// The reason why a handshake packet does not answer our challenge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// We have no record of the sender, and it sent none.
@@ -52,7 +52,7 @@ pub enum HandshakeError {
 /// The contents of a handshake packet beside its message.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
-    /// Who claims to have sent it.
+    /// The claimed sender.
     pub src: NodeId,
     /// The identity proof.
     pub signature: &'a [u8; 64],
@@ -62,7 +62,7 @@ pub struct Answer<'a> {
     pub record: &'a [u8],
 }
 
-/// Who we are, in a handshake.
+/// Our identity in a handshake.
 #[derive(Debug)]
 pub struct Local<'a, C> {
     /// The arithmetic with our key.

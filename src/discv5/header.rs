@@ -61,7 +61,7 @@ pub type Nonce = [u8; 12];
 /// A WHOAREYOU before masking.
 pub type ChallengeData = [u8; CHALLENGE_DATA];
 
-/// Why bytes are not a discv5 packet for us.
+/// The reason why bytes are not a discv5 packet for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Outside 63 to 1280 bytes.
@@ -89,7 +89,7 @@ pub enum HeaderError {
 pub enum Auth<'a> {
     /// Flag 0: a message under session keys, or random bytes that ask for a challenge.
     Message {
-        /// Who claims to have sent it.
+        /// The claimed sender.
         src: NodeId,
     },
     /// Flag 1: the receiver of our packet cannot read it and challenges us.
@@ -101,9 +101,9 @@ pub enum Auth<'a> {
     },
     /// Flag 2: the answer to our challenge, with a message.
     Handshake {
-        /// Who claims to have sent it.
+        /// The claimed sender.
         src: NodeId,
-        /// Over challenge data, ephemeral key and our id.
+        /// The signature over challenge data, ephemeral key and our id.
         signature: &'a [u8; 64],
         /// The sender's ephemeral key, compressed and not yet checked.
         ephemeral: &'a [u8; 33],
@@ -131,7 +131,7 @@ pub enum WriteAuth<'a> {
     Handshake {
         /// Our id.
         src: NodeId,
-        /// Over challenge data, ephemeral key and the receiver's id.
+        /// The signature over challenge data, ephemeral key and the receiver's id.
         signature: &'a [u8; 64],
         /// Our ephemeral key, compressed.
         ephemeral: &'a [u8; 33],
@@ -153,7 +153,7 @@ pub struct Packet<'a> {
     pub message: &'a [u8],
 }
 
-/// Room for one unmasked header. Reused from packet to packet, so that none of them allocates.
+/// The buffer of one unmasked header. Reused from packet to packet, so that none of them allocates.
 #[derive(Clone)]
 pub struct HeaderBuf([u8; MAX_HEADER]);
 
@@ -183,7 +183,7 @@ impl Unmasker {
         Self { cipher: Aes128::new(&key.into()) }
     }
 
-    /// Whether `bytes` have a fitting size and unmask to "discv5", version 1. Noise passes once in 2^64 times.
+    /// Returns whether `bytes` have a valid size and unmask to "discv5", version 1. Noise passes once in 2^64 times.
     #[must_use]
     pub fn looks_like_discv5(&self, bytes: &[u8]) -> bool {
         if !(MIN_PACKET..=MAX_PACKET).contains(&bytes.len()) {
@@ -289,8 +289,8 @@ impl StaticHeader {
     }
 }
 
-/// Appends masking IV and plain header to `out`. The caller seals and appends the message, whose additional data is
-/// what this wrote, and calls [`mask`] last.
+/// Appends masking IV and plain header to `out`. The caller appends and seals the message, with these
+/// bytes as its additional data, and calls [`mask`] last.
 pub fn write(out: &mut BytesMut, iv: &[u8; IV], nonce: &Nonce, auth: &WriteAuth<'_>) {
     let (flag, size) = match auth {
         WriteAuth::Message { .. } => (FLAG_MESSAGE, MESSAGE_AUTH),
@@ -319,8 +319,8 @@ pub fn write(out: &mut BytesMut, iv: &[u8; IV], nonce: &Nonce, auth: &WriteAuth<
     }
 }
 
-/// Masks the header of the packet that `packet` holds, for the node `dest`. `header` is how many bytes [`write()`] put
-/// there.
+/// Masks the header of the packet that `packet` holds, for the node `dest`. `header` is the number of bytes that
+/// [`write()`] wrote.
 pub fn mask(packet: &mut [u8], header: usize, dest: &NodeId) {
     let Some((iv, rest)) = packet.split_first_chunk_mut::<IV>() else { return };
     let Some(header) = rest.get_mut(..header.saturating_sub(IV)) else { return };

@@ -16,8 +16,8 @@
 //! that we use from sessions that strangers began, challenges of known peers from others. An address that has proven
 //! nothing gets at most one WHOAREYOU for a packet, which is smaller than that packet.
 //!
-//! Left out: topic advertisement, which has not been settled (its messages are ignored and counted); the socket and
-//! the clock (`net`); our own record and what votes make of it (the owner of the engine).
+//! Left out: topic advertisement, which the specification has not settled (its messages are ignored and counted); the
+//! socket and the clock (`net`); our own record and the votes that change it (the owner of the engine).
 //!
 //! Sources: devp2p, discv5/discv5-wire.md and discv5-theory.md. Constants without another source are go-ethereum's.
 

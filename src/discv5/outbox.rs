@@ -1,11 +1,11 @@
-//! Packets on their way out: one buffer for their bytes, so that none of them allocates.
+//! The queue of packets that wait to be sent: one buffer holds their bytes, so that no packet allocates.
 
 use std::{collections::VecDeque, net::SocketAddr};
 
 use bytes::{Buf, BytesMut};
 
-/// The most bytes that wait to be fetched. The driver fetches after every call, so this is reached only if it does
-/// not; then packets are lost, as UDP may.
+/// The most bytes that wait to be fetched. The driver fetches after every call, so they are reached only if it does
+/// not. Then packets are lost, as UDP may lose them.
 const MAX_BYTES: usize = 1 << 20;
 
 /// The queue of packets.

@@ -1,6 +1,6 @@
 //! Whole packets, assembled: header, sealed message, mask.
 //!
-//! Everything is built in one buffer of the caller, in the order of the bytes, and sealed and masked in place.
+//! Each packet is built in one buffer of the caller, in the order of its bytes, and sealed and masked in place.
 
 use bytes::BytesMut;
 use rand::RngCore;
@@ -11,8 +11,8 @@ use super::{
 };
 use crate::node::NodeId;
 
-/// How many random bytes stand for a message when there is no session: with the tag's 16 it is like a short message,
-/// and the packet reaches the least size (87 bytes) that others answer.
+/// The number of random bytes in place of a message when there is no session. They look like a short message with the
+/// tag's 16 bytes, and the packet reaches the least size (87 bytes) that others answer.
 const RANDOM_MESSAGE: usize = 20;
 
 /// Replaces `out` by a packet whose message is `plaintext`, sealed with `key` under `nonce`.
@@ -39,7 +39,7 @@ pub fn random(out: &mut BytesMut, rng: &mut dyn RngCore, dest: &NodeId, src: Nod
     header::mask(out, header, dest);
 }
 
-/// Replaces `out` by a new WHOAREYOU for the packet that carried `nonce`, and returns it as it was before masking.
+/// Replaces `out` by a new WHOAREYOU for the packet that carried `nonce`, and returns its bytes before masking.
 pub fn challenge(
     out: &mut BytesMut,
     rng: &mut dyn RngCore,
@@ -56,7 +56,7 @@ pub fn challenge(
     data
 }
 
-/// Replaces `out` by the WHOAREYOU that `data` is, byte for byte as it was sent first.
+/// Replaces `out` by the WHOAREYOU whose bytes before masking are `data`: the same packet that was sent first.
 pub fn repeat_challenge(out: &mut BytesMut, dest: &NodeId, data: &ChallengeData) {
     out.clear();
     out.extend_from_slice(data);

@@ -22,7 +22,7 @@ use crate::node::{
 pub struct Peer {
     /// The id that it claims.
     pub id: NodeId,
-    /// Where its packets come from and ours go.
+    /// The UDP endpoint from which its packets come and to which ours go.
     pub addr: SocketAddr,
 }
 
@@ -41,7 +41,7 @@ pub fn canonical_addr(addr: SocketAddr) -> SocketAddr {
     if ip == addr.ip() { addr } else { SocketAddr::new(ip, addr.port()) }
 }
 
-/// A bounded store of something per peer.
+/// A bounded store of one value per peer.
 #[derive(Debug)]
 pub struct PeerStore<V> {
     entries: LruCache<Peer, V>,
@@ -73,7 +73,7 @@ impl<V> PeerStore<V> {
         self.entries.peek(peer)
     }
 
-    /// The least recently used.
+    /// The least recently used peer.
     #[must_use]
     pub fn oldest(&self) -> Option<(&Peer, &V)> {
         self.entries.peek_lru()
@@ -91,7 +91,7 @@ impl<V> PeerStore<V> {
         self.subnets.get(&Subnet::narrow(ip))?.front().copied()
     }
 
-    /// Stores the value of `peer`; an earlier one is replaced. Returns the peer that was forgotten to make room.
+    /// Stores the value of `peer`; an earlier one is replaced. Returns the peer that was removed to make room.
     /// A peer that is not `counted` does not count towards its subnet.
     pub fn insert(&mut self, peer: Peer, value: V, counted: bool) -> Option<Peer> {
         self.discount(&peer);
@@ -107,7 +107,7 @@ impl<V> PeerStore<V> {
         Some(forgotten)
     }
 
-    /// Takes `peer` out.
+    /// Removes `peer` and returns its value.
     pub fn remove(&mut self, peer: &Peer) -> Option<V> {
         let value = self.entries.pop(peer)?;
         self.discount(peer);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_goes_and_subnets_are_counted() {
+    fn the_least_recently_used_peer_is_removed_and_subnets_are_counted() {
         let mut store = PeerStore::new(NonZeroUsize::new(3).unwrap());
         let [a, b, c, d] = [
             peer(1, "1.2.3.4:1"),

@@ -1,8 +1,8 @@
-//! Sessions: the keys that two peers agreed on, and where they are kept.
+//! Sessions: the keys that two peers agreed on, and the stores of them.
 //!
-//! Two stores of the same size hold them. `theirs` holds sessions that strangers began and nothing more is known of;
-//! `ours` those that we began, or whose peer has answered a request of ours. Whoever shakes hands from thousands of
-//! addresses pushes other such strangers out of `theirs`, never the nodes that we work with out of `ours`.
+//! Two stores of the same size hold them. `theirs` holds sessions that strangers began and in which they have not
+//! answered us. `ours` holds those that we began, or whose peer has answered our request. An attacker with thousands of
+//! addresses replaces only sessions of other strangers in `theirs`, never sessions in `ours`.
 
 use std::{
     num::NonZeroUsize,
@@ -18,13 +18,13 @@ use super::{
 };
 use crate::node::Record;
 
-/// How long keys are used (the specification wants a limit; sigp's crate has the same).
+/// The longest time for which keys are used (the specification wants a limit; sigp's crate has the same).
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most sessions of one subnet in either store. The table has at most 10 nodes of a subnet, and hosts that run
 /// several nodes exist.
 pub const MAX_PER_SUBNET: usize = 32;
 
-/// Which end of the handshake we were.
+/// Our role in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// We answered their WHOAREYOU.
@@ -33,7 +33,7 @@ pub enum Role {
     Recipient,
 }
 
-/// An agreement on keys with one peer.
+/// The keys that we share with one peer.
 #[derive(Debug)]
 pub struct Session {
     read: MessageKey,
@@ -59,7 +59,7 @@ impl Session {
         Self { read, write, previous: None, sealed: 0, since: now, record }
     }
 
-    /// The peer's record as it was known at the handshake.
+    /// The peer's record at the time of the handshake.
     #[must_use]
     pub fn record(&self) -> Option<&Record> {
         self.record.as_ref()
@@ -112,7 +112,7 @@ impl Sessions {
         (self.ours.len(), self.theirs.len())
     }
 
-    /// The session with `peer`, which counts as used now. One that is too old, or out of nonces, is forgotten.
+    /// The session with `peer`, which counts as used now. One that is too old, or out of nonces, is removed.
     pub fn get(&mut self, peer: &Peer, now: Instant) -> Option<&mut Session> {
         for store in [&mut self.ours, &mut self.theirs] {
             if store.peek(peer).is_some_and(|session| session.is_spent(now)) {
@@ -147,7 +147,7 @@ impl Sessions {
         store_bounded(store, peer, session, exempt);
     }
 
-    /// The peer has answered a request of ours: strangers no longer push it out.
+    /// The peer has answered a request of ours: sessions of strangers no longer replace its session.
     pub fn answered(&mut self, peer: &Peer, exempt: bool) {
         if let Some(session) = self.theirs.remove(peer) {
             store_bounded(&mut self.ours, *peer, session, exempt);

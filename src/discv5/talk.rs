@@ -1,4 +1,4 @@
-//! TALKREQs of others, while our applications think about them.
+//! TALKREQs of other nodes that wait for our applications.
 //!
 //! Each waits under a token until its application answers, or until the time is up: the asker waits 700 ms, so that an
 //! answer after half a second may still arrive. Then, or when too many wait already, the asker gets the empty TALKRESP
@@ -13,11 +13,11 @@ use std::{
 use super::{header::MAX_MESSAGE, message::RequestId, peer::Peer};
 use crate::node::{NodeId, endpoint::Subnet};
 
-/// How long an application may take.
+/// The longest time that an application may take for its answer.
 pub const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// The most requests that wait for applications (geth: 1024).
 pub const MAX_OUTSTANDING: usize = 1024;
-/// The most of one node. Nodes that ask one thing at a time have one.
+/// The most requests of one node that wait. A node that sends one request at a time has one.
 pub const MAX_PER_NODE: usize = 16;
 
 /// The most of one network (IPv4 /24, IPv6 /64): ids cost nothing.
@@ -30,7 +30,7 @@ pub const MAX_TALK_RESPONSE: usize = MAX_MESSAGE - (1 + 3 + 9 + 3);
 /// Why an answer to a TALKREQ was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TalkError {
-    /// The asker got an empty answer meanwhile, or cannot be reached any more.
+    /// The asker has got an empty answer already, or can no longer be reached.
     #[error("the time to answer this TALKREQ is up")]
     Expired,
     /// The answer does not fit into a packet. It may be tried again with a shorter one.
@@ -45,7 +45,7 @@ pub struct TalkToken(pub u64);
 /// A TALKREQ that waits: the recipient and the id of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asker {
-    /// Who asked, and from where.
+    /// The peer that asked.
     pub peer: Peer,
     /// The id that the answer repeats.
     pub id: RequestId,
@@ -54,9 +54,9 @@ pub struct Asker {
 /// What to do with a TALKREQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// An application is asked.
+    /// It waits for its application.
     Waits(TalkToken),
-    /// Nobody serves the protocol.
+    /// No application serves the protocol.
     Unknown,
     /// Too many wait.
     Full,
@@ -109,7 +109,7 @@ impl TalkServer {
         Admission::Waits(token)
     }
 
-    /// Takes the request that is answered now; none if its time is up.
+    /// Removes and returns the request that is answered now; `None` if its time is up.
     pub fn answer(&mut self, token: TalkToken) -> Option<Asker> {
         let Waiting { asker, subnet, .. } = self.waiting.remove(&token)?;
         count_off(&mut self.per_node, &asker.peer.id);
@@ -119,7 +119,7 @@ impl TalkServer {
         Some(asker)
     }
 
-    /// Takes the next request whose time is up.
+    /// Removes and returns the next request whose time is up.
     pub fn expired(&mut self, now: Instant) -> Option<(TalkToken, Asker)> {
         let (token, _) = self.waiting.first_key_value().filter(|(_, waiting)| waiting.deadline <= now)?;
         let token = *token;

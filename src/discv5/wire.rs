@@ -1,4 +1,4 @@
-//! The encrypted wire: writes packets of ours in the sessions that there are, and opens those of others.
+//! The encrypted wire: writes our packets in the existing sessions, and opens packets of other nodes.
 //!
 //! A packet that cannot be opened is challenged, within the rations of strangers; the answer to a challenge makes a
 //! session. An address that has proven nothing gets at most one WHOAREYOU for a packet, which is smaller than that
@@ -27,7 +27,7 @@ use crate::{
     node::Record,
 };
 
-/// Our end of all sessions, and the packets on their way out.
+/// Our side of all sessions, and the packets that wait to be sent.
 pub(super) struct Wire<C> {
     crypto: C,
     record: Record,
@@ -35,13 +35,13 @@ pub(super) struct Wire<C> {
     sessions: Sessions,
     challenges: Challenges,
     outbox: Outbox,
-    /// Where the packet being made is assembled.
+    /// The buffer in which a packet is assembled.
     scratch: BytesMut,
     rng: StdRng,
 }
 
 impl<C: Crypto> Wire<C> {
-    /// A wire without sessions, of the node whose record is `record` and whose key `crypto` has.
+    /// A wire without sessions, for the node with this record; `crypto` holds its key.
     pub(super) fn new(
         crypto: C,
         record: Record,
@@ -81,12 +81,12 @@ impl<C: Crypto> Wire<C> {
         &self.sessions
     }
 
-    /// The peer has answered a request of ours: strangers no longer push its session out.
+    /// Notes that the peer has answered our request: sessions of strangers no longer replace its session.
     pub(super) fn answered(&mut self, peer: &Peer, exempt: bool) {
         self.sessions.answered(peer, exempt);
     }
 
-    /// Appends the next packet to `out` and returns where it goes.
+    /// Appends the next packet to `out` and returns its destination.
     pub(super) fn poll_transmit(
         &mut self,
         counters: &mut Counters,
@@ -97,8 +97,8 @@ impl<C: Crypto> Wire<C> {
         Some(to)
     }
 
-    /// Opens a packet of `peer` into `plaintext`. False if it cannot be opened: a message is challenged then. A
-    /// handshake that is good makes a session. `exempt` frees the peer from limits per subnet.
+    /// Opens a packet of `peer` into `plaintext`. Returns false if it cannot be opened; a message is then challenged.
+    /// A good handshake makes a session. `exempt` frees the peer from limits per subnet.
     pub(super) fn open(
         &mut self,
         now: Instant,
@@ -122,7 +122,7 @@ impl<C: Crypto> Wire<C> {
         opened
     }
 
-    /// How many challenges are kept.
+    /// The number of challenges that are kept.
     #[cfg(test)]
     pub(super) fn challenges(&self) -> usize {
         self.challenges.len()
@@ -245,7 +245,7 @@ impl<C: Crypto> Wire<C> {
         nonce
     }
 
-    /// Queues the packet that stands in `scratch`.
+    /// Queues the packet in `scratch`.
     fn send_scratch(&mut self, to: SocketAddr, counters: &mut Counters) {
         if !self.outbox.push(to, &self.scratch) {
             counters.packets_dropped += 1;

@@ -22,7 +22,7 @@ use crate::rlp::{self, Reader};
 /// The most bytes a request id may have.
 const MAX_REQUEST_ID: usize = 8;
 
-/// Why a plaintext is not a message.
+/// The reason why a plaintext is not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// No type byte.
@@ -72,13 +72,13 @@ impl RequestId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum MessageType {
-    /// Is the node alive?
+    /// Asks whether the node is alive.
     Ping = 0x01,
-    /// It is.
+    /// Answers a PING.
     Pong = 0x02,
-    /// Which nodes at these distances?
+    /// Asks for nodes at given distances.
     FindNode = 0x03,
-    /// These.
+    /// Answers a FINDNODE with records.
     Nodes = 0x04,
     /// A request to an application.
     TalkRequest = 0x05,

@@ -1,11 +1,11 @@
-//! FINDNODE (0x03) and NODES (0x04): which nodes stand at these distances from you?
+//! FINDNODE (0x03) and NODES (0x04): a request for the nodes at given distances from the receiver, and its answer.
 
 use bytes::BytesMut;
 
 use super::{MessageError, MessageType, RequestId, encode};
 use crate::{node::Record, rlp::Reader};
 
-/// The most bytes of records in one NODES packet: with everything around them it stays below 1280 (geth's limit).
+/// The most bytes of records in one NODES packet: the whole packet then stays below 1280 bytes (geth's limit).
 pub const MAX_NODES_BYTES: usize = 1000;
 
 /// `[request-id, [distance₁, …]]`
@@ -26,7 +26,7 @@ impl<'a> FindNode<'a> {
         Ok(Self { id, distances })
     }
 
-    /// The distances asked for, as they were written: in any order, perhaps repeated, perhaps beyond 256.
+    /// The distances asked for, as the sender wrote them: in any order, perhaps repeated, perhaps over 256.
     pub fn distances(&self) -> impl Iterator<Item = u64> + use<'a> {
         let mut rest = self.distances;
         std::iter::from_fn(move || rest.u64().ok())

@@ -1,4 +1,4 @@
-//! PING (0x01) and PONG (0x02): is the node alive, which record does it have, and from where do we come to it?
+//! PING (0x01) and PONG (0x02): whether a node is alive, its record's sequence number, and our endpoint as it sees it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -39,7 +39,7 @@ pub struct Pong {
     pub id: RequestId,
     /// The sequence number of the sender's record.
     pub enr_seq: u64,
-    /// Where the PING came from, as its receiver saw it.
+    /// The endpoint from which the PING came, as its receiver saw it.
     pub recipient: SocketAddr,
 }
 

@@ -12,7 +12,7 @@ use crate::rlp::Reader;
 pub struct TalkRequest<'a> {
     /// The request id.
     pub id: RequestId,
-    /// Which application protocol; any bytes.
+    /// The name of the application protocol; any bytes.
     pub protocol: &'a [u8],
     /// The question.
     pub request: &'a [u8],
@@ -36,7 +36,7 @@ impl<'a> TalkRequest<'a> {
 pub struct TalkResponse<'a> {
     /// The TALKREQ's request id.
     pub id: RequestId,
-    /// The response; empty if the protocol is unknown there.
+    /// The response; empty if no application at the node serves the protocol.
     pub response: &'a [u8],
 }
 

@@ -4,10 +4,11 @@
 //! discv4's, whose engine checks size, type and rations before it hashes, or noise. Both engines answer through the
 //! same sockets, share the votes on our endpoint, and publish the same record.
 //!
-//! Candidates for the dialer are looked for only while it has free slots ([`Setup::demand`]), and the node database
-//! is asked when an engine wants seeds.
+//! The engines search for candidates only while the dialer has free slots ([`Setup::demand`]). The task reads the node
+//! database when an engine wants seeds.
 //!
-//! Everybody else holds a [`Discovery`]: calls are carried to the task and answered from there, as with the switch.
+//! Other parts of the sidecar hold a [`Discovery`]: it sends each call to the task, which returns the result, as with
+//! the switch.
 
 mod pace;
 mod queries;
@@ -41,14 +42,14 @@ use queries::{Command, State};
 
 pub use task::run;
 
-/// Calls that may wait for the task; callers beyond wait themselves.
+/// The most calls in the queue of the task; further callers wait for room in it.
 const COMMANDS: usize = 256;
 
 /// Nodes of one lookup that may wait for the caller; a search finds some hundred.
 const LOOKUP_NODES: usize = 1024;
 
-/// How often [`Discovery::locate`] asks again while as many lookups run as may, and how long it waits in between. A
-/// lookup takes a second or two, so that one of them ends within this.
+/// How often [`Discovery::locate`] tries while the most lookups run already, and the pause between two tries. A lookup
+/// takes a second or two, so one of them ends within this time.
 const LOCATE_TRIES: usize = 30;
 const LOCATE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -58,7 +59,7 @@ const QUESTIONS: usize = 256;
 
 /// The arguments of discovery.
 pub struct Setup {
-    /// The sockets, unless nothing of discovery runs.
+    /// The sockets; `None` if neither protocol runs.
     pub port: Option<UdpPort>,
     /// Whether discv4 runs.
     pub v4: bool,
@@ -68,49 +69,49 @@ pub struct Setup {
     pub key: NodeKey,
     /// Our record.
     pub local: LocalRecord,
-    /// Where discv4 starts.
+    /// The nodes at which discv4 starts.
     pub bootnodes_v4: Vec<Contact>,
-    /// Where discv5 starts.
+    /// The nodes at which discv5 starts.
     pub bootnodes_v5: Vec<Contact>,
-    /// The only networks that we talk to; empty means all.
+    /// The only networks to which we send and from which we receive; empty means all.
     pub restrict: Vec<IpNet>,
-    /// Packets per second that may be sent; `None` means as many as it takes.
+    /// The most packets sent per second; `None` means no limit.
     pub rate: Option<NonZeroU32>,
-    /// Where nodes are remembered, if they are.
+    /// The node database, if there is one.
     pub db: Option<NodeDb>,
     /// How many candidates the dialer has room for.
     pub demand: watch::Receiver<usize>,
-    /// Where candidates go.
+    /// The channel to the dialer.
     pub candidates: mpsc::Sender<Candidate>,
     /// The receivers of changes in the tables.
     pub observer: Box<dyn TableObserver>,
     /// A gateway's report of our address.
     pub mapped: watch::Receiver<Mapped>,
-    /// Where the randomness of the engines comes from.
+    /// The source of randomness of the engines.
     pub rng: StdRng,
 }
 
 /// A node of a table, with the engine's facts about it.
 #[derive(Clone, Debug)]
 pub struct TableNode {
-    /// Which protocol's table.
+    /// The protocol of the table.
     pub table: Protocol,
-    /// Which bucket: 0 is the nearest.
+    /// The index of the bucket: 0 is the nearest.
     pub bucket: usize,
     /// The table's entry.
     pub entry: Entry,
 }
 
-/// Receives the changes of the nodes in use. Called by discovery's task: must not wait.
+/// Receives the changes of the nodes in use. Discovery's task calls it, so its functions must not wait.
 pub trait TableObserver: Send {
     /// A node came into use, or the facts about it changed.
     fn there(&self, node: TableNode);
 
-    /// A node is not in use any more, since this wall time.
+    /// A node is no longer in use, from this wall time on (since the Unix epoch).
     fn gone(&self, table: Protocol, id: NodeId, why: Removal, time: Duration);
 }
 
-/// Why discovery refuses or fails.
+/// The reason why discovery refuses a call, or why a call fails.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiscoveryError {
     /// The process is ending.
@@ -139,18 +140,18 @@ pub enum DiscoveryError {
     TalkOwned(String),
 }
 
-/// A question of a stranger to an application that serves a TALKREQ protocol.
+/// A TALKREQ of another node, for the application that serves its protocol.
 #[derive(Debug)]
 pub struct TalkQuestion {
     /// The token that the answer must name.
     pub token: TalkToken,
-    /// Who asks, proven by a discv5 session.
+    /// The node that asks; its discv5 session proves the id.
     pub node: NodeId,
-    /// From where.
+    /// The UDP address of the node.
     pub addr: SocketAddr,
     /// The question.
     pub request: Bytes,
-    /// Questions before this one that found the queue full; their askers got empty answers.
+    /// The TALKREQs before this one that found the queue full; they got empty responses.
     pub lost_before: u64,
 }
 
@@ -163,7 +164,7 @@ pub struct Counters {
     pub v5: u64,
     /// Datagrams of neither protocol.
     pub noise: u64,
-    /// Packets not sent because the address cannot be reached from where we are announced to be.
+    /// Packets not sent because their address cannot be reached from our announced address.
     pub unroutable: u64,
     /// Packets not sent because the rate was used up.
     pub over_rate: u64,
@@ -197,7 +198,7 @@ impl fmt::Debug for Discovery {
     }
 }
 
-/// Discovery, about to run, and the way into it.
+/// Returns the task, which is to be run, and the handle to it.
 #[must_use]
 pub fn prepare(now: Now, setup: Setup) -> (task::Task, Discovery) {
     let (commands, queue) = mpsc::channel(COMMANDS);
@@ -220,7 +221,7 @@ impl Discovery {
         answer.await.map_err(|_| DiscoveryError::Stopped)
     }
 
-    /// Our record as it stands, and its changes.
+    /// Our current record, and its changes.
     #[must_use]
     pub fn record(&self) -> watch::Receiver<Record> {
         self.record.clone()
@@ -241,14 +242,14 @@ impl Discovery {
         self.call(|state, _| state.details()).await
     }
 
-    /// The node at its newest known address, asked of both protocols.
+    /// Resolves the node to its newest address, over both protocols.
     pub async fn resolve(&self, id: NodeId, key: Option<PublicKey>) -> Result<Contact, DiscoveryError> {
         let target = key.map_or_else(|| id.into(), Target::from);
         let answer = self.call(move |state, now| state.resolve(now, target)).await??;
         answer.await.map_err(|_| DiscoveryError::Stopped)?.ok_or(DiscoveryError::NotFound)
     }
 
-    /// The node at its newest known address, for a dial: one that finds no room for its search waits for it.
+    /// Resolves the node for a dial. While too many lookups run, it waits and tries again; `None` if that fails too.
     pub async fn locate(&self, id: NodeId, key: Option<PublicKey>) -> Option<Contact> {
         for _ in 0..LOCATE_TRIES {
             match self.resolve(id, key).await {
@@ -259,13 +260,13 @@ impl Discovery {
         None
     }
 
-    /// Pings a node over the protocol that is asked for, or over one that runs.
+    /// Pings a node over `over`, or over a protocol that runs.
     pub async fn ping(&self, node: Contact, over: Option<Protocol>) -> Result<Ponged, DiscoveryError> {
         let answer = self.call(move |state, now| state.ping(now, node, over)).await??;
         Ok(answer.await.map_err(|_| DiscoveryError::Stopped)??)
     }
 
-    /// One search for the nodes closest to `target`: each node as it is met.
+    /// Starts one lookup of the nodes closest to `target`, and returns the channel of the nodes as they are found.
     pub async fn lookup(
         &self,
         target: Target,
@@ -308,7 +309,7 @@ impl Discovery {
         self.call(move |state, now| state.add_bootnode(now, &node, over)).await?
     }
 
-    /// Asks an application at another node.
+    /// Sends a TALKREQ to an application at another node, and returns its response.
     pub async fn talk(
         &self,
         node: Contact,
@@ -324,13 +325,13 @@ impl Discovery {
         self.call(move |state, _| state.serve_talk(protocol)).await?
     }
 
-    /// Answers a question of a stranger.
+    /// Answers a TALKREQ of another node.
     pub async fn answer_talk(&self, token: TalkToken, response: Bytes) -> Result<(), DiscoveryError> {
         self.call(move |state, now| state.answer_talk(now, token, &response)).await?
     }
 }
 
-/// A node that URL or record name, with an address to ask it at.
+/// The node of an enode URL or a record, with the address of its endpoint; `None` for a node id or a public key.
 #[must_use]
 pub fn contact_of(node: &crate::node::NodeRef) -> Option<Contact> {
     match node {

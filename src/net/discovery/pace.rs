@@ -1,4 +1,4 @@
-//! How many packets discovery may send per second, for those whose firewall or NAT counts flows (`--discovery-rate`).
+//! The limit on packets that discovery sends per second, for firewalls and NATs that count flows (`--discovery-rate`).
 //!
 //! A packet beyond the rate is dropped and counted: UDP may lose packets, requests are repeated, and a late answer is
 //! useless. So that strangers cannot use up the rate that our own searches need, the engines answer strangers with at
@@ -13,7 +13,7 @@ use crate::node::ration::{Rate, Ration};
 pub(super) struct Pace(Option<(Rate, Ration)>);
 
 impl Pace {
-    /// A rate of `packets` per second, of which a second's worth may go at once.
+    /// A rate of `packets` per second; the packets of one second may be sent at once.
     pub(super) fn new(packets: Option<NonZeroU32>) -> Self {
         Self(packets.map(|packets| (Rate::per_second(packets.get()), Ration::default())))
     }

@@ -23,12 +23,12 @@ use crate::{
     policy::dial::Candidate,
 };
 
-/// A call on its way.
+/// A call that is sent to the task.
 pub(super) type Command = Box<dyn FnOnce(&mut State, Now) + Send>;
 
 type Answer<T> = oneshot::Receiver<T>;
 
-/// Checks after which a node is worth remembering (geth: more than 5).
+/// A node with more successful checks than this is written to the database (geth: more than 5).
 const PERSIST_CHECKS: u32 = 5;
 
 /// A reply that is due.
@@ -43,14 +43,14 @@ enum Owed {
 /// A resolve asks both protocols. The first that finds the node replies; the last one that does not find it replies so.
 struct Resolve {
     reply: oneshot::Sender<Option<Contact>>,
-    /// Protocols that still search.
+    /// The number of protocols that still search.
     searching: usize,
 }
 
 /// An application that serves a TALKREQ protocol.
 struct Served {
     questions: mpsc::Sender<TalkQuestion>,
-    /// Questions that found the queue full since one got in.
+    /// The TALKREQs that found the queue full since the last one that was queued.
     lost: u64,
 }
 
@@ -254,7 +254,7 @@ impl State {
         self.publish(changed);
     }
 
-    /// Both protocols can begin with a key and an address; the record follows.
+    /// Both protocols can start with a public key and an address; the node sends its record later.
     pub(super) fn add_bootnode(
         &mut self,
         now: Now,
@@ -441,7 +441,7 @@ impl State {
 
     fn resolved(&mut self, query: QueryId, contact: Option<Contact>) {
         let Some(Owed::Resolve(number)) = self.owed.remove(&query) else { return };
-        // None is left if the other protocol found the node.
+        // There is no entry if the other protocol has found the node already.
         let Some(resolve) = self.resolves.get_mut(&number) else { return };
         resolve.searching = resolve.searching.saturating_sub(1);
         if (contact.is_some() || resolve.searching == 0)

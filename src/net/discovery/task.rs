@@ -1,4 +1,4 @@
-//! The loop: sockets, timers, calls and seeds, one at a time.
+//! The loop of discovery's task: it handles sockets, timers, calls and seeds, one event at a time.
 
 use std::{net::SocketAddr, num::NonZeroU32, time::Instant};
 
@@ -28,10 +28,10 @@ use crate::{
     node::{Reach, Record, local::Mapped, ration::Rate},
 };
 
-/// Seeds taken from the database at once (geth: 30).
+/// The number of seeds that are read from the database at once (geth: 30).
 const SEEDS: usize = 30;
 
-/// Discovery, about to run.
+/// Discovery before it runs.
 pub struct Task {
     state: State,
     port: Option<UdpPort>,
@@ -138,7 +138,7 @@ async fn readable(port: Option<&UdpPort>) {
     }
 }
 
-/// Tells datagrams apart: what unmasks to discv5 is discv5's; the rest is discv4's to judge.
+/// Gives datagrams that unmask to discv5 to discv5, and the rest to discv4, which decides whether they are noise.
 fn receive(state: &mut State, port: &mut UdpPort, unmasker: Option<&Unmasker>) {
     let now = clock::now();
     port.receive(|from, bytes| {
@@ -225,7 +225,7 @@ fn set_demand(state: &mut State, now: Now, wanted: usize) {
     }
 }
 
-/// Asks the database beside the loop: a slow disk must not hold packets.
+/// Reads seeds from the database in a task of its own: a slow disk must not delay packets.
 fn fetch_seeds(db: NodeDb, seeds: mpsc::Sender<Vec<StoredNode>>) {
     tokio::spawn(async move {
         let nodes = db.seeds(SEEDS).await;

@@ -63,7 +63,7 @@ fn stranger() -> PublicKey {
 }
 
 #[test]
-fn a_busy_discovery_says_so_and_not_that_it_stops_or_found_nothing() {
+fn a_full_discovery_refuses_calls_with_too_many_lookups() {
     let now = clock::now();
     for (v4, v5) in [(true, false), (false, true), (true, true)] {
         let mut state = discovery(now, v4, v5);
