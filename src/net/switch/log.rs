@@ -16,7 +16,7 @@ pub(super) fn write(line: LogLine) {
             node = %session.node_id,
             remote = %session.remote,
             inbound = session.inbound,
-            client = ?cut(&session.hello.client),
+            client = cut(&session.hello.client),
             "peer connected"
         ),
         LogLine::Disconnected { session, reason, detail } => tracing::info!(
@@ -24,7 +24,7 @@ pub(super) fn write(line: LogLine) {
             node = %session.node_id,
             remote = %session.remote,
             %reason,
-            detail = ?cut(&detail),
+            detail = cut(&detail),
             "peer disconnected"
         ),
         LogLine::LinesLeftOut(count) => {
