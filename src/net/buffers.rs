@@ -158,6 +158,8 @@ pub struct ReceiveBuffer<'a> {
     buffer: Option<BytesMut>,
     /// `None` until the first message that needs more than a chunk.
     holder: Option<(u64, Arc<Holder>)>,
+    /// Whether [`Room::GivesWay`] was returned: once is enough.
+    gave_way: bool,
 }
 
 impl<'a> ReceiveBuffer<'a> {
@@ -165,7 +167,7 @@ impl<'a> ReceiveBuffer<'a> {
     #[must_use]
     pub fn new(pool: &'a BufferPool, budget: &'a ReceiveBudget) -> Self {
         let share = Share::new(Arc::clone(&budget.budget));
-        Self { pool, of: budget, share, buffer: None, holder: None }
+        Self { pool, of: budget, share, buffer: None, holder: None, gave_way: false }
     }
 
     /// Returns the received bytes, with room for more after them.
@@ -198,13 +200,16 @@ impl<'a> ReceiveBuffer<'a> {
         }
     }
 
-    /// Waits until the budget covers the buffer, unless it does already (`covered`), or until the connection is to end.
-    /// Cancel-safe.
+    /// Waits until the budget covers the buffer, unless it does already (`covered`), or until the connection is to end,
+    /// which is returned once. Cancel-safe.
     pub async fn memory(&mut self, covered: bool) -> Room {
-        let holder = self.holder.as_ref().map(|(_, holder)| Arc::clone(holder));
+        let holder = self.holder.as_ref().filter(|_| !self.gave_way).map(|(_, holder)| Arc::clone(holder));
         tokio::select! {
             biased;
-            () = told(holder.as_deref()) => Room::GivesWay,
+            () = told(holder.as_deref()) => {
+                self.gave_way = true;
+                Room::GivesWay
+            }
             () = self.covered(), if !covered => Room::Covered,
         }
     }
@@ -354,6 +359,8 @@ mod tests {
         let (left, room) = tokio::join!(
             async {
                 assert_eq!(slow.memory(true).await, Room::GivesWay);
+                let again = futures_poll(std::pin::pin!(slow.memory(true))).await;
+                assert_eq!(again, None, "a connection that is closing does not spin");
                 drop(slow);
                 of.used()
             },
