@@ -12,7 +12,7 @@ use rand::{Rng, rngs::StdRng};
 use super::super::{cause::Cause, expiring::ExpiringMap};
 use crate::node::NodeId;
 
-/// Nodes whose failures are remembered. A peer of 50 dials a few thousand in an hour, the longest common wait.
+/// Nodes whose failures are remembered. A sidecar with 50 slots dials a few thousand nodes in an hour.
 const MAX_REMEMBERED: usize = 8192;
 
 /// A connection that stood so long makes up for the failures before it.

@@ -14,8 +14,8 @@ use crate::{
     policy::Refusal,
 };
 
-/// Nodes waiting per source. Sources are asked for no more than there are free slots (`Action::Demand`). Answers that
-/// are already under way may bring more; those fit here.
+/// Nodes waiting per source. Sources are asked for at most twice as many as there are free slots (`Action::Demand`),
+/// because most dials fail. Answers that are already under way may bring more; those fit here.
 const MAX_WAITING: usize = 64;
 
 /// Where a candidate was heard of.

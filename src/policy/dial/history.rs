@@ -13,8 +13,8 @@ use std::{
 use super::super::{expiring::ExpiringMap, refusal::Refusal};
 use crate::node::{NodeId, endpoint::Subnet};
 
-/// Dials remembered. 50 at a time that all fail at once would need 80 ms each to fill it within 35 s; more than that
-/// is refused until the window moves on.
+/// The most dials that are remembered. 50 dials at a time fill it within a window of 35 s if each ends within 430 ms;
+/// further dials are refused until the window moves on.
 const MAX_DIALS: usize = 4096;
 
 /// The dials of the last window.
