@@ -216,7 +216,8 @@ async fn a_ping_of_16_mib_is_a_breach() {
     serves(&sidecar, &mut app, 2).await;
 }
 
-/// Sixteen pongs may be owed at a time; the rest of a flood is counted, and nothing else waits behind it.
+/// A message behind a flood of pings arrives, and so does its answer: nothing waits behind pongs. How many pongs come
+/// depends on how many pings one read carries; `p2p::pings` tests that sixteen are owed at most.
 #[tokio::test]
 async fn ten_thousand_pings_cost_a_few_pongs() {
     let sidecar = Sidecar::start().await;
@@ -238,7 +239,7 @@ async fn ten_thousand_pings_cost_a_few_pongs() {
             (code, payload) => break assert_eq!((code, payload), (FIRST + 3, b"answer".to_vec())),
         }
     }
-    assert!((1..=10_000).contains(&pongs), "{pongs}");
+    assert!(pongs > 0, "the pings were not answered");
     serves(&sidecar, &mut app, 2).await;
 }
 
