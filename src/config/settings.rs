@@ -214,7 +214,7 @@ pub(super) struct Settings {
     /// Serve gRPC on this Unix socket too; `auto` is grpc.sock in the data directory, `none` makes none.
     #[arg(long, value_name = "PATH", default_value = "auto", help_heading = "gRPC")]
     pub(super) grpc_socket: SocketPath,
-    /// Accept only the callers in this file (tokens, certificates, users) over TCP; a change takes effect at once.
+    /// Accept only the callers in this file (tokens, certificates, users) over TCP; a change takes effect within a second.
     #[arg(long, value_name = "FILE", help_heading = "gRPC")]
     pub(super) grpc_access: Option<PathBuf>,
     /// Serve the TCP address with TLS and this certificate (PEM, followed by its intermediate certificates).
